@@ -1,0 +1,64 @@
+"""`python -m data_prep pneumoniamnist --size 64 --limit 500`: prepare a dataset, print its folder."""
+
+import argparse
+import ast
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from data_prep import options, prepare, sources
+from fedlab.registry import nearest
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, or 1 after a one-line message."""
+    try:
+        chosen = _chosen(arguments)
+        if chosen.pop("list"):
+            print(sources())
+        elif "name" in chosen:
+            print(prepare(**chosen))
+        else:
+            raise ValueError("name a dataset, e.g. `python -m data_prep pneumoniamnist`, or use --list")
+    except (ValueError, OSError) as error:
+        print(f"data_prep: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _chosen(arguments: list[str] | None) -> dict[str, Any]:
+    known, unknown = _parser().parse_known_args(arguments)
+    given = vars(known)
+    if unknown:
+        flags = [f"--{key}" for key in given if key != "name"]
+        raise ValueError(f"cannot use {unknown[0]!r}: {nearest(unknown[0], flags)}")
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _parser() -> argparse.ArgumentParser:
+    about = "Prepare a public dataset as a folder for fedlab."
+    parser = _Parser(prog="python -m data_prep", description=about, allow_abbrev=False)
+    parser.add_argument("name", nargs="?", help="which dataset, see --list")
+    parser.add_argument("--list", action="store_true", help="list the datasets and stop")
+    parser.add_argument("--folder", type=Path, help="where to; by default in $FEDLAB_DATA or the user's cache")
+    for option in sorted({option for name in sources() for option in options(name)}):
+        takers = ", ".join(name for name in sources() if option in options(name))
+        parser.add_argument(f"--{option}", type=_value, help=f"option of {takers}")
+    return parser
+
+
+def _value(text: str) -> Any:
+    """A number where it reads as one, else the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

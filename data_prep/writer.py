@@ -1,0 +1,131 @@
+"""The one way into the folder format: a subset if wanted, room for pixels on disk, a filled card, all or nothing."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import DTypeLike, NDArray
+
+from data_prep.fetch import say
+from fedlab.cases import Cases
+
+IDENTITY = ("name", "task", "classes", "checksums", "options")  # what a folder must share with a request to answer it
+
+
+def card(
+    name: str,
+    *,
+    title: str,
+    task: str,
+    classes: Sequence[str],
+    licence: str,
+    source: str,
+    citation: str,
+    checksums: dict[str, str],
+    options: dict[str, Any],
+    caution: str = "",
+) -> dict[str, Any]:
+    """What a dataset is and whose. checksums: official file name -> checksum; options: what the user chose."""
+    return {
+        "name": name,
+        "title": title,
+        "task": task,
+        "classes": list(classes),
+        "licence": licence,
+        "source": source,
+        "citation": citation,
+        "caution": caution,
+        "checksums": checksums,
+        "options": options,
+    }
+
+
+def ready(folder: Path, *cards: dict[str, Any]) -> bool:
+    """Whether the folder holds the dataset of one of these cards: same official files, same options.
+
+    Raises FileExistsError if it holds anything else.
+    """
+    if not folder.exists():
+        return False
+    file = folder / "card.json"
+    held = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if any(all(held.get(key) == card[key] for key in IDENTITY) for card in cards):
+        return True
+    what = f"{held.get('name')} with options {held.get('options')}" if held else "no dataset"
+    wanted = f"{cards[0]['name']} with options {cards[0]['options']} from {cards[0]['checksums']}"
+    raise FileExistsError(f"{folder} holds {what}, wanted {wanted}: choose another folder or remove it")
+
+
+def subset(table: pd.DataFrame, limit: int | None, task: str) -> NDArray[np.int64]:
+    """Rows of at most `limit` cases, ascending: each split and class in proportion, and at least once.
+
+    A multi-label case counts for the rarest class that it has. Raises ValueError if `limit` cannot keep every class.
+    """
+    if limit is None:
+        return np.arange(len(table))
+    from fedlab.randomness import stream
+
+    strata = _strata(table, task)
+    counts = np.bincount(strata)
+    if limit < len(counts):
+        raise ValueError(f"limit is {limit}: wanted at least {len(counts)}, one case of each class in each split")
+    shares = _shares(counts, limit)
+    shuffled = stream(0, "subset").permutation(len(table))
+    order = shuffled[np.argsort(strata[shuffled], kind="stable")]
+    rank = np.arange(len(table)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(order[rank < np.repeat(shares, counts)])
+
+
+def _strata(table: pd.DataFrame, task: str) -> NDArray[np.int64]:
+    """An id for each split and class, shape (n,)."""
+    labels = table["label"].to_numpy(np.int64)
+    if task == "multilabel":
+        present = (labels[:, None] >> np.arange(max(int(labels.max(initial=1)).bit_length(), 1))) & 1
+        labels = np.where(present, present.sum(0), len(table) + 1).argmin(1)
+        labels[present.sum(1) == 0] = -1
+    splits = table["split"] if "split" in table else pd.Series("", index=table.index)
+    return pd.DataFrame({"split": splits.to_numpy(), "label": labels}).groupby(["split", "label"]).ngroup().to_numpy()
+
+
+def _shares(counts: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """`limit` dealt in proportion to counts by largest remainder, one at least and no more than there are."""
+    if limit >= counts.sum():
+        return counts
+    spare = (limit - len(counts)) * (counts - 1) / max(counts.sum() - len(counts), 1)
+    shares = 1 + np.floor(spare).astype(np.int64)
+    shares[np.argsort(np.floor(spare) - spare, kind="stable")[: limit - shares.sum()]] += 1
+    return shares
+
+
+@contextmanager
+def canvas(folder: Path, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> Iterator[NDArray[Any]]:
+    """An array on disk beside the folder, gone afterwards: a dataset need not fit in memory to be converted."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True
+    ) as scratch:
+        yield np.lib.format.open_memmap(Path(scratch) / "images.npy", "w+", np.dtype(dtype), shape)
+
+
+def write(
+    folder: Path,
+    images: NDArray[Any],
+    table: pd.DataFrame,
+    card: dict[str, Any],
+    masks: NDArray[np.uint8] | None = None,
+) -> Path:
+    """Save pixels (n, channels, height, width[, depth]), table and card; the folder appears whole or not at all."""
+    filled = {**card, "cases": len(table), "shape": list(images.shape[1:])}
+    try:
+        Cases(images, table, filled, masks).save(folder)
+    except OSError:
+        if not ready(folder, card):  # another process may have finished the same work meanwhile
+            raise
+    shape = " x ".join(str(edge) for edge in images.shape[1:])
+    say(f"{card['name']}: {len(table):,} cases of {shape}, {card['licence']}, now in {folder}")
+    return folder

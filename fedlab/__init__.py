@@ -1,0 +1,43 @@
+"""fedlab: a workbench for federated learning in medical imaging.
+
+cases = fedlab.load("phantoms")
+part = fedlab.partition(cases, sites=4, prevalence=0.6)
+runs = fedlab.grid(fedlab.Experiment(prevalence=0.6), method=["local", "centralized", "fedavg", "cyclic"])
+fedlab.compare(runs)
+"""
+
+import importlib
+from typing import Any
+
+from fedlab.algorithms import METHODS
+from fedlab.comparison import compare
+from fedlab.conduct import grid, run
+from fedlab.datasets import DATASETS, load
+from fedlab.experiment import Experiment
+from fedlab.heterogeneity import AXES
+from fedlab.models import MODELS
+from fedlab.notebook import parameters
+from fedlab.partition import Partition, partition
+
+__all__ = [
+    "AXES",
+    "DATASETS",
+    "METHODS",
+    "MODELS",
+    "Experiment",
+    "Partition",
+    "compare",
+    "grid",
+    "load",
+    "parameters",
+    "partition",
+    "plots",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Drawing is loaded when first needed, so that importing fedlab stays light."""
+    if name == "plots":
+        return importlib.import_module("fedlab.plots")
+    raise AttributeError(f"module 'fedlab' has no attribute {name!r}")

@@ -1,0 +1,6 @@
+"""Every topology as a generator that reads like its paper's pseudo-code. A new method is a new function here."""
+
+from fedlab.algorithms import averaging, baselines, cyclic
+from fedlab.algorithms.registry import METHODS, algorithm, start
+
+__all__ = ["METHODS", "algorithm", "averaging", "baselines", "cyclic", "start"]

@@ -1,0 +1,30 @@
+"""The register of methods, and what makes a generator a method."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from fedlab.federation import Federation, Round
+from fedlab.registry import Registry
+
+METHODS = Registry("method")
+Algorithm = Callable[..., Iterator[Round]]
+
+
+def algorithm(function: Algorithm) -> Algorithm:
+    """Register a method: a generator over a federation that yields its models after each round.
+
+    Its knobs are keyword arguments, its state lives in `fed.memory`. The first line of the docstring is its meaning.
+    """
+    return METHODS.add(function)
+
+
+def start(text: str, fed: Federation) -> Iterator[Round]:
+    """The rounds of the method that `text` names, such as "fedprox(mu=0.01)"."""
+    function, args, knobs = METHODS.parse(text, given=1)
+    return function(fed, *args, **knobs)
+
+
+def one_of(knob: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Refuse a knob's value that is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{knob}={value!r}: choose one of {', '.join(map(repr, choices))}")

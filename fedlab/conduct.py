@@ -1,0 +1,120 @@
+"""Running experiments: one, or a grid of them; finished ones are returned, interrupted ones go on."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlab import algorithms, runs
+from fedlab.engine.threads import threads_for
+from fedlab.experiment import Experiment
+from fedlab.federation import Federation
+from fedlab.partition import Partition
+from fedlab.record import Record
+from fedlab.registry import nearest
+from fedlab.runs import Run
+
+
+def run(
+    experiment: Experiment,
+    partition: Partition | None = None,
+    *,
+    folder: str | Path | None = None,
+    live: bool = False,
+) -> Run:
+    """Train and evaluate one experiment; its folder is written whole or not at all.
+
+    partition: an explicit one, in the place of the one that the experiment describes. folder: where run folders are
+    kept, default `$FEDLAB_RUNS` or `out/runs`. A finished identical run is returned as it is; one that was interrupted
+    goes on at its last finished round, bit for bit. live: one figure that follows the training.
+    """
+    part = partition if partition is not None else _dealt(experiment)
+    target = runs.folder_of(experiment, part, Path(folder or os.environ.get("FEDLAB_RUNS", "out/runs")))
+    if target.exists():
+        return runs.read(target)
+    work = runs.unfinished(target)
+    with runs.writing(work), _repeatable():
+        work.mkdir(parents=True, exist_ok=True)
+        fed = Federation(part, experiment.model, experiment)
+        with threads_for(fed.layout.parameters, fed.device):
+            record = _train(experiment, fed, work, live)
+            return runs.finish(record, experiment, target)
+
+
+def grid(
+    experiment: Experiment,
+    *,
+    partition: Partition | None = None,
+    folder: str | Path | None = None,
+    live: bool = False,
+    **axes: list[Any],
+) -> list[Run]:
+    """One run for each combination, the last axis fastest: `grid(base, method=["local", "fedavg"], seed=[0, 1])`.
+
+    Finished runs are not run again. All combinations are validated before the first one starts.
+    """
+    for name, values in axes.items():
+        if name not in Experiment.model_fields:
+            raise ValueError(f"unknown parameter {name!r}: {nearest(name, Experiment.model_fields)}")
+        if isinstance(values, str) or not hasattr(values, "__iter__"):
+            raise ValueError(f"{name}={values!r}: a grid takes a list of values, such as [{values!r}]")
+    each = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    experiments = [experiment.with_(**changes) for changes in each]
+    return [run(one, partition, folder=folder, live=live) for one in experiments]
+
+
+def _train(experiment: Experiment, fed: Federation, work: Path, live: bool) -> Record:
+    record = Record(fed, work)
+    with _screen(experiment, live) as screen:
+        for outcome in algorithms.start(experiment.method, fed):
+            record.add(outcome)
+            if screen is not None:
+                screen.update(record.frame(), fed.round)
+            if record.stale:
+                fed.halt()
+    return record
+
+
+@contextmanager
+def _screen(experiment: Experiment, live: bool) -> Iterator[Any]:
+    """The live figure, if it is wanted."""
+    if not live:
+        yield None
+        return
+    from fedlab.live import Live
+
+    screen = Live(experiment.rounds, f"{experiment.method} on {experiment.dataset}")
+    try:
+        yield screen
+    finally:
+        screen.close()
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """Deterministic kernels while a run trains; the caller's choice is put back afterwards."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+_FEDERATION = ("dataset", "sites", "quantity", "prevalence", "acquisition", "splits", "leakage", "partition_seed")
+_latest: dict[str, Partition] = {}
+
+
+def _dealt(experiment: Experiment) -> Partition:
+    """The partition of an experiment; the latest one is kept, so that a grid deals its cases once."""
+    key = repr([getattr(experiment, name) for name in _FEDERATION])
+    if key not in _latest:
+        part = experiment.deal()
+        _latest.clear()
+        _latest[key] = part
+    return _latest[key]

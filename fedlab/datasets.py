@@ -1,0 +1,91 @@
+"""Datasets by name: the embedded phantoms, what `data_prep` prepares, and any folder."""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import data_prep
+from data_prep.fetch import home
+from fedlab.cases import Cases, read
+from fedlab.registry import Registry, nearest
+
+__all__ = ["DATASETS", "LeakageWarning", "home", "load"]
+
+
+class LeakageWarning(UserWarning):
+    """A dataset holds cases that would leak if they were dealt one by one."""
+
+
+class _Datasets(Mapping[str, str]):
+    """Name -> one-line meaning, looked up when first used, so that importing fedlab stays light."""
+
+    def __getitem__(self, name: str) -> str:
+        return _registry()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_registry())
+
+    def __len__(self) -> int:
+        return len(_registry())
+
+    def __repr__(self) -> str:
+        return repr(_registry())
+
+
+DATASETS: Mapping[str, str] = _Datasets()
+
+
+def load(dataset: str | Path) -> Cases:
+    """The cases of a dataset: `"phantoms"`, `"pneumoniamnist(size=64, limit=500)"`, or the path of a folder.
+
+    A known dataset is prepared on first use. Warns with `LeakageWarning` of duplicates and of patients on both sides of
+    a split. Raises ValueError for an unknown name or option and FileNotFoundError for a folder that is none.
+    """
+    cases = _cases(dataset)
+    for kind, groups, found, meaning in cases.audit().itertuples(index=False):
+        size = f"{_count(found, 'case')} in {_count(groups, 'group')}"
+        warnings.warn(f"{cases.name}: {kind}: {size} ({meaning})", LeakageWarning, stacklevel=2)
+    return cases
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _cases(dataset: str | Path) -> Cases:
+    if isinstance(dataset, Path) or "/" in dataset or os.sep in dataset:
+        return read(Path(dataset).expanduser())
+    name = dataset.split("(")[0].strip()
+    if name in DATASETS:
+        function, values, knobs = _registry().parse(dataset)
+        return function(*values, **knobs)
+    for folder in (home() / dataset, Path(dataset)):
+        if (folder / "card.json").is_file():
+            return read(folder)
+    raise ValueError(
+        f"unknown dataset {dataset!r}: {nearest(name, DATASETS)} The path of a folder with cases.parquet, images.npy"
+        " and card.json works too"
+    )
+
+
+@cache
+def _registry() -> Registry:
+    from fedlab.phantoms import phantoms
+
+    registry = Registry("dataset")
+    registry.add(phantoms)
+    for name, meaning in data_prep.sources().items():
+        registry.add(partial(_prepared, name), name=name, meaning=meaning)
+    return registry
+
+
+def _prepared(name: str, *values: Any, **options: Any) -> Cases:
+    if values:
+        example = ", ".join(f"{key}={value!r}" for key, value in data_prep.options(name).items())
+        raise ValueError(
+            f"dataset {name!r} was given {values} without names: write the options as in {name}({example})"
+        )
+    return read(data_prep.prepare(name, **options))

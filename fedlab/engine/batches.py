@@ -1,0 +1,35 @@
+"""Which cases a site trains on at each of its steps, as a pure function of the step's number.
+
+The order of an epoch is drawn by (seed, site, epoch), so a site in steps mode goes on where it stopped, a resumed run
+sees the batches of the uninterrupted one, and every execution mode sees the same batches.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlab.randomness import stream
+
+
+class Batches:
+    """The batches of one site: `at(step)` gives row positions.
+
+    A last partial batch is kept; if it holds a single case it joins the batch before it, since batch statistics of one
+    case do not exist.
+    """
+
+    def __init__(self, site: str, index: NDArray[np.int64], batch_size: int | None, seed: int) -> None:
+        self.site, self.index, self.seed = site, index, seed
+        self.size = min(batch_size or len(index), len(index))
+        self.per_epoch = max(1, -(-len(index) // self.size) - (len(index) % self.size == 1 and self.size > 1))
+        self._epoch, self._order = -1, index
+
+    def at(self, step: int) -> NDArray[np.int64]:
+        """Row positions of the site's `step`-th batch, counted from 0 over all rounds."""
+        epoch, position = divmod(step, self.per_epoch)
+        if self.per_epoch == 1:
+            return self.index  # full batch: the same sum in every step, bit for bit
+        if epoch != self._epoch:
+            self._order = stream(self.seed, "batches", self.site, epoch).permutation(self.index)
+            self._epoch = epoch
+        start = position * self.size
+        return self._order[start:] if position == self.per_epoch - 1 else self._order[start : start + self.size]

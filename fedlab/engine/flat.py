@@ -1,0 +1,63 @@
+"""A network whose parameters, buffers and gradients are views of flat vectors.
+
+Loading a site's model is one copy, and an optimizer step or a correction is a vector expression over all parameters.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fedlab.weights import BATCH_NORMS, Layout, Weights
+
+
+class FlatModel:
+    """`model` bound to `vector` (P + Q,), `gradient` (P,) and `counts` (integer buffers,)."""
+
+    def __init__(self, model: nn.Module, layout: Layout, *, frozen_norm: bool = False) -> None:
+        self.model, self.layout, self.frozen_norm = model, layout, frozen_norm
+        reference = next(model.parameters())
+        self.vector = torch.empty(layout.size, dtype=reference.dtype, device=reference.device)
+        self.gradient = torch.zeros(layout.parameters, dtype=reference.dtype, device=reference.device)
+        self.counts = torch.zeros(len(layout.counters), dtype=torch.int64, device=reference.device)
+        self._bind()
+
+    @property
+    def parameters(self) -> Tensor:
+        """The trainable part of the vector, a view of shape (P,)."""
+        return self.vector[: self.layout.parameters]
+
+    def load(self, weights: Weights) -> None:
+        """Take on these weights (one model, not a stack)."""
+        self.vector.copy_(weights.vector)
+        self.counts.copy_(weights.counts)
+
+    def read(self) -> Weights:
+        """A copy of the present weights."""
+        return Weights(self.layout, self.vector.clone(), self.counts.clone())
+
+    def train(self) -> None:
+        self.model.train()
+        if self.frozen_norm:
+            for module in self.model.modules():
+                if isinstance(module, BATCH_NORMS):
+                    module.eval()
+
+    def _bind(self) -> None:
+        """Move every tensor of the model into the flat buffers, keeping its value."""
+        values, gradients = self.layout.views(self.vector), _gradient_views(self.layout, self.gradient)
+        for name, parameter in self.model.named_parameters():
+            values[name].copy_(parameter.detach())
+            parameter.data = values[name]
+            parameter.grad = gradients[name]
+        counters = {name: self.counts[i] for i, name in enumerate(self.layout.counters)}
+        for name, buffer in list(self.model.named_buffers()):
+            view = values[name] if name in values else counters[name]
+            view.copy_(buffer)
+            owner, _, own_name = name.rpartition(".")
+            self.model.get_submodule(owner)._buffers[own_name] = view
+
+
+def _gradient_views(layout: Layout, gradient: Tensor) -> dict[str, Tensor]:
+    padded = Layout(
+        tuple(e for e in layout.entries if e.stop <= layout.parameters), (), layout.parameters, layout.parameters
+    )
+    return padded.views(gradient)

@@ -1,0 +1,89 @@
+"""Optimizers on one flat vector of parameters: a handful of kernels a step, whatever the number of layers.
+
+They compute what `torch.optim` computes (a test says so), with weight decay masked to weights.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedlab.training import Training
+
+
+@dataclass
+class Moments:
+    """Optimizer state of one model: `vectors` (slots, P) and the number of steps behind it."""
+
+    vectors: Tensor
+    clock: int = 0
+
+
+class Optimizer:
+    """Steps of one kind; the state of each model is handed in."""
+
+    slots = 0
+
+    def __init__(self, settings: Training, decays: Tensor) -> None:
+        """decays: bool (P,), the parameters that weight decay acts on."""
+        self.settings = settings
+        self.decay = settings.weight_decay * decays.to(settings.dtype) if settings.weight_decay else None
+
+    def fresh(self, parameters: Tensor) -> Moments:
+        return Moments(torch.zeros(self.slots, *parameters.shape, dtype=parameters.dtype, device=parameters.device))
+
+    def step(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float) -> None:
+        """Change w (P,) in place; the gradient may be overwritten."""
+        moments.clock += 1
+        self._decay(w, gradient, lr)
+        self._move(w, gradient, moments, lr)
+
+    def _decay(self, w: Tensor, gradient: Tensor, lr: float) -> None:
+        if self.decay is not None:
+            gradient.addcmul_(w, self.decay)
+
+    def _move(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float) -> None:
+        w.add_(gradient, alpha=-lr)
+
+
+class SGD(Optimizer):
+    """w <- w - lr g."""
+
+
+class Momentum(Optimizer):
+    """v <- momentum v + g; w <- w - lr v."""
+
+    slots = 1
+
+    def _move(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float) -> None:
+        velocity = moments.vectors[0].mul_(self.settings.momentum).add_(gradient)
+        w.add_(velocity, alpha=-lr)
+
+
+class Adam(Optimizer):
+    """Kingma & Ba 2015, arXiv:1412.6980, with bias correction; betas 0.9 and 0.999, epsilon 1e-8."""
+
+    slots = 2
+
+    def _move(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float) -> None:
+        first, second = moments.vectors
+        first.lerp_(gradient, 0.1)
+        second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        correction = 1 - 0.999**moments.clock
+        scale = torch.sqrt(second).div_(correction**0.5).add_(1e-8)
+        w.addcdiv_(first, scale, value=-lr / (1 - 0.9**moments.clock))
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    def _decay(self, w: Tensor, gradient: Tensor, lr: float) -> None:
+        if self.decay is not None:
+            w.addcmul_(w, self.decay, value=-lr)
+
+
+def optimizer_of(settings: Training, decays: Tensor) -> Optimizer:
+    """The optimizer that the settings name."""
+    if settings.optimizer == "sgd":
+        return (Momentum if settings.momentum else SGD)(settings, decays)
+    return {"adam": Adam, "adamw": AdamW}[settings.optimizer](settings, decays)

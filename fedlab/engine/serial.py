@@ -1,0 +1,114 @@
+"""The plain execution mode: one site after another on the flat model."""
+
+import contextlib
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlab.engine.batches import Batches
+from fedlab.engine.flat import FlatModel
+from fedlab.engine.optimizers import Moments, Optimizer
+from fedlab.engine.store import Store
+from fedlab.tasks import Task
+from fedlab.training import Training
+from fedlab.weights import Weights
+
+EVALUATION_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one site does in one round: steps `first`, `first + 1`, ... of its batches, and the corrections."""
+
+    batches: Batches
+    first: int
+    steps: int
+    lr: float
+    pull: tuple[float, Tensor] | None = None  # (mu, anchor (P,)): adds mu (w - anchor) to the gradient
+    shift: Tensor | None = None  # (P,): is added to the gradient
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it: weights (with optimizer state), mean training loss, steps, cases seen and seconds."""
+
+    weights: Weights
+    loss: float
+    steps: int
+    samples: int
+    seconds: float
+
+
+class Serial:
+    """Trains and predicts with one flat model."""
+
+    def __init__(self, flat: FlatModel, store: Store, task: Task, optimizer: Optimizer, settings: Training) -> None:
+        self.flat, self.store, self.task, self.optimizer = flat, store, task, optimizer
+        self.mixed_precision = settings.precision == "bf16"
+
+    def fit(self, start: Weights, work: Work) -> Result:
+        """Local training from `start`; a start with optimizer state continues it, one without begins afresh."""
+        begun = time.perf_counter()
+        self.flat.load(start)
+        self.flat.train()
+        moments = self._moments(start)
+        total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
+        samples = 0
+        for step in range(work.first, work.first + work.steps):
+            if step == work.first or work.batches.per_epoch > 1:  # a full batch is gathered once
+                rows = self.store.rows(work.batches.at(step))
+                images, targets = self.store.images(rows), self.store.targets[rows]
+            total += self._step(images, targets, work, moments)
+            samples += len(rows)
+        loss = float(total) / max(1, work.steps)  # waits for the device, so that the seconds are true
+        return Result(self._read(moments), loss, work.steps, samples, time.perf_counter() - begun)
+
+    def predict(self, weights: Weights, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Probabilities (n, classes) for these cases, in evaluation mode."""
+        self.flat.load(weights)
+        self.flat.model.eval()
+        rows = self.store.rows(index)
+        with torch.inference_mode(), self._autocast():
+            parts = [self._probabilities(part) for part in rows.split(EVALUATION_BATCH)]
+        return torch.cat(parts).cpu().numpy() if parts else np.empty((0, len(self.task.classes)))
+
+    def _step(self, images: Tensor, targets: Tensor, work: Work, moments: Moments) -> Tensor:
+        flat = self.flat
+        flat.gradient.zero_()
+        with self._autocast():
+            loss = self.task.loss(flat.model(images), targets)
+        loss.backward()
+        with torch.no_grad():
+            w = flat.parameters
+            if work.pull is not None:
+                mu, anchor = work.pull
+                flat.gradient.add_(w - anchor, alpha=mu)
+            if work.shift is not None:
+                flat.gradient.add_(work.shift)
+            self.optimizer.step(w, flat.gradient, moments, work.lr)
+        return loss.detach()
+
+    def _read(self, moments: Moments) -> Weights:
+        """A copy of the weights, with the optimizer's state if it has one."""
+        bare = self.flat.read()
+        if not self.optimizer.slots:
+            return bare
+        return replace(bare, moments=moments.vectors, clock=torch.tensor(moments.clock))
+
+    def _moments(self, start: Weights) -> Moments:
+        if start.moments is None or start.clock is None:
+            return self.optimizer.fresh(self.flat.parameters)
+        return Moments(start.moments.clone(), int(start.clock))
+
+    def _probabilities(self, rows: Tensor) -> Tensor:
+        logits = self.flat.model(self.store.images(rows))
+        return self.task.probabilities(logits.double())
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if not self.mixed_precision:
+            return contextlib.nullcontext()
+        return torch.autocast(self.flat.vector.device.type, torch.bfloat16)

@@ -1,0 +1,157 @@
+"""How different sites are: quantity and label measures of counts, image measures of embeddings.
+
+Label measures take counts (..., sites, classes) and quantity measures sizes (..., sites), and return (...): a bootstrap
+or a permutation null is one more leading axis. A pair of sites of which one is empty does not enter a mean over pairs.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlab.registry import Registry
+
+Array = NDArray[np.float64]
+
+QUANTITY = Registry("quantity measure")
+LABEL = Registry("label measure")
+ORDINAL = Registry("ordinal label measure")
+
+
+def effective_sites(sizes: Array) -> Array:
+    """Sites that would be as even: 1 / sum of squared shares, from 1 to the number of sites."""
+    return 1 / (_shares(sizes) ** 2).sum(axis=-1)
+
+
+def gini(sizes: Array) -> Array:
+    """Gini coefficient of the site sizes, from 0 (equal) to 1 - 1 / sites."""
+    ordered = np.sort(_shares(sizes), axis=-1)
+    k = ordered.shape[-1]
+    return ordered @ (2 * np.arange(1, k + 1) - k - 1) / k
+
+
+def normalised_entropy(sizes: Array) -> Array:
+    """Entropy of the site shares over its maximum, from 0 to 1 (equal); a lone site counts as even."""
+    sites = np.shape(sizes)[-1]
+    return _entropy(_shares(sizes)) / np.log2(sites) if sites > 1 else np.ones(np.shape(sizes)[:-1])
+
+
+def mutual_information(counts: Array) -> Array:
+    """I(site; class) in bits, the generalised Jensen-Shannon divergence: how much the label tells about the site."""
+    totals = counts.sum(axis=(-2, -1), keepdims=True)
+    joint = counts / totals
+    return np.maximum(_entropy(joint.sum(axis=-1)) + _entropy(joint.sum(axis=-2)) - _entropy(_flat(joint)), 0.0)
+
+
+def total_variation(counts: Array) -> Array:
+    """Half the absolute difference of two sites' class shares, mean over pairs, from 0 to 1."""
+    return _mean_over_pairs(counts, lambda a, b: np.abs(a - b).sum(axis=-1) / 2)
+
+
+def jensen_shannon(counts: Array) -> Array:
+    """Jensen-Shannon divergence of two sites' class shares in bits, mean over pairs, from 0 to 1."""
+    return _mean_over_pairs(counts, lambda a, b: _entropy((a + b) / 2) - (_entropy(a) + _entropy(b)) / 2)
+
+
+def hellinger(counts: Array) -> Array:
+    """Hellinger distance of two sites' class shares, mean over pairs, from 0 to 1."""
+    return _mean_over_pairs(counts, lambda a, b: np.sqrt(((np.sqrt(a) - np.sqrt(b)) ** 2).sum(axis=-1) / 2))
+
+
+def weighted_l1(counts: Array) -> Array:
+    """Absolute difference to the pool's class shares, weighted by site size (Zhao 2018, arXiv:1806.00582), below 2."""
+    weights = counts.sum(axis=-1) / counts.sum(axis=(-2, -1))[..., None]
+    pool = _shares(counts.sum(axis=-2))[..., None, :]
+    return np.nansum(weights * np.abs(_shares(counts) - pool).sum(axis=-1), axis=-1)
+
+
+def cramers_v(counts: Array) -> Array:
+    """Cramer's V of the table of sites by classes, from 0 to 1; sites and classes without cases are left out."""
+    totals = counts.sum(axis=(-2, -1), keepdims=True)
+    expected = counts.sum(axis=-1, keepdims=True) * counts.sum(axis=-2, keepdims=True) / totals
+    terms = np.divide((counts - expected) ** 2, expected, out=np.zeros_like(expected), where=expected > 0)
+    used = np.minimum((counts.sum(axis=-1) > 0).sum(axis=-1), (counts.sum(axis=-2) > 0).sum(axis=-1)) - 1
+    return np.sqrt(terms.sum(axis=(-2, -1)) / (totals[..., 0, 0] * np.maximum(used, 1)))
+
+
+def kolmogorov_smirnov(counts: Array) -> Array:
+    """Largest difference of two sites' cumulative grade shares, mean over pairs, from 0 to 1 (Qu 2022)."""
+    return _mean_over_pairs(counts, lambda a, b: np.abs(np.cumsum(a - b, axis=-1)).max(axis=-1))
+
+
+def wasserstein(counts: Array) -> Array:
+    """Grades by which one site's cases must move to match another's, mean over pairs, from 0 to classes - 1."""
+    return _mean_over_pairs(counts, lambda a, b: np.abs(np.cumsum(a - b, axis=-1)).sum(axis=-1))
+
+
+QUANTITY.add(effective_sites, "effective sites")
+QUANTITY.add(gini, "Gini")
+QUANTITY.add(normalised_entropy, "normalised entropy")
+LABEL.add(mutual_information, "I(S;Y)")
+LABEL.add(total_variation, "TV")
+LABEL.add(jensen_shannon, "JS")
+LABEL.add(hellinger, "Hellinger")
+LABEL.add(weighted_l1, "weighted L1")
+LABEL.add(cramers_v, "Cramer's V")
+ORDINAL.add(kolmogorov_smirnov, "KS")
+ORDINAL.add(wasserstein, "W1")
+
+
+def rbf_kernel(features: NDArray[np.floating]) -> NDArray[np.floating]:
+    """exp(-d^2 / (2 s^2)) with s the median distance between cases, (n, n); zero on the diagonal."""
+    squares = (features**2).sum(axis=1)
+    distance = np.maximum(squares[:, None] + squares - 2 * features @ features.T, 0)
+    np.fill_diagonal(distance, 0)
+    between = distance[np.triu_indices(len(features), 1)]
+    middle = float(np.median(between)) if len(between) else 1.0
+    kernel = np.exp(distance / (-2 * (middle or 1.0)))
+    np.fill_diagonal(kernel, 0)
+    return kernel
+
+
+def mmd2(kernel: NDArray[np.floating], members: NDArray[np.generic]) -> tuple[Array, Array]:
+    """Unbiased squared maximum mean discrepancy of each pair of sites (Gretton 2012): 0 on average under IID.
+
+    kernel: (n, n) with zero diagonal. members: (draws, n, sites), 1 where a case belongs to a site. Returns values and
+    weights, both (draws, pairs): NaN for a pair without two cases each; the weight is the harmonic size of the pair,
+    to which the value's variance is inverse.
+    """
+    draws, n, sites = members.shape
+    flat = members.transpose(1, 0, 2).reshape(n, draws * sites).astype(kernel.dtype)
+    reach = (kernel @ flat).reshape(n, draws, sites).transpose(1, 2, 0)
+    sums = (reach @ members.astype(kernel.dtype)).astype(np.float64)
+    sizes = members.sum(axis=1, dtype=np.float64)
+    own = np.where(sizes > 1, np.einsum("bkk->bk", sums) / np.maximum(sizes * (sizes - 1), 1), np.nan)
+    cross = sums / np.maximum(sizes[:, :, None] * sizes[:, None, :], 1)
+    k, other = np.triu_indices(sites, 1)
+    weights = sizes[:, k] * sizes[:, other] / np.maximum(sizes[:, k] + sizes[:, other], 1)
+    return own[:, k] + own[:, other] - 2 * cross[:, k, other], weights
+
+
+def _shares(counts: Array) -> Array:
+    """Counts over their sum along the last axis; NaN where there are none."""
+    totals = np.asarray(counts, np.float64).sum(axis=-1, keepdims=True)
+    return np.divide(counts, totals, out=np.full(np.shape(counts), np.nan), where=totals > 0)
+
+
+def _entropy(shares: Array) -> Array:
+    """Bits."""
+    return -(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0)).sum(axis=-1)
+
+
+def _flat(table: Array) -> Array:
+    return table.reshape(*table.shape[:-2], -1)
+
+
+def _mean_over_pairs(counts: Array, distance: Callable[[Array, Array], Array]) -> Array:
+    shares = _shares(counts)
+    found = [distance(shares[..., k : k + 1, :], shares[..., k + 1 :, :]) for k in range(shares.shape[-2] - 1)]
+    return mean_defined(np.concatenate(found, axis=-1)) if found else np.zeros(shares.shape[:-2])
+
+
+def mean_defined(values: Array, weights: Array | float = 1.0) -> Array:
+    """Weighted mean of what is defined along the last axis; NaN if nothing is."""
+    used = np.where(np.isnan(values), 0.0, weights)
+    total = used.sum(axis=-1)
+    sums = (np.nan_to_num(values) * used).sum(axis=-1)
+    return np.divide(sums, total, out=np.full(np.shape(total), np.nan), where=total > 0)

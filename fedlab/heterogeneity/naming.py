@@ -1,0 +1,26 @@
+"""What simulated sites are called, and the natural order of any names."""
+
+import re
+
+
+def site_names(count: int) -> list[str]:
+    """Site A, Site B, ..., Site Z, Site AA, ..."""
+    names = []
+    for number in range(1, count + 1):
+        letters, left = "", number
+        while left:
+            left, digit = divmod(left - 1, 26)
+            letters = chr(ord("A") + digit) + letters
+        names.append(f"Site {letters}")
+    return names
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """Sorting key: Site 2 before Site 10, Site Z before Site AA."""
+    letters = re.fullmatch(r"Site ([A-Z]{1,3})", name)
+    if letters:
+        number = 0
+        for letter in letters[1]:
+            number = 26 * number + ord(letter) - ord("A") + 1
+        return ["Site ", number, ""], name
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name

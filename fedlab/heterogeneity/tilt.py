@@ -1,0 +1,72 @@
+"""What every assignment axis hands over, and how axes add up to one wanted table of sites by strata.
+
+P(site | case) is proportional to the product of each axis's odds for the case's level on that axis; raking to the site
+sizes and to the pool keeps the odds ratios between sites, so that moving one axis moves one axis.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlab.heterogeneity.tables import Counts, Table, rake
+
+Ids = NDArray[np.int64]
+Quota = Callable[[Counts, Counts, int], Counts]
+
+
+@dataclass(frozen=True)
+class Tilt:
+    """How one axis leans cases towards sites.
+
+    levels: (n,) the level of each case on this axis. odds: (sites, levels), relative, 0 for never. quota: for schemes
+    that fix counts rather than odds; of (site sizes, cases of each level, least cases a site may get) it returns whole
+    counts (sites + 1, levels), whose last row is left out of the federation. own_sizes: the quota does not heed the
+    sizes.
+    """
+
+    levels: Ids
+    odds: Table
+    quota: Quota | None = None
+    own_sizes: bool = False
+
+
+@dataclass(frozen=True)
+class Strata:
+    """Cases that all axes see alike. of: (n,) stratum of each case; levels: (strata, axes) level of each stratum."""
+
+    of: Ids
+    levels: Ids
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+
+def stratify(labels: Ids, tilts: Sequence[Tilt]) -> Strata:
+    """Strata of equal label and equal level on every axis: with no dose at all, sites agree in each of them."""
+    columns = np.stack([labels, *(tilt.levels for tilt in tilts)], axis=1)
+    values, of = np.unique(columns, axis=0, return_inverse=True)
+    return Strata(of.reshape(-1).astype(np.int64), values[:, 1:])
+
+
+def wanted_table(strata: Strata, tilts: Sequence[Tilt], pool: Counts, sizes: Counts, least: int = 0) -> Table:
+    """Expected cases (sites + 1, strata), summing to the pool; the last row is left out of the federation.
+
+    pool: (strata,) cases there are; sizes: (sites,) wanted site sizes. Raises ValueError where a quota cannot be met
+    with `least` cases at every site.
+    """
+    odds = np.ones((len(sizes), len(strata)))
+    for axis, tilt in enumerate(tilts):
+        odds *= tilt.odds[:, strata.levels[:, axis]]
+    fixed = [axis for axis, tilt in enumerate(tilts) if tilt.quota]
+    if not fixed:
+        return np.vstack([rake(odds, sizes, pool), np.zeros(len(strata))])
+    level, tilt = strata.levels[:, fixed[0]], tilts[fixed[0]]
+    held = np.bincount(level, weights=pool, minlength=tilt.odds.shape[1]).astype(np.int64)
+    counts = tilt.quota(sizes, held, least) if tilt.quota else np.zeros((0, 0), np.int64)
+    odds = np.vstack([odds, np.ones(len(strata))])
+    table = np.zeros_like(odds)
+    for one in np.unique(level):
+        table[:, level == one] = rake(odds[:, level == one], counts[:, one], pool[level == one])
+    return table

@@ -1,0 +1,161 @@
+"""Training as it goes: one figure and one truthful line of progress, wherever the training runs.
+
+In a notebook one display is redrawn in place, so a notebook that is executed without a screen keeps one plain picture.
+Elsewhere the line of progress is rewritten on standard error.
+"""
+
+import shutil
+import sys
+import time
+from base64 import b64encode
+from typing import Any
+
+import pandas as pd
+
+PAUSE = 0.5  # seconds at least between two redraws
+SHARE = 0.05  # of the time, at most, that redrawing may take from training
+
+
+class Live:
+    """Shows the rounds of one run while it trains; an error in showing is reported once and never stops training.
+
+    rounds: how many are planned. title: of the figure. metric: the first of the validation metrics if None.
+    """
+
+    def __init__(self, rounds: int, title: str, metric: str | None = None) -> None:
+        self.rounds, self.title, self.metric = rounds, title, metric
+        self.frame, self.round = pd.DataFrame(), 0
+        self._handle: Any = None
+        self._broken = self._closed = False
+        self._finished = {0: time.perf_counter()}  # round -> when; 0: when the clock started
+        self._next = 0.0  # when the next redraw is due
+
+    def update(self, rounds_frame: pd.DataFrame, round: int) -> None:
+        """Take note of a finished round; redraw if the last time is long enough ago.
+
+        rounds_frame: the rounds so far, as in `run.rounds`.
+        """
+        now = time.perf_counter()
+        if round > 1 and list(self._finished) == [0]:
+            self._finished = {}  # resumed: what passed since the start of the clock is not the time of these rounds
+        self._finished[round] = now
+        self.frame, self.round = rounds_frame, round
+        if now >= self._next:
+            self._show()
+            spent = time.perf_counter() - now
+            self._next = now + spent + max(PAUSE, spent / SHARE)
+
+    def close(self) -> None:
+        """Show the last state, however the training ended; calling it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._show()
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds a round took on average in this session; None while unknown.
+
+        What came before the end of the first round (loading, compiling) counts only while there is no other round.
+        """
+        marks = list(self._finished.items())
+        (first, start), (last, end) = marks[1 if marks[0][0] == 0 and len(marks) > 2 else 0], marks[-1]
+        return (end - start) / (last - first) if last > first else None
+
+    def progress(self) -> str:
+        """The line: the round, the time that rounds take, the time left, the metric now."""
+        parts = [f"round {self.round} of {self.rounds}"]
+        if self._closed and self.round < self.rounds:
+            parts = [f"ended after round {self.round} of {self.rounds}"]
+        if self.pace is not None:
+            parts.append(f"{duration(self.pace)} a round")
+            if not self._closed and self.round < self.rounds:
+                parts.append(f"about {duration(self.pace * (self.rounds - self.round))} left")
+        return ", ".join([*parts, *self._level()])
+
+    def _level(self) -> list[str]:
+        """The newest value of the metric, in words; empty before the first one."""
+        from fedlab.plots.lines import site_means
+        from fedlab.plots.reading import SPLITS
+        from fedlab.plots.style import metric_label
+
+        if not len(self.frame):
+            return []
+        metric, split = self._watched()
+        last = site_means(self.frame, metric, split).iloc[-1]
+        return [f"{SPLITS[split]} {metric_label(metric)} {last['value']:.3f} (mean over sites)"]
+
+    def _watched(self) -> tuple[str, str]:
+        """(metric, split): a validation metric once there is one, the training loss until then."""
+        known = list(self.frame.loc[self.frame["split"] == "val", "metric"].unique())
+        if self.metric in known:
+            return str(self.metric), "val"
+        return (known[0], "val") if known and self.metric is None else ("loss", "train")
+
+    def _show(self) -> None:
+        if self._broken:
+            return
+        try:
+            if in_notebook():
+                self._display()
+            else:
+                width = shutil.get_terminal_size((120, 0)).columns - 1
+                line = f"{self.title}: {self.progress()}"[:width].ljust(width)
+                print(f"\r{line}", end="\n" if self._closed else "", file=sys.stderr, flush=True)
+        except Exception as error:  # whatever it is, training is worth more than its picture
+            self._broken = True
+            print(f"the live figure stopped ({error!r}); training goes on", file=sys.stderr)
+
+    def _display(self) -> None:
+        """Redraw the one display of this run; a reader without pictures gets the line of progress."""
+        from IPython.display import display
+
+        from fedlab.plots.picture import png
+
+        data, size = png(self._figure())
+        content = {"image/png": b64encode(data).decode(), "text/plain": f"{self.title}: {self.progress()}"}
+        if self._handle is None:
+            self._handle = display(content, raw=True, metadata={"image/png": size}, display_id=True)
+        else:
+            self._handle.update(content, raw=True, metadata={"image/png": size})
+
+    def _figure(self) -> Any:
+        """The mean over sites so far, in a band from the worst to the best site, on an axis of all planned rounds."""
+        from fedlab.plots import style
+        from fedlab.plots.lines import draw, site_means
+        from fedlab.plots.reading import SPLITS
+
+        with style.page(None, 8, 3.2) as ax:
+            if len(self.frame):
+                metric, split = self._watched()
+                draw(ax, site_means(self.frame, metric, split).assign(method="run"), style.roles(["run"]))
+                ax.set_ylabel(f"{style.metric_label(metric)} on {SPLITS[split]} cases,\nmean and range of sites")
+            ax.set_xlim(1, max(2, self.rounds))
+            ax.set_xlabel("communication round")
+            look: dict[str, Any] = {
+                "xytext": (0, 7),
+                "textcoords": "offset points",
+                "fontsize": 8.5,
+                "color": "#555555",
+            }
+            ax.annotate(self.progress(), (0, 1), xycoords="axes fraction", **look)
+            style.headline(ax, self.title, pad=24)
+        return style.root(ax)
+
+
+def in_notebook() -> bool:
+    """Whether this process is a Jupyter kernel, whose displays can be redrawn."""
+    if "IPython" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    return getattr(get_ipython(), "kernel", None) is not None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as they are read: "0.42 s", "12 s", "3 min", "1 h 20 min"."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,0 +1,284 @@
+"""How every figure looks: one style entered by `with`, one role a method, titles and labels that never collide.
+
+Colour is a role: centralized near-black, local-only grey, every federated method an Okabe-Ito hue *and* a dash *and* a
+marker. Sites are told apart by position, never by hue. Nothing here touches matplotlib's global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedlab.metrics import HIGHER_IS_BETTER, LABELS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLACK, GREY, PALE, BLUE = "#1a1a1a", "#808080", "#d5d9e0", "#0072B2"
+HUES = (BLUE, "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8a6d00")  # Okabe & Ito 2008; yellow darkened
+DASHES: tuple[Any, ...] = (
+    (0, (6, 2)),
+    (0, (1.5, 1.2)),
+    (0, (9, 1.5)),
+    (0, (6, 1.5, 1.5, 1.5)),
+    (0, (3, 1.2)),
+    (0, (6, 1.5, 1.5, 1.5, 1.5, 1.5)),
+    (0, (9, 1.5, 3, 1.5)),
+)
+MARKERS = ("D", "v", "s", "^", ">", "<", "h")
+FAMILIES = {  # the place in HUES, DASHES and MARKERS that a method takes if it is free
+    "fedavg": 0,
+    "cyclic": 1,
+    "scaffold": 2,
+    "ditto": 3,
+    "fedprox": 4,
+    "swarm": 5,
+    "ensemble": 6,
+    "split": 3,
+    "splitfed": 4,
+    "fedbn": 3,
+    "fedper": 2,
+    "fedadam": 5,
+    "moon": 6,
+}
+SHOWN = 12  # rows of a table that a notebook shows below its figure
+POINTS = 72.0  # typographic points an inch
+SHEET = Path(__file__).with_name("fedlab.mplstyle")
+
+
+class Role(NamedTuple):
+    """How one method is drawn: line colour, dash, marker, and a darker ink of the same hue for its text."""
+
+    color: str
+    dash: Any
+    marker: str
+    ink: str
+
+
+class Drawing(NamedTuple):
+    """(figure, table): unpacks as a pair; as a cell's last expression it shows the figure, then its small table."""
+
+    figure: Figure
+    table: pd.DataFrame
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        from fedlab.plots.picture import Picture
+
+        if isinstance(self.figure, Picture):  # a caller's own figure is the caller's to show
+            display(self.figure)
+        with pd.option_context("display.max_rows", SHOWN):
+            display(self.table.round(3))
+
+
+def family(method: str) -> str:
+    """`"fedprox(mu=0.01)"` -> `"fedprox"`."""
+    return method.split("(")[0].strip()
+
+
+def is_federated(method: str) -> bool:
+    """Whether a method is neither of the two bounds, local-only and centralized."""
+    return family(method) not in ("local", "centralized")
+
+
+def roles(methods: Iterable[str]) -> dict[str, Role]:
+    """A role for each method: its family's place if free, else the next free one; no two alike in one figure.
+
+    The order of `methods` does not matter, so two figures of the same methods agree.
+    """
+    found: dict[str, Role] = {}
+    waiting: list[str] = []
+    places: dict[int, str] = {}
+    for method in sorted(set(methods), key=_seniority):
+        if not is_federated(method):
+            marker, color = ("o", GREY) if family(method) == "local" else ("|", BLACK)
+            found[method] = Role(color, "-", marker, ink(color))
+        elif (place := FAMILIES.get(family(method), -1)) >= 0 and place not in places:
+            places[place] = method
+        else:
+            waiting.append(method)
+    for method in waiting:
+        places[next(place for place in range(len(places) + 1) if place not in places)] = method
+    return found | {method: _role(place) for place, method in places.items()}
+
+
+def _seniority(method: str) -> tuple[int, str]:
+    """Families in their table's order, then the unknown ones by name."""
+    known = list(FAMILIES)
+    return (known.index(family(method)) if family(method) in known else len(known), method)
+
+
+def _role(place: int) -> Role:
+    """Beyond seven methods a hue returns with another dash and marker."""
+    turn, hue = divmod(place, len(HUES))
+    other = (hue + turn) % len(HUES)
+    return Role(HUES[hue], DASHES[other], MARKERS[other], ink(HUES[hue]))
+
+
+def ink(color: str, contrast: float = 4.5) -> str:
+    """The hue, darkened until text in it reads on white (WCAG contrast ratio, at least `contrast`)."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    rgb = np.array(to_rgb(color))
+    while 1.05 / (luminance(rgb) + 0.05) < contrast:
+        rgb = rgb * 0.95
+    return to_hex(tuple(rgb.tolist()))
+
+
+def luminance(rgb: NDArray[np.float64]) -> float:
+    """WCAG relative luminance, 0 (black) to 1 (white), of sRGB values in [0, 1]."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def metric_label(metric: str) -> str:
+    """What an axis calls the metric."""
+    return LABELS.get(metric, metric)
+
+
+def rises(metric: str) -> bool:
+    """Whether higher is better."""
+    return bool(HIGHER_IS_BETTER[metric]) if metric in HIGHER_IS_BETTER else metric != "loss"
+
+
+@contextmanager
+def page(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
+    """The given axes, or those of a new figure of that size in inches, with the style switched on while drawing."""
+    from matplotlib import style
+
+    with style.context(SHEET, after_reset=True):
+        if ax is None:
+            from fedlab.plots.picture import Picture
+
+            ax = Picture(figsize=(width, height)).subplots()
+        ax.spines[["top", "right"]].set_visible(False)  # axes of the caller may have been made in another style
+        ax.tick_params(labelsize=8.5)
+        yield ax
+
+
+def root(ax: Axes) -> Figure:
+    """The whole figure, also for axes in a subfigure."""
+    figure: Any = ax.figure
+    return figure.figure
+
+
+def headline(ax: Axes, text: str, pad: float = 8) -> None:
+    """The finding as a bold title at the axes' left edge, broken into lines that fit; `pad` points above the axes."""
+    from fedlab.plots.picture import Picture
+
+    figure = root(ax)
+    figure.draw_without_rendering()
+    own = isinstance(figure, Picture) and len(figure.axes) == 1
+    right = figure.bbox.x1 if own else ax.get_tightbbox().x1  # type: ignore[union-attr]
+    room = 0.95 * (right - ax.bbox.x0)  # hinting makes the same text up to 4 % wider at another resolution
+    title = ax.set_title(text, loc="left", pad=pad)
+
+    def width(line: str) -> float:
+        title.set_text(line)
+        return float(title.get_window_extent().width)
+
+    lines = filled(text, width, room)
+    longest = max(map(width, lines), default=0.0)
+    evener = (filled(text, width, share * longest) for share in np.arange(0.5, 1.0, 0.05))
+    title.set_text("\n".join(next((even for even in evener if len(even) == len(lines)), lines)))
+
+
+def filled(text: str, width: Callable[[str], float], room: float) -> list[str]:
+    """The words of a text in lines no wider than `room`, as far as single words allow."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = " ".join([*lines[-1:], word])
+        if lines and width(longer) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def inches(ax: Axes) -> tuple[float, float]:
+    """(width, height) of the axes after layout, in inches."""
+    figure = root(ax)
+    figure.draw_without_rendering()
+    return ax.bbox.width / figure.dpi, ax.bbox.height / figure.dpi
+
+
+def fit_names(ax: Axes) -> None:
+    """Turn the names on the x axis upright if any two would touch; a page of our own grows by their length."""
+    from fedlab.plots.picture import Picture
+
+    figure = root(ax)
+    figure.draw_without_rendering()
+    boxes = sorted((label.get_window_extent() for label in ax.get_xticklabels()), key=lambda box: box.x0)
+    if any(left.x1 + 0.08 * figure.dpi > right.x0 for left, right in pairwise(boxes)):
+        ax.tick_params(axis="x", rotation=90)
+        if isinstance(figure, Picture):
+            width, height = figure.get_size_inches()
+            figure.set_size_inches(width, height + max(box.width - box.height for box in boxes) / figure.dpi)
+
+
+def spread(wanted: Sequence[float], gap: float) -> NDArray[np.float64]:
+    """The places nearest to those wanted (least squares) that keep their order and lie at least `gap` apart.
+
+    Pool-adjacent-violators on the places less their rank times the gap.
+    """
+    order = np.argsort(wanted, kind="stable")
+    steps = gap * np.arange(len(order))
+    pools: list[list[float]] = []
+    for value in np.asarray(wanted, float)[order] - steps:
+        pools.append([value])
+        while len(pools) > 1 and np.mean(pools[-2]) >= np.mean(pools[-1]):
+            last = pools.pop()
+            pools[-1] += last
+    placed = np.empty(len(order))
+    placed[order] = np.array([np.mean(pool) for pool in pools for _ in pool]) + steps
+    return placed
+
+
+def end_labels(ax: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 8.5) -> None:
+    """Names at the right edge for lines that end at (x, y): nudged apart, joined to their line's end by a hair line.
+
+    ends: (x, y, text, ink) each, in data units.
+    """
+    from matplotlib.transforms import offset_copy
+
+    height = inches(ax)[1] * POINTS
+    column = offset_copy(ax.get_yaxis_transform(), root(ax), x=14, y=0, units="points")
+    low, high = ax.get_ylim()
+    wanted = [(y - low) / (high - low) * height for _, y, _, _ in ends]
+    placed = spread(wanted, gap=size * 1.3)
+    if len(placed):  # keep the stack within the axes where it fits
+        placed = placed + max(0.0, -placed.min()) - max(0.0, placed.max() - height)
+    for (x, y, text, color), place in zip(ends, placed, strict=True):
+        ax.annotate(
+            text,
+            xy=(x, y),
+            xytext=(1.0, low + place / height * (high - low)),
+            textcoords=column,
+            va="center",
+            color=color,
+            fontsize=size,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.6, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)},
+        )
+
+
+def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
+    """Write name.png (200 dots an inch) and name.svg (text stays text; the same figure gives the same bytes)."""
+    from matplotlib import style
+
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    png, svg = target / f"{name}.png", target / f"{name}.svg"
+    with style.context(SHEET, after_reset=True):
+        figure.savefig(png, dpi=200)
+        figure.savefig(svg, metadata={"Date": None})
+    return png, svg

@@ -1,0 +1,115 @@
+"""What a run writes down round by round, and what it needs to go on after it was killed."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fedlab import checkpoint
+from fedlab.evaluation import Evaluation, Models
+from fedlab.federation import Federation, Round
+from fedlab.selection import Scores, Selection
+
+ROUND_COLUMNS = ["round", "model", "site", "split", "metric", "value", "bytes", "steps", "samples", "seconds"]
+
+
+class Record:
+    """Rounds, ledger and best models of a run, kept in the unfinished run folder `work`.
+
+    After each round the rows are appended and the checkpoint is replaced as a whole; a run killed at any moment goes on
+    from its last finished round.
+    """
+
+    def __init__(self, fed: Federation, work: Path) -> None:
+        self.fed, self.work = fed, work
+        self.evaluation = Evaluation(fed)
+        sites = [site.name for site in fed.sites]
+        counts = {site: len(self.evaluation.index[site, "val"]) for site in sites}
+        self.selection = Selection(sites, fed.task.metrics[0], counts)
+        self.rows: list[tuple] = []
+        self.last: Models = {}
+        self._written = {"rounds": 0, "ledger": 0}
+        if (work / "checkpoint.safetensors").is_file():
+            self._resume()
+
+    def add(self, outcome: Round) -> None:
+        """Evaluate, select and store one round."""
+        number = self.fed.round
+        self.last = {name: self.fed.localised(model) for name, model in outcome.models.items()}
+        self.rows += self._costs(number)
+        if number % self.fed.settings.evaluate_every == 0 or number == self.fed.settings.rounds:
+            scores = list(self.evaluation.scores(self.last))
+            self.selection.consider(self.last, scores, number)
+            self.rows += self._scored(number, scores)
+        self._store()
+
+    @property
+    def stale(self) -> bool:
+        return self.selection.stale(self.fed.settings.patience)
+
+    def frame(self) -> pd.DataFrame:
+        """The rounds so far, tidy."""
+        return pd.DataFrame(self.rows, columns=ROUND_COLUMNS)
+
+    def predictions(self) -> pd.DataFrame:
+        """Case by case, of the last and of the best models."""
+        last = self.evaluation.predictions(self.last, "last")
+        if all(number == self.fed.round for number in self.selection.round.values()):
+            return pd.concat([last, last.assign(choice="best")], ignore_index=True)
+        return pd.concat([last, self.evaluation.predictions(self.selection.models, "best")], ignore_index=True)
+
+    def _costs(self, number: int) -> list[tuple]:
+        """Training loss of each site, with what the round cost it."""
+        model = next(iter(self.last))
+        return [
+            (number, model, site, "train", "loss", cost.loss, *self._cost(number, site))
+            for site, cost in self.fed.costs.items()
+        ]
+
+    def _scored(self, number: int, scores: Scores) -> list[tuple]:
+        costs = {site: self._cost(number, site) for site in self.selection.sites}
+        return [(number, *score, *costs[score[1]]) for score in scores]
+
+    def _cost(self, number: int, site: str) -> tuple[int, int, int, float]:
+        """(bytes, steps, samples, seconds) of a site in a round."""
+        cost, nbytes = self.fed.costs.get(site), self.fed.ledger.bytes_of(number, site)
+        return (nbytes, cost.steps, cost.samples, cost.seconds) if cost else (nbytes, 0, 0, 0.0)
+
+    def _store(self) -> None:
+        self._append("rounds", self.rows)
+        self._append("ledger", self.fed.ledger.rows)
+        chosen = dict(vars(self.selection))
+        state = {"memory": self.fed.snapshot(), "last": self.last, "selection": chosen, "written": self._written}
+        checkpoint.save(self.work / "checkpoint.safetensors", state)
+
+    def _append(self, name: str, rows: Sequence[tuple]) -> None:
+        fresh = rows[self._written[name] :]
+        with (self.work / f"{name}.jsonl").open("a") as file:
+            file.writelines(json.dumps(row, default=_plain) + "\n" for row in fresh)
+        self._written[name] = len(rows)
+
+    def _resume(self) -> None:
+        fed = self.fed
+        state = checkpoint.load(self.work / "checkpoint.safetensors", fed.layout, fed.device)
+        self._written, self.last = state["written"], state["last"]
+        self.selection = Selection(**state["selection"])
+        self.rows = self._kept("rounds")
+        fed.restore(state["memory"], self._kept("ledger"))
+        if self.stale:
+            fed.halt()
+
+    def _kept(self, name: str) -> list[Any]:
+        """The rows that the checkpoint knows of; what a killed round appended is cut off."""
+        path = self.work / f"{name}.jsonl"
+        lines = path.read_text().splitlines()[: self._written[name]]
+        path.write_text("".join(line + "\n" for line in lines))
+        return [tuple(json.loads(line)) for line in lines]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} is no plain value")

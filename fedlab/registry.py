@@ -1,0 +1,92 @@
+"""Names that a user may write, what they mean, and the nearest one when a name is misspelt.
+
+Methods, models, datasets and schemes are written as they are read: `"fedprox(mu=0.01)"` is parameter, legend, folder
+name and sweep axis in one.
+"""
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The end of an error message: the names that `word` may have meant, or all that exist."""
+    known = sorted(words)
+    close = difflib.get_close_matches(str(word), known, n=3, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(repr(name) for name in close)}?"
+    return f"choose one of {', '.join(known)}"
+
+
+class Registry(Mapping[str, str]):
+    """Name -> one-line meaning; `parse` turns what a user wrote into a function and its arguments."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._meanings: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> str:
+        return self._meanings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._meanings)
+
+    def __len__(self) -> int:
+        return len(self._meanings)
+
+    def __repr__(self) -> str:
+        width = max((len(name) for name in self), default=0)
+        return "\n".join(f"{name:{width}}  {meaning}" for name, meaning in self.items())
+
+    def add(self, function: F, name: str = "", meaning: str = "") -> F:
+        """Register a function under its name, explained by the first line of its docstring."""
+        key = name or function.__name__
+        self._functions[key] = function
+        self._meanings[key] = meaning or (inspect.getdoc(function) or "").split("\n")[0]
+        return function
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """The function behind a bare name; ValueError with the nearest names if there is none."""
+        if name not in self._functions:
+            raise ValueError(f"unknown {self.kind} {name!r}: {nearest(name, self)}")
+        return self._functions[name]
+
+    def parse(self, text: str, given: int = 0) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
+        """`"fedprox(mu=0.01)"` -> (fedprox, [], {"mu": 0.01}); the first `given` parameters are no knobs."""
+        name, args, knobs = split_call(text, self.kind)
+        function = self.function(name)
+        self._check_knobs(name, function, args, knobs, given)
+        return function, args, knobs
+
+    def _check_knobs(
+        self, name: str, function: Callable[..., Any], args: list[Any], knobs: dict[str, Any], given: int
+    ) -> None:
+        parameters = list(inspect.signature(function).parameters.values())[given:]
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return
+        known = [p.name for p in parameters]
+        for knob in knobs:
+            if knob not in known:
+                hint = nearest(knob, known) if known else "it has none"
+                raise ValueError(f"{self.kind} {name!r} has no knob {knob!r}: {hint}")
+        if len(args) > len(known):
+            raise ValueError(f"{self.kind} {name!r} takes at most {len(known)} values, found {len(args)}: {args}")
+
+
+def split_call(text: str, kind: str = "name") -> tuple[str, list[Any], dict[str, Any]]:
+    """`"dirichlet(0.3)"` -> ("dirichlet", [0.3], {}); values are Python literals, nothing is evaluated."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+        if isinstance(tree, ast.Name):
+            return tree.id, [], {}
+        if not (isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name)):
+            raise SyntaxError
+        knobs = {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords if k.arg}
+        return tree.func.id, [ast.literal_eval(a) for a in tree.args], knobs
+    except (SyntaxError, ValueError):
+        raise ValueError(f"cannot read {kind} {text!r}: write it as name or name(knob=value)") from None

@@ -1,0 +1,269 @@
+"""The run folder: everything a finished run leaves behind, readable without the code that made it."""
+
+import contextlib
+import errno
+import json
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedlab.evaluation import owners
+from fedlab.experiment import Experiment
+from fedlab.federation import Ensemble, Localised
+from fedlab.partition import Partition
+from fedlab.record import Record
+from fedlab.registry import nearest
+from fedlab.weights import Weights
+
+FORMAT = 1  # of the run folder; a folder of another format is refused, not misread
+UNFINISHED = ".unfinished"
+CHOICES = ("last", "best")
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run, read from its folder when looked at."""
+
+    folder: Path
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        return json.loads((self.folder / "experiment.json").read_text())
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        return Experiment(**self._about["experiment"])
+
+    @property
+    def method(self) -> str:
+        return self.experiment.method
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self._about["classes"])
+
+    @property
+    def task(self) -> str:
+        return str(self._about["task"])
+
+    @property
+    def headline(self) -> str:
+        """Name of the metric that models are chosen by and figures show first."""
+        return str(self._about["headline"])
+
+    @cached_property
+    def partition_table(self) -> pd.DataFrame:
+        """Which case was whose: case, site, split."""
+        return pd.read_parquet(self.folder / "partition.parquet")
+
+    @cached_property
+    def rounds(self) -> pd.DataFrame:
+        """Tidy: round, model, site, split, metric, value, bytes, steps, samples, seconds."""
+        return pd.read_parquet(self.folder / "rounds.parquet")
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """Case by case: model, choice, site, split, case, unit, label, p0, p1, ..."""
+        return pd.read_parquet(self.folder / "predictions.parquet")
+
+    @cached_property
+    def ledger(self) -> pd.DataFrame:
+        """What crossed: round, site, direction, what, bytes."""
+        return pd.read_parquet(self.folder / "ledger.parquet")
+
+    def weights(self, model: str = "global", choice: str = "last") -> dict[str, Tensor]:
+        """Name -> tensor, as a state dict, of the global model or of a site's own, of the last or the best round."""
+        with safe_open(self.folder / "weights.safetensors", "pt") as file:
+            about = {key: json.loads(text) for key, text in file.metadata().items()}
+            stored = about["same"].get(f"{choice}/{model}", f"{choice}/{model}")
+            known = sorted({key.split("/")[1] for key in file.keys()})  # noqa: SIM118
+            if model not in known or choice not in CHOICES:
+                raise ValueError(
+                    f"this run has no {choice!r} model {model!r}: {nearest(model, known)} Choices: {', '.join(CHOICES)}"
+                )
+            return {name: file.get_tensor(f"{stored}/{name}") for name in about["names"]}
+
+    def __repr__(self) -> str:
+        return f"Run({self.experiment.dataset}, {self.method}, seed {self.experiment.seed}: {self.folder})"
+
+
+def read(folder: str | Path) -> Run:
+    """A finished run; ValueError where the folder is none, or of another format."""
+    path = Path(folder)
+    if path.name.endswith(UNFINISHED):
+        raise ValueError(f"{path} is an unfinished run: run its experiment again, and it goes on where it stopped")
+    if not (path / "experiment.json").is_file():
+        raise ValueError(f"{path} is no run folder: it has no experiment.json")
+    found = json.loads((path / "experiment.json").read_text()).get("format")
+    if found != FORMAT:
+        raise ValueError(
+            f"{path} was written in format {found} of the run folder, this fedlab {version('fedlab-workbench')} reads"
+            f" format {FORMAT}: run the experiment again (the old folder stays), or install the fedlab that wrote it"
+        )
+    return Run(path)
+
+
+def find(root: str | Path) -> list[Run]:
+    """All finished runs in a folder, in order of name; unfinished ones and other folders are passed over."""
+    folders = sorted(path.parent for path in Path(root).glob("*/experiment.json"))
+    return [read(folder) for folder in folders if not folder.name.endswith(UNFINISHED)]
+
+
+def like(experiment: Experiment, root: str | Path) -> list[Run]:
+    """The finished runs that differ from this experiment in method and seed alone: what may be compared."""
+    wanted = experiment.with_(method="local", seed=0)
+    return [run for run in find(root) if run.experiment.with_(method="local", seed=0) == wanted]
+
+
+def folder_of(experiment: Experiment, part: Partition, root: Path) -> Path:
+    """Where this experiment's run is, or will be."""
+    words = re.sub(r"[^\w.=-]+", "_", f"{Path(experiment.dataset).name}-{experiment.method}").strip("_")
+    return root / f"{words}-{experiment.identity(part, FORMAT)}"
+
+
+def unfinished(target: Path) -> Path:
+    """The folder that a run works in until it is finished."""
+    return target.with_name(target.name + UNFINISHED)
+
+
+def finish(record: Record, experiment: Experiment, target: Path) -> Run:
+    """Write all files into the unfinished folder, then give it its final name in one step."""
+    work, part = unfinished(target), record.fed.partition
+    part.table.to_parquet(work / "partition.parquet", index=False)
+    record.frame().to_parquet(work / "rounds.parquet", index=False)
+    record.predictions().to_parquet(work / "predictions.parquet", index=False)
+    record.fed.ledger.frame().to_parquet(work / "ledger.parquet", index=False)
+    _save_weights(record, work / "weights.safetensors")
+    _write_json(work / "environment.json", environment(record))
+    (work / "card.md").write_text(card(record, experiment))
+    _write_json(work / "experiment.json", _about(record, experiment))
+    for scratch in ("checkpoint.safetensors", "rounds.jsonl", "ledger.jsonl"):
+        (work / scratch).unlink(missing_ok=True)
+    work.replace(target)
+    return Run(target)
+
+
+@contextlib.contextmanager
+def writing(work: Path) -> Iterator[None]:
+    """Say what to do when the disk is full; what is written so far stays."""
+    try:
+        yield
+    except Exception as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        if not full:
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            f"no space left on the disk of {work}: the rounds so far are kept there; free some space and run the same"
+            " experiment again, and it goes on where it stopped",
+        ) from error
+
+
+def environment(record: Record) -> dict[str, Any]:
+    """What the run was computed with."""
+    packages = ("fedlab-workbench", "torch", "monai", "numpy", "pandas", "scikit-learn")
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "device": _device_name(record.fed.device),
+        "threads": torch.get_num_threads(),
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def card(record: Record, experiment: Experiment) -> str:
+    """One page for a human reader."""
+    fed, chosen = record.fed, record.selection
+    data = fed.partition.cases.card
+    settings = [f"| {name} | {value} |" for name, value in experiment.model_dump().items()]
+    rounds = [f"* best round of {owner}: {number}" for owner, number in chosen.round.items()]
+    total = int(fed.ledger.frame()["bytes"].sum())
+    lines = [
+        f"# {experiment.method} on {data.get('title', experiment.dataset)}",
+        "",
+        f"{len(fed.sites)} institutions, {fed.union.cases} training cases, {fed.round} rounds;"
+        f" {total:,} bytes crossed institutions' borders.",
+        "",
+        *rounds,
+        "",
+        fed.partition.counts().to_string(),
+        "",
+        "| parameter | value |",
+        "| --- | --- |",
+        *settings,
+        "",
+        f"Data: {data.get('source', '')}. Licence: {data.get('licence', '')}. Cite: {data.get('citation', '')}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _about(record: Record, experiment: Experiment) -> dict[str, Any]:
+    cases = record.fed.partition.cases
+    return {
+        "format": FORMAT,
+        "experiment": experiment.model_dump(),
+        "task": cases.task,
+        "classes": cases.classes,
+        "headline": record.fed.task.metrics[0],
+        "partition": record.fed.partition.spec,
+        "partition_fingerprint": record.fed.partition.fingerprint,
+    }
+
+
+def _save_weights(record: Record, path: Path) -> None:
+    """`choice/owner/name` -> tensor; a best model that is the last one is stored once and named in the metadata."""
+    tensors: dict[str, Tensor] = {}
+    same: dict[str, str] = {}
+    last = dict(_each_model(record, "last"))
+    for owner, weights in last.items():
+        tensors |= _named(record, f"last/{owner}", weights)
+    for owner, weights in _each_model(record, "best"):
+        if torch.equal(weights.vector, last[owner].vector):
+            same[f"best/{owner}"] = f"last/{owner}"
+        else:
+            tensors |= _named(record, f"best/{owner}", weights)
+    layout = record.fed.layout
+    about = {
+        "same": same,
+        "rounds": record.selection.round,
+        "names": [e.name for e in layout.entries] + [*layout.counters],
+    }
+    save_file(tensors, path, metadata={key: json.dumps(value) for key, value in about.items()})
+
+
+def _each_model(record: Record, choice: str) -> Iterator[tuple[str, Weights]]:
+    models = record.last if choice == "last" else record.selection.models
+    sites = record.selection.sites
+    for owner, model in owners(models, sites).items():
+        if isinstance(model, Weights):
+            yield owner, model
+        else:
+            if isinstance(model, Localised):
+                yield owner, model.shared
+            members = model.models if isinstance(model, Ensemble) else model.sites
+            yield from ((site, members[k]) for k, site in enumerate(sites))
+
+
+def _named(record: Record, prefix: str, weights: Weights) -> dict[str, Tensor]:
+    state = record.fed.layout.state(weights.to("cpu"))
+    return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

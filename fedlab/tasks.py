@@ -1,0 +1,65 @@
+"""What is predicted: the outputs a model needs, the loss, the probabilities, and the metrics that judge them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlab.cases import Cases
+from fedlab.metrics import TASK_METRICS
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of prediction.
+
+    outputs: numbers a model returns for a case. loss(logits, targets) is the mean over the batch.
+    probabilities(logits) has shape (n, classes); for binary tasks both columns, for multi-label one a class.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    outputs: int
+    loss: Callable[[Tensor, Tensor], Tensor]
+    probabilities: Callable[[Tensor], Tensor]
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics reported for this task, the headline first."""
+        return TASK_METRICS[self.name]
+
+    def targets(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """What a metric compares with: class indices (n,), or for multi-label 0/1 of shape (n, classes)."""
+        if self.name != "multilabel":
+            return labels
+        return (labels[:, None] >> np.arange(len(self.classes))) & 1
+
+
+def task_of(cases: Cases) -> Task:
+    """The task that a dataset's card names."""
+    classes = tuple(cases.classes)
+    if cases.task == "binary":
+        return Task("binary", classes, 1, _binary_loss, _both_classes)
+    if cases.task == "multilabel":
+        return Task("multilabel", classes, len(classes), _multilabel_loss, torch.sigmoid)
+    return Task(cases.task, classes, len(classes), F.cross_entropy, _softmax)
+
+
+def _binary_loss(logits: Tensor, y: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype))
+
+
+def _multilabel_loss(logits: Tensor, y: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype))
+
+
+def _both_classes(logits: Tensor) -> Tensor:
+    return torch.cat([torch.sigmoid(-logits), torch.sigmoid(logits)], 1)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(1)

@@ -1,0 +1,93 @@
+"""How every site trains: the settings that all methods share, so that methods are compared under one budget."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fedlab.registry import Registry, nearest
+
+SCHEDULES = Registry("schedule")
+
+
+@SCHEDULES.add
+def constant(progress: float) -> float:
+    """The same learning rate in every round."""
+    return 1.0
+
+
+@SCHEDULES.add
+def cosine(progress: float, final: float = 0.01) -> float:
+    """From the learning rate to `final` times it along half a cosine, over all rounds."""
+    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@SCHEDULES.add
+def step(progress: float, factor: float = 0.1) -> float:
+    """Times `factor` after half of the rounds and again after three quarters."""
+    return factor ** ((progress >= 0.5) + (progress >= 0.75))
+
+
+class Training(BaseModel):
+    """One site's local work in a round, and how rounds follow each other. Frozen; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    rounds: int = Field(20, ge=1)  # rounds of communication; a cycle through all sites counts as one
+    patience: int | None = Field(None, ge=1)  # stop when the sites' validation has not improved for so many rounds
+    local_epochs: int = Field(1, ge=1)  # passes over a site's training cases in a round
+    local_steps: int | None = Field(None, ge=1)  # optimizer steps in a round, in the place of epochs
+    batch_size: int | None = Field(32, ge=1)  # cases in a step; None: all of a site's cases at once
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(0.05, ge=0)  # learning rate of a local step
+    momentum: float = Field(0.0, ge=0, lt=1)  # of "sgd"
+    weight_decay: float = Field(0.0, ge=0)  # L2 term (lambda/2)|w|^2 on weights; biases and normalisation left alone
+    schedule: str = "constant"  # learning rate over rounds: "constant", "cosine(final=0.01)", "step(factor=0.1)"
+    batchnorm: Literal["avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"] = "avg"
+    precision: Literal["float32", "float64", "bf16"] = "float32"
+    device: str = "auto"  # "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
+    seed: int = Field(0, ge=0)  # initial weights and order of batches
+    evaluate_every: int = Field(1, ge=1)  # rounds between evaluations; the last round is always evaluated
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_names(cls, values: Any) -> Any:
+        for name in values if isinstance(values, dict) else ():
+            if name not in cls.model_fields:
+                raise ValueError(f"unknown parameter {name!r}: {nearest(name, cls.model_fields)}")
+        return values
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        SCHEDULES.parse(self.schedule, given=1)
+        if self.optimizer != "sgd" and self.momentum:
+            raise ValueError(
+                f"momentum={self.momentum} belongs to optimizer='sgd', found {self.optimizer!r}: remove it"
+            )
+        return self
+
+    def lr_at(self, number: int) -> float:
+        """The learning rate of round `number`, counted from 1."""
+        function, args, knobs = SCHEDULES.parse(self.schedule, given=1)
+        return self.lr * float(function((number - 1) / self.rounds, *args, **knobs))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the stored weights; bf16 keeps float32 weights and computes layers in bfloat16."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device that `name` asks for; ValueError where the machine has none."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {name!r}: write 'auto', 'cpu', 'cuda' or 'cuda:1'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} asked for, but PyTorch finds no CUDA here: use device='cpu' or 'auto'")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} asked for, but there are {torch.cuda.device_count()}: count from cuda:0")
+    return device

@@ -1,0 +1,209 @@
+"""A model's state as one contiguous vector, and the verbs on it.
+
+The vector holds the P trainable parameters in the order of the model's stages, then the Q floating buffers
+(normalisation statistics). Integer buffers stand apart in `counts`: they are never averaged. A stack of K site models
+has a leading axis, so `mix` is one weighted sum and a personal layer is a mask.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # by type: names tell nothing ("downsample.1" is one, too)
+NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of the model and its place in the vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    kind: (
+        str  # weight (decays) | bias | norm | batchnorm (scale and offset) | mean | variance (of a batch norm) | buffer
+    )
+
+    @property
+    def stop(self) -> int:
+        return self.start + int(np.prod(self.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where each tensor of one architecture stands in the vector.
+
+    parameters: P. size: P + Q. counters: names of integer buffers. pooled: merge variances as those of the union.
+    """
+
+    entries: tuple[Entry, ...]
+    counters: tuple[str, ...]
+    parameters: int
+    size: int
+    pooled: bool = False
+
+    @classmethod
+    def of(cls, model: nn.Module, *, pooled: bool = False) -> "Layout":
+        """The layout of a model: parameters in stage order, then floating buffers."""
+        kinds = _kinds(model)
+        parameters = [(name, p.shape, kinds[name]) for name, p in model.named_parameters()]
+        floating = [(name, b.shape, kinds[name]) for name, b in model.named_buffers() if b.is_floating_point()]
+        counters = tuple(name for name, b in model.named_buffers() if not b.is_floating_point())
+        entries, start = [], 0
+        for name, shape, kind in parameters + floating:
+            entries.append(Entry(name, tuple(shape), start, kind))
+            start = entries[-1].stop
+        count = entries[len(parameters) - 1].stop if parameters else 0
+        return cls(tuple(entries), counters, count, start, pooled)
+
+    def mask(self, *kinds: str) -> Tensor:
+        """Which coordinates of the vector are of these kinds, bool of shape (P + Q,)."""
+        chosen = torch.zeros(self.size, dtype=torch.bool)
+        for entry in self.entries:
+            if entry.kind in kinds:
+                chosen[entry.start : entry.stop] = True
+        return chosen
+
+    def views(self, vector: Tensor) -> dict[str, Tensor]:
+        """Name -> view of the vector, convolution kernels in channels-last memory order."""
+        return {entry.name: _view(vector, entry) for entry in self.entries}
+
+    def state(self, weights: "Weights") -> dict[str, Tensor]:
+        """Name -> tensor, as PyTorch's `state_dict` has it."""
+        named = {name: view.contiguous() for name, view in self.views(weights.vector).items()}
+        return named | {name: weights.counts[i].clone() for i, name in enumerate(self.counters)}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Weights:
+    """One model, or a stack of them.
+
+    vector: (..., P + Q). counts: (..., integer buffers) int64. moments: optimizer state (..., slots, P), kept only
+    where a method lets it travel. clock: optimizer steps behind those moments (...,) int64.
+    """
+
+    layout: Layout
+    vector: Tensor
+    counts: Tensor
+    moments: Tensor | None = None
+    clock: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.vector.shape[0]
+
+    def __getitem__(self, k: int) -> "Weights":
+        return self._each(lambda t: t[k])
+
+    def __repr__(self) -> str:
+        return f"Weights({', '.join(f'{name} {tuple(t.shape)}' for name, t in self.tensors().items())})"
+
+    @property
+    def stacked(self) -> bool:
+        return self.vector.ndim == 2
+
+    @property
+    def parameters(self) -> Tensor:
+        """The trainable part, (..., P)."""
+        return self.vector[..., : self.layout.parameters]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything these weights hold, optimizer state included."""
+        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        named = {"vector": self.vector, "counts": self.counts, "moments": self.moments, "clock": self.clock}
+        return {name: t for name, t in named.items() if t is not None}
+
+    def expand(self, sites: int) -> "Weights":
+        """The same model at each of K sites, shape (K, ...), without a copy."""
+        return self._each(lambda t: t.expand(sites, *t.shape))
+
+    def bare(self) -> "Weights":
+        """Without optimizer state."""
+        return replace(self, moments=None, clock=None)
+
+    def to(self, device: torch.device | str) -> "Weights":
+        return self._each(lambda t: t.to(device))
+
+    def _each(self, change) -> "Weights":
+        return Weights(self.layout, **{name: change(t) for name, t in self.tensors().items()})
+
+
+def stack(models: Sequence[Weights]) -> Weights:
+    """K models -> one stack (K, ...)."""
+    first = models[0]
+    parts = {name: torch.stack([m.tensors()[name] for m in models]) for name in first.tensors()}
+    return Weights(first.layout, **parts)
+
+
+def mix(models: Weights, shares: np.ndarray | Sequence[float]) -> Weights:
+    """Sum over sites of shares[k] * model k, shares summing to 1; the update of FedAvg (arXiv:1602.05629).
+
+    Differences to the first model are summed in float64, sites in the order given: identical models mix to themselves
+    bit for bit, and the result does not depend on when a site answered. Integer buffers: the largest, never a mean.
+    """
+    weights = np.asarray(shares, np.float64)
+    if len(weights) != len(models) or abs(weights.sum() - 1) > 1e-9 or (weights < 0).any():
+        raise ValueError(f"shares {weights} must be {len(models)} non-negative numbers that sum to 1")
+    vector = _mean(models.vector, weights)
+    if models.layout.pooled:
+        _pool_variances(vector, models, weights)
+    return Weights(models.layout, vector.to(models.vector.dtype), models.counts.amax(0))
+
+
+def distance(a: Weights, b: Weights) -> Tensor:
+    """Euclidean distance of the trainable parameters, (...)."""
+    return torch.linalg.vector_norm(a.parameters.double() - b.parameters.double(), dim=-1)
+
+
+def _mean(vectors: Tensor, weights: np.ndarray) -> Tensor:
+    """Weighted mean over the first axis in float64, exact where all rows agree."""
+    first = vectors[0].double()
+    total = torch.zeros_like(first)
+    for row, weight in zip(vectors[1:], weights[1:], strict=True):
+        total.add_(row - first, alpha=float(weight))  # in float64, whatever the models are in
+    return total.add_(first)
+
+
+def _pool_variances(vector: Tensor, models: Weights, weights: np.ndarray) -> None:
+    """v = sum p (v_k + (mu_k - mu)^2): the variance of the union, in place."""
+    entries = models.layout.entries
+    for mean, variance in pairwise(entries):
+        if (mean.kind, variance.kind) == ("mean", "variance"):
+            centre = vector[mean.start : mean.stop]
+            spread = (models.vector[:, mean.start : mean.stop].double() - centre) ** 2
+            p = torch.as_tensor(weights, dtype=spread.dtype, device=spread.device)
+            vector[variance.start : variance.stop] += p @ spread
+
+
+def _kinds(model: nn.Module) -> dict[str, str]:
+    """Name of each parameter and buffer -> its kind, told by the type of its module."""
+    kinds = {}
+    for prefix, module in model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        for name, parameter in module.named_parameters(recurse=False):
+            plain = "bias" if name == "bias" or parameter.ndim < 2 else "weight"
+            kinds[dot + name] = _norm_kind(module) or plain
+        for name, _ in module.named_buffers(recurse=False):
+            statistics = {"running_mean": "mean", "running_var": "variance"} if isinstance(module, BATCH_NORMS) else {}
+            kinds[dot + name] = statistics.get(name, "buffer")
+    return kinds
+
+
+def _norm_kind(module: nn.Module) -> str:
+    if isinstance(module, BATCH_NORMS):
+        return "batchnorm"
+    return "norm" if isinstance(module, NORMS) else ""
+
+
+def _view(vector: Tensor, entry: Entry) -> Tensor:
+    flat = vector[entry.start : entry.stop]
+    if len(entry.shape) < 4:
+        return flat.view(entry.shape)
+    outputs, inputs, *kernel = entry.shape
+    return flat.view(outputs, *kernel, inputs).movedim(-1, 1)

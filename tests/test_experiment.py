@@ -1,0 +1,123 @@
+"""Experiments: flat, frozen, JSON, and refused with the nearest name where something is misspelt."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from worlds import cases, federation, partition
+
+import fedlab
+from fedlab import protocol
+from fedlab.cases import Cases
+from fedlab.models import MODELS, build
+from fedlab.notebook import parameters
+from fedlab.training import Training
+
+REFUSED = {
+    "rouns": ({"rouns": 3}, "unknown parameter 'rouns': did you mean 'rounds'"),
+    "method": ({"method": "fedavgg"}, "unknown method 'fedavgg': did you mean 'fedavg'"),
+    "knob": ({"method": "fedprox(nu=1)"}, "'fedprox' has no knob 'nu': did you mean 'mu'"),
+    "no knob": ({"method": "local(mu=1)"}, "no knob 'mu': it has none"),
+    "call": ({"method": "fedprox(mu="}, "cannot read method"),
+    "model": ({"model": "resnet19"}, "did you mean 'resnet18'"),
+    "rounds": ({"rounds": 0}, "rounds=0: Input should be greater than or equal to 1"),
+    "optimizer": ({"optimizer": "rmsprop"}, "optimizer='rmsprop': Input should be 'sgd', 'adam' or 'adamw'"),
+    "momentum": ({"optimizer": "adam", "momentum": 0.9}, "belongs to optimizer='sgd'"),
+    "schedule": ({"schedule": "cosinus"}, "unknown schedule 'cosinus': did you mean 'cosine'"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_misspelt_experiments_are_refused(name):
+    values, message = REFUSED[name]
+    with pytest.raises(ValueError) as caught:
+        fedlab.Experiment(**values)
+    assert message in str(caught.value)
+
+
+def test_experiments_are_json_frozen_and_equal_by_value():
+    one = fedlab.Experiment(method="fedprox(mu=0.1)", prevalence=[0.2, 0.4, 0.6, 0.8])
+    assert fedlab.Experiment(**json.loads(json.dumps(one.model_dump()))) == one
+    with pytest.raises(ValueError):
+        one.rounds = 3  # type: ignore[misc]
+    assert one.with_(rounds=3).rounds == 3 and one.rounds == 20
+    with pytest.raises(ValueError, match="did you mean 'rounds'"):
+        one.with_(round=3)
+
+
+def test_cuda_where_there_is_none():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(ValueError, match="finds no CUDA here: use device='cpu'"):
+        federation(device="cuda")
+    with pytest.raises(ValueError, match="unknown device 'gpu9'"):
+        federation(device="gpu9")
+
+
+def test_schedules_are_functions_of_the_round():
+    one = Training(rounds=100, lr=1.0, schedule="cosine(final=0.01)")
+    assert one.lr_at(1) == 1.0 and abs(one.lr_at(51) - 0.505) < 1e-12 and one.lr_at(100) < 0.011
+    steps = Training(rounds=8, lr=1.0, schedule="step")
+    assert np.allclose([steps.lr_at(r) for r in range(1, 9)], [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (1, 32, 32, 32)])
+@pytest.mark.parametrize("name", MODELS)
+def test_models_take_2d_and_3d_images(name, shape):
+    if name == "densenet121" and 28 in shape:
+        with pytest.raises(ValueError, match=r"does not fit images of shape .* choose a smaller model"):
+            build(name, shape, 4, seed=0)
+        return
+    assert isinstance(build(name, shape, 4, seed=0), torch.nn.Sequential)
+
+
+def test_initial_weights_have_a_name_not_an_ambient_seed():
+    torch.manual_seed(1)
+    a = build("small_cnn", (1, 28, 28), 2, seed=5)
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    b = build("small_cnn", (1, 28, 28), 2, seed=5)
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_a_model_that_returns_the_wrong_number_of_outputs_is_named():
+    def two(shape, outputs):
+        """Wrong."""
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 2))
+
+    MODELS.add(two)
+    try:
+        with pytest.raises(ValueError, match=r"'two' returns .2,. numbers a case, the task needs 5"):
+            build("two", (1, 28, 28), 5, seed=0)
+    finally:
+        del MODELS._functions["two"], MODELS._meanings["two"]
+
+
+def test_the_protocol_names_the_site_that_must_change_something():
+    data = cases(152)
+    images, part = data.images.copy(), partition(data=data)
+    of_c = np.concatenate([part.index("Site C", split) for split in ("train", "val", "test")])
+    images[of_c] = images[of_c] > 128
+    with pytest.raises(protocol.ProtocolError, match=r"Site C: pixels lie in 0..1, agreed is 0..255: multiply"):
+        federation(partition(data=Cases(images, data.table, data.card)))
+
+
+def test_the_protocol_names_columns_that_a_site_lacks():
+    data = cases(152)
+    part = partition(data=data)
+    of_a = data.table["case"].isin(part.table[part.table["site"] == "Site A"]["case"])
+    table = data.table.assign(age=np.where(of_a, np.nan, 50.0))
+    with pytest.warns(protocol.ProtocolWarning, match="'age' is empty at Site A"):
+        federation(partition(data=Cases(data.images, table, data.card)))
+
+
+def test_misspelt_notebook_parameters_are_refused():
+    declared = "rounds = 20  # rounds\nlr: float = 0.1\n"
+    ok = {"In": ["", declared, "# Parameters\nrounds = 5\n", "import fedlab"], "rounds": 5, "lr": 0.1}
+    assert parameters(ok) == {"rounds": 5, "lr": 0.1}
+    plain = {"In": ["", declared, "import fedlab"], "rounds": 20, "lr": 0.1}
+    assert parameters(plain) == {"rounds": 20, "lr": 0.1}
+    with pytest.raises(ValueError, match="unknown parameter 'rouns': did you mean 'rounds'"):
+        parameters({"In": ["", declared, "# Parameters\nrouns = 5\n", "import fedlab"], "rouns": 5})

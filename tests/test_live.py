@@ -1,0 +1,199 @@
+"""The live figure: one display, few redraws, a truthful line, and never an error that stops training."""
+
+from base64 import b64decode
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from fedlab import live
+from fedlab.live import Live, duration
+
+
+class Clock:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(live, "time", found)
+    return found
+
+
+@pytest.fixture
+def notebook(monkeypatch) -> SimpleNamespace:
+    """A kernel that keeps what it was asked to show."""
+    screen = SimpleNamespace(displays=[], updates=[])
+    handle = SimpleNamespace(update=lambda content, **how: screen.updates.append(content))
+
+    def display(content, raw, metadata, display_id):
+        assert raw and display_id is True
+        screen.displays.append(content)
+        return handle
+
+    monkeypatch.setattr(live, "in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", display)
+    return screen
+
+
+def rounds(until: int, value: float = 0.5) -> pd.DataFrame:
+    """Rounds as a run records them: two sites that end at value -+ 0.1."""
+    rows = [
+        {
+            "round": r,
+            "model": "global",
+            "site": site,
+            "split": "val",
+            "metric": metric,
+            "value": value + shift + r / 100,
+        }
+        for r in range(1, until + 1)
+        for site, shift in (("Site A", -0.1), ("Site B", 0.1))
+        for metric in ("auroc", "accuracy")
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_there_is_one_display_and_its_last_state_is_the_final_one(clock, notebook):
+    screen = Live(3, "fedavg on phantoms")
+    for r in (1, 2, 3):
+        clock.now += 2
+        screen.update(rounds(r), r)
+    screen.close()
+    screen.close()
+    assert len(notebook.displays) == 1
+    assert len(notebook.updates) == 3
+    assert b64decode(notebook.updates[-1]["image/png"]).startswith(b"\x89PNG")
+    assert notebook.updates[-1]["text/plain"] == (
+        "fedavg on phantoms: round 3 of 3, 2 s a round, validation AUROC 0.530 (mean over sites)"
+    )
+
+
+def test_redraws_are_at_most_two_a_second_and_a_small_share_of_the_time(clock, monkeypatch):
+    monkeypatch.setattr(live, "in_notebook", lambda: False)
+    shown = []
+    monkeypatch.setattr(Live, "progress", lambda self: shown.append(clock.now) or "")
+    screen = Live(1000, "fast")
+    for r in range(1, 1001):
+        clock.now += 0.01
+        screen.update(rounds(1), r)
+    assert 18 <= len(shown) <= 21  # ten seconds
+
+    def slow(self) -> str:
+        shown.append(clock.now)
+        clock.now += 0.2
+        return ""
+
+    monkeypatch.setattr(Live, "progress", slow)
+    shown.clear()
+    start = clock.now
+    screen = Live(1000, "slow to draw")
+    for r in range(1, 1001):
+        clock.now += 0.02
+        screen.update(rounds(1), r)
+    assert 0.2 * len(shown) <= 0.06 * (clock.now - start) + 0.2
+
+
+def test_fast_training_leaves_the_last_round_on_the_one_display(clock, notebook):
+    screen = Live(50, "fedavg")
+    for r in range(1, 51):
+        clock.now += 0.001
+        screen.update(rounds(1), r)
+    screen.close()
+    assert (len(notebook.displays), len(notebook.updates)) == (1, 1)
+    assert "round 50 of 50" in notebook.updates[0]["text/plain"]
+
+
+def test_time_left_is_measured_without_what_came_before_the_first_round(clock):
+    screen = Live(10, "fedavg")
+    clock.now = 60  # loading
+    screen.update(rounds(1), 1)
+    assert screen.pace == 60
+    for r in (2, 3, 4):
+        clock.now += 3
+        screen.update(rounds(r), r)
+    assert screen.pace == pytest.approx(3)
+    assert screen.progress().startswith("round 4 of 10, 3 s a round, about 18 s left, validation AUROC 0.540")
+
+
+def test_a_resumed_run_knows_its_pace_from_its_second_round_on(clock):
+    screen = Live(20, "fedavg")
+    clock.now = 30
+    screen.update(rounds(1), 13)
+    assert screen.pace is None
+    assert screen.progress().startswith("round 13 of 20, validation")
+    clock.now = 34
+    screen.update(rounds(1), 14)
+    assert screen.pace == 4
+
+
+def test_a_run_that_stopped_early_is_not_called_finished(clock, notebook):
+    screen = Live(20, "fedavg")
+    clock.now = 1
+    screen.update(rounds(7), 7)
+    screen.close()
+    assert "ended after round 7 of 20" in notebook.updates[-1]["text/plain"]
+    assert "left" not in notebook.updates[-1]["text/plain"]
+
+
+def test_the_metric_asked_for_is_followed_and_the_loss_until_there_is_one():
+    screen = Live(5, "fedavg", metric="accuracy")
+    screen.update(rounds(2, value=0.6), 2)
+    assert "validation accuracy 0.620" in screen.progress()
+    losses = rounds(1).assign(split="train", metric="loss").drop_duplicates(["round", "site"])
+    screen.update(losses, 2)
+    assert "training loss 0.510" in screen.progress()
+
+
+def test_outside_a_notebook_one_line_is_rewritten(clock, capsys):
+    screen = Live(2, "fedavg")
+    for r in (1, 2):
+        clock.now += 1
+        screen.update(rounds(r), r)
+    screen.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1 and err.endswith("\n")
+    assert len(err.split("\r")) == 4  # two rounds and the end
+    assert "round 2 of 2, 1 s a round" in err.split("\r")[-1]
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame({"wrong": [1]}), rounds(1).drop(columns="site"), None])
+def test_an_error_in_drawing_is_told_once_and_training_goes_on(clock, capsys, frame):
+    screen = Live(5, "fedavg")
+    for r in range(1, 6):
+        clock.now += 1
+        screen.update(frame, r)
+    screen.close()
+    assert capsys.readouterr().err.count("the live figure stopped") == 1
+
+
+def test_a_broken_display_does_not_stop_training_either(clock, capsys, notebook, monkeypatch):
+    def fail(*args, **how):
+        raise OSError("no screen")
+
+    monkeypatch.setattr("IPython.display.display", fail)
+    screen = Live(2, "fedavg")
+    screen.update(rounds(1), 1)
+    screen.close()
+    assert capsys.readouterr().err == "the live figure stopped (OSError('no screen')); training goes on\n"
+
+
+def test_a_run_without_a_round_closes_quietly(clock, notebook):
+    Live(3, "fedavg").close()
+    assert "ended after round 0 of 3" in notebook.displays[0]["text/plain"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0421, "0.042 s"), (9.96, "10 s"), (12.3, "12 s"), (119, "119 s"), (180, "3 min"), (4800, "1 h 20 min")],
+)
+def test_durations_are_read_as_people_say_them(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,263 @@
+"""Run folders: whole or not at all, resumed bit for bit, never overwritten, never misread."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from worlds import CNN, cases, partition
+
+import fedlab
+from fedlab import checkpoint, conduct, runs
+from fedlab.algorithms import METHODS
+from fedlab.engine.serial import Serial
+
+KNOBS = {"model": CNN, "rounds": 3, "local_steps": 2, "batch_size": 8, "momentum": 0.9, "device": "cpu"}
+
+
+def experiment(**changes) -> fedlab.Experiment:
+    return fedlab.Experiment(**{**KNOBS, **changes})
+
+
+@pytest.fixture(scope="module")
+def part():
+    return partition()
+
+
+class PowerCut(BaseException):
+    pass
+
+
+def interrupt(monkeypatch, after: int) -> None:
+    """The `after`-th local training never comes back."""
+    calls, fit = [], Serial.fit
+
+    def stops(self, *args):
+        calls.append(1)
+        if len(calls) == after:
+            raise PowerCut
+        return fit(self, *args)
+
+    monkeypatch.setattr(Serial, "fit", stops)
+
+
+def assert_same_run(a: runs.Run, b: runs.Run) -> None:
+    """Weights, rounds and predictions bit for bit; only the clock may differ."""
+    for name in ("predictions", "ledger"):
+        pd.testing.assert_frame_equal(getattr(a, name), getattr(b, name), check_exact=True)
+    clock = ["seconds"]
+    pd.testing.assert_frame_equal(a.rounds.drop(columns=clock), b.rounds.drop(columns=clock), check_exact=True)
+    for choice in ("last", "best"):
+        for model in a.predictions["model"].unique():
+            if a.method.startswith("ensemble"):
+                continue
+            first, second = a.weights(model, choice), b.weights(model, choice)
+            assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_interrupted_runs_resume_bit_for_bit(method, part, tmp_path, monkeypatch):  # O53
+    whole = fedlab.run(experiment(method=method), part, folder=tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        interrupt(patch, after=3 if method == "centralized" else 6)
+        fedlab.run(experiment(method=method), part, folder=tmp_path / "cut")
+    assert not list((tmp_path / "cut").glob("*/experiment.json"))
+    assert_same_run(fedlab.run(experiment(method=method), part, folder=tmp_path / "cut"), whole)
+
+
+@pytest.mark.parametrize("policy", ["pooled", "fedbn"])
+@pytest.mark.parametrize("method", ["fedavg", "cyclic"])
+def test_what_stays_at_sites_resumes_too(policy, method, part, tmp_path, monkeypatch):  # O53
+    one = experiment(method=method, batchnorm=policy, optimizer="adam", momentum=0.0, lr=0.01)
+    whole = fedlab.run(one, part, folder=tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        interrupt(patch, after=7)
+        fedlab.run(one, part, folder=tmp_path / "cut")
+    assert_same_run(fedlab.run(one, part, folder=tmp_path / "cut"), whole)
+
+
+CHILD = """
+    import os, signal, sys
+    import torch
+    torch.set_num_threads(1)
+    from worlds import partition
+    import fedlab
+    from fedlab.engine.serial import Serial
+    from test_runs import experiment
+
+    calls, fit = [], Serial.fit
+    def dies(self, *args):
+        calls.append(1)
+        if len(calls) == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fit(self, *args)
+    Serial.fit = dies
+    fedlab.run(experiment(method="fedprox(mu=0.1)"), partition(), folder=sys.argv[1])
+"""
+
+
+def test_a_killed_process_resumes_bit_for_bit(part, tmp_path):
+    """SIGKILL in the middle of round 2 of 3, then the same call again in another process."""
+    script = tmp_path / "child.py"
+    script.write_text(textwrap.dedent(CHILD))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, str(script), str(tmp_path / "cut")]
+    killed = subprocess.run([*command, "7"], env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    subprocess.run([*command, "-1"], env=environment, check=True, capture_output=True)
+    whole = fedlab.run(experiment(method="fedprox(mu=0.1)"), part, folder=tmp_path / "whole")
+    (cut,) = runs.find(tmp_path / "cut")
+    assert_same_run(cut, whole)
+
+
+def test_a_finished_run_is_returned_not_repeated(part, tmp_path, monkeypatch):
+    first = fedlab.run(experiment(), part, folder=tmp_path)
+    monkeypatch.setattr(Serial, "fit", lambda *a: pytest.fail("trained again"))
+    again = fedlab.run(experiment(), part, folder=tmp_path)
+    assert again.folder == first.folder and again.experiment == first.experiment
+
+
+def test_other_experiments_and_other_cases_get_other_folders(part, tmp_path):
+    folders = {
+        runs.folder_of(experiment(), part, tmp_path),
+        runs.folder_of(experiment(seed=1), part, tmp_path),
+        runs.folder_of(experiment(method="fedprox(mu=0.1)"), part, tmp_path),
+        runs.folder_of(experiment(), partition(data=cases(152, seed=1)), tmp_path),
+        runs.folder_of(experiment(), partition(sizes=(30, 30, 20, 8)), tmp_path),
+    }
+    assert len(folders) == 5
+
+
+def test_a_run_folder_holds_what_it_promises(part, tmp_path):
+    run = fedlab.run(experiment(method="local"), part, folder=tmp_path)
+    files = {path.name for path in run.folder.iterdir()}
+    assert files == {
+        *("experiment.json", "partition.parquet", "rounds.parquet", "predictions.parquet", "ledger.parquet"),
+        *("weights.safetensors", "environment.json", "card.md"),
+    }
+    assert set(run.rounds["split"]) == {"train", "val", "test"} and set(run.rounds["round"]) == {1, 2, 3}
+    tested = run.predictions.query("split == 'test' and choice == 'last'")
+    assert tested.groupby("model")["case"].nunique().tolist() == [32] * 4  # each site's model on all sites' cases
+    assert np.allclose(tested[["p0", "p1"]].sum(axis=1), 1)
+    assert json.loads((run.folder / "environment.json").read_text())["packages"]["torch"] == torch.__version__
+
+
+def test_stored_weights_give_the_stored_predictions(part, tmp_path):
+    run = fedlab.run(experiment(precision="float64"), part, folder=tmp_path)
+    from fedlab.models import build
+
+    net = build(CNN, part.cases.shape, 1, seed=0).double().eval()
+    net.load_state_dict(run.weights("global", "last"))
+    rows = run.predictions.query("choice == 'last'")
+    position = part.cases.table.reset_index().set_index("case")["index"]
+    x = torch.from_numpy(part.cases.images[position[rows["case"]].to_numpy()]).double() / 255
+    with torch.inference_mode():
+        p = torch.sigmoid(net(x)[:, 0]).numpy()
+    assert np.abs(p - rows["p1"]).max() < 1e-12
+
+
+def test_the_best_round_is_chosen_on_validation_alone(part, tmp_path):
+    run = fedlab.run(experiment(method="local", rounds=6, lr=0.3), part, folder=tmp_path)
+    scores = run.rounds.query("split == 'val' and metric == 'auroc'").pivot(
+        index="round", columns="site", values="value"
+    )
+    for site in scores:
+        weights, last = run.weights(site, "best"), run.weights(site, "last")
+        chosen = scores[site].idxmax()
+        same = all(torch.equal(weights[k], last[k]) for k in last)
+        assert same == (chosen == 6), site
+
+
+def test_patience_stops_and_resumes_alike(part, tmp_path):
+    run = fedlab.run(experiment(rounds=40, patience=2, lr=0.0), part, folder=tmp_path)
+    assert run.rounds["round"].max() == 3  # the first is the best, two more without improvement
+
+
+def test_grid_validates_all_before_the_first(part, tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'fedavg'"):
+        fedlab.grid(experiment(), partition=part, folder=tmp_path, method=["local", "fedavgg"])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="did you mean 'method'"):
+        fedlab.grid(experiment(), partition=part, folder=tmp_path, methods=["local"])
+    with pytest.raises(ValueError, match="list of values"):
+        fedlab.grid(experiment(), partition=part, folder=tmp_path, method="local")
+
+
+def test_grid_is_the_product_in_order(part, tmp_path):
+    both = fedlab.grid(experiment(rounds=1), partition=part, folder=tmp_path, method=["local", "fedavg"], seed=[0, 1])
+    assert [(r.method, r.experiment.seed) for r in both] == [("local", 0), ("local", 1), ("fedavg", 0), ("fedavg", 1)]
+    assert [r.folder for r in runs.find(tmp_path)] == sorted(r.folder for r in both)
+
+
+def test_divergence_names_site_and_round_and_averages_nothing(part, tmp_path):
+    with pytest.raises(RuntimeError, match=r"Site A, round 1: training diverged .* lr=1e\+20: lower `lr`"):
+        fedlab.run(experiment(lr=1e20, momentum=0.0, local_steps=4), part, folder=tmp_path)
+
+
+def test_a_full_disk_loses_nothing(part, tmp_path, monkeypatch):
+    save, calls = checkpoint.save, []
+
+    def full(path, state):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(path, state)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="free some space and run the same"):
+        patch.setattr(checkpoint, "save", full)
+        fedlab.run(experiment(), part, folder=tmp_path / "full")
+    after = fedlab.run(experiment(), part, folder=tmp_path / "full")
+    assert_same_run(after, fedlab.run(experiment(), part, folder=tmp_path / "whole"))
+
+
+def test_a_folder_of_another_version_is_refused_not_misread(part, tmp_path):
+    run = fedlab.run(experiment(), part, folder=tmp_path)
+    about = run.folder / "experiment.json"
+    about.write_text(about.read_text().replace('"format": 1', '"format": 99'))
+    with pytest.raises(ValueError, match=r"written in format 99 .* run the experiment again"):
+        runs.read(run.folder)
+    with pytest.raises(ValueError, match="no run folder"):
+        runs.read(tmp_path)
+
+
+def test_unfinished_folders_are_ignored(part, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        interrupt(patch, after=6)
+        fedlab.run(experiment(), part, folder=tmp_path)
+    assert runs.find(tmp_path) == []
+    (left,) = tmp_path.iterdir()
+    with pytest.raises(ValueError, match="unfinished"):
+        runs.read(left)
+
+
+def test_unknown_models_of_a_run_name_the_known(part, tmp_path):
+    run = fedlab.run(experiment(), part, folder=tmp_path)
+    with pytest.raises(ValueError, match="did you mean 'global'"):
+        run.weights("globl")
+
+
+def test_determinism_settings_are_put_back(part, tmp_path):
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        fedlab.run(experiment(rounds=1), part, folder=tmp_path)
+        assert torch.backends.cudnn.benchmark
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def test_an_experiments_federation_is_dealt_once_for_a_grid(monkeypatch, tmp_path):
+    conduct._latest.clear()
+    dealt, deal = [], fedlab.Experiment.deal
+    monkeypatch.setattr(fedlab.Experiment, "deal", lambda self: dealt.append(1) or deal(self))
+    base = experiment(dataset="phantoms(cases=200)", rounds=1)
+    fedlab.grid(base, folder=tmp_path, method=["local", "fedavg"])
+    assert len(dealt) == 1
