@@ -32,7 +32,7 @@ lab: env  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
 test: env  ## all tests, notebooks included
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 check: env  ## lint, format, types, stripped notebooks
 	$(BIN)/ruff check .

@@ -9,9 +9,11 @@ fedlab.compare(runs)
 import importlib
 from typing import Any
 
+from fedlab import runs
 from fedlab.algorithms import METHODS
 from fedlab.comparison import compare
 from fedlab.conduct import grid, run
+from fedlab.costs import costs
 from fedlab.datasets import DATASETS, load
 from fedlab.experiment import Experiment
 from fedlab.heterogeneity import AXES
@@ -27,12 +29,14 @@ __all__ = [
     "Experiment",
     "Partition",
     "compare",
+    "costs",
     "grid",
     "load",
     "parameters",
     "partition",
     "plots",
     "run",
+    "runs",
 ]
 
 

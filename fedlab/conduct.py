@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,17 +33,8 @@ def run(
     kept, default `$FEDLAB_RUNS` or `out/runs`. A finished identical run is returned as it is; one that was interrupted
     goes on at its last finished round, bit for bit. live: one figure that follows the training.
     """
-    part = partition if partition is not None else _dealt(experiment)
-    target = runs.folder_of(experiment, part, Path(folder or os.environ.get("FEDLAB_RUNS", "out/runs")))
-    if target.exists():
-        return runs.read(target)
-    work = runs.unfinished(target)
-    with runs.writing(work), _repeatable():
-        work.mkdir(parents=True, exist_ok=True)
-        fed = Federation(part, experiment.model, experiment)
-        with threads_for(fed.layout.parameters, fed.device):
-            record = _train(experiment, fed, work, live)
-            return runs.finish(record, experiment, target)
+    with _screen(live) as screen:
+        return _run(experiment, partition, folder, screen)
 
 
 def grid(
@@ -55,7 +47,8 @@ def grid(
 ) -> list[Run]:
     """One run for each combination, the last axis fastest: `grid(base, method=["local", "fedavg"], seed=[0, 1])`.
 
-    Finished runs are not run again. All combinations are validated before the first one starts.
+    Finished runs are not run again. All combinations are validated before the first one starts. live: one figure that
+    follows the training of one run after the other.
     """
     for name, values in axes.items():
         if name not in Experiment.model_fields:
@@ -64,30 +57,50 @@ def grid(
             raise ValueError(f"{name}={values!r}: a grid takes a list of values, such as [{values!r}]")
     each = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     experiments = [experiment.with_(**changes) for changes in each]
-    return [run(one, partition, folder=folder, live=live) for one in experiments]
+    begun = time.perf_counter()
+    with _screen(live) as screen:
+        finished = [_run(one, partition, folder, screen) for one in experiments]
+        if screen is not None:
+            screen.conclude(f"{len(finished)} runs in {time.perf_counter() - begun:.0f} s")
+    return finished
 
 
-def _train(experiment: Experiment, fed: Federation, work: Path, live: bool) -> Record:
+def _run(experiment: Experiment, partition: Partition | None, folder: str | Path | None, screen: Any) -> Run:
+    part = partition if partition is not None else _dealt(experiment)
+    target = runs.folder_of(experiment, part, Path(folder or os.environ.get("FEDLAB_RUNS", "out/runs")))
+    if target.exists():
+        return runs.read(target)
+    work = runs.unfinished(target)
+    with runs.writing(work), _repeatable():
+        work.mkdir(parents=True, exist_ok=True)
+        fed = Federation(part, experiment.model, experiment)
+        with threads_for(fed.layout.parameters, fed.device):
+            record = _train(experiment, fed, work, screen)
+            return runs.finish(record, experiment, target)
+
+
+def _train(experiment: Experiment, fed: Federation, work: Path, screen: Any) -> Record:
     record = Record(fed, work)
-    with _screen(experiment, live) as screen:
-        for outcome in algorithms.start(experiment.method, fed):
-            record.add(outcome)
-            if screen is not None:
-                screen.update(record.frame(), fed.round)
-            if record.stale:
-                fed.halt()
+    if screen is not None:
+        screen.restart(experiment.rounds, f"{experiment.method} on {experiment.dataset}")
+    for outcome in algorithms.start(experiment.method, fed):
+        record.add(outcome)
+        if screen is not None:
+            screen.update(record.frame(), fed.round)
+        if record.stale:
+            fed.halt()
     return record
 
 
 @contextmanager
-def _screen(experiment: Experiment, live: bool) -> Iterator[Any]:
+def _screen(live: bool) -> Iterator[Any]:
     """The live figure, if it is wanted."""
     if not live:
         yield None
         return
     from fedlab.live import Live
 
-    screen = Live(experiment.rounds, f"{experiment.method} on {experiment.dataset}")
+    screen = Live(1, "")
     try:
         yield screen
     finally:

@@ -51,6 +51,20 @@ class Live:
             self._closed = True
             self._show()
 
+    def restart(self, rounds: int, title: str) -> None:
+        """Follow another run in the same place."""
+        self.rounds, self.title = rounds, title
+        self.frame, self.round, self._closed = pd.DataFrame(), 0, False
+        self._finished, self._next = {0: time.perf_counter()}, 0.0
+
+    def conclude(self, text: str) -> None:
+        """Put one line in the place of the figure."""
+        self._closed = True
+        if in_notebook() and self._handle is not None:
+            self._handle.update({"text/plain": text}, raw=True)
+        else:
+            print(f"\r{text}".ljust(shutil.get_terminal_size((120, 0)).columns - 1), file=sys.stderr)
+
     @property
     def pace(self) -> float | None:
         """Seconds a round took on average in this session; None while unknown.

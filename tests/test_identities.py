@@ -207,15 +207,22 @@ def test_an_ensemble_does_not_depend_on_the_order_of_its_members():  # O56
     assert np.abs(a - b).max() < 1e-12
 
 
-def test_matched_budgets_are_matched():
-    """centralized: the steps of one site, or the cases of all sites."""
-    fed = federation(local_steps=None, local_epochs=2, rounds=1)
-    each = [site.steps(fed.settings) for site in fed.sites]
-    last("centralized", fed)
-    assert fed.costs["all sites"].steps == round(sum(each) / 4)
-    other = federation(local_steps=None, local_epochs=2, rounds=1)
-    last("centralized(match='epochs')", other)
-    assert other.costs["all sites"].samples == 2 * other.union.cases
+BUDGETS = {  # match, unit of local work: steps in a round on the union of four sites of 24, 40, 16 and 8 cases
+    ("unit", "steps"): 3,
+    ("steps", "steps"): 3,
+    ("epochs", "steps"): 12,
+    ("unit", "epochs"): 2 * 11,
+    ("steps", "epochs"): round(2 * (3 + 5 + 2 + 1) / 4),
+    ("epochs", "epochs"): 2 * 11,
+}
+
+
+@pytest.mark.parametrize("match,unit", BUDGETS)
+def test_matched_budgets_are_matched(match, unit):
+    work = {"local_steps": 3} if unit == "steps" else {"local_steps": None, "local_epochs": 2}
+    fed = federation(rounds=1, **work)
+    last(f"centralized(match={match!r})", fed)
+    assert fed.costs["all sites"].steps == BUDGETS[match, unit]
 
 
 def test_a_new_method_is_a_function_in_a_cell():

@@ -12,7 +12,7 @@ FLOORS = [
     {"partition", "datasets", "training"},
     {"federation", "engine", "protocol", "wire"},
     {"algorithms", "evaluation", "selection"},
-    {"experiment", "record", "checkpoint", "runs", "conduct", "comparison"},
+    {"experiment", "record", "checkpoint", "runs", "conduct", "comparison", "costs"},
     {"plots", "live", "notebook"},
 ]
 SIDE = len(FLOORS) - 1

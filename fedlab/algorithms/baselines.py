@@ -8,24 +8,30 @@ from fedlab.federation import Ensemble, Federation, Round
 
 
 @algorithm
-def centralized(fed: Federation, match: str = "steps") -> Iterator[Round]:
+def centralized(fed: Federation, match: str = "unit") -> Iterator[Round]:
     """One model on all sites' cases in one place, which no institution would allow: the upper bound.
 
-    match="steps": as many optimizer steps in a round as a site does (the mean over sites), the budget of one site's
-    clock. match="epochs": as many cases as all sites together see, the budget of all sites' work. The optimizer runs
-    on without a break between rounds.
+    match="unit": the union of all cases as one site, in the experiment's unit of local work: `local_epochs` passes over
+    all cases, or `local_steps` steps. "steps": as many optimizer steps in a round as one site makes (the mean over
+    sites). "epochs": as many cases in a round as all sites together see. The optimizer runs on without a break between
+    rounds.
     """
-    one_of("match", match, ("steps", "epochs"))
-    each = [site.steps(fed.settings) for site in fed.sites]
-    steps = max(1, round(sum(each) / len(each))) if match == "steps" else _passes(fed, sum(each))
+    steps = _budget(fed, match)
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
         s.w = fed.fit(s.w, r, at=fed.union, steps=steps, keep_optimizer=True)
         yield Round({"global": s.w})
 
 
-def _passes(fed: Federation, together: int) -> int:
-    return together if fed.settings.local_steps else fed.union.steps(fed.settings)
+def _budget(fed: Federation, match: str) -> int:
+    """Optimizer steps in a round on the union."""
+    one_of("match", match, ("unit", "steps", "epochs"))
+    each = [site.steps(fed.settings) for site in fed.sites]
+    if match == "steps":
+        return max(1, round(sum(each) / len(each)))
+    if match == "epochs" and fed.settings.local_steps:
+        return sum(each)
+    return fed.union.steps(fed.settings)
 
 
 @algorithm

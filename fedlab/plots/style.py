@@ -69,6 +69,12 @@ class Drawing(NamedTuple):
     figure: Figure
     table: pd.DataFrame
 
+    def save(self, folder: str | Path, name: str) -> Drawing:
+        """Write name.png, name.svg and the table as name.csv; the drawing itself comes back, to be shown."""
+        save(self.figure, folder, name)
+        self.table.to_csv(Path(folder) / f"{name}.csv", index=False)
+        return self
+
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
