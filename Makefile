@@ -8,6 +8,8 @@ BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 DEMO := $(if $(filter phantoms,$(DATASET)),00,00 10 20 30 40 51)
 PAPERMILL := $(BIN)/papermill --log-level WARNING --no-progress-bar --kernel python3
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo lab test check format notebooks run bench lock clean
@@ -65,5 +67,5 @@ _execute:
 	@mkdir -p $(TO)
 	@name=$$(basename $$(ls notebooks/$(NB)-*.ipynb) .ipynb); echo "notebook $$name on $(DATASET)"; \
 	$(PAPERMILL) notebooks/$$name.ipynb $(TO)/$$name.ipynb -p out $(TO) -p dataset $(DATASET) \
-	  $(if $(PRESET),-f notebooks/presets/$(PRESET).yaml) && \
-	$(BIN)/jupyter nbconvert --log-level WARN --to html $(TO)/$$name.ipynb
+	  $(if $(PRESET),-f notebooks/presets/$(PRESET).yaml) 2>&1 | sed '/IPKernelApp. WARNING/d'; \
+	$(BIN)/jupyter nbconvert --log-level ERROR --to html $(TO)/$$name.ipynb

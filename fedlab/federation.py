@@ -112,6 +112,7 @@ class Federation:
         self.layout = self._engine.flat.layout
         self.start = self._engine.flat.read()
         self._stays = self.layout.mask(*STAYS.get(settings.batchnorm, ())).to(self.device)
+        self._staying = int(self._stays.sum())
         self._own: Weights | None = None
 
     def _site(self, name: str, index: NDArray[np.int64]) -> Site:
@@ -178,12 +179,11 @@ class Federation:
         steps: optimizer steps in this round, instead of the experiment's. With keep_optimizer the result carries the
         optimizer's state, and a start that carries one goes on with it.
         """
-        if at is None:
-            each = [self._fit_one(start[k], r, k, steps, _of_site(pull, k), _row(shift, k)) for k in range(len(start))]
-            fitted = stack(each)
-        else:
+        if at is not None:
             fitted = self._fit_one(start, r, at, steps, pull, shift)
-        return fitted if keep_optimizer else fitted.bare()
+            return fitted if keep_optimizer else fitted.bare()
+        each = (self._fit_one(start[k], r, k, steps, _of_site(pull, k), _row(shift, k)) for k in range(len(start)))
+        return stack([fitted if keep_optimizer else fitted.bare() for fitted in each])
 
     def _fit_one(self, start, r: Clock, at: int | Site, steps, pull, shift) -> Weights:
         site = self.sites[at] if isinstance(at, int) else at
@@ -225,7 +225,7 @@ class Federation:
 
     def _crossing(self, w: Weights) -> int:
         """Bytes of one model without the part that stays at the site."""
-        staying = int(self._stays.sum()) * w.vector.element_size()
+        staying = self._staying * w.vector.element_size()
         counters = w.counts.numel() * w.counts.element_size() if staying else 0
         return w.nbytes - staying - counters
 
@@ -254,7 +254,7 @@ class Federation:
         return self._engine.predict(model, index)
 
     def _keep_own(self, k: int, w: Weights) -> None:
-        if not self._stays.any():
+        if not self._staying:
             return
         if self._own is None:
             first = self.start.expand(len(self.sites))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # by type: names tell nothing ("downsample.1" is one, too)
+PIECE = 2**16  # coordinates mixed at a time
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -162,12 +163,15 @@ def distance(a: Weights, b: Weights) -> Tensor:
 
 
 def _mean(vectors: Tensor, weights: np.ndarray) -> Tensor:
-    """Weighted mean over the first axis in float64, exact where all rows agree."""
-    first = vectors[0].double()
-    total = torch.zeros_like(first)
-    for row, weight in zip(vectors[1:], weights[1:], strict=True):
-        total.add_(row - first, alpha=float(weight))  # in float64, whatever the models are in
-    return total.add_(first)
+    """Weighted mean over the first axis in float64, exact where all rows agree; piece by piece, to stay in cache."""
+    mean = torch.empty(vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    for piece, rows in zip(mean.split(PIECE), vectors.split(PIECE, dim=1), strict=True):
+        first = rows[0].double()
+        total = torch.zeros_like(first)
+        for row, weight in zip(rows[1:], weights[1:], strict=True):
+            total.add_(row - first, alpha=float(weight))  # in float64, whatever the models are in
+        torch.add(total, first, out=piece)
+    return mean
 
 
 def _pool_variances(vector: Tensor, models: Weights, weights: np.ndarray) -> None:

@@ -1,0 +1,422 @@
+"""Bad input through the public calls: each error says what was found, what was wanted and what to do; nothing is lost.
+
+All tests share one shelf with a dataset and a finished run, and fail if a byte of either changes.
+"""
+
+import functools
+import http.server
+import json
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+import torch
+from worlds import CNN, cases
+
+import fedlab
+from data_prep import medmnist
+from fedlab import runs
+from fedlab.engine.serial import Serial
+from fedlab.federation import DivergedError
+from fedlab.heterogeneity import HeterogeneityWarning
+
+KNOBS = {"dataset": "phantoms(cases=120, size=16)", "sites": 2, "model": CNN, "rounds": 3, "local_steps": 1}
+
+
+def experiment(**changes: Any) -> fedlab.Experiment:
+    return fedlab.Experiment(**{**KNOBS, "batch_size": 8, "device": "cpu", **changes})
+
+
+@contextmanager
+def refused(*told: str, kind: type[Exception] = ValueError) -> Iterator[None]:
+    """The block raises `kind` with a message that holds all of `told`."""
+    with pytest.raises(kind) as caught:
+        yield
+    for part in told:
+        assert part in str(caught.value), str(caught.value)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shelf")
+    cases(40).save(folder / "home" / "kept")
+    fedlab.run(experiment(rounds=1), folder=folder / "runs")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def untouched(shelf, monkeypatch) -> Iterator[None]:
+    """What lay on the shelf before a test lies there afterwards, byte for byte."""
+    monkeypatch.setenv("FEDLAB_DATA", str(shelf / "home"))
+    monkeypatch.setenv("FEDLAB_RUNS", str(shelf / "runs"))
+    monkeypatch.delenv("FEDLAB_MIRROR", raising=False)
+    before = contents(shelf)
+    yield
+    assert before.items() <= contents(shelf).items()
+
+
+@pytest.fixture
+def nothing_begun(shelf) -> Iterator[None]:
+    """No run folder appears, finished or not."""
+    before = entries(shelf / "runs")
+    yield
+    assert entries(shelf / "runs") == before
+
+
+# --- datasets
+
+
+@pytest.mark.usefixtures("nothing_begun")
+@pytest.mark.parametrize(
+    ("dataset", "told"),
+    [
+        ("pneumonia", ("unknown dataset 'pneumonia'", "did you mean 'pneumoniamnist'", "path of a folder")),
+        ("kep", ("unknown dataset 'kep'", "choose one of", "phantoms", "path of a folder")),
+        ("phantoms(case=30)", ("no knob 'case'", "did you mean 'cases'")),
+        ("phantoms(cases=3)", ("cases is 3", "draw at least 10")),
+        ("phantoms(size=8)", ("size is 8", "choose 16 or more")),
+        ("pneumoniamnist(size=63)", ("no size 63", "choose one of 28, 64, 128, 224")),
+    ],
+)
+def test_an_unknown_dataset_or_option_is_refused_by_a_run(dataset, told):
+    with refused(*told):
+        fedlab.run(experiment(dataset=dataset))
+
+
+@pytest.mark.usefixtures("nothing_begun")
+def test_a_path_to_nothing_is_refused_by_a_run(tmp_path):
+    told = (str(tmp_path / "scans"), "no cases.parquet", "holds cases.parquet, images.npy and card.json")
+    with refused(*told, kind=FileNotFoundError):
+        fedlab.run(experiment(dataset=str(tmp_path / "scans")))
+
+
+@pytest.fixture
+def record(tmp_path, monkeypatch) -> Iterator[Path]:
+    """The folder of official files that a server on this machine gives out as the published record."""
+    (tmp_path / "files").mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setitem(medmnist.FACTS, "record", f"http://127.0.0.1:{server.server_port}")
+        yield tmp_path / "files"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("body", [b"", b"PK\x03\x04 the first bytes of an archive", b"<html>not found</html>"])
+def test_a_truncated_or_wrong_download_never_becomes_a_dataset(body, record, shelf, tmp_path, monkeypatch):
+    (record / "pneumoniamnist.npz").write_bytes(body)
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "pneumoniamnist.npz").write_bytes(body[:-1] + b"?")
+    monkeypatch.setenv("FEDLAB_MIRROR", str(tmp_path / "mirror"))
+    wanted = f"md5:{medmnist.MEMBERS['pneumoniamnist']['md5']['28']}"
+    told = (f"gave {len(body)} bytes", wanted, "truncated or not the official file", "try again", "FEDLAB_MIRROR")
+    with pytest.warns(UserWarning, match="is passed over: its checksum is md5:"), refused(*told, kind=OSError):
+        fedlab.load("pneumoniamnist")
+    assert not list((shelf / "home").glob("**/pneumoniamnist*"))
+
+
+def changed(folder: Path, **changes: Callable[[Any], Any]) -> Path:
+    """A dataset folder with another table, other images or another card."""
+    cases(40).save(folder)
+    if "table" in changes:
+        changes["table"](pd.read_parquet(folder / "cases.parquet")).to_parquet(folder / "cases.parquet", index=False)
+    if "images" in changes:
+        np.save(folder / "images.npy", changes["images"](np.load(folder / "images.npy")))
+    if "card" in changes:
+        card = json.loads((folder / "card.json").read_text())
+        (folder / "card.json").write_text(json.dumps(changes["card"](card)))
+    return folder
+
+
+def with_hole(images: np.ndarray) -> np.ndarray:
+    scaled = (images / 255).astype(np.float16)
+    scaled[7, 0, 3, 3] = np.nan
+    return scaled
+
+
+MISFITS: dict[str, tuple[dict[str, Callable[[Any], Any]], tuple[str, ...]]] = {
+    "no label": (
+        {"table": lambda table: table.rename(columns={"label": "labl"})},
+        ("no column 'label'", "found ['case', 'labl']", "did you mean 'labl'", "Rename or add it"),
+    ),
+    "fewer images": ({"images": lambda images: images[:30]}, ("(30, 1, 12, 12)", "40 rows", "(40, channels, height")),
+    "more rows": ({"table": lambda table: table[:25]}, ("(40, 1, 12, 12)", "25 rows", "(25, channels, height")),
+    "no channels": ({"images": lambda images: images[:, 0]}, ("(40, 12, 12)", "(40, channels, height, width")),
+    "NaN pixels": ({"images": with_hole}, ("case 'case-0007'", "NaN", "scale images to [0, 1] and fill holes")),
+    "unscaled pixels": (
+        {"images": lambda images: images.astype(np.float16)},
+        ("case 'case-0000'", "outside [0, 1]", "scale images"),
+    ),
+    "wide pixels": (
+        {"images": lambda images: images.astype(np.uint16)},
+        ("images are uint16", "uint8 (0..255) or float16"),
+    ),
+    "classes from 1": (
+        {"table": lambda table: table.assign(label=table["label"] + 1)},
+        ("20 labels lie outside 0..1", "case 'case-0001'", "number the classes ['class 0', 'class 1'] from 0"),
+    ),
+    "half a class": ({"table": lambda table: table.assign(label=0.5)}, ("40 labels", "0.5", "number the classes")),
+    "a missing label": (
+        {"table": lambda table: table.assign(label=table["label"].where(table["case"] != "case-0003"))},
+        ("1 labels", "case 'case-0003'", "nan", "number the classes"),
+    ),
+    "a case twice": (
+        {"table": lambda table: table.assign(case=table["case"].replace("case-0009", "case-0008"))},
+        ("case 'case-0008' stands in the table more than once", "a name of its own"),
+    ),
+    "another split": (
+        {"table": lambda table: table.assign(split="training")},
+        ("column 'split' holds ['training']", "use ('train', 'val', 'test')"),
+    ),
+    "another task": (
+        {"card": lambda card: card | {"task": "multi-class"}},
+        ("task is 'multi-class'", "did you mean 'multiclass'"),
+    ),
+    "no classes": (
+        {"card": lambda card: {"name": card["name"], "task": card["task"]}},
+        ("no 'classes'", "add it to card.json"),
+    ),
+}
+
+
+@pytest.mark.usefixtures("nothing_begun")
+@pytest.mark.parametrize("name", MISFITS)
+def test_a_folder_whose_parts_do_not_fit_is_refused(name, tmp_path):
+    changes, told = MISFITS[name]
+    folder = changed(tmp_path / "mine", **changes)
+    before = contents(folder)
+    with refused(*told):
+        fedlab.load(folder)
+    with refused(*told):
+        fedlab.run(experiment(dataset=str(folder)))
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("name", ["cases.parquet", "images.npy", "card.json"])
+def test_a_file_that_breaks_off_is_named_with_its_folder(name, tmp_path):
+    folder = changed(tmp_path / "mine")
+    (folder / name).write_bytes((folder / name).read_bytes()[:-60])
+    with refused(f"{folder} cannot be read (", "prepare the folder again"):
+        fedlab.load(folder)
+
+
+def test_saving_never_overwrites(shelf):
+    with refused("exists already: choose another folder or remove it", kind=FileExistsError):
+        cases(12).save(shelf / "home" / "kept")
+
+
+# --- institutions
+
+
+@pytest.mark.usefixtures("nothing_begun")
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sites": 121}, ("of 121 sites would have no case to train on", "patients or distinct cases", "fewer sites")),
+        ({"sites": 0}, ("sites is 0", "how many to simulate (1 or more)")),
+        ({"sites": "sexx"}, ("no column 'sexx'", "did you mean 'sex'")),
+        ({"sites": "sex", "quantity": 0.5}, ("sites come from column 'sex'", "leave quantity at 0, found 0.5")),
+        ({"prevalence": 1.2}, ("prevalence is 1.2", "a dose between 0 (no shift) and 1 (the strongest)")),
+        ({"quantity": -0.5}, ("quantity is -0.5", "a dose between 0")),
+        ({"acquisition": 2}, ("acquisition is 2", "a dose between 0")),
+        ({"prevalence": "dirichlt(0.3)"}, ("unknown prevalence scheme 'dirichlt'", "did you mean 'dirichlet'")),
+        ({"prevalence": [0.2, 0.3, 0.4]}, ("3 values for 2 sites", "one for each site")),
+        ({"prevalence": [0.2, 30]}, ("prevalence holds 30", "between 0 and 1")),
+        ({"quantity": [3, 2, 1]}, ("3 relative sizes for 2 sites", "one for each site")),
+    ],
+)
+def test_a_federation_that_cannot_be_is_refused_by_a_run(changes, told):
+    with refused(*told):
+        fedlab.run(experiment(**changes))
+
+
+@pytest.mark.filterwarnings("ignore::fedlab.heterogeneity.HeterogeneityWarning")
+def test_a_prevalence_that_cannot_be_met_names_the_nearest_that_can():
+    one = experiment(sites=16, prevalence=[1.0] * 16)
+    with pytest.raises(ValueError, match="a site would keep 1 cases, wanted at least 2") as caught:
+        fedlab.run(one)
+    nearest = json.loads(re.search(r"nearest that fits is (\[.*\])", str(caught.value))[1])
+    assert min(nearest) > 0.5 and len(one.with_(prevalence=nearest).deal().sites) == 16
+
+
+def test_misspelt_arguments_of_explicit_sites_and_of_a_copy_are_refused():
+    data = cases(40)
+    with refused("'aquisition'", kind=TypeError):
+        fedlab.Partition.from_sites(data, ["A", "B"] * 20, aquisition=0.3)
+    with refused("1 cases of site 'A' are unknown", "case-00O1", "check the ids"):
+        fedlab.Partition.from_sites(data, {"A": ["case-0000", "case-00O1"]})
+    with refused("unknown parameter 'prevalance'", "did you mean 'prevalence'"):
+        experiment().with_(prevalance=0.3)
+
+
+def test_a_site_without_a_class_is_named_nan_and_left_out_of_means(tmp_path):
+    data = cases(160)
+    site = np.where(np.arange(160) < 60, "North", np.where(data.labels == 1, "East", "South"))
+    site[60:80] = "East"
+    with pytest.warns(HeterogeneityWarning, match=r"South has no class 1 in train.*undefined there and left out"):
+        part = fedlab.Partition.from_sites(data, site)
+    together = [fedlab.run(experiment(method=method), part, folder=tmp_path) for method in ("local", "fedavg")]
+    frame = fedlab.compare(together, draws=50).set_index(["method", "site"])
+    for run in together:
+        scores = run.rounds[run.rounds["metric"] == "auroc"].groupby("site")["value"]
+        assert scores.apply(lambda values: values.isna().all()).to_dict() == {"East": 0, "North": 0, "South": 1}
+        of = frame.loc[run.method]
+        assert of.loc["South", ["value", "low", "high", "difference"]].isna().all()
+        assert of.loc["South", "note"] == "no test case of class 'class 1'"
+        assert of.loc["mean of sites", "value"] == pytest.approx(of.loc[["East", "North"], "value"].mean())
+        assert of.loc["mean of sites", "note"] == "1 of 3 sites left out" and of.loc["pooled", "value"] > 0
+
+
+# --- experiments
+
+
+@pytest.mark.usefixtures("nothing_begun")
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        ({"rouns": [1, 2]}, ("unknown parameter 'rouns'", "did you mean 'rounds'")),
+        ({"method": ["local", "fedprox(nu=1)"]}, ("'fedprox' has no knob 'nu'", "did you mean 'mu'")),
+        ({"model": [CNN, "small_cnn(widht=4)"]}, ("'small_cnn' has no knob 'widht'", "did you mean 'width'")),
+        ({"schedule": ["constant", "cosinus"]}, ("unknown schedule 'cosinus'", "did you mean 'cosine'")),
+        ({"batchnorm": ["avg", "fedbm"]}, ("batchnorm='fedbm'", "'fedbn'")),
+        ({"lr": [0.1, -1], "seed": [0, 1]}, ("lr=-1", "greater than or equal to 0")),
+        ({"rounds": [1, "many"]}, ("rounds='many'", "valid integer")),
+        ({"seed": 3}, ("seed=3", "a list of values, such as [3]")),
+    ],
+)
+def test_a_grid_with_one_mistake_begins_nothing(axes, told):
+    with refused(*told):
+        fedlab.grid(experiment(), **axes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"method": "cyclic(order='random')"}, ("order='random'", "'fixed', 'shuffled', 'reversed', 'by_size'")),
+        ({"method": "fedavg(weighting='size')"}, ("weighting='size'", "'cases', 'uniform'")),
+        ({"method": "fedprox(mu=-1)"}, ("mu=-1", "cannot be negative; 0 is fedavg")),
+        (
+            {"model": "small_cnn(depth=6)"},
+            ("'small_cnn(depth=6)' does not fit images of shape (1, 16, 16)", "smaller model", "larger image size"),
+        ),
+        ({"device": "gpu"}, ("unknown device 'gpu'", "'auto', 'cpu', 'cuda'")),
+    ],
+)
+def test_what_only_a_run_can_find_out_leaves_no_finished_run(changes, told, tmp_path):
+    with refused(*told):
+        fedlab.run(experiment(**changes), folder=tmp_path)
+    assert runs.find(tmp_path) == []
+
+
+def test_cuda_that_is_not_there_is_refused_by_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with refused("device 'cuda' asked for", "finds no CUDA here", "device='cpu' or 'auto'"):
+        fedlab.run(experiment(device="cuda"), folder=tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with refused("device 'cuda:7' asked for", "there are 1", "count from cuda:0"):
+        fedlab.run(experiment(device="cuda:7"), folder=tmp_path)
+    assert runs.find(tmp_path) == []
+
+
+def test_a_misspelt_papermill_parameter_stops_the_notebook_before_any_work(tmp_path):
+    source = "rounds: int = 1\nout: str = ''", "import fedlab.notebook\nfedlab.notebook.parameters()", "open(out, 'w')"
+    written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in source])
+    written.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(written, tmp_path / "nb.ipynb")
+    given = {"rouns": 5, "out": str(tmp_path / "work")}
+    told = ("ValueError", "unknown parameter 'rouns'", "did you mean 'rounds'")
+    with refused(*told, kind=papermill.PapermillExecutionError):
+        papermill.execute_notebook(
+            tmp_path / "nb.ipynb", None, given, kernel_name="python3", language="python", progress_bar=False
+        )
+    assert not (tmp_path / "work").exists()
+
+
+# --- runs
+
+
+@pytest.mark.parametrize(("method", "place"), [("fedavg", "Site A"), ("local", "Site A"), ("centralized", "all sites")])
+def test_a_diverging_run_stays_unfinished_and_goes_on_at_the_round_it_names(method, place, tmp_path, monkeypatch):
+    begun, fit = [], Serial.fit
+    monkeypatch.setattr(Serial, "fit", lambda *args: begun.append(1) or fit(*args))
+    steep, trained = experiment(method=method, lr=1e30), []
+    for _ in range(2):
+        with refused(f"{place}, round 2: training diverged", "lr=1e+30", "lower `lr`", kind=DivergedError):
+            fedlab.run(steep, folder=tmp_path)
+        trained.append(len(begun) - sum(trained))
+    assert trained[1] == 1 < trained[0]  # round 1 was kept
+    (left,) = tmp_path.iterdir()
+    with refused("unfinished run", "run its experiment again"):
+        runs.read(left)
+    gentle = fedlab.run(steep.with_(lr=0.01), folder=tmp_path)
+    assert left.is_dir() and [run.folder for run in runs.find(tmp_path)] == [gentle.folder]
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
+    """A file system of its own; calling it with a number of kibibytes makes it that large."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(place)]
+    if not hasattr(os, "geteuid") or os.geteuid() or subprocess.run(mounting, capture_output=True).returncode:
+        pytest.skip("a really full disk needs leave to mount a tmpfs (root on Linux)")
+
+    def resize(kibibytes: int) -> Path:
+        subprocess.run(["mount", "-o", f"remount,size={kibibytes}k", str(place)], check=True)
+        return place
+
+    yield resize
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_really_full_disk_stops_a_run_wherever_it_is_and_loses_nothing(small_disk, tmp_path):
+    whole = fedlab.run(experiment(), folder=tmp_path / "whole")
+    failures, work = 0, small_disk(8) / "runs"
+    for kibibytes in range(8, 400, 6):  # 4 pages at most are freed at a time: it fails in every stage of a run
+        small_disk(kibibytes)
+        try:
+            run = fedlab.run(experiment(), folder=work)
+            break
+        except OSError as error:
+            failures += 1
+            assert re.search(r"no space left on the disk of .*unfinished.*free some space and run the same", str(error))
+            assert runs.find(work) == []
+    assert failures >= 5
+    assert entries(run.folder) == entries(whole.folder) and entries(work) == [run.folder.name]
+    for name in ("predictions", "ledger", "partition_table"):
+        pd.testing.assert_frame_equal(getattr(run, name), getattr(whole, name), check_exact=True)
+    rounds, wanted = (one.rounds.drop(columns="seconds") for one in (run, whole))
+    pd.testing.assert_frame_equal(rounds, wanted, check_exact=True)
+
+
+def test_a_run_folder_of_another_version_is_neither_returned_nor_overwritten(tmp_path):
+    run = fedlab.run(experiment(), folder=tmp_path)
+    about = run.folder / "experiment.json"
+    about.write_text(about.read_text().replace('"format": 1', '"format": 99'))
+    before = contents(tmp_path)
+    told = (str(run.folder), "written in format 99", "reads format 1", "install the fedlab that wrote it")
+    for read in (lambda: fedlab.run(experiment(), folder=tmp_path), lambda: runs.like(experiment(), tmp_path)):
+        with refused(*told):
+            read()
+    assert contents(tmp_path) == before
