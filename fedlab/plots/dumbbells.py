@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HEADER = 24.0  # points that the header of the gain column takes above the axes
+SHOWN = ["method", "site", "n", "value", "low", "high", "gain", "gain_low", "gain_high", "note"]  # below the figure
 
 
 def local_vs_global(
@@ -40,6 +41,7 @@ def local_vs_global(
         _notes(ax, table, places)
         _gain_column(ax, table, places, lanes)
         style.headline(ax, _finding(table, name, lanes), pad=_legend(ax, table) + 6)
+    table.attrs["shown"] = SHOWN
     return style.Drawing(style.root(ax), table)
 
 

@@ -64,7 +64,10 @@ class Role(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """(figure, table): unpacks as a pair; as a cell's last expression it shows the figure, then its small table."""
+    """(figure, table): unpacks as a pair; as a cell's last expression it shows the figure, then its small table.
+
+    `table.attrs["shown"]` may name the columns that are worth showing.
+    """
 
     figure: Figure
     table: pd.DataFrame
@@ -83,7 +86,7 @@ class Drawing(NamedTuple):
         if isinstance(self.figure, Picture):  # a caller's own figure is the caller's to show
             display(self.figure)
         with pd.option_context("display.max_rows", SHOWN):
-            display(self.table.round(3))
+            display(self.table[self.table.attrs.get("shown", list(self.table.columns))].round(3))
 
 
 def family(method: str) -> str:
