@@ -43,7 +43,7 @@ def prepare(name: str, folder: Path, *, limit: int | None = None, size: int = 28
 def _official(name: str, size: int) -> tuple[str, str]:
     """Name and checksum of the published file."""
     sizes = MEMBERS[name]["md5"]
-    if str(size) not in sizes:
+    if not isinstance(size, int) or str(size) not in sizes:
         raise ValueError(f"{name} has no size {size!r}: choose one of {', '.join(sizes)}")
     return (f"{name}.npz" if size == 28 else f"{name}_{size}.npz"), f"md5:{sizes[str(size)]}"
 

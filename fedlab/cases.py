@@ -6,6 +6,7 @@ uint8 or float16), `card.json` and, for segmentation, `masks.npy`. Images stay o
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from fedlab.registry import nearest
 
 TASKS = ("binary", "multiclass", "ordinal", "multilabel")
 SPLITS = ("train", "val", "test")
+LIMITS = {"binary": (2, 2), "multilabel": (1, 62)}  # least and most classes; of other tasks any number from two on
 CHUNK = 4096  # images looked at in one go, so that a memory-mapped dataset never has to fit in memory
 
 
@@ -165,7 +167,10 @@ def read(folder: str | Path) -> Cases:
         masks = np.load(mask_file, mmap_mode="r", allow_pickle=False) if mask_file.is_file() else None
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{root} cannot be read ({error}): prepare the folder again") from error
-    return Cases(images, table, card, masks)
+    try:
+        return Cases(images, table, card, masks)
+    except ValueError as error:
+        raise ValueError(f"{root}: {error}") from None
 
 
 def _check_card(card: dict[str, Any]) -> None:
@@ -174,6 +179,11 @@ def _check_card(card: dict[str, Any]) -> None:
             raise ValueError(f"the card has no {key!r}: add it to card.json (found {sorted(card)})")
     if card["task"] not in TASKS:
         raise ValueError(f"the card's task is {card['task']!r}: {nearest(card['task'], TASKS)}")
+    least, most = LIMITS.get(card["task"], (2, math.inf))
+    classes = card["classes"]
+    if not isinstance(classes, list | tuple) or len(set(classes)) < len(classes) or not least <= len(classes) <= most:
+        wanted = "two" if most == 2 else f"at least {least}"
+        raise ValueError(f"the card's classes are {classes!r}: list {wanted} different names for a {card['task']} task")
 
 
 def _check_table(table: pd.DataFrame, card: dict[str, Any]) -> None:
@@ -183,6 +193,12 @@ def _check_table(table: pd.DataFrame, card: dict[str, Any]) -> None:
                 f"the table has no column {column!r}: found {list(table.columns)}; {nearest(column, table.columns)}"
                 " Rename or add it"
             )
+    unnamed = ~table["case"].map(lambda name: isinstance(name, str) and bool(name)).astype(bool)
+    if unnamed.any():
+        raise ValueError(
+            f"column 'case' holds {table['case'][unnamed].iloc[0]!r}: name every case by text, e.g."
+            " table['case'].astype(str), since a number means a row"
+        )
     if not table["case"].is_unique:
         twice = table["case"][table["case"].duplicated()].iloc[0]
         raise ValueError(f"case {twice!r} stands in the table more than once: give every case a name of its own")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedlab.intervals import UNDEFINED, Estimate, estimate, over_seeds, over_sites, resamples
 from fedlab.metrics import HIGHER_IS_BETTER, METRICS, targets
 from fedlab.randomness import stream
+from fedlab.registry import nearest
 
 if TYPE_CHECKING:
     from fedlab.runs import Run
@@ -275,6 +276,8 @@ def _reference(methods: list[str], reference: str) -> str:
     relatives = [method for method in methods if family(method) == reference]
     if len(relatives) > 1:
         raise ValueError(f"reference {reference!r} may be any of {relatives}: name one of them")
+    if not relatives and reference != "local":
+        raise ValueError(f"no run has method {reference!r}: {nearest(reference, methods)}")
     return relatives[0] if relatives else ""
 
 

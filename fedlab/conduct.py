@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from fedlab import algorithms, runs
+from fedlab.datasets import home
 from fedlab.engine.threads import threads_for
 from fedlab.experiment import Experiment
 from fedlab.federation import Federation
@@ -18,6 +19,7 @@ from fedlab.partition import Partition
 from fedlab.record import Record
 from fedlab.registry import nearest
 from fedlab.runs import Run
+from fedlab.training import find_device
 
 
 def run(
@@ -55,8 +57,12 @@ def grid(
             raise ValueError(f"unknown parameter {name!r}: {nearest(name, Experiment.model_fields)}")
         if isinstance(values, str) or not hasattr(values, "__iter__"):
             raise ValueError(f"{name}={values!r}: a grid takes a list of values, such as [{values!r}]")
+        if partition is not None and name in _FEDERATION:
+            raise ValueError(f"{name!r} describes a federation, but `partition` is one: leave out one of the two")
     each = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     experiments = [experiment.with_(**changes) for changes in each]
+    for device in {one.device for one in experiments}:
+        find_device(device)
     begun = time.perf_counter()
     with _screen(live) as screen:
         finished = [_run(one, partition, folder, screen) for one in experiments]
@@ -68,10 +74,12 @@ def grid(
 def _run(experiment: Experiment, partition: Partition | None, folder: str | Path | None, screen: Any) -> Run:
     part = partition if partition is not None else _dealt(experiment)
     target = runs.folder_of(experiment, part, Path(folder or os.environ.get("FEDLAB_RUNS", "out/runs")))
-    if target.exists():
+    if target.exists():  # also where nobody may write
         return runs.read(target)
     work = runs.unfinished(target)
-    with runs.writing(work), _repeatable():
+    with runs.writing(work), runs.alone(target), _repeatable():
+        if target.exists():
+            return runs.read(target)
         work.mkdir(parents=True, exist_ok=True)
         fed = Federation(part, experiment.model, experiment)
         with threads_for(fed.layout.parameters, fed.device):
@@ -125,7 +133,9 @@ _latest: dict[str, Partition] = {}
 
 def _dealt(experiment: Experiment) -> Partition:
     """The partition of an experiment; the latest one is kept, so that a grid deals its cases once."""
-    key = repr([getattr(experiment, name) for name in _FEDERATION])
+    folders = Path(experiment.dataset).expanduser(), home() / experiment.dataset
+    stamps = [path.stat().st_mtime_ns for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    key = repr([stamps, *(getattr(experiment, name) for name in _FEDERATION)])
     if key not in _latest:
         part = experiment.deal()
         _latest.clear()

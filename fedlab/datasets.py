@@ -56,6 +56,8 @@ def _count(number: int, what: str) -> str:
 
 
 def _cases(dataset: str | Path) -> Cases:
+    if not isinstance(dataset, str | Path):
+        raise ValueError(f"dataset is {dataset!r}: give a name such as 'phantoms', or the path of a folder")
     if isinstance(dataset, Path) or "/" in dataset or os.sep in dataset:
         return read(Path(dataset).expanduser())
     name = dataset.split("(")[0].strip()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedlab.federation import Ensemble, Federation, Localised, Model
+from fedlab.federation import DivergedError, Ensemble, Federation, Localised, Model
 from fedlab.metrics import METRICS
 from fedlab.weights import Weights
 
@@ -34,6 +34,11 @@ class Evaluation:
         """(model, site, split, metric, value) of the model that each site uses."""
         for name, model in models.items():
             for site, p in self._each_site(model).items():
+                if not np.isfinite(p).all():
+                    raise DivergedError(
+                        f"{site}, round {self.fed.round}: training diverged (predictions are not finite): lower `lr`"
+                        " (try a tenth), or shorten local work; this round was not kept"
+                    )
                 bounds = np.cumsum([0] + [len(self.index[site, split]) for split in SPLITS])
                 for split, (low, high) in zip(SPLITS, pairwise(bounds), strict=True):
                     y = self.targets[self.index[site, split]]

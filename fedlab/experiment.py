@@ -8,6 +8,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from fedlab import datasets
 from fedlab.algorithms import METHODS
+from fedlab.heterogeneity.coordinates import dose
+from fedlab.heterogeneity.prevalence import SCHEMES
+from fedlab.heterogeneity.simulation import site_count
 from fedlab.models import MODELS
 from fedlab.partition import Partition, partition
 from fedlab.training import Training
@@ -40,6 +43,13 @@ class Experiment(Training):
 
     @model_validator(mode="after")
     def _known_choices(self) -> "Experiment":
+        for axis in ("quantity", "prevalence", "acquisition"):
+            if isinstance(value := getattr(self, axis), float):
+                dose(value, axis)
+        if isinstance(self.prevalence, str):
+            SCHEMES.parse(self.prevalence, given=1)
+        if isinstance(self.sites, int):
+            site_count(self.sites)
         METHODS.parse(self.method, given=1)
         MODELS.parse(self.model, given=2)
         return self

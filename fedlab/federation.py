@@ -19,7 +19,7 @@ from fedlab import models, protocol
 from fedlab.engine.batches import Batches
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.optimizers import optimizer_of
-from fedlab.engine.serial import Result, Serial, Work
+from fedlab.engine.serial import Cost, Serial, Work
 from fedlab.engine.store import Store
 from fedlab.partition import Partition
 from fedlab.tasks import Task, task_of
@@ -105,7 +105,7 @@ class Federation:
         counts = np.array([site.cases for site in self.sites], np.float64)
         self.shares = counts / counts.sum()
         self.ledger = Ledger()
-        self.costs: dict[str, Result] = {}
+        self.costs: dict[str, Cost] = {}
         self.halted = False
         self._restored: dict[str, Any] = {}
         self._engine = self._build(model)
@@ -180,26 +180,39 @@ class Federation:
         optimizer's state, and a start that carries one goes on with it.
         """
         if at is not None:
-            fitted = self._fit_one(start, r, at, steps, pull, shift)
-            return fitted if keep_optimizer else fitted.bare()
-        each = (self._fit_one(start[k], r, k, steps, _of_site(pull, k), _row(shift, k)) for k in range(len(start)))
-        return stack([fitted if keep_optimizer else fitted.bare() for fitted in each])
+            return self._fit_one(start, r, at, steps, pull, shift, keep_optimizer)
+        room = start.bare().blank()
+        each = [
+            self._fit_one(start[k], r, k, steps, _of_site(pull, k), _row(shift, k), keep_optimizer, room[k])
+            for k in range(len(start))
+        ]
+        return room if each[0].moments is None else stack(each)
 
-    def _fit_one(self, start, r: Clock, at: int | Site, steps, pull, shift) -> Weights:
+    def _fit_one(self, start, r: Clock, at: int | Site, steps, pull, shift, keep: bool, room=None) -> Weights:
         site = self.sites[at] if isinstance(at, int) else at
         count = steps or site.steps(self.settings)
         anchor = None if pull is None else (pull[0], pull[1].parameters)
         work = Work(site.batches, (r.number - 1) * count, count, r.lr, anchor, shift)
-        result = self._engine.fit(start, work)
-        if not (np.isfinite(result.loss) and bool(torch.isfinite(result.weights.vector).all())):
+        try:
+            result = self._engine.fit(start, work)
+        except ValueError as error:
+            raise ValueError(
+                f"{site.name}, round {r.number}: {error}; a batch of one case may leave batch normalisation nothing to"
+                " average over: use a larger `batch_size`, larger sites, or batchnorm='group'"
+            ) from error
+        loss = result.cost.loss
+        if not (np.isfinite(loss) and bool(torch.isfinite(self._engine.flat.vector).all())):
             raise DivergedError(
-                f"{site.name}, round {r.number}: training diverged (mean loss {result.loss:.3g}) at lr={r.lr:g}:"
+                f"{site.name}, round {r.number}: training diverged (mean loss {loss:.3g}) at lr={r.lr:g}:"
                 " lower `lr` (try a tenth), or shorten local work; nothing of this round was averaged"
             )
-        self.costs[site.name] = result
+        self.costs[site.name] = result.cost
+        trained = self._engine.flat.read(into=room)
         if isinstance(at, int):
-            self._keep_own(at, result.weights)
-        return result.weights
+            self._keep_own(at, trained)
+        if not (keep and self._engine.optimizer.slots):
+            return trained
+        return replace(trained, moments=result.moments.vectors, clock=torch.tensor(result.moments.clock))
 
     # -- the wire ------------------------------------------------------------------------------------------------
 

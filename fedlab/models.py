@@ -29,7 +29,10 @@ def build(text: str, shape: tuple[int, ...], outputs: int, seed: int, batchnorm:
     function, args, knobs = MODELS.parse(text, given=2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_stream(seed, "initial weights").initial_seed())
-        model = function(shape, outputs, *args, **knobs)
+        try:
+            model = function(shape, outputs, *args, **knobs)
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"model {text!r} cannot be built ({error}): check its knobs") from error
     if batchnorm == "group":
         _regroup(model)
     _check_fit(text, model, shape, outputs)

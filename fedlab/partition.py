@@ -213,6 +213,7 @@ def partition(
     return _finish(cases, site, cleared, spec, notes)
 
 
+RESERVED = ("", "global", "all sites", "unassigned", "pooled", "mean of sites", "worst site")
 ARGUMENTS = ("sites", "seed", "splits", "leakage")
 
 
@@ -224,6 +225,8 @@ def _finish(cases: Cases, site: Names, cleared: Cleared, spec: dict[str, Any], n
         raise ValueError("no case belongs to a site: give at least one site some cases")
     table = pd.DataFrame({"case": cases.table["case"][dealt], "site": site[dealt], "split": split[dealt]})
     names = sorted(set(site[dealt]), key=natural)
+    if taken := [name for name in names if name.strip() in RESERVED]:
+        raise ValueError(f"a site is called {taken[0]!r}, which means something else in every table: rename it")
     spec["notes"] = cleared.notes + notes
     part = Partition(cases, table.reset_index(drop=True), spec, draw(names, spec["acquisition"], spec["seed"]))
     without = [name for name in names if not len(part.index(name, "train"))]
@@ -252,6 +255,8 @@ def _missing(part: Partition) -> list[str]:
 
 
 def _settings(cases: Cases, seed: int, splits: str, leakage: str, own: bool) -> dict[str, Any]:
+    if not isinstance(cases, Cases):
+        raise ValueError(f"cases is {cases!r}: give the cases themselves, e.g. fedlab.load('phantoms')")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise ValueError(f"seed is {seed!r}: give a whole number")
     if splits not in ("official", "site"):

@@ -82,8 +82,8 @@ def phantom_table(cases: int, seed: int = 0) -> pd.DataFrame:
 
     Patients are independent draws; images of one patient stand together.
     """
-    if cases < 10:
-        raise ValueError(f"cases is {cases}: draw at least 10, so that every split has a patient")
+    if not isinstance(cases, int) or cases < 10:
+        raise ValueError(f"cases is {cases!r}: draw at least 10, so that every split has a patient")
     shares = TRUTH["images_a_patient"]
     counts = stream(seed, "images").choice([int(count) for count in shares], size=cases, p=list(shares.values()))
     patient = np.repeat(np.arange(cases), counts)[:cases]

@@ -17,7 +17,7 @@ class ProtocolError(ValueError):
 
 
 class ProtocolWarning(UserWarning):
-    """A site lacks a table column that others have; training does not need it."""
+    """A site lacks a table column that others have, or all lack a split; training does not need it."""
 
 
 def check(partition: Partition) -> None:
@@ -30,6 +30,11 @@ def check(partition: Partition) -> None:
     if misfits:
         raise ProtocolError(f"{cases.name} does not fit the protocol:\n  " + "\n  ".join(misfits))
     _check_columns(partition)
+    for split in sorted({"val", "test"} - set(partition.table["split"])):
+        warnings.warn(f"no site has a {split} case: {LACK[split]}", ProtocolWarning, stacklevel=3)
+
+
+LACK = {"val": "the last round counts as the best, and `patience` never stops", "test": "sites cannot be compared"}
 
 
 def _misfits(partition: Partition, site: str, index: np.ndarray) -> Iterator[str]:

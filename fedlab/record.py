@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
 
 from fedlab import checkpoint
 from fedlab.evaluation import Evaluation, Models
@@ -34,6 +35,9 @@ class Record:
         self._written = {"rounds": 0, "ledger": 0}
         if (work / "checkpoint.safetensors").is_file():
             self._resume()
+        else:  # what a first round left that never finished
+            for name in self._written:
+                (work / f"{name}.jsonl").unlink(missing_ok=True)
 
     def add(self, outcome: Round) -> None:
         """Evaluate, select and store one round."""
@@ -93,7 +97,10 @@ class Record:
 
     def _resume(self) -> None:
         fed = self.fed
-        state = checkpoint.load(self.work / "checkpoint.safetensors", fed.layout, fed.device)
+        try:
+            state = checkpoint.load(self.work / "checkpoint.safetensors", fed.layout, fed.device)
+        except SafetensorError as error:
+            raise self._damaged(f"checkpoint.safetensors: {error}") from error
         self._written, self.last = state["written"], state["last"]
         self.selection = Selection(**state["selection"])
         self.rows = self._kept("rounds")
@@ -103,10 +110,16 @@ class Record:
 
     def _kept(self, name: str) -> list[Any]:
         """The rows that the checkpoint knows of; what a killed round appended is cut off."""
-        path = self.work / f"{name}.jsonl"
-        lines = path.read_text().splitlines()[: self._written[name]]
-        path.write_text("".join(line + "\n" for line in lines))
+        path, scratch = self.work / f"{name}.jsonl", self.work / f"{name}.writing"
+        lines = path.read_text().splitlines()[: self._written[name]] if path.exists() else []
+        if len(lines) < self._written[name]:
+            raise self._damaged(f"{path.name} holds {len(lines)} of {self._written[name]} rows")
+        scratch.write_text("".join(line + "\n" for line in lines))
+        scratch.replace(path)
         return [tuple(json.loads(line)) for line in lines]
+
+    def _damaged(self, what: str) -> ValueError:
+        return ValueError(f"{self.work} is damaged ({what}): remove it and run the experiment again")
 
 
 def _plain(value: Any) -> Any:

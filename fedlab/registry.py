@@ -76,6 +76,8 @@ class Registry(Mapping[str, str]):
                 raise ValueError(f"{self.kind} {name!r} has no knob {knob!r}: {hint}")
         if len(args) > len(known):
             raise ValueError(f"{self.kind} {name!r} takes at most {len(known)} values, found {len(args)}: {args}")
+        if twice := [knob for knob in knobs if knob in known[: len(args)]]:
+            raise ValueError(f"{self.kind} {name!r} is given {twice[0]!r} twice: name it or count on its place")
 
 
 def split_call(text: str, kind: str = "name") -> tuple[str, list[Any], dict[str, Any]]:
@@ -85,6 +87,8 @@ def split_call(text: str, kind: str = "name") -> tuple[str, list[Any], dict[str,
         if isinstance(tree, ast.Name):
             return tree.id, [], {}
         if not (isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name)):
+            raise SyntaxError
+        if len({k.arg for k in tree.keywords}) < len(tree.keywords):
             raise SyntaxError
         knobs = {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords if k.arg}
         return tree.func.id, [ast.literal_eval(a) for a in tree.args], knobs

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from filelock import BaseFileLock, FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -44,7 +45,13 @@ class Run:
 
     @cached_property
     def experiment(self) -> Experiment:
-        return Experiment(**self._about["experiment"])
+        try:
+            return Experiment(**self._about["experiment"])
+        except ValueError as error:
+            raise ValueError(
+                f"{self.folder} describes an experiment that this fedlab does not know ({error}): install the"
+                " fedlab that wrote it, see its environment.json"
+            ) from error
 
     @property
     def method(self) -> str:
@@ -88,7 +95,7 @@ class Run:
         with safe_open(self.folder / "weights.safetensors", "pt") as file:
             about = {key: json.loads(text) for key, text in file.metadata().items()}
             stored = about["same"].get(f"{choice}/{model}", f"{choice}/{model}")
-            known = sorted({key.split("/")[1] for key in file.keys()})  # noqa: SIM118
+            known = sorted({key.split("/", 1)[1].rsplit("/", 1)[0] for key in file.keys()})  # noqa: SIM118
             if model not in known or choice not in CHOICES:
                 raise ValueError(
                     f"this run has no {choice!r} model {model!r}: {nearest(model, known)} Choices: {', '.join(CHOICES)}"
@@ -106,7 +113,12 @@ def read(folder: str | Path) -> Run:
         raise ValueError(f"{path} is an unfinished run: run its experiment again, and it goes on where it stopped")
     if not (path / "experiment.json").is_file():
         raise ValueError(f"{path} is no run folder: it has no experiment.json")
-    found = json.loads((path / "experiment.json").read_text()).get("format")
+    try:
+        found = json.loads((path / "experiment.json").read_text()).get("format")
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is damaged (experiment.json: {error}): remove it and run the experiment again"
+        ) from None
     if found != FORMAT:
         raise ValueError(
             f"{path} was written in format {found} of the run folder, this fedlab {version('fedlab-workbench')} reads"
@@ -155,6 +167,13 @@ def finish(record: Record, experiment: Experiment, target: Path) -> Run:
     return Run(target)
 
 
+def alone(target: Path) -> BaseFileLock:
+    """A lock on one run: a second process that is asked for it waits, and then finds it finished."""
+    locks = target.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / target.name)
+
+
 @contextlib.contextmanager
 def writing(work: Path) -> Iterator[None]:
     """Say what to do when the disk is full; what is written so far stays."""
@@ -169,6 +188,9 @@ def writing(work: Path) -> Iterator[None]:
             f"no space left on the disk of {work}: the rounds so far are kept there; free some space and run the same"
             " experiment again, and it goes on where it stopped",
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            work.rmdir()  # only where nothing was begun
 
 
 def environment(record: Record) -> dict[str, Any]:

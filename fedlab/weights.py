@@ -124,6 +124,10 @@ class Weights:
         """The same model at each of K sites, shape (K, ...), without a copy."""
         return self._each(lambda t: t.expand(sites, *t.shape))
 
+    def blank(self) -> "Weights":
+        """Unset weights of the same shape, in memory of their own."""
+        return self._each(lambda t: torch.empty(t.shape, dtype=t.dtype, device=t.device))
+
     def bare(self) -> "Weights":
         """Without optimizer state."""
         return replace(self, moments=None, clock=None)

@@ -118,6 +118,17 @@ def test_a_killed_process_resumes_bit_for_bit(part, tmp_path):
     assert_same_run(cut, whole)
 
 
+def test_two_processes_asked_for_one_run_train_it_once(part, tmp_path):
+    script = tmp_path / "child.py"
+    script.write_text(textwrap.dedent(CHILD))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = [sys.executable, str(script), str(tmp_path / "runs"), "-1"]
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    (run,) = runs.find(tmp_path / "runs")
+    assert set(run.rounds["round"]) == {1, 2, 3} and not list((tmp_path / "runs").glob("*.unfinished"))
+
+
 def test_a_finished_run_is_returned_not_repeated(part, tmp_path, monkeypatch):
     first = fedlab.run(experiment(), part, folder=tmp_path)
     monkeypatch.setattr(Serial, "fit", lambda *a: pytest.fail("trained again"))
@@ -233,7 +244,7 @@ def test_unfinished_folders_are_ignored(part, tmp_path, monkeypatch):
         interrupt(patch, after=6)
         fedlab.run(experiment(), part, folder=tmp_path)
     assert runs.find(tmp_path) == []
-    (left,) = tmp_path.iterdir()
+    (left,) = tmp_path.glob("*.unfinished")
     with pytest.raises(ValueError, match="unfinished"):
         runs.read(left)
 

@@ -33,8 +33,8 @@ def fedprox(fed: Federation, mu: float = 0.01, weighting: str = "cases") -> Iter
     arXiv:1812.06127, Algorithm 2. mu = 0, or one step a round, is fedavg. Stable while lr * mu < 2. With momentum the
     pull is part of the gradient. Departs: every site takes part and completes its work.
     """
-    if mu < 0:
-        raise ValueError(f"mu={mu}: the pull towards the shared model cannot be negative; 0 is fedavg")
+    if not isinstance(mu, int | float) or not 0 <= mu < np.inf:
+        raise ValueError(f"mu={mu!r}: give a number; the pull towards the shared model cannot be negative; 0 is fedavg")
     shares = site_weights(fed, weighting)
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):

@@ -30,9 +30,18 @@ class FlatModel:
         self.vector.copy_(weights.vector)
         self.counts.copy_(weights.counts)
 
-    def read(self) -> Weights:
-        """A copy of the present weights."""
-        return Weights(self.layout, self.vector.clone(), self.counts.clone())
+    def read(self, into: Weights | None = None) -> Weights:
+        """A copy of the present weights, in memory of its own or in that of `into`."""
+        if into is None:
+            return Weights(self.layout, self.vector.clone(), self.counts.clone())
+        into.vector.copy_(self.vector)
+        into.counts.copy_(self.counts)
+        return into
+
+    def differentiate(self, loss: Tensor) -> None:
+        """Set `gradient` to that of the loss; one copy a step, where accumulating would read and write it twice."""
+        each = torch.autograd.grad(loss, self._leaves)
+        torch.cat([_in_memory_order(g).reshape(-1) for g in each], out=self.gradient)
 
     def train(self) -> None:
         self.model.train()
@@ -43,11 +52,11 @@ class FlatModel:
 
     def _bind(self) -> None:
         """Move every tensor of the model into the flat buffers, keeping its value."""
-        values, gradients = self.layout.views(self.vector), _gradient_views(self.layout, self.gradient)
+        values = self.layout.views(self.vector)
         for name, parameter in self.model.named_parameters():
             values[name].copy_(parameter.detach())
             parameter.data = values[name]
-            parameter.grad = gradients[name]
+        self._leaves = list(self.model.parameters())
         counters = {name: self.counts[i] for i, name in enumerate(self.layout.counters)}
         for name, buffer in list(self.model.named_buffers()):
             view = values[name] if name in values else counters[name]
@@ -56,8 +65,6 @@ class FlatModel:
             self.model.get_submodule(owner)._buffers[own_name] = view
 
 
-def _gradient_views(layout: Layout, gradient: Tensor) -> dict[str, Tensor]:
-    padded = Layout(
-        tuple(e for e in layout.entries if e.stop <= layout.parameters), (), layout.parameters, layout.parameters
-    )
-    return padded.views(gradient)
+def _in_memory_order(kernel: Tensor) -> Tensor:
+    """A convolution kernel's channels last, as the vector has them."""
+    return kernel.movedim(1, -1) if kernel.ndim > 3 else kernel

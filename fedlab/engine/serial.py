@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,14 +33,21 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came of it: weights (with optimizer state), mean training loss, steps, cases seen and seconds."""
+class Cost:
+    """What it took: mean training loss, optimizer steps, cases seen, seconds."""
 
-    weights: Weights
     loss: float
     steps: int
     samples: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it, beside the trained weights in the flat model: the optimizer's state, and the cost."""
+
+    moments: Moments
+    cost: Cost
 
 
 class Serial:
@@ -51,7 +58,10 @@ class Serial:
         self.mixed_precision = settings.precision == "bf16"
 
     def fit(self, start: Weights, work: Work) -> Result:
-        """Local training from `start`; a start with optimizer state continues it, one without begins afresh."""
+        """Local training from `start`, which leaves the trained weights in `flat`.
+
+        A start with optimizer state continues it, one without begins afresh.
+        """
         begun = time.perf_counter()
         self.flat.load(start)
         self.flat.train()
@@ -65,7 +75,7 @@ class Serial:
             total += self._step(images, targets, work, moments)
             samples += len(rows)
         loss = float(total) / max(1, work.steps)  # waits for the device, so that the seconds are true
-        return Result(self._read(moments), loss, work.steps, samples, time.perf_counter() - begun)
+        return Result(moments, Cost(loss, work.steps, samples, time.perf_counter() - begun))
 
     def predict(self, weights: Weights, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Probabilities (n, classes) for these cases, in evaluation mode."""
@@ -78,10 +88,9 @@ class Serial:
 
     def _step(self, images: Tensor, targets: Tensor, work: Work, moments: Moments) -> Tensor:
         flat = self.flat
-        flat.gradient.zero_()
         with self._autocast():
             loss = self.task.loss(flat.model(images), targets)
-        loss.backward()
+        flat.differentiate(loss)
         with torch.no_grad():
             w = flat.parameters
             if work.pull is not None:
@@ -91,13 +100,6 @@ class Serial:
                 flat.gradient.add_(work.shift)
             self.optimizer.step(w, flat.gradient, moments, work.lr)
         return loss.detach()
-
-    def _read(self, moments: Moments) -> Weights:
-        """A copy of the weights, with the optimizer's state if it has one."""
-        bare = self.flat.read()
-        if not self.optimizer.slots:
-            return bare
-        return replace(bare, moments=moments.vectors, clock=torch.tensor(moments.clock))
 
     def _moments(self, start: Weights) -> Moments:
         if start.moments is None or start.clock is None:

@@ -75,7 +75,7 @@ class Drawing(NamedTuple):
     def save(self, folder: str | Path, name: str) -> Drawing:
         """Write name.png, name.svg and the table as name.csv; the drawing itself comes back, to be shown."""
         save(self.figure, folder, name)
-        self.table.to_csv(Path(folder) / f"{name}.csv", index=False)
+        self.table.to_csv(Path(folder) / f"{name}.csv", index=self.table.index.name is not None)
         return self
 
     def _ipython_display_(self) -> None:
