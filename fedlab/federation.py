@@ -194,14 +194,14 @@ class Federation:
         anchor = None if pull is None else (pull[0], pull[1].parameters)
         work = Work(site.batches, (r.number - 1) * count, count, r.lr, anchor, shift)
         try:
-            result = self._engine.fit(start, work)
+            result = self._engine.fit(start, work, keep)
         except ValueError as error:
             raise ValueError(
                 f"{site.name}, round {r.number}: {error}; a batch of one case may leave batch normalisation nothing to"
                 " average over: use a larger `batch_size`, larger sites, or batchnorm='group'"
             ) from error
         loss = result.cost.loss
-        if not (np.isfinite(loss) and bool(torch.isfinite(self._engine.flat.vector).all())):
+        if not (np.isfinite(loss) and bool(torch.isfinite(self._engine.flat.vector.sum()))):
             raise DivergedError(
                 f"{site.name}, round {r.number}: training diverged (mean loss {loss:.3g}) at lr={r.lr:g}:"
                 " lower `lr` (try a tenth), or shorten local work; nothing of this round was averaged"
@@ -210,7 +210,7 @@ class Federation:
         trained = self._engine.flat.read(into=room)
         if isinstance(at, int):
             self._keep_own(at, trained)
-        if not (keep and self._engine.optimizer.slots):
+        if result.moments is None:
             return trained
         return replace(trained, moments=result.moments.vectors, clock=torch.tensor(result.moments.clock))
 

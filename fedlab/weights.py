@@ -155,10 +155,12 @@ def mix(models: Weights, shares: np.ndarray | Sequence[float]) -> Weights:
     weights = np.asarray(shares, np.float64)
     if len(weights) != len(models) or abs(weights.sum() - 1) > 1e-9 or (weights < 0).any():
         raise ValueError(f"shares {weights} must be {len(models)} non-negative numbers that sum to 1")
-    vector = _mean(models.vector, weights)
+    vector = torch.empty_like(models.vector[0])
+    for piece, rows in zip(vector.split(PIECE), models.vector.split(PIECE, dim=1), strict=True):
+        piece.copy_(_mean(rows, weights))  # piece by piece, to stay in cache
     if models.layout.pooled:
         _pool_variances(vector, models, weights)
-    return Weights(models.layout, vector.to(models.vector.dtype), models.counts.amax(0))
+    return Weights(models.layout, vector, models.counts.amax(0))
 
 
 def distance(a: Weights, b: Weights) -> Tensor:
@@ -166,27 +168,23 @@ def distance(a: Weights, b: Weights) -> Tensor:
     return torch.linalg.vector_norm(a.parameters.double() - b.parameters.double(), dim=-1)
 
 
-def _mean(vectors: Tensor, weights: np.ndarray) -> Tensor:
-    """Weighted mean over the first axis in float64, exact where all rows agree; piece by piece, to stay in cache."""
-    mean = torch.empty(vectors.shape[1], dtype=torch.float64, device=vectors.device)
-    for piece, rows in zip(mean.split(PIECE), vectors.split(PIECE, dim=1), strict=True):
-        first = rows[0].double()
-        total = torch.zeros_like(first)
-        for row, weight in zip(rows[1:], weights[1:], strict=True):
-            total.add_(row - first, alpha=float(weight))  # in float64, whatever the models are in
-        torch.add(total, first, out=piece)
-    return mean
+def _mean(rows: Tensor, weights: np.ndarray) -> Tensor:
+    """Weighted mean over the first axis in float64, exact where all rows agree."""
+    first = rows[0].double()
+    total = torch.zeros_like(first)
+    for row, weight in zip(rows[1:], weights[1:], strict=True):
+        total.add_(row - first, alpha=float(weight))  # in float64, whatever the models are in
+    return total.add_(first)
 
 
 def _pool_variances(vector: Tensor, models: Weights, weights: np.ndarray) -> None:
     """v = sum p (v_k + (mu_k - mu)^2): the variance of the union, in place."""
-    entries = models.layout.entries
-    for mean, variance in pairwise(entries):
+    for mean, variance in pairwise(models.layout.entries):
         if (mean.kind, variance.kind) == ("mean", "variance"):
-            centre = vector[mean.start : mean.stop]
-            spread = (models.vector[:, mean.start : mean.stop].double() - centre) ** 2
-            p = torch.as_tensor(weights, dtype=spread.dtype, device=spread.device)
-            vector[variance.start : variance.stop] += p @ spread
+            centres = models.vector[:, mean.start : mean.stop].double()
+            spread = (centres - _mean(centres, weights)) ** 2
+            within = models.vector[:, variance.start : variance.stop].double()
+            vector[variance.start : variance.stop] = _mean(within + spread, weights)
 
 
 def _kinds(model: nn.Module) -> dict[str, str]:

@@ -30,6 +30,7 @@ class Optimizer:
         self.decay = settings.weight_decay * decays.to(settings.dtype) if settings.weight_decay else None
 
     def fresh(self, parameters: Tensor) -> Moments:
+        """State before the first step, in memory of its own."""
         return Moments(torch.zeros(self.slots, *parameters.shape, dtype=parameters.dtype, device=parameters.device))
 
     def step(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float) -> None:

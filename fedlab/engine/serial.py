@@ -44,9 +44,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of it, beside the trained weights in the flat model: the optimizer's state, and the cost."""
+    """What came of it, beside the trained weights in the flat model: the optimizer's state if kept, and the cost."""
 
-    moments: Moments
+    moments: Moments | None
     cost: Cost
 
 
@@ -56,11 +56,12 @@ class Serial:
     def __init__(self, flat: FlatModel, store: Store, task: Task, optimizer: Optimizer, settings: Training) -> None:
         self.flat, self.store, self.task, self.optimizer = flat, store, task, optimizer
         self.mixed_precision = settings.precision == "bf16"
+        self._state = optimizer.fresh(flat.parameters).vectors
 
-    def fit(self, start: Weights, work: Work) -> Result:
+    def fit(self, start: Weights, work: Work, keep: bool = False) -> Result:
         """Local training from `start`, which leaves the trained weights in `flat`.
 
-        A start with optimizer state continues it, one without begins afresh.
+        A start with optimizer state continues it, one without begins afresh; `keep` returns it.
         """
         begun = time.perf_counter()
         self.flat.load(start)
@@ -75,7 +76,8 @@ class Serial:
             total += self._step(images, targets, work, moments)
             samples += len(rows)
         loss = float(total) / max(1, work.steps)  # waits for the device, so that the seconds are true
-        return Result(moments, Cost(loss, work.steps, samples, time.perf_counter() - begun))
+        kept = Moments(moments.vectors.clone(), moments.clock) if keep and self.optimizer.slots else None
+        return Result(kept, Cost(loss, work.steps, samples, time.perf_counter() - begun))
 
     def predict(self, weights: Weights, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Probabilities (n, classes) for these cases, in evaluation mode."""
@@ -102,9 +104,14 @@ class Serial:
         return loss.detach()
 
     def _moments(self, start: Weights) -> Moments:
+        """The optimizer's state at the start, in memory that is used again for every site."""
+        moments = Moments(self._state)
         if start.moments is None or start.clock is None:
-            return self.optimizer.fresh(self.flat.parameters)
-        return Moments(start.moments.clone(), int(start.clock))
+            moments.vectors.zero_()
+        else:
+            moments.vectors.copy_(start.moments)
+            moments.clock = int(start.clock)
+        return moments
 
     def _probabilities(self, rows: Tensor) -> Tensor:
         logits = self.flat.model(self.store.images(rows))
