@@ -39,9 +39,16 @@ class FlatModel:
         return into
 
     def differentiate(self, loss: Tensor) -> None:
-        """Set `gradient` to that of the loss; one copy a step, where accumulating would read and write it twice."""
-        each = torch.autograd.grad(loss, self._leaves)
-        torch.cat([_in_memory_order(g).reshape(-1) for g in each], out=self.gradient)
+        """Set `gradient` to that of the loss.
+
+        Layers' gradients are made anew and copied once, which is faster than accumulating into the vector; they are
+        let go in the next step, so that their memory is used again.
+        """
+        for leaf in self._leaves:
+            leaf.grad = None
+        loss.backward()
+        each = (leaf.grad for leaf in self._leaves if leaf.grad is not None)
+        torch.cat([_in_memory_order(gradient).reshape(-1) for gradient in each], out=self.gradient)
 
     def train(self) -> None:
         self.model.train()
