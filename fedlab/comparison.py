@@ -4,7 +4,6 @@ Every method is judged on the same resampled cases, so its difference to the ref
 method are averaged, and the bootstrap then resamples seeds before cases.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedlab.heterogeneity.naming import natural
 from fedlab.intervals import UNDEFINED, Estimate, estimate, over_seeds, over_sites, resamples
 from fedlab.metrics import HIGHER_IS_BETTER, METRICS, targets
 from fedlab.randomness import stream
@@ -168,7 +168,7 @@ def _terms(runs: "Sequence[Run]", metric: str | None, choice: str, split: str, d
     name = metric or run.headline
     METRICS.function(name)  # a misspelt metric is refused before any work
     dealt = run.partition_table[run.partition_table["site"] != "unassigned"]
-    sites = sorted(dealt["site"].unique(), key=_natural)
+    sites = sorted(dealt["site"].unique(), key=natural)
     table = dealt.loc[dealt["split"] == split, ["case", "site"]]
     table = table.iloc[np.argsort(pd.Categorical(table["site"], sites).codes, kind="stable")].reset_index(drop=True)
     facts = as_used(_kept(run, choice, split))
@@ -217,11 +217,6 @@ def _by_method(runs: "Sequence[Run]") -> "dict[str, list[Run]]":
             )
         group.append(run)
     return methods
-
-
-def _natural(site: str) -> str:
-    """Sorts Site 2 before Site 10 and Site Z before Site AA."""
-    return re.sub(r"\d+| [A-Z]{1,2}$", lambda found: found[0].rjust(12), site)
 
 
 def _kept(run: "Run", choice: str, split: str) -> pd.DataFrame:

@@ -67,7 +67,7 @@ class Live:
 
     @property
     def pace(self) -> float | None:
-        """Seconds a round took on average in this session; None while unknown.
+        """Seconds a round took on average since the clock started; None while unknown.
 
         What came before the end of the first round (loading, compiling) counts only while there is no other round.
         """

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.cases import Cases
-from fedlab.metrics import TASK_METRICS
+from fedlab.metrics import TASK_METRICS, targets
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,7 @@ class Task:
 
     def targets(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """What a metric compares with: class indices (n,), or for multi-label 0/1 of shape (n, classes)."""
-        if self.name != "multilabel":
-            return labels
-        return (labels[:, None] >> np.arange(len(self.classes))) & 1
+        return targets(labels, self.name, len(self.classes))
 
 
 def task_of(cases: Cases) -> Task:

@@ -153,7 +153,7 @@ def repeated(data, sites: int):
     n = len(data)
     table = pd.concat([data.table.assign(case=data.table["case"] + f"-{k}") for k in range(sites)], ignore_index=True)
     copies = Cases(np.tile(data.images, (sites, 1, 1, 1)), table, data.card)
-    split = np.tile(np.where(np.arange(n) % 5 == 4, "test", "train"), sites)
+    split = np.tile(np.array(["train", "train", "train", "val", "test"])[np.arange(n) % 5], sites)
     who = np.repeat([f"Site {chr(65 + k)}" for k in range(sites)], n)
     return Partition.from_sites(copies, pd.DataFrame({"case": table["case"], "site": who, "split": split}))
 

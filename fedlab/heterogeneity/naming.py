@@ -16,11 +16,11 @@ def site_names(count: int) -> list[str]:
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """Sorting key: Site 2 before Site 10, Site Z before Site AA."""
+    """Sorting key: Site 2 before Site 10, these before Site B, Site Z before Site AA."""
     letters = re.fullmatch(r"Site ([A-Z]{1,3})", name)
     if letters:
         number = 0
         for letter in letters[1]:
             number = 26 * number + ord(letter) - ord("A") + 1
-        return ["Site ", number, ""], name
+        return ["Site ", 10**9 + number, ""], name
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name

@@ -1,10 +1,11 @@
 """What the figures read from runs: sizes of sites, the rows of the models that sites really use, the metric to draw."""
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
+
+from fedlab.heterogeneity.naming import natural
 
 SUMMARIES = ("mean of sites", "pooled", "worst site")
 SPLITS = {"train": "training", "val": "validation", "test": "test"}  # as a reader calls them
@@ -17,12 +18,6 @@ def listed(runs: Any) -> list[Any]:
     if not found:
         raise ValueError("found no runs to draw: pass the list that `fedlab.grid` returned, or one run")
     return found
-
-
-def natural(name: str) -> tuple[tuple[int, str], ...]:
-    """Sorting key that puts Site 2 before Site 10 and Site B before Site AA."""
-    parts = re.findall(r"\d+|\D+", str(name))
-    return tuple((int(part), "") if part.isdigit() else (len(part), part) for part in parts)
 
 
 def by_size(sizes: pd.Series) -> list[str]:
