@@ -113,11 +113,24 @@ def test_the_protocol_names_columns_that_a_site_lacks():
         federation(partition(data=Cases(data.images, table, data.card)))
 
 
+DECLARED = "rounds: int = 20  # rounds\nlr: float = 0.1\n"
+
+
 def test_misspelt_notebook_parameters_are_refused():
-    declared = "rounds = 20  # rounds\nlr: float = 0.1\n"
-    ok = {"In": ["", declared, "# Parameters\nrounds = 5\n", "import fedlab"], "rounds": 5, "lr": 0.1}
-    assert parameters(ok) == {"rounds": 5, "lr": 0.1}
-    plain = {"In": ["", declared, "import fedlab"], "rounds": 20, "lr": 0.1}
-    assert parameters(plain) == {"rounds": 20, "lr": 0.1}
+    given = {"In": ["", DECLARED, "# Parameters\nrounds = 5\n", "import fedlab"], "rounds": 5, "lr": 0.1}
+    assert parameters(given) == {"rounds": 5, "lr": 0.1}
     with pytest.raises(ValueError, match="unknown parameter 'rouns': did you mean 'rounds'"):
-        parameters({"In": ["", declared, "# Parameters\nrouns = 5\n", "import fedlab"], "rouns": 5})
+        parameters({"In": ["", DECLARED, "# Parameters\nrouns = 5\n", "import fedlab"], "rouns": 5})
+
+
+def test_cells_may_be_run_again_in_any_order():
+    history = [
+        "",
+        DECLARED,
+        "import fedlab",
+        "x = 3\n%matplotlib inline",
+        "rounds: int = 7",
+        "y = rounds",
+        "import fedlab",
+    ]
+    assert parameters({"In": history, "rounds": 7, "lr": 0.1, "x": 3, "y": 7}) == {"rounds": 7, "lr": 0.1}
