@@ -6,6 +6,7 @@ import json
 import platform
 import re
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -128,9 +129,15 @@ def read(folder: str | Path) -> Run:
 
 
 def find(root: str | Path) -> list[Run]:
-    """All finished runs in a folder, in order of name; unfinished ones and other folders are passed over."""
-    folders = sorted(path.parent for path in Path(root).glob("*/experiment.json"))
-    return [read(folder) for folder in folders if not folder.name.endswith(UNFINISHED)]
+    """All finished runs in a folder, in order of name; what cannot be read is passed over with a warning."""
+    found = []
+    for folder in sorted(path.parent for path in Path(root).glob("*/experiment.json")):
+        if not folder.name.endswith(UNFINISHED):
+            try:
+                found.append(read(folder))
+            except ValueError as error:
+                warnings.warn(f"passed over: {error}", UserWarning, stacklevel=2)
+    return found
 
 
 def like(experiment: Experiment, root: str | Path) -> list[Run]:
@@ -219,6 +226,8 @@ def card(record: Record, experiment: Experiment) -> str:
         f" {total:,} bytes crossed institutions' borders.",
         "",
         *rounds,
+        "",
+        f"Federation: {json.dumps(fed.partition.spec, ensure_ascii=False)}",
         "",
         fed.partition.counts().to_string(),
         "",

@@ -35,7 +35,7 @@ class Training(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
     rounds: int = Field(20, ge=1)  # rounds of communication; a cycle through all sites counts as one
-    patience: int | None = Field(None, ge=1)  # stop when the sites' validation has not improved for so many rounds
+    patience: int | None = Field(None, ge=1)  # stop after so many evaluations without a better validation mean
     local_epochs: int = Field(1, ge=1)  # passes over a site's training cases in a round
     local_steps: int | None = Field(None, ge=1)  # optimizer steps in a round, in the place of epochs
     batch_size: int | None = Field(32, ge=1)  # cases in a step; None: all of a site's cases at once

@@ -237,6 +237,9 @@ def test_a_folder_of_another_version_is_refused_not_misread(part, tmp_path):
         runs.read(run.folder)
     with pytest.raises(ValueError, match="no run folder"):
         runs.read(tmp_path)
+    other = fedlab.run(experiment(seed=1), part, folder=tmp_path)
+    with pytest.warns(UserWarning, match="passed over: .* format 99"):
+        assert [found.folder for found in runs.find(tmp_path)] == [other.folder]
 
 
 def test_unfinished_folders_are_ignored(part, tmp_path, monkeypatch):
