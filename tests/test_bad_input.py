@@ -421,7 +421,7 @@ def test_a_run_folder_of_another_version_is_neither_returned_nor_overwritten(tmp
     about.write_text(about.read_text().replace('"format": 1', '"format": 99'))
     before = contents(tmp_path)
     told = (str(run.folder), "written in format 99", "reads format 1", "install the fedlab that wrote it")
-    for read in (lambda: fedlab.run(experiment(), folder=tmp_path), lambda: runs.like(experiment(), tmp_path)):
+    for read in (lambda: fedlab.run(experiment(), folder=tmp_path), lambda: runs.read(run.folder)):
         with refused(*told):
             read()
     assert contents(tmp_path) == before
@@ -488,7 +488,7 @@ def test_a_damaged_or_foreign_run_is_named_with_its_folder(tmp_path):
     whole = about.read_text()
     about.write_text(whole[:100])
     with refused(str(run.folder), "is damaged", "run the experiment again"):
-        runs.find(tmp_path)
+        runs.read(run.folder)
     about.write_text(whole.replace('"patience"', '"endurance"'))
     with refused(str(run.folder), "unknown parameter 'endurance'", "install the fedlab that wrote it"):
         runs.like(experiment(), tmp_path)
