@@ -163,11 +163,6 @@ def mix(models: Weights, shares: np.ndarray | Sequence[float]) -> Weights:
     return Weights(models.layout, vector, models.counts.amax(0))
 
 
-def distance(a: Weights, b: Weights) -> Tensor:
-    """Euclidean distance of the trainable parameters, (...)."""
-    return torch.linalg.vector_norm(a.parameters.double() - b.parameters.double(), dim=-1)
-
-
 def _mean(rows: Tensor, weights: np.ndarray) -> Tensor:
     """Weighted mean over the first axis in float64, exact where all rows agree."""
     first = rows[0].double()

@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from worlds import error, federation, same
+from worlds import error, same
 
 from fedlab import models
-from fedlab.weights import Layout, Weights, distance, mix, stack
+from fedlab.weights import Layout, Weights, mix, stack
 
 
 def random_stack(k: int = 4, dtype=torch.float32, pooled: bool = False) -> Weights:
@@ -100,11 +100,3 @@ def test_shares_must_be_a_mean():
     for shares in ([0.5, 0.5, 0.5, 0.5], [1, 0, 0], [1.5, -0.5, 0, 0]):
         with pytest.raises(ValueError, match="sum to 1"):
             mix(random_stack(), shares)
-
-
-def test_distance_leaves_statistics_out():
-    a = federation().start
-    moved = a.vector.clone()
-    moved[a.layout.parameters :] += 7
-    moved[0] += 3
-    assert abs(float(distance(a, Weights(a.layout, moved, a.counts))) - 3) < 1e-6
