@@ -35,8 +35,7 @@ def run(
     kept, default `$FEDLAB_RUNS` or `out/runs`. A finished identical run is returned as it is; one that was interrupted
     goes on at its last finished round, bit for bit. live: one figure that follows the training.
     """
-    with _screen(live) as screen:
-        return _run(experiment, partition, folder, screen)
+    return _run(experiment, partition, folder, _screen(live))
 
 
 def grid(
@@ -63,11 +62,10 @@ def grid(
     experiments = [experiment.with_(**changes) for changes in each]
     for device in {one.device for one in experiments}:
         find_device(device)
-    begun = time.perf_counter()
-    with _screen(live) as screen:
-        finished = [_run(one, partition, folder, screen) for one in experiments]
-        if screen is not None:
-            screen.conclude(f"{len(finished)} runs in {time.perf_counter() - begun:.0f} s")
+    begun, screen = time.perf_counter(), _screen(live)
+    finished = [_run(one, partition, folder, screen) for one in experiments]
+    if screen is not None:
+        screen.conclude(f"{len(finished)} runs in {time.perf_counter() - begun:.0f} s")
     return finished
 
 
@@ -91,28 +89,26 @@ def _train(experiment: Experiment, fed: Federation, work: Path, screen: Any) -> 
     record = Record(fed, work)
     if screen is not None:
         screen.restart(experiment.rounds, f"{experiment.method} on {experiment.dataset}")
-    for outcome in algorithms.start(experiment.method, fed):
-        record.add(outcome)
+    try:
+        for outcome in algorithms.start(experiment.method, fed):
+            record.add(outcome)
+            if screen is not None:
+                screen.update(record.frame(), fed.round)
+            if record.stale:
+                fed.halt()
+    finally:
         if screen is not None:
-            screen.update(record.frame(), fed.round)
-        if record.stale:
-            fed.halt()
+            screen.close()
     return record
 
 
-@contextmanager
-def _screen(live: bool) -> Iterator[Any]:
-    """The live figure, if it is wanted."""
+def _screen(live: bool) -> Any:
+    """The live figure, if it is wanted; nothing is shown before a run trains."""
     if not live:
-        yield None
-        return
+        return None
     from fedlab.live import Live
 
-    screen = Live(1, "")
-    try:
-        yield screen
-    finally:
-        screen.close()
+    return Live(1, "")
 
 
 @contextmanager

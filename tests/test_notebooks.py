@@ -48,7 +48,9 @@ def test_notebook_runs_with_its_defaults(path, shared):
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not any(output.output_type == "error" for output in outputs)
     assert any("image/png" in output.get("data", {}) for output in outputs)
-    for picture in shared.glob(f"{path.stem[:2]}-*.png"):
+    pictures = list(shared.glob(f"{path.stem[:2]}-*.png"))
+    assert pictures
+    for picture in pictures:
         assert picture.with_suffix(".svg").stat().st_size > 1000 and picture.stat().st_size > 5000
 
 

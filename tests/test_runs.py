@@ -56,9 +56,8 @@ def assert_same_run(a: runs.Run, b: runs.Run) -> None:
     clock = ["seconds"]
     pd.testing.assert_frame_equal(a.rounds.drop(columns=clock), b.rounds.drop(columns=clock), check_exact=True)
     for choice in ("last", "best"):
-        for model in a.predictions["model"].unique():
-            if a.method.startswith("ensemble"):
-                continue
+        ensemble = a.method.startswith("ensemble")  # its members are the sites' models
+        for model in a.partition_table["site"].unique() if ensemble else a.predictions["model"].unique():
             first, second = a.weights(model, choice), b.weights(model, choice)
             assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
@@ -190,6 +189,16 @@ def test_the_best_round_is_chosen_on_validation_alone(part, tmp_path):
 def test_patience_stops_and_resumes_alike(part, tmp_path):
     run = fedlab.run(experiment(rounds=40, patience=2, lr=0.0), part, folder=tmp_path)
     assert run.rounds["round"].max() == 3  # the first is the best, two more without improvement
+
+
+def test_live_follows_what_trains_and_shows_nothing_for_what_is_finished(part, tmp_path, capsys):
+    both = {"partition": part, "folder": tmp_path, "live": True, "method": ["local", "fedavg"]}
+    fedlab.grid(experiment(rounds=2), **both)
+    shown = capsys.readouterr().err
+    assert "local on phantoms: round 2 of 2" in shown and "fedavg on phantoms: round 2 of 2" in shown
+    assert "2 runs in" in shown
+    fedlab.run(experiment(rounds=2, method="local"), part, folder=tmp_path, live=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_grid_validates_all_before_the_first(part, tmp_path):
