@@ -17,6 +17,7 @@ from fedlab.cases import SPLITS, Cases
 from fedlab.heterogeneity import AXES, HeterogeneityWarning, LeakageWarning
 from fedlab.heterogeneity.acquisition import Scanner, draw
 from fedlab.heterogeneity.assignment import Explicit, read_sites
+from fedlab.heterogeneity.coordinates import Atlas
 from fedlab.heterogeneity.naming import natural
 from fedlab.heterogeneity.prevalence import Prevalence
 from fedlab.heterogeneity.quantity import Quantity
@@ -228,7 +229,9 @@ def _finish(cases: Cases, site: Names, cleared: Cleared, spec: dict[str, Any], n
     if taken := [name for name in names if name.strip() in RESERVED]:
         raise ValueError(f"a site is called {taken[0]!r}, which means something else in every table: rename it")
     spec["notes"] = cleared.notes + notes
-    part = Partition(cases, table.reset_index(drop=True), spec, draw(names, spec["acquisition"], spec["seed"]))
+    part = Partition(
+        cases, table.reset_index(drop=True), spec, draw(names, spec["acquisition"], Atlas(len(names), spec["seed"]))
+    )
     without = [name for name in names if not len(part.index(name, "train"))]
     if without:
         raise ValueError(

@@ -10,7 +10,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab.heterogeneity.coordinates import coordinates, dose
+from fedlab.heterogeneity.coordinates import Atlas, dose
 from fedlab.randomness import stream
 
 CHUNK = 2**21  # pixels in work at a time, so that a large site fits in memory
@@ -82,7 +82,7 @@ class Scanner:
         return np.float32(self.noise) * grain
 
 
-def draw(sites: Sequence[str], value: float, seed: int) -> dict[str, Scanner]:
+def draw(sites: Sequence[str], value: float, atlas: Atlas) -> dict[str, Scanner]:
     """A scanner for each site at dose h; every effect has its own order of the sites' coordinates u in [-1, 1].
 
     At |h u| = 1: gamma 1/2 or 2, contrast 1/1.4 or 1.4, offset 0.05, bias field coefficients up to 0.3; noise and blur
@@ -92,9 +92,9 @@ def draw(sites: Sequence[str], value: float, seed: int) -> dict[str, Scanner]:
     h = dose(value, "acquisition")
     if h == 0.0:
         return {}
-    u = {effect: coordinates(f"acquisition {effect}", len(sites), seed) for effect in EFFECTS}
+    u = {effect: atlas.coordinates(f"acquisition {effect}") for effect in EFFECTS}
     return {
-        site: _scanner(site, h, {effect: float(u[effect][k]) for effect in EFFECTS}, seed)
+        site: _scanner(site, h, {effect: float(u[effect][k]) for effect in EFFECTS}, atlas.seed)
         for k, site in enumerate(sites)
     }
 

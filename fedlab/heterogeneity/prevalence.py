@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlab.heterogeneity import quotas
-from fedlab.heterogeneity.coordinates import coordinates, dose
+from fedlab.heterogeneity.coordinates import Atlas, dose
 from fedlab.heterogeneity.tables import Table
 from fedlab.heterogeneity.tilt import Ids, Tilt
 from fedlab.randomness import stream
@@ -23,13 +23,20 @@ SCHEMES = Registry("prevalence scheme")
 
 @dataclass(frozen=True)
 class Labelled:
-    """What the axis looks at: (n,) labels, how many classes, the task, how many sites, the federation's seed."""
+    """What the axis looks at: (n,) labels, how many classes, the task, and where the sites stand."""
 
     labels: Ids
     classes: int
     task: str
-    sites: int
-    seed: int
+    atlas: Atlas
+
+    @property
+    def sites(self) -> int:
+        return self.atlas.sites
+
+    @property
+    def seed(self) -> int:
+        return self.atlas.seed
 
 
 def tilt(value: Prevalence, seen: Labelled) -> Tilt:
@@ -53,7 +60,7 @@ def dosed(h: float, seen: Labelled) -> Tilt:
     Scores span one unit: binary y - 1/2; ordinal c / (C-1) - 1/2; multi-label any finding against none. Nominal classes
     have no order: each turns the sites' coordinates round by its own step and counts half.
     """
-    u = coordinates("prevalence", seen.sites, seen.seed)
+    u = seen.atlas.coordinates("prevalence")
     if seen.task == "multilabel":
         return Tilt((seen.labels > 0).astype(np.int64), np.exp(h * L * np.outer(u, [-0.5, 0.5])))
     if seen.task == "multiclass":

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab.heterogeneity.coordinates import coordinates, dose
+from fedlab.heterogeneity.coordinates import Atlas, dose
 from fedlab.heterogeneity.tables import Counts, largest_remainder
 
 Quantity = float | Sequence[float] | NDArray[np.float64]
 
 
-def shares(value: Quantity, sites: int, seed: int) -> NDArray[np.float64]:
+def shares(value: Quantity, atlas: Atlas) -> NDArray[np.float64]:
     """Each site's share of the cases, shape (sites,): a dose h for shares in proportion 1 : (1-h) : (1-h)^2 : ..., or a
     list.
 
@@ -19,9 +19,9 @@ def shares(value: Quantity, sites: int, seed: int) -> NDArray[np.float64]:
     order.
     """
     if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
-        return _given(value, sites)
+        return _given(value, atlas.sites)
     ratio = 1.0 - dose(value, "quantity")
-    rank = np.rint((1.0 - coordinates("quantity", sites, seed)) / 2 * (sites - 1))
+    rank = (1.0 - atlas.coordinates("quantity")) / 2 * (atlas.sites - 1)
     weights = ratio**rank
     return weights / weights.sum()
 

@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedlab.cases import Cases
+from fedlab.heterogeneity.coordinates import Atlas
 from fedlab.heterogeneity.dealing import deal
 from fedlab.heterogeneity.naming import site_names
 from fedlab.heterogeneity.prevalence import Labelled, Prevalence, tilt
@@ -32,8 +33,8 @@ def simulate(
     Every split is dealt to the same sites with the same odds and proportions, so that a site's test cases resemble its
     train cases.
     """
-    names, part = np.array([*site_names(count), None], object), shares(quantity, count, seed)
-    tilts = [tilt(prevalence, Labelled(cases.labels, len(cases.classes), cases.task, count, seed))]
+    names, part = np.array([*site_names(count), None], object), shares(quantity, Atlas(count, seed))
+    tilts = [tilt(prevalence, Labelled(cases.labels, len(cases.classes), cases.task, Atlas(count, seed)))]
     if tilts[0].own_sizes and np.ptp(part) > 0:
         raise ValueError(f"prevalence={prevalence!r} fixes the site sizes: leave `quantity` at 0, found {quantity!r}")
     strata = stratify(cases.labels, tilts)
