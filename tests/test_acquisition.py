@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedlab.heterogeneity.acquisition import Scanner, draw, intensity_field
+from fedlab.heterogeneity.coordinates import Atlas
 
 HARSH = Scanner("Site A", 3, 0.6, (0.2, -0.1, 0.3, 0.1, 0.2, 0.1, -0.2, 0.1, 0.1), 1.2, 0.05, 1.4, 0.08)
 
@@ -46,7 +47,7 @@ def test_noise_belongs_to_site_and_case():
 
 
 def test_no_dose_returns_the_very_same_bytes():
-    assert draw(["Site A", "Site B"], 0.0, seed=1) == {}
+    assert draw(["Site A", "Site B"], 0.0, Atlas(2, 1)) == {}
     x = images()
     assert Scanner("Site A", 7).neutral
     assert Scanner("Site A", 7).apply(x, names()) is x
@@ -83,7 +84,7 @@ def test_the_intensity_field_changes_no_geometric_mean(size):
 
 def test_a_dose_scales_every_effect_of_the_same_scanner():
     sites = [f"Site {letter}" for letter in "ABCDE"]
-    full, half = draw(sites, 1.0, seed=4), draw(sites, 0.5, seed=4)
+    full, half = draw(sites, 1.0, Atlas(len(sites), 4)), draw(sites, 0.5, Atlas(len(sites), 4))
     for site in sites:
         assert np.log(full[site].gamma) == pytest.approx(2 * np.log(half[site].gamma))
         assert full[site].noise == pytest.approx(2 * half[site].noise)
@@ -97,7 +98,7 @@ def test_a_dose_scales_every_effect_of_the_same_scanner():
 @pytest.mark.parametrize("value", [-0.1, 1.5, True, "strong", None, float("nan")])
 def test_what_is_not_a_dose_is_refused(value):
     with pytest.raises(ValueError, match=r"acquisition is .*between 0"):
-        draw(["Site A"], value, seed=0)
+        draw(["Site A"], value, Atlas(1, 0))
 
 
 def test_five_thousand_small_images_in_a_moment():

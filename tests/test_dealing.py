@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedlab.heterogeneity.coordinates import Atlas
 from fedlab.heterogeneity.dealing import deal
 from fedlab.heterogeneity.quantity import shares, sizes
 from fedlab.heterogeneity.quotas import exact
@@ -154,23 +155,23 @@ def test_a_hundred_thousand_cases_at_a_hundred_sites_in_a_moment():
 
 @pytest.mark.parametrize(("h", "gini", "effective"), [(0.2, 0.138, 3.77), (0.4, 0.298, 3.08), (0.6, 0.469, 2.22)])
 def test_geometric_sizes_have_their_closed_form(h, gini, effective):
-    part = np.sort(shares(h, 4, seed=3))
+    part = np.sort(shares(h, Atlas(4, 3)))
     assert 1 / (part**2).sum() == pytest.approx(effective, abs=0.005)
     assert part @ np.array([-3, -1, 1, 3]) / 4 == pytest.approx(gini, abs=0.0005)
     np.testing.assert_allclose(part[:-1] / part[1:], 1 - h)
 
 
 def test_a_dose_keeps_the_order_of_sites_and_no_dose_is_equal():
-    order = np.argsort(shares(0.1, 6, seed=1))
-    assert (np.argsort(shares(0.7, 6, seed=1)) == order).all()
-    np.testing.assert_allclose(shares(0.0, 6, seed=1), 1 / 6)
-    np.testing.assert_allclose(shares([3, 1], 2, seed=1), [0.75, 0.25])
+    order = np.argsort(shares(0.1, Atlas(6, 1)))
+    assert (np.argsort(shares(0.7, Atlas(6, 1))) == order).all()
+    np.testing.assert_allclose(shares(0.0, Atlas(6, 1)), 1 / 6)
+    np.testing.assert_allclose(shares([3, 1], Atlas(2, 1)), [0.75, 0.25])
 
 
 @given(st.floats(0, 1), st.integers(1, 12), st.integers(12, 3000), st.integers(0, 40))
 @settings(max_examples=40, deadline=None)
 def test_sizes_add_up_and_nobody_falls_below_the_floor(h, sites, total, floor):
-    found = sizes(shares(h, sites, seed=0), total, floor)
+    found = sizes(shares(h, Atlas(sites, 0)), total, floor)
     assert found.sum() == total
     assert found.min() >= min(floor, total // sites)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import fedlab.heterogeneity as heterogeneity
 from fedlab.cases import Cases
 from fedlab.heterogeneity import HeterogeneityWarning, LeakageWarning
-from fedlab.heterogeneity.coordinates import coordinates
+from fedlab.heterogeneity.coordinates import Atlas
 from fedlab.heterogeneity.measures import (
     hellinger,
     jensen_shannon,
@@ -149,14 +149,14 @@ def test_splits_within_sites_are_stratified_70_10_20():
 def test_odds_ratios_between_sites_are_the_dose_times_the_scores(task, sites):
     h, classes = 0.7, CLASSES[task]
     labels = np.arange(400) % (8 if task == "multilabel" else classes)
-    u = coordinates("prevalence", sites, 3)
+    u = Atlas(sites, 3).coordinates("prevalence")
     scores = {
         "binary": lambda y: np.outer(u, y - 0.5),
         "ordinal": lambda y: np.outer(u, y / (classes - 1) - 0.5),
         "multilabel": lambda y: np.outer(u, (y > 0) - 0.5),
         "multiclass": lambda y: np.stack([np.roll(u, round(c * sites / classes)) / 2 for c in y], axis=1),
     }[task](np.unique(labels))
-    tilts = [tilt(h, Labelled(labels, classes, task, sites, 3))]
+    tilts = [tilt(h, Labelled(labels, classes, task, Atlas(sites, 3)))]
     strata = stratify(labels, tilts)
     pool, size = np.bincount(strata.of), np.full(sites, 400 // sites)
     logs = np.log(wanted_table(strata, tilts, pool, size)[:-1])

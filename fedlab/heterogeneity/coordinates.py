@@ -55,9 +55,9 @@ class Atlas:
 
 
 def _ranks(seed: int, axis: str, count: int, *purpose: str) -> Array:
-    return stream(seed, "coordinates", axis, *purpose).permutation(
-        np.linspace(-1.0, 1.0, count) if count > 1 else [0.0]
-    )
+    """Equally spaced coordinates in [-1, 1], (count,), in drawn order; a lone one is 0."""
+    spaced = np.linspace(-1.0, 1.0, count) if count > 1 else np.zeros(1)
+    return stream(seed, "coordinates", axis, *purpose).permutation(spaced)
 
 
 def _normal(u: Array) -> Array:
