@@ -17,9 +17,10 @@ from fedlab.costs import costs
 from fedlab.datasets import DATASETS, load
 from fedlab.experiment import Experiment
 from fedlab.heterogeneity import AXES
+from fedlab.making import partition
 from fedlab.models import MODELS
 from fedlab.notebook import parameters
-from fedlab.partition import Partition, partition
+from fedlab.partition import Partition
 
 __all__ = [
     "AXES",

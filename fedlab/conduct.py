@@ -15,6 +15,7 @@ from fedlab.datasets import home
 from fedlab.engine.threads import threads_for
 from fedlab.experiment import Experiment
 from fedlab.federation import Federation
+from fedlab.making import ARGUMENTS
 from fedlab.partition import Partition
 from fedlab.record import Record
 from fedlab.registry import nearest
@@ -123,7 +124,7 @@ def _repeatable() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = before
 
 
-_FEDERATION = ("dataset", "sites", "quantity", "prevalence", "acquisition", "splits", "leakage", "partition_seed")
+_FEDERATION = ("dataset", *(name for name in ARGUMENTS if name != "seed"), "partition_seed")
 _latest: dict[str, Partition] = {}
 
 

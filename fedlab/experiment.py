@@ -4,15 +4,15 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fedlab import datasets
 from fedlab.algorithms import METHODS
-from fedlab.heterogeneity.coordinates import dose
-from fedlab.heterogeneity.prevalence import SCHEMES
+from fedlab.heterogeneity import AXES, holding_out
 from fedlab.heterogeneity.simulation import site_count
+from fedlab.making import ARGUMENTS, partition
 from fedlab.models import MODELS
-from fedlab.partition import Partition, partition
+from fedlab.partition import Partition
 from fedlab.training import Training
 
 
@@ -24,11 +24,14 @@ class Experiment(Training):
 
     dataset: str = "phantoms"  # a name of fedlab.DATASETS, with options "phantoms(cases=3000)", or a folder
     sites: int | str = 4  # number of simulated institutions, or the name of a table column that says whose a case is
-    quantity: float | list[float] = 0.0  # 0 equal sizes .. 1 most unequal, or relative sizes
-    prevalence: float | str | list[float] = (
-        0.0  # 0 alike .. 1 extreme, "dirichlet(0.3)", "shards(2)", "classes(2)", list
-    )
-    acquisition: float = 0.0  # 0 one scanner .. 1 most different scanners
+    quantity: float | str | list[float] = 0.0  # how unequal in size: 0 .. 1, "dirichlet(0.5)", "like(fed_isic2019)"
+    prevalence: float | str | list[float] | list[list[float]] = 0.0  # classes: 0 .. 1, "dirichlet(0.3)", shares a site
+    presentation: float | str = 0.0  # kinds of a disease: 0 .. 1, "subtype(0.5)", "clusters(0.5)"
+    population: float | str = 0.0  # whom sites treat: 0 .. 1, "sex(0.5)", "synthetic(0.5, confounding=1.0)"
+    acquisition: float | str | list[str] = 0.0  # scanners: 0 one for all .. 1 most different, "mri(0.5)", styles
+    annotation: float | str = 0.0  # label noise: 0 none .. 1 two labels in five at the worst site, "threshold(0.5)"
+    geography: float | str = 0.0  # sites of a region alike: 0 not at all .. 1 entirely, "regions(0.5, count=3)"
+    unseen: int | str | list[str] = 0  # whole institutions held out of training: how many, or names of sites or regions
     splits: Literal["official", "site"] = "official"  # the published train, val and test cases, or new ones a site
     leakage: Literal["together", "drop", "allow"] = "together"  # what becomes of duplicates and patients across splits
     partition_seed: int = Field(0, ge=0)  # which institutions are dealt; `seed` is for training
@@ -41,13 +44,15 @@ class Experiment(Training):
         except ValidationError as error:
             raise ValueError("; ".join(_plain(detail) for detail in error.errors())) from None
 
+    @field_validator(*AXES, mode="before")
+    @classmethod
+    def _possible_shift(cls, value: Any, field: ValidationInfo) -> Any:
+        AXES.function(str(field.field_name))(value)
+        return value
+
     @model_validator(mode="after")
     def _known_choices(self) -> "Experiment":
-        for axis in ("quantity", "prevalence", "acquisition"):
-            if isinstance(value := getattr(self, axis), float):
-                dose(value, axis)
-        if isinstance(self.prevalence, str):
-            SCHEMES.parse(self.prevalence, given=1)
+        holding_out.check(self.unseen)
         if isinstance(self.sites, int):
             site_count(self.sites)
         METHODS.parse(self.method, given=1)
@@ -60,16 +65,8 @@ class Experiment(Training):
 
     def deal(self) -> Partition:
         """The cases and sites of this experiment."""
-        return partition(
-            datasets.load(self.dataset),
-            sites=self.sites,
-            quantity=self.quantity,
-            prevalence=self.prevalence,
-            acquisition=self.acquisition,
-            seed=self.partition_seed,
-            splits=self.splits,
-            leakage=self.leakage,
-        )
+        asked = {name: getattr(self, name) for name in ARGUMENTS if name != "seed"}
+        return partition(datasets.load(self.dataset), **asked, seed=self.partition_seed)
 
     def identity(self, part: Partition, version: int) -> str:
         """Hash of everything that decides the result: experiment, cases and their sites, format of the run folder."""

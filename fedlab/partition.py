@@ -1,9 +1,8 @@
-"""`Partition`: the site and split of each case, how the site's scanner shows it, and the shift that results."""
+"""`Partition`: the site and split of each case, how its scanner shows it and its readers label it, and the shift that
+results."""
 
 import hashlib
 import json
-import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,40 +12,44 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from fedlab import observing
 from fedlab.cases import SPLITS, Cases
-from fedlab.heterogeneity import AXES, HeterogeneityWarning, LeakageWarning
-from fedlab.heterogeneity.acquisition import Scanner, draw
-from fedlab.heterogeneity.assignment import Explicit, read_sites
-from fedlab.heterogeneity.coordinates import Atlas
+from fedlab.heterogeneity.acquisition import Scanner, positivity
+from fedlab.heterogeneity.annotation import Annotator
+from fedlab.heterogeneity.assignment import Explicit
+from fedlab.heterogeneity.covariate import Covariate
+from fedlab.heterogeneity.levels import Levels
 from fedlab.heterogeneity.naming import natural
-from fedlab.heterogeneity.prevalence import Prevalence
-from fedlab.heterogeneity.quantity import Quantity
-from fedlab.heterogeneity.shift import Observed
 from fedlab.heterogeneity.shift import shift as realised
-from fedlab.heterogeneity.simulation import simulate, site_count
-from fedlab.heterogeneity.splitting import Cleared, clear, given_splits, make, unless
+from fedlab.heterogeneity.splitting import clear
 from fedlab.registry import nearest
 
 Ids = NDArray[np.int64]
-Names = NDArray[np.object_]
+COLUMNS = ("case", "site", "split")
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
     """Cases dealt to sites.
 
-    table: columns case, site, split of the dealt cases, in the order of cases.table. spec: what was asked, JSON-able.
-    scanners: site -> scanner; empty where images stay as they are.
+    table: columns case, site, split of the dealt cases, in the order of cases.table; also `annotated`, the label that
+    the site's readers wrote, and `covariate`, where these are in use. spec: what was asked, JSON-able. scanners,
+    annotators: site -> scanner, readers; empty where images and labels stay as they are. regions: site -> region.
+    unseen: sites held out of training. covariate: the synthetic one, if there is one.
     """
 
     cases: Cases
     table: pd.DataFrame
     spec: dict[str, Any] = field(default_factory=dict, repr=False)
     scanners: dict[str, Scanner] = field(default_factory=dict, repr=False)
+    annotators: dict[str, Annotator] = field(default_factory=dict, repr=False)
+    regions: dict[str, str] = field(default_factory=dict, repr=False)
+    unseen: tuple[str, ...] = ()
+    covariate: Covariate | None = field(default=None, repr=False)
 
     @cached_property
     def sites(self) -> list[str]:
-        """In natural order: Site 2 before Site 10, Site Z before Site AA."""
+        """In natural order: Site 2 before Site 10, Site Z before Site AA. Unseen ones are among them."""
         return sorted(self.table["site"].unique(), key=natural)
 
     @cached_property
@@ -76,13 +79,51 @@ class Partition:
             official = clear(self.cases, official, np.ones(len(self.cases), bool), "drop").split
         return np.flatnonzero((official == _split(split)) & ~dealt)
 
+    # -- what a site sees ----------------------------------------------------------------------------------------
+
     def pixels(self, index: ArrayLike, site: str) -> NDArray[np.generic]:
         """The images at these positions as that site's scanner shows them, in their own dtype."""
         rows = np.asarray(index, np.int64)
         images = np.asarray(self.cases.images[rows])
+        if self.covariate is not None and self.covariate.visible:
+            images = self.covariate.show(images, self._of_case("covariate")[rows])
         if site not in self.scanners:
             return images
-        return self.scanners[site].apply(images, self.cases.table["case"].to_numpy(object)[rows])
+        ids = self.cases.table["case"].to_numpy(object)[rows]
+        return self.scanners[site].apply(images, ids, positivity(self.cases, rows))
+
+    def marked(self, index: ArrayLike, site: str) -> Ids:
+        """The labels (n,) that models at that site learn from: its readers' on train and val, the true ones on test."""
+        rows = np.asarray(index, np.int64)
+        clean = np.zeros(len(self.cases), bool)
+        clean[self.rows[(self.table["split"] == "test").to_numpy()]] = True
+        return np.where(clean[rows], self.cases.labels[rows], self.annotated(rows))
+
+    def annotated(self, index: ArrayLike) -> Ids:
+        """The labels (n,) as readers wrote them, also on test cases; the true ones where nobody errs."""
+        rows = np.asarray(index, np.int64)
+        if "annotated" not in self.table:
+            return self.cases.labels[rows]
+        return self._of_case("annotated", self.cases.labels)[rows]
+
+    def outlined(self, index: ArrayLike, site: str) -> NDArray[np.uint8]:
+        """The masks (n, height, width[, depth]) that models at that site learn from; the true ones on test cases."""
+        rows = np.asarray(index, np.int64)
+        if self.cases.masks is None:
+            raise ValueError(f"{self.cases.name} has no masks: choose a dataset with outlines")
+        masks = np.array(self.cases.masks[rows])
+        if site in self.annotators:
+            noisy = ~np.isin(rows, self.index(site, "test"))
+            masks[noisy] = self.annotators[site].outline(masks[noisy])
+        return masks
+
+    def _of_case(self, column: str, rest: Ids | None = None) -> Ids:
+        """(cases,) a column of the table, in the order of the cases; `rest` or 0 for cases that are not dealt."""
+        values = np.zeros(len(self.cases), np.int64) if rest is None else rest.copy()
+        values[self.rows] = self.table[column]
+        return values
+
+    # -- how different the sites are -----------------------------------------------------------------------------
 
     def counts(self, split: str | None = None) -> pd.DataFrame:
         """Sites x classes: cases of each class; in a multi-label task a case counts for each of its findings."""
@@ -95,50 +136,54 @@ class Partition:
         frame = pd.DataFrame(present[use], columns=classes).groupby(self.table["site"].to_numpy()[use]).sum()
         return frame.reindex(self.sites, fill_value=0).rename_axis("site")
 
-    def shift(self, split: str | None = "train") -> pd.DataFrame:
+    @cached_property
+    def levels(self) -> dict[str, Levels]:
+        """What the presentation and population axes look at, over all cases; an axis nobody knows is absent."""
+        return observing.levels(self.cases, self.spec, len(self.sites))
+
+    def standardised(self) -> pd.DataFrame:
+        """Sites x classes: crude shares (%) and shares standardised to the pool's population level by level."""
+        if "population" not in self.levels:
+            raise ValueError(f"{self.cases.name} has no age, sex or other covariate to standardise by")
+        return observing.standardised(self)
+
+    def shift(self, split: str | None = "train", *, brief: bool = False) -> pd.DataFrame:
         """The realised shift by axis and measure, beside chance (null) and with intervals; images as the scanners show
         them.
 
-        Measured on the training cases, from which methods learn; split=None takes all.
+        Measured on the training cases, from which methods learn; split=None takes all. brief: the headline measure of
+        each axis alone, from fewer images and draws. null: what chance and the other axes in use would make of the same
+        cases.
         """
         use = np.flatnonzero(self.table["split"] == _split(split)) if split else np.arange(len(self.table))
-        rows, names = self.rows[use], self.table["site"].to_numpy(object)[use]
-        seen = Observed(
-            site=pd.Index(self.sites).get_indexer(names).astype(np.int64),
-            labels=self.cases.labels[rows],
-            units=self.cases.units[rows],
-            split=pd.Index(SPLITS).get_indexer(self.table["split"].iloc[use]).astype(np.int64),
-            task=self.cases.task,
-            classes=len(self.cases.classes),
-            sites=len(self.sites),
-            seed=int(self.spec.get("seed", 0)),
-        )
+        return realised(observing.observed(self, use), observing.look(self, use), brief=brief)
 
-        def look(few: Ids) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-            plain = np.asarray(self.cases.images[rows[few]])
-            shown = plain.copy()
-            for site in self.scanners:
-                shown[names[few] == site] = self.pixels(rows[few][names[few] == site], site)
-            return plain, shown
-
-        return realised(seen, look)
+    # -- files ---------------------------------------------------------------------------------------------------
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the table, the scanners and the cases."""
+        """Hash of the table, of how sites show and label cases, of who is unseen, and of the cases."""
         digest = hashlib.blake2b(self.cases.fingerprint.encode(), digest_size=16)
-        digest.update(json.dumps({site: asdict(self.scanners[site]) for site in sorted(self.scanners)}).encode())
-        for column in ("case", "site", "split"):
-            digest.update("\x1f".join(self.table[column].astype(str)).encode())
+        digest.update(json.dumps(self._sites_as_json(), sort_keys=True).encode())
+        for column in sorted(self.table.columns):
+            digest.update(column.encode() + "\x1f".join(self.table[column].astype(str)).encode())
         return digest.hexdigest()
+
+    def _sites_as_json(self) -> dict[str, Any]:
+        return {
+            "scanners": {site: asdict(scanner) for site, scanner in self.scanners.items()},
+            "annotators": {site: asdict(reader) for site, reader in self.annotators.items()},
+            "regions": self.regions,
+            "unseen": list(self.unseen),
+            "covariate": None if self.covariate is None else asdict(self.covariate),
+        }
 
     def save(self, folder: str | Path) -> Path:
         """Write partition.parquet and partition.json into the folder."""
         root = Path(folder)
         root.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(root / "partition.parquet", index=False)
-        scanners = {site: asdict(scanner) for site, scanner in self.scanners.items()}
-        written = {"spec": self.spec, "scanners": scanners, "fingerprint": self.fingerprint}
+        written = {"spec": self.spec, **self._sites_as_json(), "fingerprint": self.fingerprint}
         (root / "partition.json").write_text(json.dumps(written, indent=2))
         return root
 
@@ -148,8 +193,16 @@ class Partition:
         root = Path(folder)
         table = pd.read_parquet(root / "partition.parquet")
         written = json.loads((root / "partition.json").read_text())
-        scanners = {site: Scanner(**{**s, "bias": tuple(s["bias"])}) for site, s in written["scanners"].items()}
-        part = cls(cases, table, written["spec"], scanners)
+        part = cls(
+            cases,
+            table,
+            written["spec"],
+            {site: Scanner.read(s) for site, s in written["scanners"].items()},
+            {site: Annotator(**reader) for site, reader in written.get("annotators", {}).items()},
+            written.get("regions", {}),
+            tuple(written.get("unseen", ())),
+            Covariate(**written["covariate"]) if written.get("covariate") else None,
+        )
         if part.fingerprint != written["fingerprint"]:
             raise ValueError(
                 f"{root} does not belong to these cases ({cases.name}) or was changed: make the partition again"
@@ -157,131 +210,14 @@ class Partition:
         return part
 
     @classmethod
-    def from_sites(
-        cls,
-        cases: Cases,
-        sites: Explicit,
-        *,
-        splits: str = "official",
-        acquisition: float = 0.0,
-        seed: int = 0,
-        leakage: str = "together",
-    ) -> "Partition":
-        """Any explicit assignment, e.g. real hospitals; see `read_sites` for the forms it may take.
+    def from_sites(cls, cases: Cases, sites: Explicit, **chosen: Any) -> "Partition":
+        """Any explicit assignment, e.g. real hospitals; see `fedlab.making.from_sites`."""
+        from fedlab.making import from_sites
 
-        splits: "official", the split of `sites` or else of the cases (made within each site where there is none), or
-        "site", 70/10/20 within each site. leakage: see `clear`; test cases of no site count as test.
-        """
-        site, own = read_sites(cases, sites)
-        spec = _settings(cases, seed, splits, leakage, own is not None)
-        spec |= {"sites": sites if isinstance(sites, str) else "explicit", "acquisition": acquisition}
-        given = given_splits(cases, spec["splits"], own)
-        cleared = clear(cases, given, pd.notna(site) | (given == "test"), leakage)
-        return _finish(cases, unless(cleared.split == "", site), cleared, spec, [])
-
-
-def partition(
-    cases: Cases,
-    sites: int | str = 4,
-    *,
-    quantity: Quantity = 0.0,
-    prevalence: Prevalence = 0.0,
-    acquisition: float = 0.0,
-    seed: int = 0,
-    splits: str = "official",
-    leakage: str = "together",
-    **unknown: object,
-) -> Partition:
-    """Deal cases to simulated sites with controlled heterogeneity; see `fedlab.AXES` for what each axis may be.
-
-    sites: how many, or the column of the cases' table that holds real ones. splits: "official" deals each official
-    split to the same sites (made within each site where the cases have none); "site" makes 70/10/20 within each site.
-    leakage: what to do with units on both sides of an official split, see `clear`. Raises ValueError for what cannot be
-    done.
-    """
-    for name in unknown:
-        raise TypeError(f"partition has no axis or argument {name!r}: {nearest(name, [*AXES, *ARGUMENTS])}")
-    if isinstance(sites, str):
-        _refuse_with_column(sites, quantity=quantity, prevalence=prevalence)
-        return Partition.from_sites(cases, sites, splits=splits, acquisition=acquisition, seed=seed, leakage=leakage)
-    count = site_count(sites)
-    spec = _settings(cases, seed, splits, leakage, False) | {"sites": count, "acquisition": acquisition}
-    spec |= {"quantity": _plain(quantity), "prevalence": _plain(prevalence)}
-    given = given_splits(cases, spec["splits"])
-    cleared = clear(cases, given, np.ones(len(cases), bool), leakage)
-    pools = cleared.split if spec["splits"] == "official" else np.full(len(cases), "", object)
-    site, notes = simulate(cases, unless(cleared.split == "", pools), count, quantity, prevalence, seed)
-    return _finish(cases, site, cleared, spec, notes)
-
-
-RESERVED = ("", "global", "all sites", "unassigned", "pooled", "mean of sites", "worst site")
-ARGUMENTS = ("sites", "seed", "splits", "leakage")
-
-
-def _finish(cases: Cases, site: Names, cleared: Cleared, spec: dict[str, Any], notes: list[str]) -> Partition:
-    """The partition of cases with a site, once every site can train; warns of what cannot be measured."""
-    split = make(cases, site, spec["seed"]) if spec["splits"] == "site" else cleared.split
-    dealt = pd.notna(site)
-    if not dealt.any():
-        raise ValueError("no case belongs to a site: give at least one site some cases")
-    table = pd.DataFrame({"case": cases.table["case"][dealt], "site": site[dealt], "split": split[dealt]})
-    names = sorted(set(site[dealt]), key=natural)
-    if taken := [name for name in names if name.strip() in RESERVED]:
-        raise ValueError(f"a site is called {taken[0]!r}, which means something else in every table: rename it")
-    spec["notes"] = cleared.notes + notes
-    part = Partition(
-        cases, table.reset_index(drop=True), spec, draw(names, spec["acquisition"], Atlas(len(names), spec["seed"]))
-    )
-    without = [name for name in names if not len(part.index(name, "train"))]
-    if without:
-        raise ValueError(
-            f"{', '.join(without)} would have no training case: ask for fewer sites or a lower dose, or leave it out"
-        )
-    if cleared.notes:
-        warnings.warn("; ".join(cleared.notes), LeakageWarning, stacklevel=3)
-    if shortfalls := notes + _missing(part):
-        warnings.warn("; ".join(shortfalls), HeterogeneityWarning, stacklevel=3)
-    return part
-
-
-def _missing(part: Partition) -> list[str]:
-    """A line on the classes that sites lack in train or test, or none."""
-    gaps = []
-    for split in ("train", "test"):
-        counts = part.counts(split)
-        for site, row in counts.iterrows() if counts.to_numpy().any() else ():
-            gaps += [f"{site} has no {name} in {split}" for name in row.index[row == 0]]
-    if not gaps:
-        return []
-    shown = ", ".join(gaps[:4]) + (f" and {len(gaps) - 4} more" if len(gaps) > 4 else "")
-    return [f"{shown}: metrics that need these classes are undefined there and left out of means"]
-
-
-def _settings(cases: Cases, seed: int, splits: str, leakage: str, own: bool) -> dict[str, Any]:
-    if not isinstance(cases, Cases):
-        raise ValueError(f"cases is {cases!r}: give the cases themselves, e.g. fedlab.load('phantoms')")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise ValueError(f"seed is {seed!r}: give a whole number")
-    if splits not in ("official", "site"):
-        raise ValueError(f"splits is {splits!r}: {nearest(str(splits), ('official', 'site'))}")
-    used = splits if own or "split" in cases.table else "site"
-    return {"seed": int(seed), "splits": used, "leakage": leakage}
-
-
-def _refuse_with_column(column: str, **axes: object) -> None:
-    for axis, value in axes.items():
-        if not (isinstance(value, int | float) and value == 0):
-            raise ValueError(f"sites come from column {column!r}: leave {axis} at 0, found {value!r}")
+        return from_sites(cases, sites, **chosen)
 
 
 def _split(name: str) -> str:
     if name not in SPLITS:
         raise ValueError(f"there is no split {name!r}: {nearest(str(name), SPLITS)}")
     return name
-
-
-def _plain(value: Any) -> Any:
-    """JSON-able."""
-    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
-        return [_plain(part) for part in value]
-    return value.item() if isinstance(value, np.generic) else value

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "fedlab"
 FLOORS = [
     {"registry", "randomness", "weights", "cases", "metrics", "intervals"},
     {"phantoms", "heterogeneity", "tasks", "models"},
-    {"partition", "datasets", "training"},
+    {"partition", "making", "observing", "datasets", "training"},
     {"federation", "engine", "protocol", "wire"},
     {"algorithms", "evaluation", "selection"},
     {"experiment", "record", "checkpoint", "runs", "conduct", "comparison", "costs"},

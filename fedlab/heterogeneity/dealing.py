@@ -34,7 +34,7 @@ def deal(units: Ids, strata: Ids, wanted: Table, rng: np.random.Generator) -> Id
         counts = (
             _singles(kinds[:, 0], number, rest, rng) if m == 1 else _groups(kinds, number, rest, m == size.min(), rng)
         )
-        place[members] = _hand_out(kind, counts, rng)
+        place[members] = hand_out(kind, counts, rng)
         rest -= counts @ _composition(kinds, rest.shape[1])
     return place[unit]
 
@@ -109,7 +109,7 @@ def _take_turns(expected: Table, number: Counts, rng: np.random.Generator) -> Co
     return counts
 
 
-def _hand_out(kind: Ids, counts: Counts, rng: np.random.Generator) -> Ids:
+def hand_out(kind: Ids, counts: Counts, rng: np.random.Generator) -> Ids:
     """The row of each unit, (units,): units of one kind are shuffled, then dealt in the counted numbers."""
     shuffled = rng.permutation(len(kind))
     by_kind = shuffled[np.argsort(kind[shuffled], kind="stable")]

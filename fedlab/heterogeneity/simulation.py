@@ -1,6 +1,7 @@
 """Simulated institutions: sites for cases, split by split, from site sizes and the assignment axes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
@@ -10,10 +11,13 @@ from numpy.typing import NDArray
 from fedlab.cases import Cases
 from fedlab.heterogeneity.coordinates import Atlas
 from fedlab.heterogeneity.dealing import deal
+from fedlab.heterogeneity.levels import Array, Levels
 from fedlab.heterogeneity.naming import site_names
+from fedlab.heterogeneity.population import Choice
 from fedlab.heterogeneity.prevalence import Labelled, Prevalence, tilt
 from fedlab.heterogeneity.quantity import Quantity, shares, sizes
-from fedlab.heterogeneity.tilt import stratify, wanted_table
+from fedlab.heterogeneity.refining import refine
+from fedlab.heterogeneity.tilt import Strata, Tilt, stratify, wanted_table
 from fedlab.randomness import stream
 
 # least cases of a site by split, as multiples of the classes there are; "" is a pool whose splits are still to be made
@@ -24,34 +28,71 @@ Ids = NDArray[np.int64]
 Names = NDArray[np.object_]
 
 
-def simulate(
-    cases: Cases, split: Names, count: int, quantity: Quantity, prevalence: Prevalence, seed: int
-) -> tuple[Names, list[str]]:
+@dataclass(frozen=True)
+class Asked:
+    """What the assignment axes are to do; None where an axis does nothing."""
+
+    quantity: Quantity
+    prevalence: Prevalence
+    population: Choice | None = None
+    presentation: tuple[Levels, Array] | None = None
+
+
+def simulate(cases: Cases, split: Names, atlas: Atlas, asked: Asked) -> tuple[Names, list[str]]:
     """Site name of each case (n,), None for cases left out, and what did not come true, a line each.
 
     split: (n,) train, val, test; "" throughout where splits are made afterwards; None for cases that are not dealt.
     Every split is dealt to the same sites with the same odds and proportions, so that a site's test cases resemble its
-    train cases.
+    train cases. Prevalence and population say how many of each class and level a site gets; presentation then says
+    which.
     """
-    names, part = np.array([*site_names(count), None], object), shares(quantity, Atlas(count, seed))
-    tilts = [tilt(prevalence, Labelled(cases.labels, len(cases.classes), cases.task, Atlas(count, seed)))]
+    names, part = np.array([*site_names(atlas.sites), None], object), shares(asked.quantity, atlas)
+    tilts = _tilts(cases, atlas, asked)
     if tilts[0].own_sizes and np.ptp(part) > 0:
-        raise ValueError(f"prevalence={prevalence!r} fixes the site sizes: leave `quantity` at 0, found {quantity!r}")
+        raise ValueError(
+            f"prevalence={asked.prevalence!r} fixes the site sizes: leave `quantity` at 0, found {asked.quantity!r}"
+        )
     strata = stratify(cases.labels, tilts)
-    by_dose = not isinstance(quantity, Sequence | np.ndarray)
+    by_dose = not isinstance(asked.quantity, Sequence | np.ndarray) or isinstance(asked.quantity, str)
     site, notes = np.full(len(cases), None, object), []
     for name in [name for name in FLOORS if (split == name).any()]:
         rows = np.flatnonzero(split == name)
         floor = FLOORS[name] * _classes_in(cases, rows) if by_dose else 0
         size = sizes(part, len(rows), floor)
-        pool = np.bincount(strata.of[rows], minlength=len(strata))
-        wanted = wanted_table(strata, tilts, pool, size, least=2 if name in TRAINED else 0)
-        place = deal(cases.units[rows], strata.of[rows], wanted, stream(seed, "dealing", name))
-        if name in TRAINED:
-            _check_everyone_trains(place, count, len(np.unique(cases.units[rows])))
+        place = _place(cases, rows, strata, tilts, size, name, atlas.seed)
+        if asked.presentation is not None:
+            place = _presented(cases, rows, strata, place, asked.presentation, name, atlas.seed)
         site[rows] = names[place]
         notes += _raised(part, size, floor, name)
-    return site, notes + _left_out(site, split, prevalence)
+    return site, notes + _left_out(site, split, asked.prevalence)
+
+
+def _tilts(cases: Cases, atlas: Atlas, asked: Asked) -> list[Tilt]:
+    """The axes that say how many of what a site gets."""
+    tilts = [tilt(asked.prevalence, Labelled(cases.labels, len(cases.classes), cases.task, atlas))]
+    if asked.population is not None:
+        tilts.append(Tilt(asked.population.levels.of, asked.population.odds))
+    return tilts
+
+
+def _place(cases: Cases, rows: Ids, strata: Strata, tilts: list[Tilt], size: Ids, name: str, seed: int) -> Ids:
+    """The number of each case's site; that of no site for cases left out."""
+    pool = np.bincount(strata.of[rows], minlength=len(strata))
+    wanted = wanted_table(strata, tilts, pool, size, least=2 if name in TRAINED else 0)
+    place = deal(cases.units[rows], strata.of[rows], wanted, stream(seed, "dealing", name))
+    if name in TRAINED:
+        _check_everyone_trains(place, len(size), len(np.unique(cases.units[rows])))
+    return place
+
+
+def _presented(
+    cases: Cases, rows: Ids, strata: Strata, place: Ids, shown: tuple[Levels, Array], name: str, seed: int
+) -> Ids:
+    """Cases change places within their class and population level."""
+    levels, odds = shown
+    elsewhere = np.ones((1, odds.shape[1]))  # cases left out lean nowhere
+    rng = stream(seed, "presentation", name)
+    return refine(cases.units[rows], strata.of[rows], place, levels.of[rows], np.vstack([odds, elsewhere]), rng)
 
 
 def site_count(sites: object) -> int:
