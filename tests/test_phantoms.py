@@ -90,6 +90,22 @@ def test_logistic_regression_recovers_the_risk_on_the_card(table, cases):
     assert np.all(error < 0.03)
 
 
+def test_referral_follows_disease_and_severity_as_the_card_says():
+    from sklearn.linear_model import LogisticRegression
+
+    table = phantom_table(40000, seed=5).drop_duplicates("patient")
+    fit = LogisticRegression(penalty=None).fit(table[["label", "severity"]].to_numpy(), table["site"] == "University")
+    truth = TRUTH["site"]
+    found = [fit.intercept_[0], *fit.coef_[0]]
+    assert found == pytest.approx([truth["intercept"], truth["disease"], truth["severity"]], abs=0.15)
+
+
+def test_the_site_does_not_act_on_the_image():
+    table = phantom_table(60)
+    for part, same in zip(phantom_images(table), phantom_images(table.assign(site="County")), strict=True):
+        np.testing.assert_array_equal(part, same)
+
+
 @pytest.mark.parametrize(("size", "dimensions"), [(16, 2), (28, 2), (33, 2), (16, 3)])
 def test_masks_mark_exactly_the_ill_and_stay_off_the_border(size, dimensions):
     drawn = phantoms(300, size, dimensions, seed=2)

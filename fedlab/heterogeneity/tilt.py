@@ -45,9 +45,15 @@ class Strata:
 
 def stratify(labels: Ids, tilts: Sequence[Tilt]) -> Strata:
     """Strata of equal label and equal level on every axis: with no dose at all, sites agree in each of them."""
-    columns = np.stack([labels, *(tilt.levels for tilt in tilts)], axis=1)
-    values, of = np.unique(columns, axis=0, return_inverse=True)
-    return Strata(of.reshape(-1).astype(np.int64), values[:, 1:])
+    columns = [np.unique(column, return_inverse=True) for column in (labels, *(tilt.levels for tilt in tilts))]
+    widths = [len(values) for values, _ in columns]
+    if np.prod(widths, dtype=float) > 2**62:
+        raise ValueError(f"axes with {widths} levels have too many combinations: use columns with fewer values")
+    key = np.ravel_multi_index([inverse.reshape(-1) for _, inverse in columns], widths)
+    found, of = np.unique(key, return_inverse=True)
+    at = np.unravel_index(found, widths)
+    levels = [values[place] for (values, _), place in zip(columns[1:], at[1:], strict=True)]
+    return Strata(of.reshape(-1).astype(np.int64), np.stack(levels, axis=1))
 
 
 def wanted_table(strata: Strata, tilts: Sequence[Tilt], pool: Counts, sizes: Counts, least: int = 0) -> Table:
