@@ -15,6 +15,8 @@ from typing import Any
 from data_prep.fetch import home
 from fedlab.registry import Registry, nearest
 
+MEANS = ("source", "accept_licence")  # how a user comes by a dataset: no part of what it is, nor of its folder's name
+
 
 @cache
 def sources() -> Registry:
@@ -39,7 +41,8 @@ def prepare(name: str, folder: str | Path | None = None, limit: int | None = Non
     """The folder of a dataset, fetched and converted unless it is there already.
 
     folder: where to; by default in `$FEDLAB_DATA`, named after dataset and options. limit: at most so many cases,
-    stratified by split and class. The rest are the dataset's own options, see `options`.
+    stratified by split and class. The rest are the dataset's own options, see `options`: some ask for `source`, the
+    folder of a download made by hand, and `accept_licence`, and only until the dataset is prepared.
     """
     known = options(name)
     for option in chosen:
@@ -57,6 +60,6 @@ def _folder_name(name: str, wanted: dict[str, Any], known: dict[str, Any]) -> st
     parts = [
         f"{'' if key == 'size' else key}{value}"
         for key, value in sorted(wanted.items(), reverse=True)
-        if value != known[key]
+        if key not in MEANS and value != known[key]
     ]
     return re.sub(r"[^\w.-]+", "-", "_".join([name, *parts]))

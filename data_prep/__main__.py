@@ -35,7 +35,7 @@ def _chosen(arguments: list[str] | None) -> dict[str, Any]:
     known, unknown = _parser().parse_known_args(arguments)
     given = vars(known)
     if unknown:
-        flags = [f"--{key}" for key in given if key != "name"]
+        flags = [_flag(key) for key in given if key != "name"]
         raise ValueError(f"cannot use {unknown[0]!r}: {nearest(unknown[0], flags)}")
     return {key: value for key, value in given.items() if value is not None}
 
@@ -47,9 +47,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="list the datasets and stop")
     parser.add_argument("--folder", type=Path, help="where to; by default in $FEDLAB_DATA or the user's cache")
     for option in sorted({option for name in sources() for option in options(name)}):
-        takers = ", ".join(name for name in sources() if option in options(name))
-        parser.add_argument(f"--{option}", type=_value, help=f"option of {takers}")
+        takers = {name: options(name)[option] for name in sources() if option in options(name)}
+        switch = any(isinstance(value, bool) for value in takers.values())
+        kind: dict[str, Any] = {"action": "store_true", "default": None} if switch else {"type": _value}
+        parser.add_argument(_flag(option), dest=option, help=f"option of {', '.join(takers)}", **kind)
     return parser
+
+
+def _flag(option: str) -> str:
+    """`accept_licence` -> `--accept-licence`"""
+    return f"--{option.replace('_', '-')}"
 
 
 def _value(text: str) -> Any:

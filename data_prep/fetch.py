@@ -1,13 +1,14 @@
 """Official files with their published checksums: from the cache, from a mirror, or from their url.
 
 A download that breaks off is continued where it stopped, by this run or a later one. No file is used, and no download
-enters the cache, before its checksum is right.
+enters the cache, before its checksum is right; an archive without a published checksum is checked file by file, see
+`data_prep.collection`.
 """
 
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ def downloads() -> Path:
 
 
 def fetch(url: str, name: str, checksum: str) -> Path:
-    """The official file `name`, with this checksum ("md5:..." or "sha256:...").
+    """The official file `name`, with this checksum ("md5:..." or "sha256:..."; "" for none: whoever reads it checks).
 
     Looked for in the cache, then in the folders of `$FEDLAB_MIRROR`, then downloaded from `url` into the cache.
     Raises ConnectionError if the url cannot be reached and OSError if what it gives is not the official file.
@@ -47,10 +48,21 @@ def found(name: str, checksum: str) -> Path | None:
     for path in _places(name):
         digest = _digest(path, checksum)
         if digest == checksum:
-            say(f"{name}: {path.stat().st_size / 1e6:,.1f} MB from {path}, checksum as published")
+            told = "checksum as published" if checksum else "checked file by file"
+            say(f"{name}: {path.stat().st_size / 1e6:,.1f} MB from {path}, {told}")
             return path
         warnings.warn(f"{path} is passed over: its checksum is {digest}, wanted {checksum}", stacklevel=3)
     return None
+
+
+def lying(names: Set[str]) -> dict[str, list[Path]]:
+    """Where files of these names lie in the cache and in the mirrors, found in one walk."""
+    paths: dict[str, list[Path]] = {}
+    for root in (downloads(), *_mirrors()):
+        for folder, _, files in os.walk(root):
+            for name in sorted(names & set(files)):
+                paths.setdefault(name, []).append(Path(folder) / name)
+    return paths
 
 
 def say(message: str) -> None:
@@ -61,16 +73,23 @@ def say(message: str) -> None:
 def _places(name: str) -> Iterator[Path]:
     if (downloads() / name).is_file():
         yield downloads() / name
+    for root in _mirrors():
+        yield from sorted(path for path in root.rglob(name) if path.is_file())
+
+
+def _mirrors() -> Iterator[Path]:
     for mirror in filter(None, os.environ.get("FEDLAB_MIRROR", "").split(os.pathsep)):
         root = Path(mirror).expanduser()
         if not root.is_dir():
-            warnings.warn(f"FEDLAB_MIRROR names {root}, which is not a folder: correct or unset it", stacklevel=4)
-        yield from sorted(path for path in root.rglob(name) if path.is_file())
+            warnings.warn(f"FEDLAB_MIRROR names {root}, which is not a folder: correct or unset it", stacklevel=5)
+        yield root
 
 
 def _digest(path: Path, checksum: str) -> str:
     import pooch
 
+    if not checksum:
+        return ""
     algorithm = checksum.split(":")[0]
     return f"{algorithm}:{pooch.file_hash(str(path), alg=algorithm)}"
 
@@ -83,7 +102,11 @@ def _download(url: str, target: Path, checksum: str) -> Path:
 
     target.parent.mkdir(parents=True, exist_ok=True)
     files = pooch.create(
-        target.parent, base_url="", registry={target.name: checksum}, urls={target.name: url}, retry_if_failed=RETRIES
+        target.parent,
+        base_url="",
+        registry={target.name: checksum or None},
+        urls={target.name: url},
+        retry_if_failed=RETRIES,
     )
     try:
         with FileLock(target.with_name(f".{target.name}.lock")):

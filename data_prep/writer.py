@@ -29,8 +29,14 @@ def card(
     checksums: dict[str, str],
     options: dict[str, Any],
     caution: str = "",
+    modality: str = "",
+    structures: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What a dataset is and whose. checksums: official file name -> checksum; options: what the user chose."""
+    """What a dataset is and whose. checksums: official file name -> checksum; options: what the user chose.
+
+    modality: kind of image, e.g. "fundus" or "mri". structures: for segmentation, what each value of a mask stands for.
+    """
+    given = {"modality": modality, "structures": list(structures)}
     return {
         "name": name,
         "title": title,
@@ -42,6 +48,7 @@ def card(
         "caution": caution,
         "checksums": checksums,
         "options": options,
+        **{key: value for key, value in given.items() if value},
     }
 
 
@@ -61,19 +68,21 @@ def ready(folder: Path, *cards: dict[str, Any]) -> bool:
     raise FileExistsError(f"{folder} holds {what}, wanted {wanted}: choose another folder or remove it")
 
 
-def subset(table: pd.DataFrame, limit: int | None, task: str) -> NDArray[np.int64]:
+def subset(table: pd.DataFrame, limit: int | None, task: str, by: Sequence[str] = ("split",)) -> NDArray[np.int64]:
     """Rows of at most `limit` cases, ascending: each split and class in proportion, and at least once.
 
-    A multi-label case counts for the rarest class that it has. Raises ValueError if `limit` cannot keep every class.
+    by: the columns of which each value counts beside the class, where the table has them. A multi-label case counts for
+    the rarest class that it has. Raises ValueError if `limit` cannot keep every class.
     """
     if limit is None:
         return np.arange(len(table))
     from fedlab.randomness import stream
 
-    strata = _strata(table, task)
+    strata = _strata(table, task, by)
     counts = np.bincount(strata)
     if limit < len(counts):
-        raise ValueError(f"limit is {limit}: wanted at least {len(counts)}, one case of each class in each split")
+        each = " and ".join(by)
+        raise ValueError(f"limit is {limit}: wanted at least {len(counts)}, one case of each class in each {each}")
     shares = _shares(counts, limit)
     shuffled = stream(0, "subset").permutation(len(table))
     order = shuffled[np.argsort(strata[shuffled], kind="stable")]
@@ -81,15 +90,15 @@ def subset(table: pd.DataFrame, limit: int | None, task: str) -> NDArray[np.int6
     return np.sort(order[rank < np.repeat(shares, counts)])
 
 
-def _strata(table: pd.DataFrame, task: str) -> NDArray[np.int64]:
-    """An id for each split and class, shape (n,)."""
+def _strata(table: pd.DataFrame, task: str, by: Sequence[str]) -> NDArray[np.int64]:
+    """An id for each class and value of the columns `by`, shape (n,)."""
     labels = table["label"].to_numpy(np.int64)
     if task == "multilabel":
         present = (labels[:, None] >> np.arange(max(int(labels.max(initial=1)).bit_length(), 1))) & 1
         labels = np.where(present, present.sum(0), len(table) + 1).argmin(1)
         labels[present.sum(1) == 0] = -1
-    splits = table["split"] if "split" in table else pd.Series("", index=table.index)
-    return pd.DataFrame({"split": splits.to_numpy(), "label": labels}).groupby(["split", "label"]).ngroup().to_numpy()
+    strata = table[[column for column in by if column in table]].assign(label=labels)
+    return strata.groupby(list(strata.columns), dropna=False).ngroup().to_numpy()
 
 
 def _shares(counts: NDArray[np.int64], limit: int) -> NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """`Cases`: pixels, one table row a case, and a card. Adding a dataset is a folder, not a class.
 
 A folder holds `cases.parquet` (required columns `case`, `label`), `images.npy` (n, channels, height, width[, depth];
-uint8 or float16), `card.json` and, for segmentation, `masks.npy`. Images stay on disk until they are looked at.
+uint8 or float16), `card.json` and, for segmentation, `masks.npy` (n, height, width[, depth]; uint8). Images stay on
+disk until they are looked at.
 """
 
 import hashlib
@@ -20,9 +21,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedlab.registry import nearest
 
-TASKS = ("binary", "multiclass", "ordinal", "multilabel")
+TASKS = ("binary", "multiclass", "ordinal", "multilabel", "segmentation")
 SPLITS = ("train", "val", "test")
-LIMITS = {"binary": (2, 2), "multilabel": (1, 62)}  # least and most classes; of other tasks any number from two on
+# Least and most classes; of other tasks any number from two on.
+LIMITS: dict[str, tuple[int, float]] = {"binary": (2, 2), "multilabel": (1, 62), "segmentation": (1, math.inf)}
 CHUNK = 4096  # images looked at in one go, so that a memory-mapped dataset never has to fit in memory
 
 
@@ -33,7 +35,8 @@ class Cases:
     images: (n, channels, height, width[, depth]), uint8 in 0..255 or float16 in [0, 1]; may be a read-only memory map.
     table: one row a case in the same order; `case` (unique text) and `label` (class index; for a multi-label task a bit
     mask), and any of patient, site, split (train, val, test), age, sex, ... card: what the dataset is and whose.
-    masks: (n, height, width[, depth]) uint8 for segmentation.
+    masks: (n, height, width[, depth]) uint8 for segmentation: numbers of the card's `structures`, background first;
+    classes and labels are then kinds of case (one will do, with label 0 everywhere).
     """
 
     images: NDArray[Any]
@@ -58,6 +61,11 @@ class Cases:
     @property
     def classes(self) -> list[str]:
         return list(self.card["classes"])
+
+    @property
+    def structures(self) -> list[str]:
+        """What each value of the masks stands for, background first; the classes where the card has no `structures`."""
+        return list(self.card.get("structures", self.card["classes"]))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,12 +95,14 @@ class Cases:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of task, classes, table and pixels: the identity of the data in every run folder."""
+        """Hash of task, classes, table, pixels and masks: the identity of the data in every run folder."""
         digest = hashlib.blake2b(json.dumps([self.task, self.classes, self.shape]).encode(), digest_size=16)
         for column in sorted(self.table.columns):
-            digest.update(column.encode() + "\x1f".join(self.table[column].astype(str)).encode())
+            digest.update(column.encode() + "\x1f".join(map(str, self.table[column])).encode())
         for pixel_hash in self.pixel_hashes:
             digest.update(pixel_hash)
+        for mask in () if self.masks is None else _each(self.masks):
+            digest.update(mask.tobytes())
         return digest.hexdigest()
 
     def __len__(self) -> int:
@@ -226,8 +236,28 @@ def _check_images(cases: Cases) -> None:
         raise ValueError(f"images are {images.dtype}: store uint8 (0..255) or float16 (0..1)")
     if cases.masks is not None and cases.masks.shape != (n, *images.shape[2:]):
         raise ValueError(f"masks have shape {cases.masks.shape}: wanted {(n, *images.shape[2:])}, one mask an image")
+    if cases.task == "segmentation":
+        _check_masks(cases)
     if images.dtype == np.float16:
         _check_finite(cases)
+
+
+def _check_masks(cases: Cases) -> None:
+    names = cases.card.get("structures", cases.card["classes"])
+    if not isinstance(names, list | tuple) or len(set(names)) < len(names) or len(names) < 2:
+        raise ValueError(
+            f"the card's structures are {names!r}: list a different name for each value of the masks, background first"
+        )
+    if cases.masks is None:
+        raise ValueError("a segmentation dataset has no masks: add masks.npy, or give the card another task")
+    if cases.masks.dtype != np.uint8:
+        raise ValueError(f"masks are {cases.masks.dtype}: store the numbers of {list(names)} as uint8")
+    for number, mask in enumerate(_each(cases.masks)):
+        if (top := int(mask.max(initial=0))) >= len(names):
+            raise ValueError(
+                f"the mask of case {cases.table['case'].iloc[number]!r} holds the value {top}, but the structures are"
+                f" {list(names)}: number them 0..{len(names) - 1}"
+            )
 
 
 def _check_finite(cases: Cases) -> None:

@@ -58,12 +58,12 @@ def _count(number: int, what: str) -> str:
 def _cases(dataset: str | Path) -> Cases:
     if not isinstance(dataset, str | Path):
         raise ValueError(f"dataset is {dataset!r}: give a name such as 'phantoms', or the path of a folder")
-    if isinstance(dataset, Path) or "/" in dataset or os.sep in dataset:
-        return read(Path(dataset).expanduser())
-    name = dataset.split("(")[0].strip()
-    if name in DATASETS:
+    name = str(dataset).split("(")[0].strip()
+    if isinstance(dataset, str) and name in DATASETS:  # its options may hold a path
         function, values, knobs = _registry().parse(dataset)
         return function(*values, **knobs)
+    if isinstance(dataset, Path) or "/" in dataset or os.sep in dataset:
+        return read(Path(dataset).expanduser())
     for folder in (home() / dataset, Path(dataset)):
         if (folder / "card.json").is_file():
             return read(folder)

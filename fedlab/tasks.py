@@ -38,8 +38,13 @@ class Task:
 
 
 def task_of(cases: Cases) -> Task:
-    """The task that a dataset's card names."""
+    """The task that a dataset's card names. Raises ValueError for segmentation, which no method trains yet."""
     classes = tuple(cases.classes)
+    if cases.task == "segmentation":
+        raise ValueError(
+            f"dataset {cases.name!r} is for segmentation, which is not trainable yet: choose a classification dataset"
+            " (dealing it, its shift and its scanners work all the same)"
+        )
     if cases.task == "binary":
         return Task("binary", classes, 1, _binary_loss, _both_classes)
     if cases.task == "multilabel":

@@ -23,7 +23,7 @@ from PIL import Image
 import data_prep
 from data_prep import medmnist, mednist, writer
 from data_prep.__main__ import main
-from data_prep.fetch import downloads, fetch, found
+from data_prep.fetch import downloads, fetch, found, lying
 from fedlab.cases import TASKS, read
 
 BODY = np.random.default_rng(0).bytes(300_000)
@@ -167,6 +167,22 @@ def test_mirror_comes_before_the_network(tmp_path: Path, monkeypatch: pytest.Mon
     downloads().mkdir(parents=True)
     (downloads() / "set.npz").write_bytes(BODY)
     assert fetch(server.url, "set.npz", CHECKSUM) == downloads() / "set.npz"  # and the cache before the mirror
+
+
+def test_without_a_published_checksum_the_reader_checks(server: Server) -> None:
+    first = fetch(server.url, "set.zip", "")
+    assert first == downloads() / "set.zip" and first.read_bytes() == BODY
+    assert fetch(server.url, "set.zip", "") == first and len(server.asked) == 1
+
+
+def test_lying_files_are_found_by_name_in_cache_and_mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = mirror(monkeypatch, tmp_path / "mirror") / "some" / "where"
+    for folder in (deep, downloads()):
+        folder.mkdir(parents=True)
+        (folder / "a.bin").write_bytes(b"a")
+    (deep / "b.bin").write_bytes(b"b")
+    found_at = [downloads() / "a.bin", deep / "a.bin"]
+    assert lying({"a.bin", "b.bin", "c.bin"}) == {"a.bin": found_at, "b.bin": [deep / "b.bin"]}
 
 
 def test_wrong_file_in_a_mirror_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,6 +359,14 @@ def test_subset_keeps_every_class_of_every_split() -> None:
         writer.subset(table, 3, "binary")
 
 
+def test_subset_keeps_every_class_of_every_value_asked_for() -> None:
+    table = pd.DataFrame({"label": 0, "site": ["a"] * 97 + [None, "b", "b"], "split": "train"})
+    kept = table.iloc[writer.subset(table, 3, "binary", by=["site"])]
+    assert kept["site"].fillna("none").tolist() == ["a", "none", "b"]
+    with pytest.raises(ValueError, match="at least 3, one case of each class in each site"):
+        writer.subset(table, 2, "binary", by=["site"])
+
+
 def test_subset_keeps_rare_findings() -> None:
     rng = np.random.default_rng(0)
     present = rng.random((2000, 5)) < [0.5, 0.2, 0.1, 0.01, 0.005]
@@ -419,6 +443,17 @@ def test_repacked_archive_of_a_mirror_will_do(tmp_path: Path, monkeypatch: pytes
     assert cases.card["checksums"] == {archive.name: digest} and cases.images[0, 0, 5, 5] == 9
 
 
+# --- cards
+
+
+def test_modality_and_structures_are_on_the_card_where_given() -> None:
+    facts = {"title": "", "task": "binary", "classes": "ab", "licence": "", "source": "", "citation": ""}
+    plain = writer.card("x", **facts, checksums={}, options={})
+    assert "modality" not in plain and "structures" not in plain  # cards written before stay as they are
+    told = writer.card("x", **facts, checksums={}, options={}, modality="mri", structures=("background", "lesion"))
+    assert told == plain | {"modality": "mri", "structures": ["background", "lesion"]}
+
+
 # --- names, options, the command
 
 
@@ -469,7 +504,8 @@ def test_command_lists_and_prepares(
 ) -> None:
     assert main(["--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == list(data_prep.sources()) and {"mednist", *medmnist.MEMBERS} <= set(listed)
+    natural = {"blood_cells", "retinal_vessels", "hippocampus"}
+    assert listed == list(data_prep.sources()) and {"mednist", *medmnist.MEMBERS, *natural} <= set(listed)
     publish(monkeypatch, tmp_path / "mirror", "pneumoniamnist", made_up((28, 28), 2))
     assert main(["pneumoniamnist", "--limit", "8", "--folder", str(tmp_path / "mine")]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "mine")]

@@ -1,0 +1,115 @@
+"""Sets published as many files: each is known by its own sha256, whether it lies alone or in the official archive.
+
+So a folder that somebody unpacked, a part of it, or the archive as downloaded all serve, and all give the same dataset.
+"""
+
+import hashlib
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data_prep.fetch import fetch, lying
+
+Read = Callable[[str], bytes]  # the content of a member of an archive
+REMEDY = "remove it and try again, or let FEDLAB_MIRROR name a folder that holds the official archive or its files"
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The official files that a dataset is made from.
+
+    title: the collection's own name. url, archive: where its official archive is and how that is called; checksum: of
+    the whole archive, "" where none is published. files: path in the archive -> sha256, of the files that are used.
+    """
+
+    title: str
+    url: str
+    archive: str
+    checksum: str
+    files: Mapping[str, str] = field(repr=False)
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """One for all files: the sha256 of the lines that `sha256sum` prints for them, sorted by path."""
+        lines = "".join(f"{self.files[path]}  {path}\n" for path in sorted(self.files))
+        return {f"{self.title}, {len(self.files)} files": f"sha256:{_sha256(lines.encode())}"}
+
+    def read(self, paths: Sequence[str]) -> Iterator[bytes]:
+        """The content of these files in this order: from the cache, a mirror, or the official archive.
+
+        Raises ConnectionError where the archive is needed and cannot be had, and OSError where it is not the official
+        one.
+        """
+        alone = self._alone(paths)
+        packed = [path for path in paths if path not in alone]
+        with ExitStack() as stack:
+            archive = self._archive(packed) if packed else Path()
+            member = _open(archive, stack) if packed else None
+            for path in paths:
+                yield alone[path].read_bytes() if member is None or path in alone else self._take(path, archive, member)
+
+    def _alone(self, paths: Sequence[str]) -> dict[str, Path]:
+        """Files that lie unpacked somewhere with the right content; a warning tells of others at such paths."""
+        places = lying({Path(path).name for path in paths})
+        alone: dict[str, Path] = {}
+        wrong: list[Path] = []
+        for path in paths:
+            for file in places.get(Path(path).name, ()):
+                if not file.as_posix().endswith(f"/{path}"):
+                    continue
+                if _sha256(file.read_bytes()) == self.files[path]:
+                    alone[path] = file
+                    break
+                wrong.append(file)
+        if wrong:
+            message = f"{self.title}: {len(wrong)} files are passed over, since their sha256 is not the official one"
+            warnings.warn(f"{message} (first: {wrong[0]})", stacklevel=3)
+        return alone
+
+    def _archive(self, packed: Sequence[str]) -> Path:
+        try:
+            return fetch(self.url, self.archive, self.checksum)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"{len(packed)} of the {len(self.files)} official files of {self.title} lie in no folder of"
+                f" FEDLAB_MIRROR (first: {packed[0]}); {error}"
+            ) from None
+
+    def _take(self, path: str, archive: Path, member: Read) -> bytes:
+        try:
+            content = member(path)
+        except (KeyError, EOFError, zipfile.BadZipFile, tarfile.TarError, OSError) as error:
+            raise OSError(f"{archive} gives no {path} ({type(error).__name__}): {REMEDY}") from None
+        if (digest := _sha256(content)) != self.files[path]:
+            raise OSError(f"{path} in {archive} has the sha256 {digest}, wanted {self.files[path]}: {REMEDY}")
+        return content
+
+
+def _open(archive: Path, stack: ExitStack) -> Read:
+    """Reads members by the end of their path; nothing is unpacked, so no path in the archive can write anywhere."""
+    if zipfile.is_zipfile(archive):
+        zipped = stack.enter_context(zipfile.ZipFile(archive))
+        names = _ends(zipped.namelist())
+        return lambda path: zipped.read(names[path])
+    if tarfile.is_tarfile(archive):
+        tar = stack.enter_context(tarfile.open(archive))  # noqa: SIM115
+        members = _ends([member.name for member in tar if member.isfile()])
+        return lambda path: tar.extractfile(members[path]).read()  # type: ignore[union-attr]
+    raise OSError(f"{archive} is neither a zip nor a tar archive ({archive.stat().st_size:,} bytes): {REMEDY}")
+
+
+def _ends(names: Sequence[str]) -> dict[str, str]:
+    """Every end of a path -> the path; the shortest wins, and what macOS adds to archives is left out."""
+    ends: dict[str, str] = {}
+    for name in sorted((name for name in names if "__MACOSX" not in name), key=len, reverse=True):
+        parts = name.split("/")
+        ends |= {"/".join(parts[start:]): name for start in range(len(parts))}
+    return ends
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

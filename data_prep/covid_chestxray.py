@@ -1,0 +1,112 @@
+"""COVID-19 image data collection: chest X-rays gathered from publications and hospitals, by a local copy."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pandas as pd
+
+from data_prep import local, writer
+
+DATASETS = {
+    "covid_chestxray": "chest X-rays of pneumonia, COVID-19 or another cause, from many hospitals, with age and sex;"
+    " some 600 cases, binary, any size, a licence per image; from a local copy"
+}
+
+TERMS = local.Terms(
+    name="covid_chestxray",
+    licence="a licence per image (column license: CC BY-NC-SA, CC BY, ..., of many none is stated)",
+    duty="abide by each image's own licence, do not pass images on, and name the collection (Cohen et al. 2020)",
+    url="https://github.com/ieee8023/covid-chestxray-dataset",
+    needed="the repository, cloned, unpacked or as covid-chestxray-dataset-master.zip: metadata.csv and images/",
+)
+ARCHIVE = "covid-chestxray-dataset*.zip"
+METADATA = "metadata.csv"
+COLUMNS = ("patientid", "sex", "age", "finding", "view", "modality", "location", "filename", "url", "license")
+COVID = "COVID-19"
+UNNAMED = ("Pneumonia", "Pneumonia/Viral")  # may be COVID-19 or not
+CLASSES = ("other pneumonia", "COVID-19 pneumonia")
+SEXES = {"F": "female", "M": "male"}
+OTHER = "other"
+
+
+def prepare(
+    name: str,
+    folder: Path,
+    *,
+    limit: int | None = None,
+    size: int = 64,
+    smallest_site: int = 20,
+    source: object = None,
+    accept_licence: bool = False,
+) -> Path:
+    """The frontal X-rays of pneumonia with a named cause, central squares. size: edge length in pixels.
+
+    smallest_site: fewest cases of a place that is a site of its own; the rest is the site "other". source: the folder
+    of the copy. accept_licence: True if you will abide by the licence of each image.
+    """
+    if not isinstance(smallest_site, int) or smallest_site < 1:
+        raise ValueError(f"smallest_site is {smallest_site!r}: give a number of cases, at least 1")
+    card = _card(name, {"size": local.edge(size), "smallest_site": smallest_site, "limit": limit})
+    if local.prepared(folder, card):
+        return folder
+    TERMS.consent(accept_licence)
+    files = local.Files(TERMS, source, ARCHIVE)
+    origin, metadata = files.table(COLUMNS, METADATA)
+    table = cases(metadata, smallest_site)
+    decode = partial(local.picture, size=size, mode="L")
+    return local.convert(folder, files, table, table["case"], (1, size, size), decode, card, [origin], {})
+
+
+def cases(metadata: pd.DataFrame, smallest_site: int) -> pd.DataFrame:
+    """Frontal X-rays (views PA and AP, supine or erect) of pneumonia whose cause is named; `finding` names it."""
+    finding = metadata["finding"].fillna("").str.strip()
+    frontal = (metadata["modality"] == "X-ray") & metadata["view"].fillna("").str.match(r"PA|AP")
+    kept = frontal & finding.str.startswith("Pneumonia/") & ~finding.isin(UNNAMED)
+    if not kept.any():
+        raise ValueError(
+            f"{METADATA} names the cause of no pneumonia (findings: {sorted(set(finding))[:5]}): wanted e.g."
+            f" 'Pneumonia/Viral/COVID-19'; update the copy from {TERMS.url}"
+        )
+    chosen = metadata[kept].reset_index(drop=True)
+    cause = finding[kept].reset_index(drop=True)
+    return pd.DataFrame(
+        {
+            "case": chosen["filename"],
+            "label": cause.str.split("/").map(lambda parts: COVID in parts).astype("int64"),
+            "patient": chosen["patientid"],
+            "site": sites(chosen, smallest_site),
+            "age": pd.to_numeric(chosen["age"], errors="coerce").astype("float64"),
+            "sex": chosen["sex"].map(SEXES),
+            "finding": cause,
+            **{column: chosen[column] for column in ("view", "location", "url", "license")},
+        }
+    )
+
+
+def sites(chosen: pd.DataFrame, smallest_site: int) -> pd.Series:
+    """Where a case comes from: the place stated or, without one, who published it; small ones pooled as "other"."""
+    publisher = chosen["url"].fillna("").map(lambda url: urlparse(str(url).strip()).netloc.removeprefix("www."))
+    place = chosen["location"].str.strip().replace("", pd.NA).fillna(publisher)
+    counts = place.map(place.value_counts())
+    return place.where((counts >= smallest_site) & (place != ""), OTHER)
+
+
+def _card(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    return writer.card(
+        name,
+        title="COVID-19 image data collection, frontal X-rays",
+        task="binary",
+        classes=CLASSES,
+        licence=TERMS.licence,
+        source=TERMS.url,
+        citation="Cohen J. P. et al., COVID-19 Image Data Collection: Prospective Predictions Are the Future,"
+        " arXiv:2006.11988 (2020)",
+        caution="gathered from publications: cause, place, view and image quality go together, so that a model may"
+        " learn where an image comes from; pneumonia of unnamed cause, other findings, lateral views and CT are left"
+        " out; licences differ from image to image",
+        checksums={},
+        options=options,
+        modality="xray",
+    )

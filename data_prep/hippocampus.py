@@ -1,0 +1,111 @@
+"""Hippocampus in T1-weighted MRI: Task 4 of the Medical Segmentation Decathlon (Antonelli 2022), the labelled volumes.
+
+260 volumes of 1 mm voxels, cropped around one hippocampus; anterior and posterior part are outlined. Their grey values
+come in two kinds, float32 and uint8, of very different range, which tells apart unnamed sources: column `storage`. Each
+file is checked against its sha256 in `hippocampus.json`, whether from the official archive or unpacked.
+"""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data_prep import writer
+from data_prep.collection import Collection
+
+DATASETS = {
+    "hippocampus": "anterior and posterior hippocampus in MRI volumes; 260 cases, segmentation, size 32 to 64, CC BY-SA"
+    " 4.0"
+}
+
+FACTS: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+STRUCTURES = ("background", "anterior", "posterior")
+RANGE = (1, 99)  # percentiles of a volume that become 0 and 255
+SIZES = (32, 64)
+
+
+def prepare(name: str, folder: Path, *, limit: int | None = None, size: int = 48) -> Path:
+    """All volumes as cubes, axes left to right, back to front, bottom to top, cut or filled with 0 around the centre.
+
+    size: edge length in voxels of 1 mm, 32 to 64. At 48 one volume loses some voxels of its mask, at 64 nothing is cut.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or not SIZES[0] <= size <= SIZES[1]:
+        raise ValueError(f"size is {size!r}: give a whole number of voxels from {SIZES[0]} to {SIZES[1]}")
+    collection = Collection(**FACTS)
+    card = _card(name, collection, {"size": size, "limit": limit})
+    if writer.ready(folder, card):
+        return folder
+    files = sorted(Path(file).name for file in collection.files if file.startswith("imagesTr/"))
+    table = pd.DataFrame({"case": [file.removesuffix(".nii.gz") for file in files], "label": 0, "file": files})
+    chosen = table.iloc[writer.subset(table, limit, "segmentation")].reset_index(drop=True)
+    masks = np.zeros((len(chosen), size, size, size), np.uint8)
+    with writer.canvas(folder, (len(chosen), 1, size, size, size)) as images:
+        storage = _fill(images, masks, collection, chosen["file"].tolist())
+        return writer.write(folder, images, chosen.drop(columns="file").assign(storage=storage), card, masks)
+
+
+def _card(name: str, collection: Collection, options: dict[str, Any]) -> dict[str, Any]:
+    return writer.card(
+        name,
+        title="Hippocampus (Medical Segmentation Decathlon, Task 4)",
+        task="segmentation",
+        classes=["hippocampus"],
+        structures=STRUCTURES,
+        licence="CC BY-SA 4.0",
+        source="http://medicaldecathlon.com (Vanderbilt University Medical Center)",
+        citation="Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 13, 4128 (2022);"
+        " Simpson et al., arXiv:1902.09063",
+        caution="no patient identifiers are published: left and right hippocampus of one person cannot be told; the 130"
+        " unlabelled test volumes are left out; grey values were scaled volume by volume, percentiles 1 to 99",
+        checksums=collection.checksums,
+        options=options,
+        modality="mri",
+    )
+
+
+def _fill(images: NDArray[np.uint8], masks: NDArray[np.uint8], collection: Collection, files: list[str]) -> list[str]:
+    """Fill images and masks; the data type in which each volume was stored."""
+    from tqdm.auto import tqdm
+
+    storage = []
+    contents = collection.read([f"{folder}/{file}" for file in files for folder in ("imagesTr", "labelsTr")])
+    for row, file in tqdm(enumerate(files), "hippocampus", len(files), unit="case", delay=2):
+        (volume, kind), (mask, _) = _voxels(next(contents)), _voxels(next(contents))
+        if volume.shape != mask.shape or volume.ndim != 3:
+            raise ValueError(f"{file} has shape {volume.shape} and its mask {mask.shape}: wanted one 3D shape for both")
+        images[row, 0] = _centred(_scaled(volume, file), images.shape[-1])
+        masks[row] = _centred(mask.astype(np.uint8), images.shape[-1])
+        storage.append(kind)
+    return storage
+
+
+def _voxels(content: bytes) -> tuple[NDArray[Any], str]:
+    """Values of a gzipped NIfTI file and the data type in which they are stored."""
+    import nibabel
+
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(content))
+    return np.asarray(image.dataobj), str(image.get_data_dtype())
+
+
+def _scaled(volume: NDArray[Any], file: str) -> NDArray[np.uint8]:
+    """Grey values between two percentiles of the volume as 0..255."""
+    low, high = np.percentile(volume, RANGE)
+    if not high > low:
+        raise ValueError(f"{file} has no contrast: its percentiles {RANGE} are {low:g} and {high:g}")
+    return np.rint(np.clip((volume - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+
+
+def _centred(volume: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """A cube of `size` voxels around the volume's centre, cut where it is larger and filled with 0 where smaller."""
+    cube = np.zeros((size,) * 3, np.uint8)
+    there, here = [], []
+    for edge in volume.shape:
+        start = (edge - size) // 2
+        there.append(slice(max(start, 0), max(start, 0) + min(edge, size)))
+        here.append(slice(max(-start, 0), max(-start, 0) + min(edge, size)))
+    cube[tuple(here)] = volume[tuple(there)]
+    return cube

@@ -1,0 +1,147 @@
+"""IXI: T1-weighted MRI of healthy heads from three London hospitals, female or male, by a local download."""
+
+import gzip
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data_prep import local, writer
+
+DATASETS = {
+    "ixi": "T1 MRI of healthy heads from three hospitals, female or male, with age; about 560 volumes, binary, any"
+    " size, CC BY-SA 3.0; from a local download"
+}
+
+TERMS = local.Terms(
+    name="ixi",
+    licence="CC BY-SA 3.0",
+    duty="name the IXI project as the source, and share what you derive from it under the same licence",
+    url="https://brain-development.org/ixi-dataset/",
+    needed="IXI-T1.tar (packed or not) and IXI.xls (or the same sheet saved as IXI.xlsx or IXI.csv)",
+)
+ARCHIVE = "IXI-T1.tar*"
+VOLUME = re.compile(r"(IXI(\d+))-(Guys|HH|IOP)-\d+-T1\.nii(\.gz)?")  # IXI002-Guys-0828-T1.nii.gz
+TABLES = ("IXI.xls", "IXI.xlsx", "IXI.csv")
+NUMBER, SEX, AGE = COLUMNS = ("IXI_ID", "SEX_ID (1=m, 2=f)", "AGE")
+PUBLISHED = {"IXI-T1.tar": "md5:34901a0593b41dd19c1a1f746eac2d58"}  # by TorchIO and MONAI; IXI itself gives none
+CLASSES = ("male", "female")  # IXI's 1 and 2
+HOSPITALS = {
+    "Guys": ("Guy's Hospital", "Philips 1.5 T"),
+    "HH": ("Hammersmith Hospital", "Philips 3 T"),
+    "IOP": ("Institute of Psychiatry", "GE 1.5 T"),
+}
+FIELD = 240.0  # mm: edge of the cube that is kept around the middle of a scan; a head fits into it
+TAILS = (0.5, 99.5)  # percentiles of a scan's intensities that become black and white
+
+
+def prepare(
+    name: str,
+    folder: Path,
+    *,
+    limit: int | None = None,
+    size: int = 64,
+    source: object = None,
+    accept_licence: bool = False,
+) -> Path:
+    """IXI as a folder: a cube of 240 mm from each T1 volume. size: voxels along an edge.
+
+    source: the folder of the download. accept_licence: True if you accept CC BY-SA 3.0.
+    """
+    card = _card(name, {"size": local.edge(size), "limit": limit})
+    if local.prepared(folder, card):
+        return folder
+    TERMS.consent(accept_licence)
+    files = local.Files(TERMS, source, ARCHIVE)
+    origin, demographics = files.table(COLUMNS, *TABLES)
+    table, volumes = cases(sorted(files.places), demographics)
+    return local.convert(
+        folder, files, table, volumes, (1, size, size, size), partial(cube, size=size), card, [origin], PUBLISHED
+    )
+
+
+def cases(names: list[str], demographics: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """A row a T1 volume among these files whose sex is known, and the file it lies in; the name tells the hospital."""
+    found = [match for match in map(VOLUME.fullmatch, names) if match]
+    known = people(demographics).reindex([int(match[2]) for match in found])
+    table = pd.DataFrame(
+        {
+            "case": [match[0].split("-T1")[0] for match in found],
+            "label": known["sex"].to_numpy() - 1,
+            "patient": [match[1] for match in found],
+            "site": [HOSPITALS[match[3]][0] for match in found],
+            "scanner": [HOSPITALS[match[3]][1] for match in found],
+            "age": known["age"].to_numpy(),
+        }
+    )
+    volumes = pd.Series([match[0] for match in found], dtype=object)
+    told = table["label"].notna()
+    table = table[told].astype({"label": "int64"})
+    return table.assign(sex=table["label"].map(dict(enumerate(CLASSES)))), volumes[told]
+
+
+def people(demographics: pd.DataFrame) -> pd.DataFrame:
+    """sex (1, 2) and age in years of each IXI number; unknown where the sheet's rows of a person contradict each other.
+
+    The sheet has two rows for some people, one of which is often filled with zeros.
+    """
+    numbers = demographics[list(COLUMNS)].apply(pd.to_numeric, errors="coerce").dropna(subset=[NUMBER])
+    rows = pd.DataFrame(
+        {
+            "number": numbers[NUMBER].astype("int64"),
+            "sex": numbers[SEX].where(numbers[SEX].isin([1, 2])).astype("float64"),
+            "age": numbers[AGE].where(numbers[AGE] > 0).astype("float64").round(2),
+        }
+    )
+    return rows.groupby("number").agg(_agreed)
+
+
+def _agreed(values: pd.Series) -> float:
+    told = values.dropna().unique()
+    return float(told[0]) if len(told) == 1 else np.nan
+
+
+def cube(content: bytes, size: int) -> NDArray[np.uint8]:
+    """A NIfTI volume as (1, size, size, size): left to right, back to front, bottom to top, of equal millimetres.
+
+    The scan is smoothed where voxels are merged and sampled linearly on a grid of 240 mm around its middle, along the
+    axes of the scanner; beyond its edges the cube is black. Intensities are scaled to the scan's own range.
+    """
+    import nibabel
+    from scipy import ndimage
+
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
+    scan = np.asarray(image.dataobj, np.float32).squeeze()
+    if scan.ndim != 3 or image.affine is None:
+        raise ValueError(f"its shape is {image.shape}: wanted one volume")
+    step = FIELD / size
+    axes = np.linalg.inv(image.affine[:3, :3])  # voxels per mm along left-right, back-front, bottom-top
+    merged = step * np.abs(axes).max(1)  # voxels of the scan that one of the cube covers, along each axis of the scan
+    smooth = ndimage.gaussian_filter(scan, np.maximum(merged - 1, 0) / 2, mode="nearest")
+    middle = (np.array(scan.shape) - 1) / 2
+    corner = middle - axes @ np.full(3, step * (size - 1) / 2)
+    sampled = ndimage.affine_transform(smooth, axes * step, corner, (size, size, size), order=1, cval=scan.min())
+    low, high = np.percentile(scan, TAILS)
+    scaled = (sampled - low) / max(high - low, np.finfo(np.float32).tiny)
+    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)[None]
+
+
+def _card(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    return writer.card(
+        name,
+        title="IXI, T1-weighted MRI",
+        task="binary",
+        classes=CLASSES,
+        licence=TERMS.licence,
+        source=TERMS.url,
+        citation="IXI - Information eXtraction from Images (EPSRC GR/S21533/02), https://brain-development.org",
+        caution="the label is the sex that the demographic sheet gives, since everybody is healthy; people whose sex is"
+        " missing or contradictory are left out; intensities are scaled scan by scan; no brain masks",
+        checksums={},
+        options=options,
+        modality="mri",
+    )
