@@ -47,6 +47,11 @@ class Partition:
     unseen: tuple[str, ...] = ()
     covariate: Covariate | None = field(default=None, repr=False)
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The arguments of `fedlab.partition` that deal these cases in this way."""
+        return {name: value for name, value in self.spec.items() if name not in ("notes", "causes")}
+
     @cached_property
     def sites(self) -> list[str]:
         """In natural order: Site 2 before Site 10, Site Z before Site AA. Unseen ones are among them."""

@@ -388,6 +388,15 @@ def test_what_is_no_dose_is_refused(axis, value):
         fedlab.Experiment(**{axis: value})
 
 
+def test_a_partition_says_how_to_make_it_again():
+    cases = cohort()
+    part = partition(cases, 5, **dict.fromkeys(AXES, 0.4), unseen=["Site B"], seed=3, leakage="drop")
+    assert partition(cases, **part.asked).fingerprint == part.fingerprint
+    cases.table["hospital"] = np.where(cases.labels, "North", "South")
+    real = partition(cases, "hospital", acquisition=0.3)
+    assert partition(cases, **real.asked).fingerprint == real.fingerprint
+
+
 def test_everything_survives_saving(tmp_path):
     cases = cohort()
     asked = dict.fromkeys(AXES, 0.5) | {"population": "synthetic(0.5, visible=0.5)"}

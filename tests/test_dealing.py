@@ -153,7 +153,9 @@ def test_a_hundred_thousand_cases_at_a_hundred_sites_in_a_moment():
     assert (np.bincount(place) == rows).all()
 
 
-@pytest.mark.parametrize(("h", "gini", "effective"), [(0.2, 0.138, 3.77), (0.4, 0.298, 3.08), (0.6, 0.469, 2.22)])
+@pytest.mark.parametrize(
+    ("h", "gini", "effective"), [(0.2, 0.138, 3.77), (0.4, 0.298, 3.08), (0.6, 0.469, 2.22), (0.8, 0.628, 1.50)]
+)
 def test_geometric_sizes_have_their_closed_form(h, gini, effective):
     part = np.sort(shares(h, Atlas(4, 3)))
     assert 1 / (part**2).sum() == pytest.approx(effective, abs=0.005)
@@ -181,7 +183,7 @@ def test_sizes_add_up_and_nobody_falls_below_the_floor(h, sites, total, floor):
 def test_exact_prevalence_to_half_a_case_by_one_common_factor(prevalence, negative, positive):
     wanted, pool = np.array(prevalence), np.array([negative, positive])
     size = largest_remainder(np.ones(len(wanted)), pool.sum())
-    counts = exact(wanted)(size, pool, 0)
+    counts = exact(np.stack([1 - wanted, wanted], axis=1), 0)(size, pool, 0)
     assert (counts.sum(axis=0) == pool).all() and (counts >= 0).all()
     kept = counts[:-1].sum(axis=1)
     assert (np.abs(counts[:-1, 1] - kept * wanted) <= 0.5 + 1e-9).all()

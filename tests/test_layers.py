@@ -9,11 +9,11 @@ ROOT = Path(__file__).parents[1] / "fedlab"
 FLOORS = [
     {"registry", "randomness", "weights", "cases", "metrics", "intervals"},
     {"phantoms", "heterogeneity", "tasks", "models"},
-    {"partition", "making", "observing", "datasets", "training"},
+    {"partition", "making", "observing", "dose_response", "datasets", "training"},
     {"federation", "engine", "protocol", "wire"},
     {"algorithms", "evaluation", "selection"},
     {"experiment", "record", "checkpoint", "runs", "conduct", "comparison", "costs"},
-    {"plots", "live", "notebook"},
+    {"plots", "live", "notebook", "widgets"},
 ]
 SIDE = len(FLOORS) - 1
 LAZY = {("datasets", "data_prep"), ("conduct", "live")}  # loaded when asked for, named here one by one

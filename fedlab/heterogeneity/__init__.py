@@ -10,12 +10,12 @@ from fedlab.registry import Registry
 
 AXES = Registry("axis of heterogeneity")
 AXES.add(
-    getattr(quantity, "check", lambda value: None),
+    quantity.check,
     "quantity",
     "how many cases a site has: a dose in [0, 1], 'dirichlet(0.5)', 'lognormal(1.0)', 'like(fed_isic2019)', or sizes",
 )
 AXES.add(
-    getattr(prevalence, "check", lambda value: None),
+    prevalence.check,
     "prevalence",
     "how often classes occur: a dose in [0, 1], 'mix(0.5)', 'dirichlet(0.5)', 'shards(2)', 'classes(2)', 'ks(0.5)',"
     " or shares a site",

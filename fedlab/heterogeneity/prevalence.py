@@ -2,55 +2,66 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab.heterogeneity import quotas
-from fedlab.heterogeneity.coordinates import Atlas, dose
-from fedlab.heterogeneity.tables import Table
-from fedlab.heterogeneity.tilt import Ids, Tilt
-from fedlab.randomness import stream
-from fedlab.registry import Registry
+from fedlab.heterogeneity import multilabel, quotas
+from fedlab.heterogeneity.coordinates import dose
+from fedlab.heterogeneity.label_schemes import SCHEMES, Labelled, Scheme
+from fedlab.heterogeneity.profiles import quoted
+from fedlab.heterogeneity.tables import Counts, Table
+from fedlab.heterogeneity.tilt import Tilt
 
 L = math.log(19.0)  # at full dose a balanced class runs from 5 % at one end to 95 % at the other
-FAINT = 1e-9  # least odds: a site of a sharp draw can still be filled when the sizes ask for it
+UNEVEN = 0.01  # how far the listed shares of a site may be from adding up to one
+FAR = 0.1  # bits between drawn and realised class shares that are worth a word
 
-Prevalence = float | str | Sequence[float] | NDArray[np.float64]
-SCHEMES = Registry("prevalence scheme")
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """What the axis looks at: (n,) labels, how many classes, the task, and where the sites stand."""
-
-    labels: Ids
-    classes: int
-    task: str
-    atlas: Atlas
-
-    @property
-    def sites(self) -> int:
-        return self.atlas.sites
-
-    @property
-    def seed(self) -> int:
-        return self.atlas.seed
+Prevalence: TypeAlias = float | str | Sequence[float] | Sequence[Sequence[float]] | NDArray[np.float64]
 
 
 def tilt(value: Prevalence, seen: Labelled) -> Tilt:
-    """The axis for a dose in [0, 1], a published scheme such as "dirichlet(0.3)", or a binary task's prevalence by
-    site.
+    """The axis for a dose in [0, 1], a published scheme such as "dirichlet(0.3)", or the prevalence at each site: a
+    number for a binary task, else a list of one share a class (multi-label: one prevalence a finding).
 
     Raises ValueError for anything else, naming the nearest scheme.
     """
     if isinstance(value, str):
-        scheme, args, knobs = SCHEMES.parse(value, given=1)
-        return scheme(seen, *args, **knobs)  # type: ignore[no-any-return]
+        return _scheme(value)(seen)
     if isinstance(value, Sequence | np.ndarray):
-        return _exact(np.asarray(value, object), seen)
+        return _exact(_listed(value), seen)
     return dosed(dose(value, "prevalence"), seen)
+
+
+def check(value: Prevalence) -> None:
+    """ValueError for what can be no prevalence of any cases, naming the nearest scheme."""
+    if isinstance(value, str):
+        _scheme(value)
+    elif isinstance(value, Sequence | np.ndarray):
+        _listed(value)
+    else:
+        dose(value, "prevalence")
+
+
+def shortfall(value: Prevalence, axis: Tilt, counts: Counts) -> list[str]:
+    """A line if what was drawn came true only from afar, since every case is dealt and sizes are kept; else none.
+
+    counts: (sites, levels) cases dealt. The distance is Kullback's from the drawn shares, in bits a case.
+    """
+    if not isinstance(value, str) or axis.quota or not value.strip().startswith("dirichlet"):
+        return []
+    drawn = axis.odds * counts.sum(axis=0)
+    joint, size = counts / max(counts.sum(), 1), counts.sum(axis=1, keepdims=True)
+    realised = np.divide(counts, size, out=np.zeros(counts.shape), where=size > 0)
+    shares = drawn / drawn.sum(axis=1, keepdims=True)
+    ratio = np.divide(realised, shares, out=np.ones(counts.shape), where=(realised > 0) & (shares > 0))
+    far = float((joint * np.log2(ratio)).sum())
+    if far <= FAR:
+        return []
+    return [
+        f"class shares lie {far:.2g} bits from those drawn for prevalence={value!r}: the cases there are decide too"
+    ]
 
 
 def dosed(h: float, seen: Labelled) -> Tilt:
@@ -70,71 +81,49 @@ def dosed(h: float, seen: Labelled) -> Tilt:
     return Tilt(seen.labels, np.exp(h * L * np.outer(u, scores)))
 
 
-@SCHEMES.add
-def dirichlet(seen: Labelled, alpha: float = 0.5) -> Tilt:
-    """Each class spread over sites by Dir(alpha): the smaller alpha, the sharper the skew.
-
-    After Hsu 2019, arXiv:1909.06335, and Yurochkin 2019, arXiv:1905.12022. Departs: the draws are odds, raked to the
-    site sizes and the pool, so that only labels are skewed and no class runs dry. alpha -> infinity is no shift; as
-    alpha -> 0 each class gathers at one site as far as the sizes allow.
-    """
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-        raise ValueError(f"dirichlet({alpha!r}): alpha is a positive number, e.g. 'dirichlet(0.3)'")
-    rng = stream(seen.seed, "prevalence", "dirichlet")
-    return Tilt(
-        _levels(seen, "dirichlet"), np.maximum(rng.dirichlet(np.full(seen.sites, alpha), seen.classes).T, FAINT)
-    )
+def _scheme(text: str) -> Scheme:
+    scheme, args, knobs = SCHEMES.parse(quoted(text))
+    return scheme(*args, **knobs)  # type: ignore[no-any-return]
 
 
-@SCHEMES.add
-def shards(seen: Labelled, per_site: int = 2) -> Tilt:
-    """Cases sorted by label and cut into equal shards, a few to each site (McMahan 2017, arXiv:1602.05629); own
-    sizes."""
-    wanted = _whole(per_site, "shards", math.inf)
-    order = stream(seen.seed, "prevalence", "shards").permutation(seen.sites * wanted)
-    return Tilt(_levels(seen, "shards"), _no_odds(seen), quotas.shards(order // wanted), own_sizes=True)
-
-
-@SCHEMES.add
-def classes(seen: Labelled, per_site: int = 2) -> Tilt:
-    """Each site holds a few classes, each class split equally among its holders (NIID-Bench #C=c, arXiv:2102.02079)."""
-    extra = _whole(per_site, "classes", seen.classes) - 1
-    rng = stream(seen.seed, "prevalence", "classes")
-    holders = np.zeros((seen.sites, seen.classes), bool)
-    for site in range(seen.sites):
-        own = site % seen.classes
-        holders[site, own] = True
-        holders[site, rng.choice(np.delete(np.arange(seen.classes), own), extra, replace=False)] = True
-    return Tilt(_levels(seen, "classes"), _no_odds(seen), quotas.classes(holders), own_sizes=True)
-
-
-def _exact(value: NDArray[np.object_], seen: Labelled) -> Tilt:
-    if seen.task != "binary":
+def _exact(wanted: Table, seen: Labelled) -> Tilt:
+    """Prevalences (sites,) of a binary task, else shares (sites, classes)."""
+    if wanted.ndim == 1 and seen.task != "binary":
         raise ValueError(
-            f"prevalence lists values by site, but the task is {seen.task}: give a dose or one of {list(SCHEMES)}"
+            f"prevalence lists one value a site, but the task is {seen.task}: give a list of {seen.classes} shares for"
+            f" each site, a dose or one of {list(SCHEMES)}"
         )
-    if len(value) != seen.sites:
-        raise ValueError(f"prevalence lists {len(value)} values for {seen.sites} sites: give one for each site")
-    for part in value:
+    if len(wanted) != seen.sites:
+        raise ValueError(f"prevalence lists {len(wanted)} values for {seen.sites} sites: give one for each site")
+    if wanted.ndim == 2 and wanted.shape[1] != seen.classes:
+        raise ValueError(
+            f"prevalence lists {wanted.shape[1]} shares a site for {seen.classes} classes: give one a class"
+        )
+    if seen.task == "multilabel":
+        return _findings(wanted, seen)
+    shares = np.stack([1 - wanted, wanted], axis=1) if wanted.ndim == 1 else wanted
+    if np.abs(shares.sum(axis=1) - 1).max() > UNEVEN:
+        raise ValueError(f"prevalence lists shares that add up to {shares.sum(axis=1).tolist()}: a site's add up to 1")
+    shares = shares / shares.sum(axis=1, keepdims=True)
+    return Tilt(seen.labels, np.ones_like(shares), quotas.exact(shares, seen.seed))
+
+
+def _findings(wanted: Table, seen: Labelled) -> Tilt:
+    """Levels are the combinations of findings that occur."""
+    masks, levels = np.unique(seen.labels, return_inverse=True)
+    findings = (masks[:, None] >> np.arange(seen.classes)) & 1
+    return Tilt(levels.astype(np.int64), np.ones((seen.sites, len(masks))), multilabel.exact(wanted, findings))
+
+
+def _listed(value: Sequence[object] | NDArray[np.float64]) -> Table:
+    """(sites,) or (sites, classes) numbers from 0 to 1."""
+    rows = [
+        list(part) if isinstance(part, Sequence | np.ndarray) and not isinstance(part, str) else part for part in value
+    ]
+    widths = {len(row) if isinstance(row, list) else None for row in rows}
+    if len(widths) != 1 or widths == {0}:
+        raise ValueError(f"prevalence lists {list(value)!r}: give one number a site, or as many shares for each site")
+    for part in [part for row in rows for part in (row if isinstance(row, list) else [row])]:
         if isinstance(part, bool) or not isinstance(part, int | float | np.number) or not 0 <= part <= 1:
             raise ValueError(f"prevalence holds {part!r}: the prevalence at a site lies between 0 and 1")
-    return Tilt(seen.labels, _no_odds(seen), quotas.exact(value.astype(np.float64)))
-
-
-def _no_odds(seen: Labelled) -> Table:
-    return np.ones((seen.sites, seen.classes))
-
-
-def _levels(seen: Labelled, scheme: str) -> Ids:
-    if seen.task == "multilabel":
-        raise ValueError(
-            f"{scheme!r} needs one class a case, but the task is multilabel: give prevalence a dose in [0, 1]"
-        )
-    return seen.labels
-
-
-def _whole(value: object, scheme: str, most: float) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        limit = "" if most == math.inf else f" and at most {most}, the number of classes"
-        raise ValueError(f"{scheme}({value!r}): give a whole number of at least 1{limit}, e.g. '{scheme}(2)'")
-    return value
+    return np.array(rows, np.float64)

@@ -1,32 +1,92 @@
 """Quantity: sites differ in how many cases they hold."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlab.heterogeneity.coordinates import Atlas, dose
-from fedlab.heterogeneity.tables import Counts, largest_remainder
+from fedlab.heterogeneity.profiles import profile, quoted
+from fedlab.heterogeneity.tables import TINY, Counts, largest_remainder
+from fedlab.randomness import stream
+from fedlab.registry import Registry, nearest
 
-Quantity = float | Sequence[float] | NDArray[np.float64]
+Array = NDArray[np.float64]
+Quantity = float | str | Sequence[float] | Array
+Draw = Callable[[Atlas], Array]
+
+SIZES = Registry("quantity scheme")
 
 
-def shares(value: Quantity, atlas: Atlas) -> NDArray[np.float64]:
-    """Each site's share of the cases, shape (sites,): a dose h for shares in proportion 1 : (1-h) : (1-h)^2 : ..., or a
-    list.
+def shares(value: Quantity, atlas: Atlas) -> Array:
+    """Each site's share of the cases, (sites,): a dose h for shares in proportion 1 : (1-h) : (1-h)^2 : ..., a scheme
+    such as "dirichlet(0.5)" or "like(fed_isic2019)", or a list.
 
     h = 0: equal shares. h = 1: one site has everything (above the floor). A list holds relative sizes in the sites'
-    order.
+    order; everything else seats the largest where the coordinate is highest. Raises ValueError for anything else.
     """
-    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
-        return _given(value, atlas.sites)
-    ratio = 1.0 - dose(value, "quantity")
-    rank = (1.0 - atlas.coordinates("quantity")) / 2 * (atlas.sites - 1)
-    weights = ratio**rank
+    if isinstance(value, str):
+        weights = _scheme(value)(atlas)
+    elif isinstance(value, Sequence | np.ndarray):
+        weights = _given(value, atlas.sites)
+    else:
+        weights = _seated(np.full(atlas.sites, 1.0 - dose(value, "quantity")) ** np.arange(atlas.sites), atlas)
     return weights / weights.sum()
 
 
-def sizes(shares: NDArray[np.float64], total: int, floor: int = 0) -> Counts:
+def check(value: Quantity) -> None:
+    """ValueError for what can be no quantity of any cases, naming the nearest scheme."""
+    if isinstance(value, str):
+        _scheme(value)
+    elif isinstance(value, Sequence | np.ndarray):
+        _given(value, len(value))
+    else:
+        dose(value, "quantity")
+
+
+@SIZES.add
+def dirichlet(beta: float = 0.5) -> Draw:
+    """Shares drawn from Dir(beta): the smaller beta, the more unequal (NIID-Bench, arXiv:2102.02079).
+
+    Departs: no draw is thrown away, but sites below the floor are raised to it. beta -> infinity is equal shares. The
+    standard deviation of a share is h * sqrt(1/K (1 - 1/K)) with K beta = 1/h^2 - 1.
+    """
+    _check(beta, "dirichlet", "beta")
+    return lambda atlas: _seated(_rng(atlas, "dirichlet").dirichlet(np.full(atlas.sites, float(beta))), atlas)
+
+
+@SIZES.add
+def lognormal(sigma: float = 1.0) -> Draw:
+    """Sizes in proportion to exp(sigma z), z standard normal (FedDyn, arXiv:2111.04263); z is frozen in sigma.
+
+    sigma = 0 is equal shares; of many sites the Gini coefficient is erf(sigma / 2).
+    """
+    _check(sigma, "lognormal", "sigma", zero=True)
+
+    def draw(atlas: Atlas) -> Array:
+        z = _rng(atlas, "lognormal").normal(size=atlas.sites)
+        return _seated(np.exp(float(sigma) * (z - z.max())), atlas)
+
+    return draw
+
+
+@SIZES.add
+def power(exponent: float = 1.0) -> Draw:
+    """Sizes in proportion to rank^-exponent (Zipf's law); exponent = 0 is equal shares."""
+    _check(exponent, "power", "exponent", zero=True)
+    return lambda atlas: _seated(np.arange(1.0, atlas.sites + 1) ** -float(exponent), atlas)
+
+
+@SIZES.add
+def like(federation: str = "") -> Draw:
+    """Sizes in proportion to those of a real federation, e.g. like(fets2022); see fedlab.heterogeneity.profiles."""
+    real = profile(federation)
+    return lambda atlas: real.sizes[real.seats(atlas)].astype(np.float64)
+
+
+def sizes(shares: Array, total: int, floor: int = 0) -> Counts:
     """Whole site sizes in proportion to shares, (sites,); sites below the floor are raised to it.
 
     The others give in proportion. The floor itself is lowered to total // sites where there are too few cases for it.
@@ -34,16 +94,44 @@ def sizes(shares: NDArray[np.float64], total: int, floor: int = 0) -> Counts:
     floor = min(floor, total // len(shares))
     raised = np.zeros(len(shares), bool)
     wanted = shares / shares.sum() * total
-    while (wanted < floor).any():
-        raised |= wanted < floor
+    while (wanted < floor - TINY).any():
+        raised |= wanted < floor - TINY
         left = total - floor * int(raised.sum())
         wanted = np.where(raised, floor, shares * left / shares[~raised].sum())
     return largest_remainder(wanted, total)
 
 
-def _given(value: Sequence[float] | NDArray[np.float64], sites: int) -> NDArray[np.float64]:
+def _scheme(text: str) -> Draw:
+    if "(" not in text and text.strip() not in SIZES:
+        raise ValueError(
+            f"quantity is {text!r}: give a dose in [0, 1], relative sizes, or a scheme; {nearest(text, SIZES)}"
+        )
+    scheme, args, knobs = SIZES.parse(quoted(text))
+    return scheme(*args, **knobs)  # type: ignore[no-any-return]
+
+
+def _seated(weights: Array, atlas: Atlas) -> Array:
+    """Weights in the order of the sites' coordinates, so that doses and schemes agree on who is large."""
+    seated = np.empty(atlas.sites)
+    seated[np.argsort(-atlas.coordinates("quantity"), kind="stable")] = np.sort(weights)[::-1]
+    return seated
+
+
+def _rng(atlas: Atlas, scheme: str) -> np.random.Generator:
+    return stream(atlas.seed, "quantity", scheme)
+
+
+def _check(value: object, scheme: str, knob: str, zero: bool = False) -> None:
+    """ValueError unless a positive number, or zero where that means equal shares."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not (number and (value > 0 or (zero and value == 0))):  # type: ignore[operator]
+        kind = "zero or a positive number" if zero else "a positive number"
+        raise ValueError(f"{scheme}({value!r}): {knob} is {kind}, e.g. '{scheme}(0.5)'")
+
+
+def _given(value: Sequence[Any] | Array, sites: int) -> Array:
     weights = np.array([_relative_size(part) for part in value])
-    if weights.shape != (sites,):
+    if weights.shape != (sites,) or not sites:
         raise ValueError(f"quantity lists {len(weights)} relative sizes for {sites} sites: give one for each site")
     return weights / weights.sum()
 

@@ -3,11 +3,18 @@
 The last row holds the cases that are left out of the federation.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab.heterogeneity.tables import Counts, Table, largest_remainder
+from fedlab.heterogeneity.measures import kolmogorov_smirnov
+from fedlab.heterogeneity.tables import TINY, Counts, Table, controlled_rounding, largest_remainder
 from fedlab.heterogeneity.tilt import Quota
+from fedlab.randomness import stream
+
+CLOSE = 0.01  # of a Kolmogorov-Smirnov distance: what may be missing without a word
+STEPS = 100  # of the way towards the pool's own shares, on which a request that fits is looked for
 
 
 def shards(site_of: NDArray[np.int64]) -> Quota:
@@ -15,10 +22,8 @@ def shards(site_of: NDArray[np.int64]) -> Quota:
 
     def counts(sizes: Counts, pool: Counts, least: int) -> Counts:
         cuts = np.concatenate([[0], np.cumsum(largest_remainder(np.ones(len(site_of)), int(pool.sum())))])
-        ends = np.cumsum(pool)
-        overlap = np.minimum(cuts[1:, None], ends) - np.maximum(cuts[:-1, None], ends - pool)
         table = np.zeros((len(sizes) + 1, len(pool)), np.int64)
-        np.add.at(table, site_of, np.maximum(overlap, 0))
+        np.add.at(table, site_of, _overlap(cuts, np.concatenate([[0], np.cumsum(pool)])))
         return table
 
     return counts
@@ -26,57 +31,161 @@ def shards(site_of: NDArray[np.int64]) -> Quota:
 
 def classes(holders: NDArray[np.bool_]) -> Quota:
     """Each class split equally among its holders (sites, classes); a class nobody holds is left out."""
+    return proportions(holders.astype(np.float64))
+
+
+def proportions(parts: Table) -> Quota:
+    """Each class split in proportion to its column of (sites, classes); a class that no site wants is left out."""
 
     def counts(sizes: Counts, pool: Counts, least: int) -> Counts:
-        rows = np.vstack([holders, ~holders.any(axis=0)])
-        return np.stack([largest_remainder(held, int(cases)) for held, cases in zip(rows.T, pool, strict=True)], axis=1)
+        rows = np.vstack([parts, ~parts.any(axis=0)])
+        return np.stack([largest_remainder(part, int(cases)) for part, cases in zip(rows.T, pool, strict=True)], axis=1)
 
     return counts
 
 
-def exact(prevalence: Table) -> Quota:
-    """n[k] cases at site k, of which prevalence[k] to within 1 / (2 n[k]) are positive.
+def exact(wanted: Table, seed: int) -> Quota:
+    """n[k] cases at site k, of which the shares wanted[k] (sites, classes) are of each class.
 
-    Where the pool holds too few of either class, all n[k] shrink by the largest common factor that fits and the surplus
-    is left out. Raises ValueError if that leaves a site fewer than `least` cases, naming the nearest prevalences that
-    fit.
+    Of two classes to within 1 / (2 n[k]), of more to within 1 / n[k]. Where the pool holds too few of a class, all n[k]
+    shrink by the largest common factor that fits and the surplus is left out. Raises ValueError if that leaves a site
+    fewer than `least` cases, naming the nearest shares that fit; where none are needed, as in a test split, a class
+    that the pool lacks altogether is nobody's.
     """
 
     def counts(sizes: Counts, pool: Counts, least: int) -> Counts:
-        positive, kept = _fit(prevalence, sizes, pool)
-        if kept.min() < least:
-            raise ValueError(
-                f"prevalence {_percent(prevalence)} needs more of a class than the {pool[0]} negative and {pool[1]}"
-                f" positive cases there are: a site would keep {kept.min()} cases, wanted at least {least};"
-                f" the nearest that fits is {_nearest(prevalence, sizes, pool, least)}"
-            )
-        table = np.stack([kept - positive, positive], axis=1)
-        return np.vstack([table, pool - table.sum(axis=0)])
+        own, asked = pool / max(pool.sum(), 1), wanted if least else _rows(np.where(pool > 0, wanted, 0.0))
+
+        def path(part: float) -> Table:
+            return _rows(np.round(own + part * (asked - own), 3)) if part < 1 else asked
+
+        return _fitted(path, lambda part: _shown(path(part)), sizes, pool, least, seed)
 
     return counts
 
 
-def _fit(prevalence: Table, sizes: Counts, pool: Counts) -> tuple[Counts, Counts]:
-    """Positives and size of each site, both (sites,), as large as the pool allows under one common factor."""
-    wanted = np.array([sizes @ (1 - prevalence), sizes @ prevalence])
-    scale = min(1.0, *(pool[wanted > 1e-9] / wanted[wanted > 1e-9]))
+def mix(h: float, own: NDArray[np.int64], seed: int) -> Quota:
+    """1 - h of a site's cases like the pool and h of its own class (sites,): its total variation from the pool is
+    h (1 - the pool's share of that class), to within rounding.
+
+    A class that the pool lacks altogether is nobody's. Cases are left out as in `exact`.
+    """
+
+    def counts(sizes: Counts, pool: Counts, least: int) -> Counts:
+        def path(part: float) -> Table:
+            table = np.outer(np.full(len(own), 1 - part * h), pool / max(pool.sum(), 1))
+            table[np.arange(len(own)), own] += part * h
+            return _rows(np.where(pool > 0, table, 0.0))
+
+        return _fitted(path, lambda part: f"'mix({part * h:.4g})'", sizes, pool, least, seed)
+
+    return counts
+
+
+def apart(target: float, order: NDArray[np.int64], seed: int) -> Quota:
+    """Sites whose class shares lie `target` apart by the mean Kolmogorov-Smirnov distance of a pair; no case left out.
+
+    Between the table in which all sites are alike and that in which the sites in this order (sites,) take the sorted
+    cases one after another: cumulative shares, and so the distance, are linear in the way between them. Raises
+    ValueError where even the sorted table lies less apart, naming how far it does.
+    """
+
+    def counts(sizes: Counts, pool: Counts, least: int) -> Counts:
+        alike, sorted_ = np.outer(sizes, pool) / max(pool.sum(), 1), _sorted(sizes, pool, order)
+        most = float(kolmogorov_smirnov(sorted_.astype(np.float64)))
+        if target > most + CLOSE and least:
+            raise ValueError(
+                f"prevalence 'ks({target:g})' needs sites further apart than {len(sizes)} of these sizes can be"
+                f" with the {_listed(pool)} cases there are; the nearest that fits is"
+                f" 'ks({np.floor(most * 1000) / 1000:g})'"
+            )
+        part = min(target / most, 1.0) if most > 0 else 0.0
+        return _with_rest(_rounded(alike + part * (sorted_ - alike), seed), pool)
+
+    return counts
+
+
+def _sorted(sizes: Counts, pool: Counts, order: NDArray[np.int64]) -> Counts:
+    """(sites, classes): the cases sorted by class, dealt to the sites one after another."""
+    table = np.zeros((len(sizes), len(pool)), np.int64)
+    cuts = np.concatenate([[0], np.cumsum(sizes[order])])
+    table[order] = _overlap(cuts, np.concatenate([[0], np.cumsum(pool)]))
+    return table
+
+
+def _overlap(cuts: Counts, ends: Counts) -> Counts:
+    """(pieces, classes): length that each piece between neighbouring cuts shares with each class."""
+    return np.maximum(np.minimum(cuts[1:, None], ends[1:]) - np.maximum(cuts[:-1, None], ends[:-1]), 0)
+
+
+def _fitted(
+    path: Callable[[float], Table],
+    write: Callable[[float], str],
+    sizes: Counts,
+    pool: Counts,
+    least: int,
+    seed: int,
+) -> Counts:
+    """Counts with the shares path(1), (sites, classes), and the rest; path(0) are the pool's own shares."""
+    found = _fit(path(1.0), sizes, pool, seed)
+    if (kept := int(found.sum(axis=1).min())) >= least:
+        return _with_rest(found, pool)
+    parts = [step / STEPS for step in range(STEPS - 1, -1, -1)]
+    fits = (write(part) for part in parts if _fit(path(part), sizes, pool, seed).sum(axis=1).min() >= least)
+    raise ValueError(
+        f"prevalence {write(1.0)} needs more of a class than the {_listed(pool)} cases there are: a site would keep"
+        f" {kept} cases, wanted at least {least}; the nearest that fits is"
+        f" {next(fits, f'none: ask for fewer than {len(sizes)} sites')}"
+    )
+
+
+def _fit(wanted: Table, sizes: Counts, pool: Counts, seed: int) -> Counts:
+    """Whole counts (sites, classes), as large as the pool allows under one common factor of the sizes."""
+    need = sizes @ wanted
+    scale = min(1.0, *(pool[need > TINY] / need[need > TINY]))
     while True:
-        kept = np.floor(scale * sizes + 1e-9).astype(np.int64)
-        positive = np.rint(kept * prevalence).astype(np.int64)  # halves to even
-        if positive.sum() <= pool[1] and (kept - positive).sum() <= pool[0]:
-            return positive, kept
+        kept = np.floor(scale * sizes + TINY).astype(np.int64) * wanted.any(axis=1)
+        found = _two(kept, wanted) if len(pool) == 2 else _more(kept, wanted, pool, seed)
+        if (found.sum(axis=0) <= pool).all():
+            return found
         scale -= scale / sizes.sum() if scale * sizes.sum() > 1 else scale
 
 
-def _nearest(prevalence: Table, sizes: Counts, pool: Counts, least: int) -> str:
-    """The request moved towards the pool's own prevalence until it fits."""
-    own = pool[1] / max(pool.sum(), 1)
-    for step in range(99, -1, -1):
-        moved = np.round(own + step / 100 * (prevalence - own), 3)
-        if _fit(moved, sizes, pool)[1].min() >= least:
-            return _percent(moved)
-    return f"none: ask for fewer than {len(sizes)} sites"
+def _two(kept: Counts, wanted: Table) -> Counts:
+    positive = np.rint(kept * wanted[:, 1]).astype(np.int64)  # halves to even
+    return np.stack([kept - positive, positive], axis=1)
 
 
-def _percent(prevalence: Table) -> str:
-    return "[" + ", ".join(f"{value:.3g}" for value in prevalence) + "]"
+def _more(kept: Counts, wanted: Table, pool: Counts, seed: int) -> Counts:
+    """Rounded to the cases there are, with the rest that is left out as one more row."""
+    table = kept[:, None] * wanted
+    return _rounded(np.vstack([table, np.maximum(pool - table.sum(axis=0), 0)]), seed)[:-1]
+
+
+def _rounded(table: Table, seed: int) -> Counts:
+    return controlled_rounding(table, stream(seed, "prevalence", "rounding"))
+
+
+def _with_rest(counts: Counts, pool: Counts) -> Counts:
+    return np.vstack([counts, pool - counts.sum(axis=0)])
+
+
+def _rows(table: Table) -> Table:
+    """Each row adding up to one."""
+    return table / np.maximum(table.sum(axis=1, keepdims=True), TINY)
+
+
+def shown(shares: Table) -> str:
+    """A list a site, as a user writes them."""
+    return "[" + ", ".join("[" + ", ".join(f"{value:.3g}" for value in row) + "]" for row in shares) + "]"
+
+
+def _shown(shares: Table) -> str:
+    """Of two classes the share of the second."""
+    return "[" + ", ".join(f"{value:.3g}" for value in shares[:, 1]) + "]" if shares.shape[1] == 2 else shown(shares)
+
+
+def _listed(pool: Counts) -> str:
+    if len(pool) == 2:
+        return f"{pool[0]} negative and {pool[1]} positive"
+    return ", ".join(map(str, pool[:-1])) + f" and {pool[-1]}"

@@ -14,7 +14,7 @@ from fedlab.heterogeneity.dealing import deal
 from fedlab.heterogeneity.levels import Array, Levels
 from fedlab.heterogeneity.naming import site_names
 from fedlab.heterogeneity.population import Choice
-from fedlab.heterogeneity.prevalence import Labelled, Prevalence, tilt
+from fedlab.heterogeneity.prevalence import Labelled, Prevalence, shortfall, tilt
 from fedlab.heterogeneity.quantity import Quantity, shares, sizes
 from fedlab.heterogeneity.refining import refine
 from fedlab.heterogeneity.tilt import Strata, Tilt, stratify, wanted_table
@@ -60,6 +60,7 @@ def simulate(cases: Cases, split: Names, atlas: Atlas, asked: Asked) -> tuple[Na
         floor = FLOORS[name] * _classes_in(cases, rows) if by_dose else 0
         size = sizes(part, len(rows), floor)
         place = _place(cases, rows, strata, tilts, size, name, atlas.seed)
+        notes += _afar(asked.prevalence, tilts[0], rows, place) if name in TRAINED else []
         if asked.presentation is not None:
             place = _presented(cases, rows, strata, place, asked.presentation, name, atlas.seed)
         site[rows] = names[place]
@@ -122,6 +123,13 @@ def _raised(part: NDArray[np.float64], size: Ids, floor: int, name: str) -> list
     if not low:
         return []
     return [f"{low} of {len(size)} sites were raised to {size.min()} {name or 'dealt'} cases: lower `quantity`"]
+
+
+def _afar(prevalence: Prevalence, axis: Tilt, rows: Ids, place: Ids) -> list[str]:
+    """A line where a draw of prevalences came true only from afar."""
+    counts = np.zeros((len(axis.odds) + 1, axis.odds.shape[1]), np.int64)
+    np.add.at(counts, (place, axis.levels[rows]), 1)
+    return shortfall(prevalence, axis, counts[:-1])
 
 
 def _left_out(site: Names, split: Names, prevalence: Prevalence) -> list[str]:
