@@ -6,7 +6,7 @@ NB ?= 00
 OUT ?= out
 BIN := .venv/bin
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-DEMO := $(if $(filter phantoms,$(DATASET)),00,00 10 20 30 40 51)
+DEMO := $(if $(filter phantoms,$(DATASET)),00,00 10 11 20 30 40 51)
 PAPERMILL := $(BIN)/papermill --log-level WARNING --no-progress-bar --kernel python3
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -54,8 +54,10 @@ notebooks: env  ## execute every notebook with its defaults
 run: env  ## one notebook: make run NB=30 PRESET=gpu DATASET=retinamnist
 	@$(MAKE) --no-print-directory _execute NB=$(NB) TO=$(OUT)/run
 
-bench: env  ## seconds a round against a bare PyTorch loop, measured alternately
+bench: env  ## rounds against a bare PyTorch loop, a million cases dealt, the panel redrawn
 	$(BIN)/python benchmarks/rounds.py
+	$(BIN)/python benchmarks/partitions.py
+	$(BIN)/python benchmarks/widgets.py
 
 lock: env  ## write the installed versions into requirements.lock
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//; /^[^=]+ @ /d' > requirements.lock

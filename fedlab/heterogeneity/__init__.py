@@ -31,7 +31,7 @@ AXES.add(
     "which patients: a dose in [0, 1], 'sex(0.5)' for a column, 'synthetic(0.5, confounding=1.0)', 'dirichlet(0.5)'",
 )
 AXES.add(
-    getattr(acquisition, "check", lambda value: None),
+    acquisition.check,
     "acquisition",
     "how a site's scanner renders images: a dose in [0, 1], 'mri(0.5)' for a modality, 'marker(0.5)', or styles",
 )

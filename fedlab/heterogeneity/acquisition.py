@@ -1,129 +1,184 @@
 """Acquisition: sites differ in how their scanners render the same patient.
 
 A scanner is drawn once a site and then applied deterministically to all of that site's cases, train and test alike.
+What differs is what differs between scanners of that modality; see `fedlab.heterogeneity.modalities`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from fedlab.heterogeneity.coordinates import Atlas, dose
+from fedlab.cases import Cases
+from fedlab.heterogeneity.coordinates import Atlas
+from fedlab.heterogeneity.effects import Pixels, Session
+from fedlab.heterogeneity.modalities import CHAINS, EFFECTS, MODALITIES, check_colour, modality_of
+from fedlab.heterogeneity.styles import STYLES, Acquisition, Asked, check_suits, read, settings_of
 from fedlab.randomness import stream
+from fedlab.registry import nearest
 
 CHUNK = 2**21  # pixels in work at a time, so that a large site fits in memory
+STEPS = 32  # to which jittered settings are rounded, so that images of like settings are rendered together
 
-Pixels = NDArray[np.float32]
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """How one site renders an image x in [0, 1]; the defaults change nothing.
+    """How one site renders images; the defaults change nothing.
 
-    blur: sd of the point spread, in pixels of a 28-pixel image. bias: coefficients of the low-order Legendre terms of
-    the log intensity field. contrast: gain about mid-grey; offset: added. gamma: exponent. noise: sd of Gaussian noise
-    in the rendered image, drawn from (seed, site, case).
+    settings: effect -> setting, from -1 to 1 (0 to 1 for effects that can only do harm), where 0 changes nothing; see
+    `parameters` for what they mean. jitter: standard deviation of a setting between cases of the site.
     """
 
     site: str = ""
     seed: int = 0
-    blur: float = 0.0
-    bias: tuple[float, ...] = ()
-    contrast: float = 1.0
-    offset: float = 0.0
-    gamma: float = 1.0
-    noise: float = 0.0
+    modality: str = "generic"
+    settings: dict[str, float] = field(default_factory=dict)
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, setting in self.settings.items():
+            if name not in EFFECTS:
+                raise ValueError(f"a scanner has no effect {name!r}: {nearest(name, EFFECTS)}")
+            if not EFFECTS[name].lowest <= setting <= 1:
+                raise ValueError(f"{name} is set to {setting!r}: give {EFFECTS[name].lowest:.0f} to 1")
+
+    @classmethod
+    def read(cls, written: Mapping[str, Any]) -> "Scanner":
+        """The scanner of which `dataclasses.asdict` was written as JSON."""
+        return cls(**written)
 
     @property
     def neutral(self) -> bool:
-        return self == Scanner(self.site, self.seed)
+        """Whether images stay as they are."""
+        return not self.jitter and not any(self.settings.values())
 
-    def apply(self, images: NDArray[np.generic], case_ids: Sequence[str]) -> NDArray[np.generic]:
+    @property
+    def parameters(self) -> dict[str, float]:
+        """effect -> physical value, in the unit of `EFFECTS[effect].unit`."""
+        return {name: EFFECTS[name].value(setting) for name, setting in self.settings.items()}
+
+    def settings_of(self, case_ids: Sequence[str]) -> dict[str, Array]:
+        """effect -> (n,) setting that each case is taken with: the scanner's own but for jitter."""
+        return {name: self._jittered(name, setting, case_ids) for name, setting in self.settings.items()}
+
+    def _jittered(self, name: str, setting: float, case_ids: Sequence[str]) -> Array:
+        if not self.jitter:
+            return np.full(len(case_ids), setting)
+        drawn = [stream(self.seed, "jitter", name, self.site, str(case)).standard_normal() for case in case_ids]
+        shaken = np.rint((setting + self.jitter * np.array(drawn)) * STEPS) / STEPS
+        return np.clip(shaken, EFFECTS[name].lowest, 1.0)
+
+    def apply(
+        self, images: NDArray[np.generic], case_ids: Sequence[str], labels: ArrayLike | None = None
+    ) -> NDArray[np.generic]:
         """The images (n, channels, height, width[, depth]) as this scanner renders them, in their own dtype.
 
-        uint8 stands for 0..1 in steps of 1/255 and is rounded back. A case looks the same in any order and any batch. A
-        neutral scanner returns the very same array.
+        uint8 stands for 0..1 in steps of 1/255 and is rounded back. labels: how positive each case is, (n,) in [0, 1];
+        only a marker looks at them. A case looks the same in any order and any batch. A neutral scanner returns the
+        very same array.
         """
         if self.neutral or not len(images):
             return images
+        positive = None if labels is None else np.asarray(labels, float)
         step = max(1, CHUNK // int(np.prod(images.shape[1:])))
         rendered = np.empty_like(images)
         for start in range(0, len(images), step):
-            part = images[start : start + step]
-            full = np.float32(255 if part.dtype == np.uint8 else 1)
-            shown = self._render(part.astype(np.float32) / full, case_ids[start : start + step])
-            rendered[start : start + step] = np.rint(shown * full) if full == 255 else shown
+            rows = slice(start, start + step)
+            full = np.float32(255 if images.dtype == np.uint8 else 1)
+            at = Session(self.site, self.seed, case_ids[rows], None if positive is None else positive[rows])
+            shown = self._render(images[rows].astype(np.float32) / full, at)
+            rendered[rows] = np.rint(shown * full) if full == 255 else shown
         return rendered
 
-    def _render(self, x: Pixels, case_ids: Sequence[str]) -> Pixels:
-        """Optics first, then illumination, then the display curve, then readout noise."""
-        from scipy.ndimage import gaussian_filter
-
-        if self.blur:
-            spread = self.blur * max(x.shape[2:]) / 28
-            x = gaussian_filter(x, (0, 0) + (spread,) * (x.ndim - 2), mode="nearest", truncate=3.0)
-        if self.bias:
-            x = x * intensity_field(self.bias, x.shape[2:])
-        if self.contrast != 1.0 or self.offset:
-            x = self.contrast * (x - np.float32(0.5)) + np.float32(0.5 + self.offset)
-        x = np.clip(x, 0, 1)
-        if self.gamma != 1.0:
-            x = np.power(x, np.float32(self.gamma))
-        if self.noise:
-            x = np.clip(x + self._grain(x.shape, case_ids), 0, 1)
+    def _render(self, x: Pixels, at: Session) -> Pixels:
+        """Effects in the order of EFFECTS; what leaves the grey scale is cut off at each stage."""
+        for name in (name for name in EFFECTS if name in self.settings):
+            settings = self._jittered(name, self.settings[name], at.cases)
+            for setting in np.unique(settings[settings != 0]):
+                like = settings == setting
+                value = EFFECTS[name].value(float(setting))
+                if like.all():
+                    x = np.clip(EFFECTS[name].function(x, value, at), 0, 1)
+                else:
+                    x[like] = np.clip(EFFECTS[name].function(x[like], value, at.take(like)), 0, 1)
         return x
 
-    def _grain(self, shape: tuple[int, ...], case_ids: Sequence[str]) -> Pixels:
-        grain = np.empty(shape, np.float32)
-        for one, case in zip(grain, case_ids, strict=True):
-            stream(self.seed, "noise", self.site, str(case)).standard_normal(dtype=np.float32, out=one)
-        return np.float32(self.noise) * grain
 
+def draw(sites: Sequence[str], value: Acquisition, atlas: Atlas, cases: Cases | None = None) -> dict[str, Scanner]:
+    """A scanner for each site: at a dose h, those of the cases' modality; see `check` for other values.
 
-def draw(sites: Sequence[str], value: float, atlas: Atlas) -> dict[str, Scanner]:
-    """A scanner for each site at dose h; every effect has its own order of the sites' coordinates u in [-1, 1].
-
-    At |h u| = 1: gamma 1/2 or 2, contrast 1/1.4 or 1.4, offset 0.05, bias field coefficients up to 0.3; noise and blur
-    run from none at u = -1 to sd 0.1 and 1 pixel in 28 at u = 1. No sites differ at h = 0: no scanner then, and
-    identical bytes.
+    Every effect has its own order of the sites' coordinates u in [-1, 1], but old scanners have noise, blur and coarse
+    voxels together. Settings are h u, or h (1 + u) / 2 for effects that can only do harm. No sites differ at
+    h = 0: no scanner then, and identical bytes.
     """
-    h = dose(value, "acquisition")
-    if h == 0.0:
+    asked = read(value)
+    if asked.styles:
+        return _styled(sites, asked, atlas, cases)
+    if not (asked.dose or asked.jitter):
         return {}
-    u = {effect: atlas.coordinates(f"acquisition {effect}") for effect in EFFECTS}
+    modality = asked.modality or modality_of(cases)
+    names = asked.only or CHAINS[modality]
+    check_colour(modality, names, cases)
+    settings = {name: _settings(name, asked.dose, atlas) for name in EFFECTS if name in names}
     return {
-        site: _scanner(site, h, {effect: float(u[effect][k]) for effect in EFFECTS}, atlas.seed)
+        site: Scanner(site, atlas.seed, modality, {name: float(s[k]) for name, s in settings.items()}, asked.jitter)
         for k, site in enumerate(sites)
     }
 
 
-EFFECTS = ("blur", "bias", "contrast", "offset", "gamma", "noise")
+def _settings(name: str, h: float, atlas: Atlas) -> Array:
+    """(sites,) settings of one effect."""
+    effect = EFFECTS[name]
+    u = effect.age * atlas.coordinates("acquisition age") if effect.age else atlas.coordinates(f"acquisition {name}")
+    return h * u if effect.signed else h * (1 + u) / 2
 
 
-def _scanner(site: str, h: float, u: dict[str, float], seed: int) -> Scanner:
-    pattern = stream(seed, "bias", site).uniform(-1.0, 1.0, 9)  # enough for three dimensions
-    return Scanner(
-        site=site,
-        seed=seed,
-        blur=h * (1 + u["blur"]) / 2,
-        bias=tuple(float(c) for c in 0.3 * h * u["bias"] * pattern),
-        contrast=1.4 ** (h * u["contrast"]),
-        offset=0.05 * h * u["offset"],
-        gamma=2.0 ** (h * u["gamma"]),
-        noise=0.1 * h * (1 + u["noise"]) / 2,
-    )
+def _styled(sites: Sequence[str], asked: Asked, atlas: Atlas, cases: Cases | None) -> dict[str, Scanner]:
+    """Scanners of named styles, in turn over the sites."""
+    if not asked.turns and len(asked.styles) != len(sites):
+        raise ValueError(
+            f"acquisition names {len(asked.styles)} styles for {len(sites)} sites: name one a site, or let them take"
+            f" turns with 'styles({', '.join(asked.styles)})'"
+        )
+    modality = modality_of(cases)
+    scanners = {}
+    for k, site in enumerate(sites):
+        style = asked.styles[k % len(asked.styles)]
+        check_suits(style, modality)
+        settings = settings_of(style)
+        check_colour(style, tuple(settings), cases)
+        scanners[site] = Scanner(site, atlas.seed, modality, settings, asked.jitter)
+    return scanners
 
 
-def intensity_field(coefficients: Sequence[float], size: tuple[int, ...]) -> Pixels:
-    """exp of a sum of Legendre products of total order 1 and 2, shape `size`, with geometric mean 1 (no net gain)."""
-    axes = [np.polynomial.legendre.legvander(np.linspace(-1, 1, n), 2) for n in size]  # (n, order)
-    orders = [o for o in product(range(3), repeat=len(size)) if 1 <= sum(o) <= 2]
-    log_field = np.zeros(size)
-    for c, order in zip(coefficients, orders, strict=False):
-        term = np.ones(())
-        for axis, o in zip(axes, order, strict=True):
-            term = np.multiply.outer(term, axis[:, o])
-        log_field += c * term
-    return np.exp(log_field - log_field.mean()).astype(np.float32)
+def check(value: object) -> None:
+    """ValueError for what can be no acquisition shift of any cases.
+
+    A value is a dose in [0, 1] for the cases' own modality; text that names a modality, "mri(0.5)" or
+    "xray(0.4, jitter=0.2, only='blur')", or "marker(0.8)" for a shortcut alone; "styles(ct_soft, ct_sharp)" for named
+    styles that take turns; or a list of styles, one a site.
+    """
+    read(value)
+
+
+def positivity(cases: Cases, rows: ArrayLike) -> Array:
+    """(n,) in [0, 1]: how positive cases are to a marker, by the place of their class; any finding of several is 1."""
+    labels = cases.labels[np.asarray(rows)]
+    top = 1 if cases.task == "multilabel" else max(len(cases.classes) - 1, 1)
+    return np.clip(labels / top, 0.0, 1.0)
+
+
+def icc(settings: Sequence[ArrayLike]) -> float:
+    """Share of a setting's variance that lies between sites, from each site's realised settings (cases,): 1 without
+    jitter, 0 where sites are alike; NaN if nothing varies. Sites weigh alike."""
+    values = [np.asarray(site, float) for site in settings]
+    between = float(np.var([site.mean() for site in values]))
+    within = float(np.mean([site.var() for site in values]))
+    return between / (between + within) if between + within else float("nan")
+
+
+__all__ = ["MODALITIES", "STYLES", "Scanner", "check", "draw", "icc", "positivity"]
