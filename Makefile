@@ -67,7 +67,7 @@ clean:  ## remove the environment and all outputs
 
 _execute:
 	@mkdir -p $(TO)
-	@name=$$(basename $$(ls notebooks/$(NB)-*.ipynb) .ipynb); echo "notebook $$name on $(DATASET)"; \
-	$(PAPERMILL) notebooks/$$name.ipynb $(TO)/$$name.ipynb -p out $(TO) -p dataset $(DATASET) \
+	@name=$$(basename $$(ls notebooks/$(NB)-*.ipynb) .ipynb); echo 'notebook' $$name 'on $(DATASET)'; \
+	$(PAPERMILL) notebooks/$$name.ipynb $(TO)/$$name.ipynb -p out $(TO) -p dataset '$(DATASET)' \
 	  $(if $(PRESET),-f notebooks/presets/$(PRESET).yaml) 2>&1 | sed '/IPKernelApp. WARNING/d'; \
 	$(BIN)/jupyter nbconvert --log-level ERROR --to html $(TO)/$$name.ipynb

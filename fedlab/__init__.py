@@ -15,6 +15,8 @@ from fedlab.comparison import compare
 from fedlab.conduct import grid, run
 from fedlab.costs import costs
 from fedlab.datasets import DATASETS, load
+from fedlab.dose_response import dose_response
+from fedlab.drift import drift, weight_divergence
 from fedlab.experiment import Experiment
 from fedlab.heterogeneity import AXES
 from fedlab.making import partition
@@ -31,6 +33,8 @@ __all__ = [
     "Partition",
     "compare",
     "costs",
+    "dose_response",
+    "drift",
     "grid",
     "load",
     "parameters",
@@ -38,11 +42,13 @@ __all__ = [
     "plots",
     "run",
     "runs",
+    "weight_divergence",
+    "widgets",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Drawing is loaded when first needed, so that importing fedlab stays light."""
-    if name == "plots":
-        return importlib.import_module("fedlab.plots")
+    """Drawing and controls are loaded when first needed, so that importing fedlab stays light."""
+    if name in ("plots", "widgets"):
+        return importlib.import_module(f"fedlab.{name}")
     raise AttributeError(f"module 'fedlab' has no attribute {name!r}")

@@ -1,7 +1,6 @@
 """One evaluation for every topology: each model on validation and test cases, kept case by case."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -12,68 +11,101 @@ from fedlab.metrics import METRICS
 from fedlab.weights import Weights
 
 SPLITS = ("val", "test")
+UNSEEN = "unseen"  # the split of an unseen site's test cases, so that they are in no mean over the sites that train
 UNASSIGNED = "unassigned"
 Models = dict[str, Model]
+Place = tuple[str, str]  # site and split
+Floats = NDArray[np.float64]
 
 
 class Evaluation:
     """Scores and predictions of a federation's models.
 
-    Reading rule: the model a site uses is its own if it has one, else the global one.
+    Reading rule: the model a site uses is its own if it has one, else the global one. An unseen site has none of its
+    own; where there is no global one either, it is offered every site's, and its score is the mean of theirs.
+    Validation cases count as the site's readers labelled them, since a site does not know better; test cases as they
+    are.
     """
 
     def __init__(self, fed: Federation) -> None:
         self.fed = fed
-        self.sites = [site.name for site in fed.sites]
+        self.sites, self.unseen = [site.name for site in fed.sites], list(fed.partition.unseen)
         part = fed.partition
         self.index = {(site, split): part.index(site, split) for site in self.sites for split in SPLITS}
+        self.index |= {(site, UNSEEN): part.index(site, "test") for site in self.unseen}
         self.outside = part.unassigned("test")
-        self.targets = fed.task.targets(part.cases.labels)
+        self.targets = {place: fed.task.targets(self._labels(place)) for place in self.index}
 
     def scores(self, models: Models) -> Iterator[tuple[str, str, str, str, float]]:
         """(model, site, split, metric, value) of the model that each site uses."""
         for name, model in models.items():
-            for site, p in self._each_site(model).items():
-                if not np.isfinite(p).all():
+            for (site, split), answers in self._answers(model).items():
+                if not all(np.isfinite(p).all() for p in answers):
                     raise DivergedError(
                         f"{site}, round {self.fed.round}: training diverged (predictions are not finite): lower `lr`"
                         " (try a tenth), or shorten local work; this round was not kept"
                     )
-                bounds = np.cumsum([0] + [len(self.index[site, split]) for split in SPLITS])
-                for split, (low, high) in zip(SPLITS, pairwise(bounds), strict=True):
-                    y = self.targets[self.index[site, split]]
-                    for metric in self.fed.task.metrics:
-                        value = METRICS.function(metric)(y, p[low:high]) if high > low else np.nan
-                        yield name, site, split, metric, float(value)
+                y = self.targets[site, split]
+                for metric in self.fed.task.metrics:
+                    measure = METRICS.function(metric)
+                    value = np.mean([measure(y, p) for p in answers]) if len(y) else np.nan
+                    yield name, site, split, metric, float(value)
+
+    def _labels(self, place: Place) -> NDArray[np.int64]:
+        known = self.fed.labels if place[1] == "val" else self.fed.partition.cases.labels
+        return known[self.index[place]]
 
     def predictions(self, models: Models, choice: str) -> pd.DataFrame:
         """Every model on every site's validation and test cases: the transfer matrix, case by case."""
         frames = []
         for owner, model in owners(models, self.sites).items():
-            for k, site in enumerate(self.sites):
-                used = model.sites[k] if isinstance(model, Localised) else model
-                frames += [self._frame(used, owner, choice, site, split, self.index[site, split]) for split in SPLITS]
             anywhere = model.shared if isinstance(model, Localised) else model
+            for (site, split), index in self.index.items():
+                used = anywhere
+                if isinstance(model, Localised) and split != UNSEEN:
+                    used = model.sites[self.sites.index(site)]
+                frames.append(self._frame(used, owner, choice, site, split, index))
             frames.append(self._frame(anywhere, owner, choice, UNASSIGNED, "test", self.outside))
         return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
-    def _each_site(self, model: Model) -> dict[str, NDArray[np.float64]]:
-        """Probabilities of each site's validation, then test cases; all sites in one pass where they share a model."""
-        fed = self.fed
-        both = {site: np.concatenate([self.index[site, split] for split in SPLITS]) for site in self.sites}
+    def _answers(self, model: Model) -> dict[Place, list[Floats]]:
+        """Probabilities for the cases of each site and split: of the model used there, or of each that is offered.
+
+        All sites in one pass where they share a model; unseen ones apart, so that they change no bit of the others.
+        """
         own = model.sites if isinstance(model, Localised) else model
         if isinstance(own, Weights) and own.stacked:
-            return {site: fed.predict(own[k], both[site]) for k, site in enumerate(self.sites)}
-        assert not isinstance(model, Localised)
-        together = fed.predict(model, np.concatenate(list(both.values())))
-        ends = np.cumsum([len(index) for index in both.values()])
-        return dict(zip(both, np.split(together, ends[:-1]), strict=True))
+            each = [self._together(own[k], [(site, split) for split in SPLITS]) for k, site in enumerate(self.sites)]
+            found = {place: [p] for answers in each for place, p in answers.items()}
+        else:
+            found = {place: [p] for place, p in self._together(own, self._places(at_home=True)).items()}
+        for place in self._places(at_home=False):
+            found[place] = [self.fed.predict(one, self.index[place]) for one in self._offered(model)]
+        return found
+
+    def _offered(self, model: Model) -> list[Weights | Ensemble]:
+        """What an institution gets that took no part."""
+        anywhere = model.shared if isinstance(model, Localised) else model
+        if isinstance(anywhere, Weights) and anywhere.stacked:
+            return [anywhere[k] for k in range(len(anywhere))]
+        return [anywhere]
+
+    def _places(self, at_home: bool) -> list[Place]:
+        return [place for place in self.index if (place[1] != UNSEEN) == at_home]
+
+    def _together(self, model: Weights | Ensemble, places: list[Place]) -> dict[Place, Floats]:
+        """One model's probabilities for the cases of several sites and splits, in one pass."""
+        index = [self.index[place] for place in places]
+        ends = np.cumsum([len(each) for each in index])
+        p = self.fed.predict(model, np.concatenate(index))
+        return dict(zip(places, np.split(p, ends[:-1]), strict=True))
 
     def _frame(
         self, model: Weights | Ensemble, owner: str, choice: str, site: str, split: str, index: NDArray[np.int64]
     ) -> pd.DataFrame:
         cases = self.fed.partition.cases
         p = self.fed.predict(model, index)
+        marked = {"marked": self.fed.labels[index]} if self.fed.partition.annotators else {}
         return pd.DataFrame(
             {
                 "model": owner,
@@ -84,6 +116,7 @@ class Evaluation:
                 "unit": cases.units[index],
                 "label": cases.labels[index],
             }
+            | marked
             | {f"p{c}": p[:, c] for c in range(p.shape[1])}
         )
 

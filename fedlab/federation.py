@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab import models, protocol
+from fedlab.engine import normalisation, updates
 from fedlab.engine.batches import Batches
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.optimizers import optimizer_of
@@ -27,6 +28,7 @@ from fedlab.training import Training, find_device
 from fedlab.weights import Layout, Weights, stack
 from fedlab.wire import Ledger
 
+ALL = "all sites"  # the name of their union
 STAYS = {  # batch normalisation policy -> kinds of coordinates that never leave a site (SiloBN arXiv:2008.07424,
     "silobn": ("mean", "variance"),  # FedBN arXiv:2102.07623)
     "params_only": ("mean", "variance", "buffer"),
@@ -91,8 +93,9 @@ class Round:
 class Federation:
     """Sites of a partition with one architecture, on one device.
 
-    sites: in ascending order. shares: n_k / N, float64 (K,). start: initial weights, alike everywhere. union: all
-    training cases as one site.
+    sites: those that train, in ascending order; unseen ones are not among them. shares: n_k / N, float64 (K,). start:
+    initial weights, alike everywhere. union: all training cases as one site. labels: (cases,) as the sites' readers
+    wrote them. updates: how far the sites' updates of the present round point apart, see `engine.updates`.
     """
 
     def __init__(self, partition: Partition, model: str, settings: Training) -> None:
@@ -100,12 +103,15 @@ class Federation:
         self.task: Task = task_of(partition.cases)
         protocol.check(partition)
         self.device = find_device(settings.device)
-        self.sites = [self._site(name, partition.index(name, "train")) for name in partition.sites]
-        self.union = self._site("all sites", np.sort(np.concatenate([s.batches.index for s in self.sites])))
+        self.labels = partition.annotated(np.arange(len(partition.cases)))
+        trained = [name for name in partition.sites if name not in partition.unseen]
+        self.sites = [self._site(name, partition.index(name, "train")) for name in trained]
+        self.union = self._site(ALL, np.sort(np.concatenate([s.batches.index for s in self.sites])))
         counts = np.array([site.cases for site in self.sites], np.float64)
         self.shares = counts / counts.sum()
-        self.ledger = Ledger()
+        self.ledger = self._opened()
         self.costs: dict[str, Cost] = {}
+        self.updates: dict[str, float] = {}
         self.halted = False
         self._restored: dict[str, Any] = {}
         self._engine = self._build(model)
@@ -113,10 +119,22 @@ class Federation:
         self.start = self._engine.flat.read()
         self._stays = self.layout.mask(*STAYS.get(settings.batchnorm, ())).to(self.device)
         self._staying = int(self._stays.sum())
+        shared = ~self._stays[: self.layout.parameters]
+        self._shared = None if bool(shared.all()) else shared
         self._own: Weights | None = None
 
     def _site(self, name: str, index: NDArray[np.int64]) -> Site:
         return Site(name, Batches(name, index, self.settings.batch_size, self.settings.seed))
+
+    def _opened(self) -> Ledger:
+        """The ledger before the first round: the statistics by which all sites agree to standardise their images."""
+        ledger = Ledger()
+        if self.settings.normalisation == "global":
+            up, down = normalisation.crossing(self.partition.cases.shape[0])
+            for site in self.sites:
+                ledger.record(0, site.name, "up", "statistics", up)
+                ledger.record(0, site.name, "down", "statistics", down)
+        return ledger
 
     def _build(self, text: str) -> Serial:
         settings, cases = self.settings, self.partition.cases
@@ -124,7 +142,7 @@ class Federation:
         layout = Layout.of(model, pooled=settings.batchnorm == "pooled")
         model = model.to(device=self.device, dtype=settings.dtype)
         flat = FlatModel(model, layout, frozen_norm=settings.batchnorm == "frozen")
-        store = Store(self.partition, self.task.targets(cases.labels), self.device, settings.dtype)
+        store = Store(self.partition, self.task.targets(self.labels), self.device, settings)
         decays = layout.mask("weight")[: layout.parameters].to(self.device)
         return Serial(flat, store, self.task, optimizer_of(settings, decays), settings)
 
@@ -139,7 +157,7 @@ class Federation:
         """The rounds still to do."""
         while memory.round < self.settings.rounds and not self.halted:
             memory.round += 1
-            self.costs = {}
+            self.costs, self.updates = {}, {}
             yield Clock(memory.round, self.settings.lr_at(memory.round))
 
     @property
@@ -186,7 +204,15 @@ class Federation:
             self._fit_one(start[k], r, k, steps, _of_site(pull, k), _row(shift, k), keep_optimizer, room[k])
             for k in range(len(start))
         ]
-        return room if each[0].moments is None else stack(each)
+        trained = room if each[0].moments is None else stack(each)
+        self._measure_updates(start, trained)
+        return trained
+
+    def _measure_updates(self, start: Weights, trained: Weights) -> None:
+        """Of the round's first training of all sites from one start, over the parameters that they share."""
+        if not self.updates and updates.common(start.parameters, self._shared):
+            products = updates.gram(start.parameters[0], trained.parameters, self._shared)
+            self.updates = updates.measures(products, self.shares)
 
     def _fit_one(self, start, r: Clock, at: int | Site, steps, pull, shift, keep: bool, room=None) -> Weights:
         site = self.sites[at] if isinstance(at, int) else at

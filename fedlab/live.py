@@ -1,13 +1,15 @@
 """Training as it goes: one figure and one truthful line of progress, wherever the training runs.
 
-In a notebook one display is redrawn in place, so a notebook that is executed without a screen keeps one plain picture.
-Elsewhere the line of progress is rewritten on standard error.
+In a notebook one display is redrawn in place, so a notebook that is executed without a screen keeps one plain picture;
+inside an Output widget, and from any thread, likewise. Elsewhere the line of progress is rewritten on standard error.
 """
 
 import shutil
 import sys
 import time
 from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -16,16 +18,83 @@ PAUSE = 0.5  # seconds at least between two redraws
 SHARE = 0.05  # of the time, at most, that redrawing may take from training
 
 
+class Screen:
+    """One picture or text in a notebook that is replaced in place, wherever it stands and from any thread.
+
+    output: an ipywidgets.Output to show it in; else it appears where the notebook stands when it is first shown. (An
+    Output widget that captures what is displayed does not follow a display that is updated later, so inside one the
+    picture stands in an Output of its own.)
+    """
+
+    def __init__(self, output: Any = None) -> None:
+        self._places: list[Callable[[dict[str, Any], dict[str, Any]], None]] = []
+        if output is not None:
+            self._places.append(partial(_replace, output))
+
+    @property
+    def shown(self) -> bool:
+        return bool(self._places)
+
+    def show(self, content: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+        """Replace what is shown everywhere; content: mime type -> data, as in a notebook's outputs."""
+        if not self._places:
+            self.open(content, metadata)
+            return
+        for replace in self._places:
+            replace(content, metadata or {})
+
+    def open(self, content: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
+        """Show it here too."""
+        from IPython.display import display
+
+        if capturing():
+            from fedlab.widgets.screens import output
+
+            place = output()
+            display(place)
+            _replace(place, content, metadata or {})
+            self._places.append(partial(_replace, place))
+        else:
+            handle = display(content, raw=True, metadata=metadata or {}, display_id=True)
+            self._places.append(partial(_update, handle))
+
+
+def _replace(output: Any, content: dict[str, Any], metadata: dict[str, Any]) -> None:
+    output.outputs = ({"output_type": "display_data", "data": content, "metadata": metadata},)
+
+
+def _update(handle: Any, content: dict[str, Any], metadata: dict[str, Any]) -> None:
+    handle.update(content, raw=True, metadata=metadata)
+
+
+def capturing() -> bool:
+    """Whether an Output widget takes what this thread displays."""
+    if "ipywidgets" not in sys.modules:
+        return False
+    from fedlab.widgets.screens import captures
+
+    return captures()
+
+
+def picture(figure: Any, text: str, **how: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(content, metadata) of a figure for a Screen; a reader without pictures gets the text. how: see `png`."""
+    from fedlab.plots.picture import png
+
+    data, size = png(figure, **how)
+    return {"image/png": b64encode(data).decode(), "text/plain": text}, {"image/png": size}
+
+
 class Live:
     """Shows the rounds of one run while it trains; an error in showing is reported once and never stops training.
 
-    rounds: how many are planned. title: of the figure. metric: the first of the validation metrics if None.
+    rounds: how many are planned. title: of the figure. metric: the first of the validation metrics if None. output: an
+    ipywidgets.Output to draw in.
     """
 
-    def __init__(self, rounds: int, title: str, metric: str | None = None) -> None:
+    def __init__(self, rounds: int, title: str, metric: str | None = None, output: Any = None) -> None:
         self.rounds, self.title, self.metric = rounds, title, metric
         self.frame, self.round = pd.DataFrame(), 0
-        self._handle: Any = None
+        self.screen = Screen(output)
         self._broken = self._closed = False
         self._finished = {0: time.perf_counter()}  # round -> when; 0: when the clock started
         self._next = 0.0  # when the next redraw is due
@@ -60,8 +129,8 @@ class Live:
     def conclude(self, text: str) -> None:
         """Put one line in the place of the figure."""
         self._closed = True
-        if in_notebook() and self._handle is not None:
-            self._handle.update({"text/plain": text}, raw=True)
+        if in_notebook() and self.screen.shown:
+            self.screen.show({"text/plain": text})
         else:
             print(f"\r{text}".ljust(shutil.get_terminal_size((120, 0)).columns - 1), file=sys.stderr)
 
@@ -121,16 +190,7 @@ class Live:
 
     def _display(self) -> None:
         """Redraw the one display of this run; a reader without pictures gets the line of progress."""
-        from IPython.display import display
-
-        from fedlab.plots.picture import png
-
-        data, size = png(self._figure())
-        content = {"image/png": b64encode(data).decode(), "text/plain": f"{self.title}: {self.progress()}"}
-        if self._handle is None:
-            self._handle = display(content, raw=True, metadata={"image/png": size}, display_id=True)
-        else:
-            self._handle.update(content, raw=True, metadata={"image/png": size})
+        self.screen.show(*picture(self._figure(), f"{self.title}: {self.progress()}"))
 
     def _figure(self) -> Any:
         """The mean over sites so far, in a band from the worst to the best site, on an axis of all planned rounds."""

@@ -5,7 +5,7 @@ again: same anatomy, same noise, one effect apart. What acts on what, with the n
 
 age -> disease, a wider mediastinum and heart, fainter ribs;  sex -> disease, a broader body (M), breast shadows (F)
 disease -> one nodule in a lung field;  severity -> its radius and contrast;  subtype -> its profile
-disease, severity -> the site that a patient is referred to
+disease, severity, subtype -> the site that a patient is referred to
 
 Age, sex, disease, severity and subtype are the patient's and so is the anatomy; an image adds position, exposure and
 noise. Lengths are in half-images (an image spans -1..1), intensities in full scales (0..1). Coordinates run y (down),
@@ -34,7 +34,7 @@ TRUTH: dict[str, Any] = {
     "sex": {"body_width": {"F": 0.82, "M": 0.90}, "breast_shadow": {"F": 0.07, "M": 0.0}},
     "severity": {"radius": {"at_0": 0.12, "per_unit": 0.06}, "contrast": {"at_0": 0.15, "per_unit": 0.21}},
     "subtype": {"round": 0.5, "ring": 0.25, "spiculated": 0.25},
-    "site": {"intercept": -0.8, "disease": 0.4, "severity": 1.6},
+    "site": {"intercept": -0.8, "disease": 0.2, "severity": 1.6, "spiculated": 1.0},
     "images_a_patient": {"1": 0.7, "2": 0.2, "3": 0.1},
     "split": {"train": 0.7, "val": 0.1, "test": 0.2},
 }
@@ -47,7 +47,7 @@ COLUMNS = {
     "severity": "uniform in (0, 1] with a nodule, else 0: radius and contrast; independent of age and sex",
     "subtype": "round (even), ring (dark centre), spiculated (spikes), or none; drawn independently",
     "site": "County or University, to which the ill are referred; log-odds of University = intercept + disease * label"
-    " + severity * severity; does not act on the image",
+    " + severity * severity + spiculated * [subtype = spiculated]; does not act on the image",
 }
 LUNG, DENSITY, HAZE = 0.24, 0.04, 0.04  # intensity of the lungs, its spread between patients and within one
 VESSELS, NOISE = 0.20, 0.046  # intensity of vessels at the hilum; standard deviation of the acquisition noise
@@ -111,14 +111,15 @@ def _patients(n: int, seed: int) -> pd.DataFrame:
         "severity": np.where(disease, 1 - rng.random(n), 0.0),
         "subtype": np.where(disease, rng.choice(list(kinds), size=n, p=list(kinds.values())), "none"),
     }
-    return pd.DataFrame(columns | {"site": _referred(columns["label"], columns["severity"], seed)})
+    return pd.DataFrame(columns | {"site": _referred(columns, seed)})
 
 
-def _referred(label: Array, severity: Array, seed: int) -> NDArray[np.str_]:
-    """The hospital of each patient: the worse the disease, the more likely the university's."""
+def _referred(patients: dict[str, Any], seed: int) -> NDArray[np.str_]:
+    """The hospital of each patient: the worse the disease looks, the more likely the university's."""
     line = TRUTH["site"]
-    log_odds = line["intercept"] + line["disease"] * label + line["severity"] * severity
-    drawn = stream(seed, "site").random(len(label)) < 1 / (1 + np.exp(-log_odds))
+    log_odds = line["intercept"] + line["disease"] * patients["label"] + line["severity"] * patients["severity"]
+    log_odds = log_odds + line["spiculated"] * (patients["subtype"] == "spiculated")
+    drawn = stream(seed, "site").random(len(log_odds)) < 1 / (1 + np.exp(-log_odds))
     return np.where(drawn, "University", "County")
 
 

@@ -30,7 +30,8 @@ def check(partition: Partition) -> None:
     if misfits:
         raise ProtocolError(f"{cases.name} does not fit the protocol:\n  " + "\n  ".join(misfits))
     _check_columns(partition)
-    for split in sorted({"val", "test"} - set(partition.table["split"])):
+    trains = ~partition.table["site"].isin(partition.unseen)
+    for split in sorted({"val", "test"} - set(partition.table.loc[trains, "split"])):
         warnings.warn(f"no site has a {split} case: {LACK[split]}", ProtocolWarning, stacklevel=3)
 
 
@@ -39,7 +40,7 @@ LACK = {"val": "the last round counts as the best, and `patience` never stops", 
 
 def _misfits(partition: Partition, site: str, index: np.ndarray) -> Iterator[str]:
     cases = partition.cases
-    if not len(partition.index(site, "train")):
+    if site not in partition.unseen and not len(partition.index(site, "train")):
         yield "no training case: give it some, or leave the site out"
     limit = 2 ** len(cases.classes) if cases.task == "multilabel" else len(cases.classes)
     labels = cases.labels[index]

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from fedlab import checkpoint
 from fedlab.evaluation import Evaluation, Models
-from fedlab.federation import Federation, Round
+from fedlab.federation import ALL, Federation, Round
 from fedlab.selection import Scores, Selection
 
 ROUND_COLUMNS = ["round", "model", "site", "split", "metric", "value", "bytes", "steps", "samples", "seconds"]
@@ -66,15 +66,17 @@ class Record:
         return pd.concat([last, self.evaluation.predictions(self.selection.models, "best")], ignore_index=True)
 
     def _costs(self, number: int) -> list[tuple]:
-        """Training loss of each site, with what the round cost it."""
+        """Training loss of each site, with what the round cost it; then how far the sites' updates point apart."""
         model = next(iter(self.last))
-        return [
+        losses = [
             (number, model, site, "train", "loss", cost.loss, *self._cost(number, site))
             for site, cost in self.fed.costs.items()
         ]
+        apart = self.fed.updates.items()
+        return losses + [(number, model, ALL, "train", name, value, 0, 0, 0, 0.0) for name, value in apart]
 
     def _scored(self, number: int, scores: Scores) -> list[tuple]:
-        costs = {site: self._cost(number, site) for site in self.selection.sites}
+        costs = {site: self._cost(number, site) for site in dict.fromkeys(score[1] for score in scores)}
         return [(number, *score, *costs[score[1]]) for score in scores]
 
     def _cost(self, number: int, site: str) -> tuple[int, int, int, float]:

@@ -3,9 +3,7 @@
 import contextlib
 import errno
 import json
-import platform
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fedlab.cards import card, environment
 from fedlab.evaluation import owners
 from fedlab.experiment import Experiment
 from fedlab.federation import Ensemble, Localised
@@ -29,7 +28,7 @@ from fedlab.record import Record
 from fedlab.registry import nearest
 from fedlab.weights import Weights
 
-FORMAT = 1  # of the run folder; a folder of another format is refused, not misread
+FORMAT = 2  # of the run folder; a folder of another format is refused, not misread
 UNFINISHED = ".unfinished"
 CHOICES = ("last", "best")
 
@@ -71,19 +70,31 @@ class Run:
         """Name of the metric that models are chosen by and figures show first."""
         return str(self._about["headline"])
 
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Sites held out of training."""
+        return tuple(self._about["unseen"])
+
     @cached_property
     def partition_table(self) -> pd.DataFrame:
-        """Which case was whose: case, site, split."""
+        """Which case was whose: case, site, split; unseen sites' among them."""
         return pd.read_parquet(self.folder / "partition.parquet")
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
-        """Tidy: round, model, site, split, metric, value, bytes, steps, samples, seconds."""
+        """Tidy: round, model, site, split, metric, value, bytes, steps, samples, seconds.
+
+        split: train (loss; at site "all sites" the measures of `fedlab.engine.updates`), val, test, and unseen for the
+        test cases of sites held out of training.
+        """
         return pd.read_parquet(self.folder / "rounds.parquet")
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """Case by case: model, choice, site, split, case, unit, label, p0, p1, ..."""
+        """Case by case: model, choice, site, split, case, unit, label, p0, p1, ...; split is val, test or unseen.
+
+        label: the true one; where sites differ in annotation `marked` beside it, as the site's readers wrote it.
+        """
         return pd.read_parquet(self.folder / "predictions.parquet")
 
     @cached_property
@@ -91,12 +102,25 @@ class Run:
         """What crossed: round, site, direction, what, bytes."""
         return pd.read_parquet(self.folder / "ledger.parquet")
 
+    @property
+    def models(self) -> list[str]:
+        """Whose weights are kept: "global", or the names of sites."""
+        with safe_open(self.folder / "weights.safetensors", "pt") as file:
+            return _owners(file)
+
+    def trainable(self, model: str = "global", choice: str = "last") -> Tensor:
+        """All trainable parameters of a model as one vector (P,), in float64; normalisation statistics are none."""
+        state = self.weights(model, choice)
+        with safe_open(self.folder / "weights.safetensors", "pt") as file:
+            names = json.loads(file.metadata()["trainable"])
+        return torch.cat([state[name].double().flatten() for name in names])
+
     def weights(self, model: str = "global", choice: str = "last") -> dict[str, Tensor]:
         """Name -> tensor, as a state dict, of the global model or of a site's own, of the last or the best round."""
         with safe_open(self.folder / "weights.safetensors", "pt") as file:
             about = {key: json.loads(text) for key, text in file.metadata().items()}
             stored = about["same"].get(f"{choice}/{model}", f"{choice}/{model}")
-            known = sorted({key.split("/", 1)[1].rsplit("/", 1)[0] for key in file.keys()})  # noqa: SIM118
+            known = _owners(file)
             if model not in known or choice not in CHOICES:
                 raise ValueError(
                     f"this run has no {choice!r} model {model!r}: {nearest(model, known)} Choices: {', '.join(CHOICES)}"
@@ -105,6 +129,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.experiment.dataset}, {self.method}, seed {self.experiment.seed}: {self.folder})"
+
+
+def _owners(file: Any) -> list[str]:
+    """The owners of the weights in a file of `choice/owner/name` tensors."""
+    return sorted({key.split("/", 1)[1].rsplit("/", 1)[0] for key in file.keys()})  # noqa: SIM118
 
 
 def read(folder: str | Path) -> Run:
@@ -200,46 +229,6 @@ def writing(work: Path) -> Iterator[None]:
             work.rmdir()  # only where nothing was begun
 
 
-def environment(record: Record) -> dict[str, Any]:
-    """What the run was computed with."""
-    packages = ("fedlab-workbench", "torch", "monai", "numpy", "pandas", "scikit-learn")
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "device": _device_name(record.fed.device),
-        "threads": torch.get_num_threads(),
-        "packages": {name: version(name) for name in packages},
-    }
-
-
-def card(record: Record, experiment: Experiment) -> str:
-    """One page for a human reader."""
-    fed, chosen = record.fed, record.selection
-    data = fed.partition.cases.card
-    settings = [f"| {name} | {value} |" for name, value in experiment.model_dump().items()]
-    rounds = [f"* best round of {owner}: {number}" for owner, number in chosen.round.items()]
-    total = int(fed.ledger.frame()["bytes"].sum())
-    lines = [
-        f"# {experiment.method} on {data.get('title', experiment.dataset)}",
-        "",
-        f"{len(fed.sites)} institutions, {fed.union.cases} training cases, {fed.round} rounds;"
-        f" {total:,} bytes crossed institutions' borders.",
-        "",
-        *rounds,
-        "",
-        f"Federation: {json.dumps(fed.partition.spec, ensure_ascii=False)}",
-        "",
-        fed.partition.counts().to_string(),
-        "",
-        "| parameter | value |",
-        "| --- | --- |",
-        *settings,
-        "",
-        f"Data: {data.get('source', '')}. Licence: {data.get('licence', '')}. Cite: {data.get('citation', '')}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def _about(record: Record, experiment: Experiment) -> dict[str, Any]:
     cases = record.fed.partition.cases
     return {
@@ -249,6 +238,7 @@ def _about(record: Record, experiment: Experiment) -> dict[str, Any]:
         "classes": cases.classes,
         "headline": record.fed.task.metrics[0],
         "partition": record.fed.partition.spec,
+        "unseen": list(record.fed.partition.unseen),
         "partition_fingerprint": record.fed.partition.fingerprint,
     }
 
@@ -270,6 +260,7 @@ def _save_weights(record: Record, path: Path) -> None:
         "same": same,
         "rounds": record.selection.round,
         "names": [e.name for e in layout.entries] + [*layout.counters],
+        "trainable": [e.name for e in layout.entries if e.stop <= layout.parameters],
     }
     save_file(tensors, path, metadata={key: json.dumps(value) for key, value in about.items()})
 
@@ -290,10 +281,6 @@ def _each_model(record: Record, choice: str) -> Iterator[tuple[str, Weights]]:
 def _named(record: Record, prefix: str, weights: Weights) -> dict[str, Tensor]:
     state = record.fed.layout.state(weights.to("cpu"))
     return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -45,6 +45,7 @@ class Training(BaseModel):
     weight_decay: float = Field(0.0, ge=0)  # L2 term (lambda/2)|w|^2 on weights; biases and normalisation left alone
     schedule: str = "constant"  # learning rate over rounds: "constant", "cosine(final=0.01)", "step(factor=0.1)"
     batchnorm: Literal["avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"] = "avg"
+    normalisation: Literal["none", "image", "site", "global"] = "none"  # decides what of scanners' differences survives
     precision: Literal["float32", "float64", "bf16"] = "float32"
     device: str = "auto"  # "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
     seed: int = Field(0, ge=0)  # initial weights and order of batches

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import fedlab
 from fedlab.comparison import as_used, compare, matrix, transfer
 from fedlab.metrics import METRICS, targets
 from fedlab.randomness import stream
@@ -39,7 +40,7 @@ def made_up(labels_at, method="fedavg", seed=0, skill=1.0, task="binary", classe
     experiment = SimpleNamespace(method=method, seed=seed, **{"dataset": "made up", **more})
     return SimpleNamespace(
         experiment=experiment, method=method, task=task, classes=list(classes), headline="auroc", partition_table=table,
-        predictions=pd.concat(frames).sample(frac=1, random_state=seed).reset_index(drop=True),
+        unseen=(), predictions=pd.concat(frames).sample(frac=1, random_state=seed).reset_index(drop=True),
     )  # fmt: skip
 
 
@@ -289,3 +290,17 @@ def test_matrix_reads_like_a_table():
     wide = matrix(frame)
     assert list(wide.columns) == ["Site B", "Site A"]
     assert list(wide.loc["fedavg"]) == ["0.87 (0.84 to 0.90)", "–"]
+
+
+def test_runs_that_differ_in_a_setting_are_compared_by_it(tmp_path):
+    base = fedlab.Experiment(dataset="phantoms(cases=200, size=16)", sites=2, model="logistic", rounds=1, device="cpu")
+    runs = fedlab.grid(base, normalisation=["none", "image"], folder=tmp_path)
+    with pytest.raises(ValueError, match=r"two runs of 'fedavg' have seed 0.*by="):
+        compare(runs)
+    both = compare(runs, by="normalisation")
+    assert list(both["method"].unique()) == ["fedavg (normalisation=none)", "fedavg (normalisation=image)"]
+    alone = compare(runs[1:])
+    again = both[both["method"] == "fedavg (normalisation=image)"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again.drop(columns="method"), alone.drop(columns="method"))
+    with pytest.raises(ValueError, match="did you mean 'normalisation'"):
+        compare(runs, by="normalization")

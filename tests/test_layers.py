@@ -12,7 +12,7 @@ FLOORS = [
     {"partition", "making", "observing", "dose_response", "datasets", "training"},
     {"federation", "engine", "protocol", "wire"},
     {"algorithms", "evaluation", "selection"},
-    {"experiment", "record", "checkpoint", "runs", "conduct", "comparison", "costs"},
+    {"experiment", "record", "checkpoint", "runs", "cards", "conduct", "comparison", "terms", "costs", "drift"},
     {"plots", "live", "notebook", "widgets"},
 ]
 SIDE = len(FLOORS) - 1

@@ -1,13 +1,18 @@
 """The live figure: one display, few redraws, a truthful line, and never an error that stops training."""
 
+import threading
 from base64 import b64decode
 from types import SimpleNamespace
 
+import ipywidgets
+import nbformat
 import pandas as pd
 import pytest
+from nbclient import NotebookClient
+from widget_state import errors, states
 
 from fedlab import live
-from fedlab.live import Live, duration
+from fedlab.live import Live, Screen, duration
 
 
 class Clock:
@@ -197,3 +202,79 @@ def test_a_run_without_a_round_closes_quietly(clock, notebook):
 )
 def test_durations_are_read_as_people_say_them(seconds, text):
     assert duration(seconds) == text
+
+
+# -- inside Output widgets, and from threads -----------------------------------------------------------------------
+
+
+def test_a_screen_in_an_output_replaces_what_it_shows_from_any_thread():
+    output = ipywidgets.Output()
+    screen = Screen(output)
+    for number in range(3):
+        thread = threading.Thread(target=screen.show, args=({"text/plain": str(number)},))
+        thread.start()
+        thread.join()
+        (one,) = output.outputs
+        assert one == {"output_type": "display_data", "data": {"text/plain": str(number)}, "metadata": {}}
+
+
+def test_a_run_can_be_followed_in_an_output(clock, monkeypatch):
+    monkeypatch.setattr(live, "in_notebook", lambda: True)
+    output = ipywidgets.Output()
+    screen = Live(2, "fedavg", output=output)
+    for r in (1, 2):
+        clock.now += 2
+        screen.update(rounds(r), r)
+        assert f"round {r} of 2" in output.outputs[0]["data"]["text/plain"]
+        assert b64decode(output.outputs[0]["data"]["image/png"]).startswith(b"\x89PNG")
+    screen.close()
+    screen.conclude("2 runs in 4 s")
+    assert [one["data"] for one in output.outputs] == [{"text/plain": "2 runs in 4 s"}]
+
+
+CELLS = """
+import threading
+import ipywidgets
+import pandas as pd
+from fedlab.live import Live
+
+def follow(rounds):
+    screen = Live(rounds, "fedavg")
+    for r in range(1, rounds + 1):
+        row = {"round": r, "model": "global", "site": "A", "split": "val", "metric": "auroc", "value": 0.5 + r / 100}
+        screen.update(pd.DataFrame([row]), r)
+    screen.close()
+---
+follow(3)
+---
+output = ipywidgets.Output()
+with output:
+    print("before")
+    follow(4)
+    print("after")
+output
+---
+threaded = ipywidgets.Output()
+def work():
+    with threaded:
+        follow(5)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+threaded
+"""
+
+
+def test_in_a_notebook_every_place_ends_with_the_last_round(tmp_path):
+    """In a cell, inside `with output:` and inside one of a thread: one picture, the last state."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS.split("---\n")])
+    done = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    (plain,) = done.cells[1].outputs
+    assert "image/png" in plain.data and "round 3 of 3" in plain.data["text/plain"]
+    kept = [state for name, state in states(done) if name == "OutputModel"]
+    pictures = [one for state in kept for one in state.get("outputs", ()) if "image/png" in one.get("data", {})]
+    assert [one["data"]["text/plain"].split(",")[0] for one in pictures] == [
+        "fedavg: round 4 of 4", "fedavg: round 5 of 5"
+    ]  # fmt: skip
+    printed = [one["text"] for state in kept for one in state.get("outputs", ()) if one["output_type"] == "stream"]
+    assert "".join(printed).split() == ["before", "after"] and errors(done) == []

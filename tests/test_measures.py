@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedlab.heterogeneity.embedding import Embedding
+from fedlab.heterogeneity.distances import (
+    equal_numbers,
+    frechet,
+    frechet_distance,
+    mmd,
+    mmd2,
+    rbf_kernel,
+    site_auc,
+)
+from fedlab.heterogeneity.embedding import Embedding, Yardstick
 from fedlab.heterogeneity.measures import (
     LABEL,
     ORDINAL,
@@ -17,13 +26,13 @@ from fedlab.heterogeneity.measures import (
     jensen_shannon,
     kolmogorov_smirnov,
     mean_defined,
-    mmd2,
     mutual_information,
     normalised_entropy,
-    rbf_kernel,
     total_variation,
     wasserstein,
+    wasserstein_of,
     weighted_l1,
+    within_layers,
 )
 from fedlab.heterogeneity.shift import Observed, shift
 
@@ -103,6 +112,30 @@ def test_mutual_information_under_chance_has_its_known_bias():
     assert mutual_information(tables).mean() == pytest.approx(expected, rel=0.1)
 
 
+@given(TABLES)
+@settings(max_examples=40, deadline=None)
+def test_means_over_pairs_by_order_statistics_are_means_over_pairs(table):
+    shares = table / table.sum(axis=1, keepdims=True)
+    pairs = [(a, b) for a in range(4) for b in range(a)]
+    variation = [np.abs(shares[a] - shares[b]).sum() / 2 for a, b in pairs]
+    moved = [np.abs(np.cumsum(shares[a] - shares[b])).sum() for a, b in pairs]
+    assert total_variation(table) == pytest.approx(np.mean(variation), abs=1e-12)
+    assert wasserstein(table) == pytest.approx(np.mean(moved), abs=1e-12)
+    points = np.array([20.0, 31.5, 90])
+    moved = [(np.abs(np.cumsum(shares[a] - shares[b]))[:-1] * np.diff(points)).sum() for a, b in pairs]
+    assert wasserstein_of(table, points) == pytest.approx(np.mean(moved), abs=1e-12)
+
+
+@given(TABLES)
+@settings(max_examples=40, deadline=None)
+def test_information_within_layers_obeys_the_chain_rule(table):
+    layers = np.stack([table[:, :2], table[:, 1:]], axis=1)[None]  # sites x layer x answers
+    joint = layers[0].reshape(4, 4)
+    between = mutual_information(layers[0].sum(axis=-1))
+    conditional = within_layers(mutual_information, layers)[0]
+    assert conditional == pytest.approx(float(mutual_information(joint) - between), abs=1e-12)
+
+
 def members(site, sites):
     return (site[..., None] == np.arange(sites)).astype(float)
 
@@ -143,6 +176,85 @@ def test_mmd_is_unbiased_and_its_permutation_p_uniform_under_chance():
     assert np.abs(np.sort(p) - (np.arange(150) + 0.5) / 150).max() < 1.63 / np.sqrt(150) + 1 / 60  # KS at 1 %
 
 
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_no_discrepancy_is_below_that_of_sites_alike(seed):
+    rng = np.random.default_rng(seed)
+    site, classes = rng.integers(0, 3, 30), rng.integers(0, 2, 30)
+    kernel = rbf_kernel(rng.normal(size=(30, 2)))
+    even = mmd(kernel, classes, 3, even=True)(site[None])[0]
+    assert even - 1e-12 <= mmd(kernel, classes, 3)(site[None])[0]
+    twins = rbf_kernel(np.repeat(rng.normal(size=(10, 2)), 2, axis=0))
+    alike, of_one = np.tile([0, 1], 10)[None], np.zeros(20, int)
+    assert mmd(twins, of_one, 2)(alike) == pytest.approx(mmd(twins, of_one, 2, even=True)(alike), abs=1e-12)
+
+
+def test_frechet_distance_of_a_shifted_sample_is_the_square_of_the_shift():
+    rng = np.random.default_rng(0)
+    for singular in (False, True):
+        x = rng.normal(size=(60, 5)) @ rng.normal(size=(5, 5))
+        x[:, 4] = x[:, 3] if singular else x[:, 4]
+        delta = rng.normal(size=5)
+        site = np.repeat([0, 1], 60)[None]
+        measured = frechet(np.vstack([x, x + delta]), np.zeros(120, int), 2)(site)
+        assert measured[0] == pytest.approx(delta @ delta, abs=1e-8)
+
+
+def test_frechet_distance_of_normals_along_shared_axes_has_its_closed_form():
+    a, b = np.array([1.0, 4, 9]), np.array([4.0, 1, 0])
+    turn, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))
+    roots = [turn @ np.diag(np.sqrt(c)) @ turn.T for c in (a, b)]
+    expected = 14 + ((np.sqrt(a) - np.sqrt(b)) ** 2).sum()
+    found = frechet_distance(np.zeros(3), roots[0], np.array([1.0, 2, 3]), roots[1])
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_frechet_compares_equally_many_of_each_site():
+    rng = np.random.default_rng(0)
+    site, classes = rng.choice(3, 300, p=[0.6, 0.39, 0.01]), rng.integers(0, 2, 300)
+    kept = equal_numbers(site, classes, 3)
+    counts = np.array([[((site == k) & (classes == c))[kept].sum() for k in range(2)] for c in range(2)])
+    whole = np.array([[((site == k) & (classes == c)).sum() for k in range(2)] for c in range(2)])
+    np.testing.assert_array_equal(counts, np.tile(whole.min(axis=1, keepdims=True), 2))  # site 2 is too small to count
+
+
+def folds(n):
+    return np.arange(n) % 5
+
+
+def test_a_classifier_tells_two_gaussians_apart_as_well_as_can_be():
+    rng = np.random.default_rng(0)
+    n, d = 4000, 1.0
+    x = rng.normal(size=(2 * n, 2))
+    x[n:, 0] += d
+    site = np.repeat([0, 1], n)[None]
+    order = rng.permutation(2 * n)
+    auc = site_auc(x[order], np.zeros(2 * n, int), 2, folds(2 * n))(site[:, order])[0]
+    assert auc == pytest.approx(0.7602, abs=3 * 0.0054)  # Phi(d / sqrt 2); Hanley and McNeil's standard error
+    far = site_auc(x[order] + 50 * site[0][order][:, None], np.zeros(2 * n, int), 2, folds(2 * n))
+    assert far(site[:, order])[0] == 1
+
+
+def test_a_classifier_is_at_one_half_where_sites_are_alike():
+    rng = np.random.default_rng(0)
+    for sites in (2, 4):
+        x, site = rng.normal(size=(800, 6)), rng.integers(0, sites, (60, 800))
+        found = site_auc(x, np.zeros(800, int), sites, folds(800))(site)
+        assert abs(found.mean() - 0.5) < 2 * found.std() / np.sqrt(60)
+        assert 0.5 * found.std() < 800**-0.5 < 2 * found.std()  # as wide as an AUC of n cases is, about n^-1/2
+    same = site_auc(np.ones((40, 3)), np.zeros(40, int), 2, folds(40))(np.repeat([0, 1], 20)[None])
+    assert same[0] == 0.5  # ties are shared
+
+
+def test_a_classifier_within_classes_does_not_see_the_classes():
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 2, 600)
+    site = (rng.random(600) < np.where(classes, 0.9, 0.1)).astype(int)[None]
+    x = rng.normal(size=(600, 2)) + 4 * classes[:, None]
+    assert site_auc(x, np.zeros(600, int), 2, folds(600))(site)[0] > 0.85
+    assert site_auc(x, classes, 2, folds(600))(site)[0] == pytest.approx(0.5, abs=0.1)
+
+
 def test_means_leave_out_what_is_undefined():
     values = np.array([[1.0, np.nan, 3], [np.nan, np.nan, np.nan]])
     np.testing.assert_array_equal(mean_defined(values), [2, np.nan])
@@ -161,6 +273,24 @@ def test_the_embedding_is_fixed_by_the_images_alone():
         assert np.isfinite(embed(x)).all() and spread.max() == pytest.approx(1, abs=1e-2)
     blank = np.zeros((10, 1, 8, 8), np.uint8)
     assert np.isfinite(Embedding.fit(blank)(blank)).all()
+
+
+def test_a_yardstick_reads_each_image_once_and_measures_others_alike():
+    class Counting(np.ndarray):
+        read = 0
+
+        def __getitem__(self, rows):
+            Counting.read += np.size(rows) if isinstance(rows, np.ndarray) else 0
+            return super().__getitem__(rows)
+
+    x = np.random.default_rng(0).integers(0, 256, (50, 1, 12, 12)).astype(np.uint8)
+    measured = Yardstick(x.view(Counting))
+    fitted, some = Counting.read, np.array([3, 9, 3, 40])
+    first = measured.plain(some)
+    assert Counting.read == fitted + 3
+    np.testing.assert_array_equal(measured.plain(some[:2]), first[:2])
+    assert Counting.read == fitted + 3
+    np.testing.assert_allclose(first, measured.shown(x[some]), atol=1e-4)
 
 
 def observed(site, labels, units=None, task="binary", classes=2):

@@ -16,7 +16,8 @@ from matplotlib.text import Text
 from fedlab import plots
 from fedlab.cases import Cases
 from fedlab.plots import style, titles
-from fedlab.plots.reading import natural, used
+from fedlab.plots.measured import HEADLINE
+from fedlab.plots.reading import natural, region_spans, used
 from fedlab.randomness import stream
 
 METHODS = ("local", "fedavg", "fedprox(mu=0.01)", "swarm(secure=True)", "centralized")
@@ -28,14 +29,26 @@ def names(sites: int) -> list[str]:
 
 
 class Dealt:
-    """A partition small enough to check by hand: site k's scanner takes k from every pixel."""
+    """A partition small enough to check by hand: site k's scanner takes k from every pixel.
+
+    regions: how many, dealt in turn; unseen: how many of the last sites.
+    """
 
     def __init__(
-        self, sites: int = 4, classes: tuple[str, ...] = ("normal", "pneumonia"), shape=(1, 8, 8), n: int = 400
+        self,
+        sites: int = 4,
+        classes: tuple[str, ...] = ("normal", "pneumonia"),
+        shape=(1, 8, 8),
+        n: int = 400,
+        regions: int = 0,
+        unseen: int = 0,
+        **columns: str,
     ):
         rng = stream(0, "dealt", sites)
         task = "binary" if len(classes) == 2 else "multiclass"
         table = pd.DataFrame({"case": [f"case {i}" for i in range(n)], "label": rng.integers(len(classes), size=n)})
+        people = {"age": rng.integers(20, 90, n), "sex": rng.choice(["F", "M"], n), "kind": rng.integers(9, size=n)}
+        table = table.assign(**{name: people[kind] for name, kind in columns.items()})
         images = rng.integers(100, 255, (n, *shape), np.uint8)
         self.cases = Cases(images, table, {"name": "demo", "task": task, "classes": list(classes)})
         self.sites = names(sites)
@@ -44,6 +57,12 @@ class Dealt:
             {"case": table["case"], "site": site, "split": rng.choice(["train", "val", "test"], n)}
         )
         self.scanners = dict.fromkeys(self.sites[1:])
+        self.regions = {name: f"Region {k % regions + 1}" for k, name in enumerate(self.sites)} if regions else {}
+        self.unseen, self.levels = tuple(self.sites[sites - unseen :]), {}
+        self.spec = {"prevalence": 0.5, "acquisition": "xray(0.5)", "quantity": [1, 2], "geography": 0.0}
+
+    def shift(self, brief: bool = False) -> pd.DataFrame:
+        return measured()
 
     def index(self, site: str, split: str) -> np.ndarray:
         return np.flatnonzero((self.table["site"] == site) & (self.table["split"] == split))
@@ -56,6 +75,13 @@ class Dealt:
         label = pd.Categorical.from_codes(self.cases.labels[rows], self.cases.classes)
         counts = pd.crosstab(self.table["site"][rows], label, dropna=False)
         return counts.reindex(index=self.sites, columns=self.cases.classes, fill_value=0)
+
+
+def measured(**values: tuple[float, ...]) -> pd.DataFrame:
+    """A frame as `Partition.shift` makes it; axis = (value, null_low, null, null_high)."""
+    given = {"quantity": (0.02, 0.0, 0.03, 0.06), "prevalence": (0.31, 0.0, 0.004, 0.009), **values}
+    rows = [(axis, HEADLINE[axis], *one, one[0] - 0.01, one[0] + 0.01) for axis, one in given.items()]
+    return pd.DataFrame(rows, columns=["axis", "measure", "value", "null_low", "null", "null_high", "low", "high"])
 
 
 def comparison(
@@ -89,6 +115,12 @@ def matrix(sites: int = 4, undefined: tuple[int, ...] = ()) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(low=0.0, high=1.0)
 
 
+def held_out(frame: pd.DataFrame, column: str = "site") -> pd.DataFrame:
+    """The same frame with Site D as a site that took no part in training."""
+    frame = frame[frame.get("trained_at", pd.Series("", frame.index)) != "Site D"]
+    return frame.assign(**{column: frame[column].replace("Site D", "unseen: Site D")})
+
+
 def fake_run(
     method: str, seed: int = 0, sites: int = 4, rounds=range(1, 11), last: float | None = None
 ) -> SimpleNamespace:
@@ -119,6 +151,9 @@ DRAWINGS = {
     "samples, many classes": lambda: plots.samples(Dealt(3, CHEST)),
     "samples, colour": lambda: plots.samples(Dealt(2, shape=(3, 8, 6))),
     "samples, volumes": lambda: plots.samples(Dealt(2, shape=(1, 8, 8, 4))),
+    "partition, regions": lambda: plots.partition(Dealt(5, regions=2, unseen=2)),
+    "partition, many regions": lambda: plots.partition(Dealt(12, CHEST, n=3000, regions=4)),
+    "samples, regions": lambda: plots.samples(Dealt(5, regions=2, unseen=2)),
     "samples, cases": lambda: plots.samples(Dealt(1).cases),
     "curves, one run": lambda: plots.curves(fake_run("fedavg")),
     "curves, seeds": lambda: plots.curves([fake_run(m, seed) for m in METHODS for seed in range(3)]),
@@ -134,6 +169,8 @@ DRAWINGS = {
     "local_vs_global, no local": lambda: plots.local_vs_global(comparison(3, ("fedavg", "centralized"))),
     "local_vs_global, only bounds": lambda: plots.local_vs_global(comparison(3, ("local", "centralized"))),
     "local_vs_global, brier": lambda: plots.local_vs_global(comparison(3, METHODS[:2], metric="brier")),
+    "local_vs_global, unseen": lambda: plots.local_vs_global(held_out(comparison(4, METHODS[:2]))),
+    "transfer, unseen": lambda: plots.transfer(held_out(matrix(4), "tested_on")),
     **{f"transfer, {k} sites": lambda k=k: plots.transfer(matrix(k)) for k in (1, 4, 20)},
     "transfer, undefined": lambda: plots.transfer(matrix(4, undefined=(2,))),
 }
@@ -143,7 +180,7 @@ def texts(figure: Figure) -> list[Text]:
     """Every text that a reader sees."""
     figure.draw_without_rendering()
     hidden = set()
-    for ax in figure.axes:
+    for ax in [*figure.axes, *(child for page in figure.axes for child in page.child_axes)]:
         for axis in (ax.xaxis, ax.yaxis):
             low, high = sorted(axis.get_view_interval())
             for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
@@ -154,7 +191,10 @@ def texts(figure: Figure) -> list[Text]:
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_texts_can_be_read_and_touch_neither_each_other_nor_the_edge(name):
-    figure = DRAWINGS[name]().figure
+    check_texts(DRAWINGS[name]().figure)
+
+
+def check_texts(figure: Figure) -> None:
     figure.set_dpi(200)  # as saved: hinting gives texts other widths than at the resolution they were laid out for
     seen = texts(figure)
     assert min(text.get_fontsize() for text in seen) >= 8
@@ -498,3 +538,24 @@ def test_a_drawing_shows_its_figure_and_its_small_table(monkeypatch):
     assert shown[0] is figure and list(shown[1]["round"]) == list(table["round"])
     data, size = figure._repr_png_()
     assert data.startswith(b"\x89PNG") and size["width"] == round(figure.get_size_inches()[0] * 96)
+
+
+def test_an_unseen_site_stands_apart_and_is_not_counted():
+    frame = held_out(comparison(4, METHODS[:2]))
+    figure, table = plots.local_vs_global(frame)
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows[-1] == "Site D (unseen)" and set(table["site"]) == set(frame["site"])
+    assert "of 3 sites" in figure.axes[0].get_title(loc="left") or "all 3 sites" in figure.axes[0].get_title(loc="left")
+
+
+def test_sites_of_one_region_stand_side_by_side_and_the_largest_first():
+    part = Dealt(7, regions=3, unseen=2)
+    _, table = plots.partition(part)
+    regions = [part.regions[site] for site in table.index]
+    spans = region_spans(part, list(table.index))
+    assert [name for name, _, _ in spans] == list(dict.fromkeys(regions)) and len(spans) == 3
+    for name, first, last in spans:
+        assert regions[first : last + 1] == [name] * (last - first + 1)
+        assert list(table["cases"][first : last + 1]) == sorted(table["cases"][first : last + 1], reverse=True)
+    written = [label.get_text() for label in plots.partition(part).figure.axes[0].get_yticklabels()]
+    assert [site.endswith("(unseen)") for site in written] == [site in part.unseen for site in table.index]

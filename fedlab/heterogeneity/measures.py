@@ -1,6 +1,6 @@
-"""How different sites are: quantity and label measures of counts, image measures of embeddings.
+"""How different sites are, from counts: measures of site sizes, and of tables of sites by answers.
 
-Label measures take counts (..., sites, classes) and quantity measures sizes (..., sites), and return (...): a bootstrap
+The latter take counts (..., sites, classes) and quantity measures sizes (..., sites), and return (...): a bootstrap
 or a permutation null is one more leading axis. A pair of sites of which one is empty does not enter a mean over pairs.
 """
 
@@ -38,14 +38,13 @@ def normalised_entropy(sizes: Array) -> Array:
 
 def mutual_information(counts: Array) -> Array:
     """I(site; class) in bits, the generalised Jensen-Shannon divergence: how much the label tells about the site."""
-    totals = counts.sum(axis=(-2, -1), keepdims=True)
-    joint = counts / totals
+    joint = _shares(_flat(counts)).reshape(np.shape(counts))
     return np.maximum(_entropy(joint.sum(axis=-1)) + _entropy(joint.sum(axis=-2)) - _entropy(_flat(joint)), 0.0)
 
 
 def total_variation(counts: Array) -> Array:
     """Half the absolute difference of two sites' class shares, mean over pairs, from 0 to 1."""
-    return _mean_over_pairs(counts, lambda a, b: np.abs(a - b).sum(axis=-1) / 2)
+    return _mean_difference(_shares(counts)) / 2
 
 
 def jensen_shannon(counts: Array) -> Array:
@@ -60,14 +59,14 @@ def hellinger(counts: Array) -> Array:
 
 def weighted_l1(counts: Array) -> Array:
     """Absolute difference to the pool's class shares, weighted by site size (Zhao 2018, arXiv:1806.00582), below 2."""
-    weights = counts.sum(axis=-1) / counts.sum(axis=(-2, -1))[..., None]
+    weights = _shares(counts.sum(axis=-1))
     pool = _shares(counts.sum(axis=-2))[..., None, :]
     return np.nansum(weights * np.abs(_shares(counts) - pool).sum(axis=-1), axis=-1)
 
 
 def cramers_v(counts: Array) -> Array:
     """Cramer's V of the table of sites by classes, from 0 to 1; sites and classes without cases are left out."""
-    totals = counts.sum(axis=(-2, -1), keepdims=True)
+    totals = np.maximum(counts.sum(axis=(-2, -1), keepdims=True), 1e-300)
     expected = counts.sum(axis=-1, keepdims=True) * counts.sum(axis=-2, keepdims=True) / totals
     terms = np.divide((counts - expected) ** 2, expected, out=np.zeros_like(expected), where=expected > 0)
     used = np.minimum((counts.sum(axis=-1) > 0).sum(axis=-1), (counts.sum(axis=-2) > 0).sum(axis=-1)) - 1
@@ -81,7 +80,7 @@ def kolmogorov_smirnov(counts: Array) -> Array:
 
 def wasserstein(counts: Array) -> Array:
     """Grades by which one site's cases must move to match another's, mean over pairs, from 0 to classes - 1."""
-    return _mean_over_pairs(counts, lambda a, b: np.abs(np.cumsum(a - b, axis=-1)).sum(axis=-1))
+    return _mean_difference(np.cumsum(_shares(counts), axis=-1))
 
 
 QUANTITY.add(effective_sites, "effective sites")
@@ -97,35 +96,18 @@ ORDINAL.add(kolmogorov_smirnov, "KS")
 ORDINAL.add(wasserstein, "W1")
 
 
-def rbf_kernel(features: NDArray[np.floating]) -> NDArray[np.floating]:
-    """exp(-d^2 / (2 s^2)) with s the median distance between cases, (n, n); zero on the diagonal."""
-    squares = (features**2).sum(axis=1)
-    distance = np.maximum(squares[:, None] + squares - 2 * features @ features.T, 0)
-    np.fill_diagonal(distance, 0)
-    between = distance[np.triu_indices(len(features), 1)]
-    middle = float(np.median(between)) if len(between) else 1.0
-    kernel = np.exp(distance / (-2 * (middle or 1.0)))
-    np.fill_diagonal(kernel, 0)
-    return kernel
+def wasserstein_of(counts: Array, points: Array) -> Array:
+    """Wasserstein-1 distance of two sites' numbers, mean over pairs, in the unit of points (values,), ascending."""
+    return _mean_difference(np.cumsum(_shares(counts), axis=-1)[..., :-1], np.diff(points))
 
 
-def mmd2(kernel: NDArray[np.floating], members: NDArray[np.generic]) -> tuple[Array, Array]:
-    """Unbiased squared maximum mean discrepancy of each pair of sites (Gretton 2012): 0 on average under IID.
+def within_layers(measure: Callable[[Array], Array], tables: Array) -> Array:
+    """The measure in each layer of tables (draws, sites, layers, answers), its mean by cases: (draws,).
 
-    kernel: (n, n) with zero diagonal. members: (draws, n, sites), 1 where a case belongs to a site. Returns values and
-    weights, both (draws, pairs): NaN for a pair without two cases each; the weight is the harmonic size of the pair,
-    to which the value's variance is inverse.
+    With labels as layers and information as the measure that is conditional mutual information.
     """
-    draws, n, sites = members.shape
-    flat = members.transpose(1, 0, 2).reshape(n, draws * sites).astype(kernel.dtype)
-    reach = (kernel @ flat).reshape(n, draws, sites).transpose(1, 2, 0)
-    sums = (reach @ members.astype(kernel.dtype)).astype(np.float64)
-    sizes = members.sum(axis=1, dtype=np.float64)
-    own = np.where(sizes > 1, np.einsum("bkk->bk", sums) / np.maximum(sizes * (sizes - 1), 1), np.nan)
-    cross = sums / np.maximum(sizes[:, :, None] * sizes[:, None, :], 1)
-    k, other = np.triu_indices(sites, 1)
-    weights = sizes[:, k] * sizes[:, other] / np.maximum(sizes[:, k] + sizes[:, other], 1)
-    return own[:, k] + own[:, other] - 2 * cross[:, k, other], weights
+    layers = np.moveaxis(tables, 2, 1)
+    return mean_defined(measure(layers), layers.sum(axis=(-2, -1)))
 
 
 def _shares(counts: Array) -> Array:
@@ -147,6 +129,21 @@ def _mean_over_pairs(counts: Array, distance: Callable[[Array, Array], Array]) -
     shares = _shares(counts)
     found = [distance(shares[..., k : k + 1, :], shares[..., k + 1 :, :]) for k in range(shares.shape[-2] - 1)]
     return mean_defined(np.concatenate(found, axis=-1)) if found else np.zeros(shares.shape[:-2])
+
+
+def _mean_difference(shares: Array, weights: Array | float = 1.0) -> Array:
+    """Sum over columns of the absolute difference of two sites' shares (..., sites, columns), mean over pairs.
+
+    By order statistics, so that many sites cost little: the k-th of m sites is above k - 1 others and below m - k.
+    Sites without shares (NaN) are left out.
+    """
+    ordered = np.nan_to_num(np.sort(shares, axis=-2))  # NaN come last, where the weight is set to 0
+    there = (~np.isnan(shares[..., :1])).sum(axis=-2, keepdims=True)
+    rank = np.arange(1, np.shape(shares)[-2] + 1)[:, None]
+    lead = np.where(rank <= there, 2 * rank - there - 1, 0)
+    pairs = (there * (there - 1) / 2)[..., 0, 0]
+    total = ((ordered * lead).sum(axis=-2) * weights).sum(axis=-1)
+    return np.divide(total, pairs, out=np.full(np.shape(total), 0.0 if len(rank) == 1 else np.nan), where=pairs > 0)
 
 
 def mean_defined(values: Array, weights: Array | float = 1.0) -> Array:

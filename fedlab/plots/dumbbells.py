@@ -9,7 +9,16 @@ import numpy as np
 import pandas as pd
 
 from fedlab.plots import style, titles
-from fedlab.plots.reading import OUTSIDE, SUMMARIES, by_size, headline_metric, listed, training_sizes
+from fedlab.plots.reading import (
+    OUTSIDE,
+    SUMMARIES,
+    away_name,
+    by_size,
+    headline_metric,
+    is_away,
+    listed,
+    training_sizes,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,22 +28,22 @@ SHOWN = ["method", "site", "n", "value", "low", "high", "gain", "gain_low", "gai
 
 
 def local_vs_global(
-    runs: Any, metric: str | None = None, *, ax: Axes | None = None, method: str | None = None
+    runs: Any, metric: str | None = None, *, ax: Axes | None = None, method: str | None = None, by: str | None = None
 ) -> style.Drawing:
     """Local-only, federated and centralized models at every site, with 95 % intervals and the paired gain.
 
     runs: runs of one setting, or the frame that `fedlab.compare` made of them. metric: the runs' headline if None.
-    method: the only federated method to draw. Returns the figure and its table: the frame's rows with the columns n
+    method: the only federated method to draw. by: a setting in which runs of one method differ. Returns the figure and its table: the frame's rows with the columns n
     (training cases of the site; its compared cases where only a frame is given) and gain, gain_low, gain_high: the
     difference to the reference, positive where it is better, and clear (1 or -1 where its interval excludes zero).
     """
-    frame, sizes, counted = _read(runs, metric, method)
+    frame, sizes, counted = _read(runs, metric, method, by)
     table = gains(frame, sizes)
     name, lanes = str(table["metric"].iloc[0]), _federated(table)
-    rows = [*by_size(sizes), *(s for s in SUMMARIES if s in set(table["site"]))]
-    places = {row: i + (0.5 if row in SUMMARIES else 0.0) for i, row in enumerate(rows)}
+    rows = [*by_size(sizes), *(s for s in SUMMARIES if s in set(table["site"])), *_away(table)]
+    places = {row: i + (1.0 if is_away(row) else 0.5 if row in SUMMARIES else 0.0) for i, row in enumerate(rows)}
     pitch = 0.36 if len(lanes) < 2 else 0.2 + 0.17 * (len(lanes) + 1)
-    with style.page(ax, 9, 1.5 + pitch * (len(rows) + 0.5)) as ax:
+    with style.page(ax, 9, 1.5 + pitch * (places[rows[-1]] + 1)) as ax:
         _frame(ax, places, _row_names(table, rows, sizes))
         ax.set_xlabel(f"{style.metric_label(name)} on the site's own test cases, 95 % bootstrap interval; n: {counted}")
         _marks(ax, table, places, lanes)
@@ -45,18 +54,20 @@ def local_vs_global(
     return style.Drawing(style.root(ax), table)
 
 
-def _read(runs: Any, metric: str | None, method: str | None) -> tuple[pd.DataFrame, pd.Series, str]:
+def _read(
+    runs: Any, metric: str | None, method: str | None, by: str | None = None
+) -> tuple[pd.DataFrame, pd.Series, str]:
     """(comparison, n of each site, what n counts)."""
     if isinstance(runs, pd.DataFrame):
         frame = runs if metric is None else runs[runs["metric"] == metric]
-        sizes = frame[~frame["site"].isin(OUTSIDE)].groupby("site", sort=False)["cases"].max()
+        sizes = frame[~frame["site"].isin([*OUTSIDE, *_away(frame)])].groupby("site", sort=False)["cases"].max()
         counted = "compared cases"
     else:
         from fedlab.comparison import compare
 
         found = listed(runs)
-        frame = compare(found, headline_metric(found, metric))
-        sites = frame.loc[~frame["site"].isin(OUTSIDE), "site"].unique()
+        frame = compare(found, headline_metric(found, metric), by=by)
+        sites = frame.loc[~frame["site"].isin([*OUTSIDE, *_away(frame)]), "site"].unique()
         sizes, counted = training_sizes(found).reindex(sites, fill_value=0), "training cases"
     if method is not None:
         known = sorted(set(frame["method"]))
@@ -68,14 +79,19 @@ def _read(runs: Any, metric: str | None, method: str | None) -> tuple[pd.DataFra
     return frame, sizes, counted
 
 
+def _away(frame: pd.DataFrame) -> list[str]:
+    """Unseen sites, below all others."""
+    return [site for site in frame["site"].unique() if is_away(site)]
+
+
 def gains(frame: pd.DataFrame, sizes: pd.Series) -> pd.DataFrame:
     """The rows drawn, with n, the gain (positive: better than the reference), its interval, and whether it is clear.
 
     clear: 1 or -1 where the interval excludes zero, else 0; also 0 where the interval has no width, as at a site of so
-    few test cases that they resample to themselves. Summaries of several sites are rows like sites; cases of no
-    training site are left out.
+    few test cases that they resample to themselves. Summaries of several sites and unseen sites are rows like sites;
+    cases of no site are left out.
     """
-    rows = [*sizes.index, *(SUMMARIES if len(sizes) > 1 else ())]
+    rows = [*sizes.index, *(SUMMARIES if len(sizes) > 1 else ()), *_away(frame)]
     kept = frame[frame["site"].isin(rows)].reset_index(drop=True)
     up = style.rises(str(kept["metric"].iloc[0]))
     ends = ["difference_low", "difference_high"] if up else ["difference_high", "difference_low"]
@@ -93,7 +109,7 @@ def _federated(table: pd.DataFrame) -> list[str]:
 
 def _finding(table: pd.DataFrame, metric: str, lanes: list[str]) -> str:
     """The title, of the federated method with the best mean over sites."""
-    sites = table[~table["site"].isin(SUMMARIES)]
+    sites = table[~table["site"].isin([*SUMMARIES, *_away(table)])]
     candidates = lanes or [str(table["method"].iloc[-1])]
     means = sites.groupby("method")["value"].mean()[candidates].fillna(-np.inf if style.rises(metric) else np.inf)
     best = str(means.idxmax() if style.rises(metric) else means.idxmin())
@@ -105,7 +121,8 @@ def _row_names(table: pd.DataFrame, rows: Sequence[str], sizes: pd.Series) -> li
     defined = table[table["site"].isin(sizes.index)].groupby("site")["value"].apply(lambda v: v.notna().any())
     mean = "mean of sites" if defined.all() else f"mean of {defined.sum()} of {len(sizes)} sites"
     return [
-        f"{row}  n={sizes[row]:,}" if row in sizes.index else mean if row == "mean of sites" else row for row in rows
+        f"{row}  n={sizes[row]:,}" if row in sizes.index else mean if row == "mean of sites" else away_name(row)
+        for row in rows
     ]
 
 
@@ -114,9 +131,9 @@ def _frame(ax: Axes, places: dict[str, float], names: list[str]) -> None:
     ax.set_ylim(max(places.values()) + 0.6, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    summaries = [place for row, place in places.items() if row in SUMMARIES]
-    if summaries:
-        ax.axhline(min(summaries) - 0.75, color=style.PALE, lw=0.8)
+    for block in ([row for row in places if row in SUMMARIES], [row for row in places if is_away(row)]):
+        if block:
+            ax.axhline(places[block[0]] - 0.75, color=style.PALE, lw=0.8)
 
 
 def _offsets(methods: Sequence[str], lanes: list[str]) -> dict[str, tuple[float, float]]:

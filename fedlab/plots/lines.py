@@ -113,5 +113,5 @@ def _sites(table: pd.DataFrame, runs: list[Any]) -> str:
     """How many sites have a value, and of how many if the metric is undefined at some."""
     least, most = int(table["sites"].min()), int(table["sites"].max())
     known = str(most) if least == most else f"{least} to {most}"
-    total = max(run.partition_table["site"].nunique() for run in runs)
+    total = max(len(set(run.partition_table["site"]) - set(getattr(run, "unseen", ()))) for run in runs)
     return f"{known} of {total} sites" if least < total else f"{total} site{'s' * (total != 1)}"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fedlab.plots import style, titles
-from fedlab.plots.reading import OUTSIDE, by_size, headline_metric, listed, training_sizes
+from fedlab.plots.reading import OUTSIDE, away_name, by_size, is_away, headline_metric, listed, training_sizes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def transfer(runs: Any, metric: str | None = None, *, ax: Axes | None = None) ->
     """
     frame, sizes, counted = _read(runs, metric)
     name = metric or str(frame["metric"].iloc[0])
-    sites = by_size(sizes)
+    sites = sorted(by_size(sizes), key=is_away)
     values = frame.pivot(index="trained_at", columns="tested_on", values="value")
     methods = [str(model) for model in frame["trained_at"].unique() if model not in sizes.index]
     values = values.reindex([*(site for site in sites if site in values.index), *methods])[sites]
@@ -69,7 +69,7 @@ def _frame(ax: Axes, values: pd.DataFrame, tops: np.ndarray, sizes: pd.Series, x
     ax.set_xlim(0, values.shape[1])
     ax.set_ylim(tops[-1] + 1.08, -0.08)
     ax.set_yticks(tops + 0.5, [f"{row}  n={sizes[row]:,}" if row in sizes.index else str(row) for row in values.index])
-    ax.set_xticks(np.arange(values.shape[1]) + 0.5, values.columns)
+    ax.set_xticks(np.arange(values.shape[1]) + 0.5, [away_name(site).replace(" (", "\n(") for site in values.columns])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_xlabel(xlabel)

@@ -1,4 +1,4 @@
-"""What the figures read from runs: sizes of sites, the rows of the models that sites really use, the metric to draw."""
+"""What the figures read from partitions and runs: sites in their order, sizes, the rows and the metric to draw."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 import pandas as pd
 
 from fedlab.heterogeneity.naming import natural
+from fedlab.terms import AWAY
 
 SUMMARIES = ("mean of sites", "pooled", "worst site")
 SPLITS = {"train": "training", "val": "validation", "test": "test"}  # as a reader calls them
-OUTSIDE = (*SUMMARIES, "unassigned")  # names in a site column that are no training site
+OUTSIDE = (*SUMMARIES, "unassigned", "all sites")  # names in a site column that are no site
 
 
 def listed(runs: Any) -> list[Any]:
@@ -23,6 +24,38 @@ def listed(runs: Any) -> list[Any]:
 def by_size(sizes: pd.Series) -> list[str]:
     """Site names from the largest to the smallest; equal sizes in natural order."""
     return sorted(sizes.index, key=lambda site: (-sizes[site], natural(site)))
+
+
+def site_order(part: Any, sizes: pd.Series) -> list[str]:
+    """Sites from the largest to the smallest; those of one region side by side, the largest region first."""
+    regions = pd.Series({site: part.regions.get(site, "") for site in sizes.index}, dtype=object)
+    held = sizes.groupby(regions).sum()
+    return sorted(by_size(sizes), key=lambda site: (-held[regions[site]], natural(regions[site])))
+
+
+def site_name(part: Any, site: str) -> str:
+    """The site, marked where it is held out of training."""
+    return f"{site} (unseen)" if site in part.unseen else site
+
+
+def is_away(site: str) -> bool:
+    """Whether a name in a comparison's site column is that of a site held out of training."""
+    return site.startswith(AWAY)
+
+
+def away_name(site: str) -> str:
+    """The unseen site as figures call it; any other name as it is."""
+    return f"{site.removeprefix(AWAY)} (unseen)" if is_away(site) else site
+
+
+def region_spans(part: Any, order: list[str]) -> list[tuple[str, int, int]]:
+    """(region, its first and last row) in an order of sites that keeps regions together; empty without regions."""
+    found: list[tuple[str, int, int]] = []
+    for row, site in enumerate(order if part.regions else ()):
+        region = part.regions[site]
+        first = found.pop()[1] if found and found[-1][0] == region else row
+        found.append((region, first, row))
+    return found
 
 
 def training_sizes(runs: Iterable[Any]) -> pd.Series:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedlab.plots import style, titles
-from fedlab.plots.reading import by_size
+from fedlab.plots.reading import site_name, site_order
 from fedlab.randomness import stream
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def samples(
     looks = {row: _look(part, row, plan.loc[plan["row"] == row, "position"], by_site) for row in pools}
     bright = {row: _brightness(part, row, pool, seed, by_site) for row, pool in pools.items()}
     with style.page(ax, 9, _height(plan, looks) + (0.7 if by_site else 0.45)) as ax:
-        _draw(ax, plan, looks)
+        _draw(ax, plan, looks, [site_name(part, row) for row in looks] if by_site else list(looks))
         if by_site:
             _class_names(ax, plan)
         title = titles.samples(pd.Series(bright), len(part.scanners) if by_site else None)
@@ -47,11 +47,26 @@ def samples(
     return style.Drawing(style.root(ax), table.rename(columns={"row": "site"}).reset_index(drop=True))
 
 
+def chosen_images(part: Any, sites: list[str], n: int) -> tuple[list[list[NDArray[np.float32] | None]], list[str]]:
+    """(pictures of each site, None where it has no such case; the class of each column), the same as `samples` shows.
+
+    At most n a site, as many of each class; of a federation with more classes than n, the first of the first n classes.
+    """
+    pools = _site_pools(part, "train")
+    plan = _plan(part.cases, {site: pools[site] for site in sites}, n, 0, True)
+    each = max(1, n // len(part.cases.classes))
+    plan = plan[plan.groupby("row").cumcount() < max(n, 1) // each * each]
+    looks = [_look(part, site, plan.loc[plan["row"] == site, "position"], True) for site in sites]
+    return looks, list(plan.loc[plan["row"] == sites[0], "class"])
+
+
 def _site_pools(part: Any, split: str | None) -> dict[str, NDArray[np.int64]]:
-    """Positions of each site's cases, the largest site first."""
+    """Positions of each site's cases, in the order of sites; of all splits where it has none of the one asked for."""
     splits = SPLITS if split is None else (split,)
     pools = {site: np.concatenate([part.index(site, s) for s in splits]) for site in part.sites}
-    order = by_size(pd.Series({site: len(pool) for site, pool in pools.items()}))
+    order = site_order(part, pd.Series({site: len(pool) for site, pool in pools.items()}))
+    none = [site for site in order if not len(pools[site])]
+    pools |= {site: np.concatenate([part.index(site, s) for s in SPLITS]) for site in none}
     return {site: pools[site] for site in order}
 
 
@@ -126,7 +141,7 @@ def _height(plan: pd.DataFrame, looks: dict[str, list[NDArray[np.float32] | None
     return rows * min(LARGEST, WIDTH / columns, HEIGHT / rows)
 
 
-def _draw(ax: Axes, plan: pd.DataFrame, looks: dict[str, list[NDArray[np.float32] | None]]) -> None:
+def _draw(ax: Axes, plan: pd.DataFrame, looks: dict[str, list[NDArray[np.float32] | None]], names: list[str]) -> None:
     height = _aspect(looks)
     tops = {row: i * (height + GAP) for i, row in enumerate(looks)}
     for row, top in tops.items():
@@ -141,7 +156,7 @@ def _draw(ax: Axes, plan: pd.DataFrame, looks: dict[str, list[NDArray[np.float32
     ax.set_aspect("equal")
     ax.set_anchor("NW")
     ax.set_xticks([])
-    ax.set_yticks([top + height / 2 for top in tops.values()], list(tops))
+    ax.set_yticks([top + height / 2 for top in tops.values()], names)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 

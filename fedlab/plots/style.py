@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -159,12 +160,22 @@ def rises(metric: str) -> bool:
     return bool(HIGHER_IS_BETTER[metric]) if metric in HIGHER_IS_BETTER else metric != "loss"
 
 
+DRAWING = RLock()  # matplotlib's settings are one for the whole process: two threads must not draw at a time
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """The style switched on, and no other thread drawing."""
+    from matplotlib import style
+
+    with DRAWING, style.context(SHEET, after_reset=True):
+        yield
+
+
 @contextmanager
 def page(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
     """The given axes, or those of a new figure of that size in inches, with the style switched on while drawing."""
-    from matplotlib import style
-
-    with style.context(SHEET, after_reset=True):
+    with drawing():
         if ax is None:
             from fedlab.plots.picture import Picture
 
@@ -282,12 +293,10 @@ def end_labels(ax: Axes, ends: Sequence[tuple[float, float, str, str]], size: fl
 
 def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     """Write name.png (200 dots an inch) and name.svg (text stays text; the same figure gives the same bytes)."""
-    from matplotlib import style
-
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     png, svg = target / f"{name}.png", target / f"{name}.svg"
-    with style.context(SHEET, after_reset=True):
+    with drawing():
         figure.savefig(png, dpi=200)
         figure.savefig(svg, metadata={"Date": None})
     return png, svg

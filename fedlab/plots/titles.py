@@ -44,11 +44,11 @@ def over(sites: int) -> str:
     return "at one site" if sites == 1 else f"over {sites} sites"
 
 
-def count(some: int, sites: int) -> str:
-    """How many of the sites, in words where it is all or none."""
+def count(some: int, sites: int, things: str = "sites") -> str:
+    """How many of the sites (or other things), in words where it is all or none."""
     if sites == 1:
         return "the only site" if some else "no site"
-    return f"all {sites} sites" if some == sites else f"{some or 'none'} of {sites} sites"
+    return f"all {sites} {things}" if some == sites else f"{some or 'none'} of {sites} {things}"
 
 
 def label_skew(counts: pd.DataFrame) -> float:
@@ -202,3 +202,51 @@ def samples(brightness: pd.Series, scanners: int | None) -> str:
     level = f"is {percent(known[low])}" if percent(known[low]) == percent(known[high]) else ends
     tail = "" if scanners is None else f"; {scanners or 'no'} simulated scanner{'s' * (scanners > 1)}"
     return f"Mean image brightness {level}{tail}"
+
+
+def listed(words: list[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def shift(table: pd.DataFrame) -> str:
+    """In which axes sites differ more than by chance; table: a row an axis with the columns axis and beyond."""
+    if table.empty:
+        return "No axis to measure"
+    beyond = [str(axis) for axis in table.loc[table["beyond"], "axis"]]
+    rest = [str(axis) for axis in table.loc[~table["beyond"], "axis"]]
+    if not beyond:
+        return f"Sites differ no more than by chance in {listed(rest)}"
+    return f"Sites differ beyond chance in {listed(beyond)}" + (f", not in {listed(rest)}" if rest else "")
+
+
+def population(table: pd.DataFrame, column: str) -> str:
+    """The range over sites of a number's median, or of the share of the level that differs most."""
+    name = "50 %" if "50 %" in table else str((table.max() - table.min()).drop("n").idxmax())
+    known = table[name].dropna()
+    if known.empty:
+        return f"No site has a value of {column}"
+    low, high = str(known.idxmin()), str(known.idxmax())
+    told = [f"{known[site]:g}" if name == "50 %" else percent(known[site]) for site in (low, high)]
+    what = f"Median {column}" if name == "50 %" else f"Share of {column} {name}"
+    if told[0] == told[1]:
+        return f"{what} is {told[0]} {over(len(known))}"
+    return f"{what} runs from {told[0]} ({low}) to {told[1]} ({high})"
+
+
+def doses(own: pd.DataFrame, others: pd.DataFrame) -> str:
+    """On how many axes the measured shift rises with its dose, and whether dose 0 and the other axes stay at chance.
+
+    own: columns axis, dose, value, beyond (share of seeds) of each axis's own measure, medians over seeds; others:
+    column beyond, a row each measure of another axis at each dose and seed.
+    """
+    ranks = own.groupby("axis")[["dose", "value"]].rank().assign(axis=own["axis"])
+    rho = ranks.groupby("axis").apply(lambda rows: rows["dose"].corr(rows["value"]))
+    axes, rising = len(rho), int((rho >= 0.99).sum())
+    what = "the axis" if axes == 1 and rising else "no axis" if not rising else count(rising, axes, "axes")
+    zero = own.loc[own["dose"] == 0]
+    calm = "; at dose 0 it is chance" if len(zero) and (zero["beyond"] <= 0.5).all() else ""
+    share = float(others["beyond"].mean()) if len(others) else np.nan
+    leak = f"; other axes lie beyond chance in {percent(share)} of cells" if share > 0 else ""
+    leak = "; no other axis leaves chance" if share == 0 else leak
+    return f"The measured shift rises with the dose on {what}{calm}{leak}"

@@ -1,0 +1,60 @@
+"""A row of the table of shifts: a value, the band that chance and evenness span, and an interval."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedlab.heterogeneity.measures import mean_defined
+from fedlab.heterogeneity.observed import Array
+
+Row = tuple[str, str, float, float, float, float, float, float]
+
+DIGITS = 12
+COLUMNS = ("axis", "measure", "value", "null_low", "null", "null_high", "low", "high")
+HEADLINES = {
+    "quantity": "Gini",
+    "prevalence": "I(S;Y)",
+    "presentation": "I(S;Z|Y)",
+    "population": "I(S;A|Y)",
+    "acquisition": "MMD^2 within class",
+    "annotation": "I(S;Y'|Y)",
+    "geography": "regional share",
+}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many permutations and resamples to draw, how many images to look at, and whether to give headlines alone."""
+
+    permutations: int
+    resamples: int
+    images: int
+    headlines: bool = False
+
+    def asks(self, axis: str, name: str) -> bool:
+        return not self.headlines or HEADLINES[axis] == name
+
+
+FULL, BRIEF = Effort(200, 300, 1500), Effort(100, 100, 400, headlines=True)
+
+
+def row(axis: str, name: str, value: float, chance: Array, interval: Array, even: float) -> Row:
+    """chance, interval: (draws,). even: what a perfectly even deal would give, up to which the band reaches.
+
+    Rounded to DIGITS, so that rounding errors are no shift.
+    """
+    (null_low, null_high), (low, high) = _ends(chance), _ends(interval)
+    band = min(null_low, even), float(mean_defined(chance)), max(null_high, even)
+    numbers = [round(number, DIGITS) for number in (value, *band, min(low, value), max(high, value))]
+    return axis, name, *numbers  # type: ignore[return-value]
+
+
+def recentred(value: float, again: Array) -> Array:
+    """Resampled values about the value instead of about their mean."""
+    return value + again - mean_defined(again)
+
+
+def _ends(draws: Array) -> tuple[float, float]:
+    there = draws[~np.isnan(draws)]
+    low, high = np.quantile(there, [0.025, 0.975]) if len(there) else (np.nan, np.nan)
+    return float(low), float(high)

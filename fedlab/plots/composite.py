@@ -1,0 +1,181 @@
+"""A federation before training on one sheet: who holds what, what it looks like, how far it shifts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedlab.plots import style, titles
+from fedlab.plots.bubbles import place_bubbles, site_counts
+from fedlab.plots.measured import FOOT, HEAD, HEADLINE, draw_shift, headlines, judged
+from fedlab.plots.measured import ROW as SHIFT_ROW
+from fedlab.plots.population import by_site, draw_population, numeric, population_column
+from fedlab.plots.reading import region_spans, site_name
+from fedlab.plots.sheet import Box, bars, length, sheet, short, write
+from fedlab.plots.strips import chosen_images
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH = 10.6  # inches
+ROWS = (0.52, 3.6)  # inches: the highest row of a site, and all rows together unless there are very many
+LOWEST = 0.2  # inches: a row of text
+IMAGES = 56  # at most, of all sites together, unless that is less than one of each class
+TILE = 64  # pixels of the longer side of an image: more would not be seen
+
+
+def institutions(part: Any, *, ax: Axes | None = None, measured: pd.DataFrame | None = None) -> style.Drawing:
+    """Who holds which cases, whom each site treats, a few of its images, and the shift of each axis beside chance.
+
+    part: a Partition. measured: the frame of its `shift`, if it is known already; brief otherwise. Returns the figure
+    and the rows of the measured shift.
+    """
+    counts, cases = site_counts(part, None)
+    table = judged(headlines(part.shift(brief=True) if measured is None else measured))
+    shown = _every_axis(table, part.spec)
+    row = max(LOWEST, min(ROWS[0], ROWS[1] / len(counts)))
+    plan = _plan(part, counts)
+    below = plan.head + row * len(counts) + plan.foot
+    height = below + HEAD + SHIFT_ROW * len(shown) + FOOT
+    with sheet(ax, WIDTH, height, titles.shift(table)) as ax:
+        ys = np.asarray(plan.head + row * (np.arange(len(counts)) + 0.5), np.float64)
+        _names(ax, part, counts.index, ys)
+        _grid(ax, Box(plan.grid, 0, plan.totals, plan.head), counts, ys, row)
+        _totals(ax, Box(plan.totals, 0, plan.people, plan.head), cases, ys, row)
+        if plan.column:
+            people = by_site(part, plan.column, None, list(counts.index))
+            draw_population(
+                ax, Box(plan.people, plan.head - HEAD, plan.images - 0.3, below), people, plan.column, ys, row
+            )
+        _strips(ax, Box(plan.images, 0, WIDTH, plan.head), part, list(counts.index), ys, row)
+        draw_shift(ax, Box(0, below, WIDTH, height), shown, part.spec)
+    return style.Drawing(style.root(ax), table)
+
+
+def _every_axis(table: pd.DataFrame, asked: dict[str, Any]) -> pd.DataFrame:
+    """The rows with one for each axis that was asked for, measured or not, so that the sheet keeps its size."""
+    axes = [axis for axis in HEADLINE if axis in asked or axis in set(table["axis"])]
+    rows = table.set_index("axis").reindex(axes).rename_axis("axis").reset_index()
+    return rows.assign(beyond=rows["beyond"].eq(True))
+
+
+class Plan(NamedTuple):
+    """Where the blocks beside the sites' names begin, in inches; the heights above and below the sites' rows."""
+
+    grid: float
+    totals: float
+    people: float
+    images: float
+    head: float
+    foot: float
+    column: str
+
+
+def _plan(part: Any, counts: pd.DataFrame) -> Plan:
+    """Bubbles and images share what names, totals and population leave."""
+    column = population_column(part, fallback=True)
+    regions = max((length(region) + 0.16 for region in part.regions.values()), default=0.0)
+    grid = regions + max(length(_called(part, site)) for site in counts.index) + 0.1
+    classes = counts.shape[1]
+    people, years = 1.7 if column else 0.0, column in part.cases.table and numeric(part.cases.table[column])
+    totals = grid + min(0.2 + 1.2 * classes, 0.55 * (WIDTH - grid - 1.15 - people))
+    longest = max(length(str(name), 8) for name in counts)
+    upright = longest > (totals - grid) / classes - 0.05
+    head = HEAD + (min(longest, 1.3) - 0.1 if upright else 0.0)
+    return Plan(grid, totals, totals + 1.15, totals + 1.15 + people, head, 0.42 if years else 0.22, column)
+
+
+def _called(part: Any, site: object) -> str:
+    return short(site_name(part, str(site)), 1.7)
+
+
+def _names(ax: Axes, part: Any, sites: pd.Index, ys: NDArray[np.float64]) -> None:
+    """Sites, and regions left of them."""
+    spans = region_spans(part, list(sites))
+    left = max((length(region) for region, _, _ in spans), default=0.0)
+    half = (ys[1] - ys[0]) / 2 if len(ys) > 1 else 0.2
+    for region, first, last in spans:
+        write(ax, 0, (ys[first] + ys[last]) / 2, region, color="#555555")
+        ax.vlines(left + 0.06, ys[first] - 0.7 * half, ys[last] + 0.7 * half, color=style.GREY, lw=1.2)
+    for y, site in zip(ys, sites, strict=True):
+        write(ax, left + (0.16 if spans else 0.0), y, _called(part, site), color="#222222")
+
+
+def _grid(ax: Axes, box: Box, counts: pd.DataFrame, ys: NDArray[np.float64], row: float) -> None:
+    """Bubbles of all classes under their names, upright where columns are narrow."""
+    column = box.width / counts.shape[1]
+    xs = box.left + column * (np.arange(counts.shape[1]) + 0.4)
+    point = 1 / style.POINTS
+    place_bubbles(ax, counts.to_numpy(), xs, ys, column / point, row / point, point)
+    upright = box.bottom > HEAD
+    for x, name in zip(xs, counts.columns, strict=True):
+        text = short(str(name), box.bottom - 0.1 if upright else column, 8)
+        place = {"y": box.bottom - 0.05, "va": "bottom", "rotation": 90} if upright else {"y": 0.12}
+        write(ax, x, text=text, align="center", color="#333333", size=8, **place)
+
+
+def _totals(ax: Axes, box: Box, cases: pd.Series, ys: NDArray[np.float64], row: float) -> None:
+    """Cases of each site as bars."""
+    number = length(f"{cases.max():,}") + 0.05
+    ends = box.left + (box.width - number - 0.12) * cases.to_numpy() / max(1, cases.max())
+    half = min(0.13, 0.28 * row)
+    bars(ax, [Box(box.left, y - half, x, y + half) for x, y in zip(ends, ys, strict=True)], facecolors=style.PALE)
+    for x, y, n in zip(ends, ys, cases, strict=True):
+        write(ax, x + 0.05, y, f"{n:,}", color="#222222")
+    write(ax, box.left, box.bottom - 0.18, "all cases", color="#555555")
+
+
+def _strips(ax: Axes, box: Box, part: Any, sites: list[str], ys: NDArray[np.float64], row: float) -> None:
+    """Images of each site as one picture, as its scanner shows them, as many as the width holds."""
+    tile, gap = row * 0.94, row * 0.06
+    shape = part.cases.shape
+    wide = tile * shape[2] / shape[1]
+    most = int((box.width + gap) / (wide + gap))
+    if row < 2 * LOWEST / 1.5 or most < 1:
+        return
+    images, names = chosen_images(part, sites, min(most, max(len(part.cases.classes), IMAGES // len(sites))))
+    columns = len(names)
+    height, width = _size(shape)
+    space = max(1, round(height * gap / tile))
+    canvas = np.ones((len(sites) * (height + space), columns * (width + space), 3), np.float32)
+    for i, line in enumerate(images):
+        for k, image in enumerate(line):
+            if image is not None:
+                y, x = i * (height + space), k * (width + space)
+                canvas[y : y + height, x : x + width] = _sized(image, height, width)
+    top = ys[0] - row / 2 + gap / 2
+    extent = (box.left, box.left + columns * (wide + gap), top + row * len(sites), top)
+    pixels = (canvas * 255).astype(np.uint8)
+    ax.imshow(pixels, extent=extent, interpolation="nearest", aspect="auto")
+    _groups(ax, box, wide + gap, names, len(part.cases.classes))
+
+
+def _groups(ax: Axes, box: Box, pitch: float, names: list[str], classes: int) -> None:
+    """The class above its images, or what there is where names are much too long."""
+    starts = [k for k, name in enumerate(names) if k == 0 or names[k - 1] != name]
+    each = len(names) // len(starts)
+    if max(length(name, 8) for name in names) > 1.5 * each * pitch:
+        some = "each class" if len(starts) == classes else f"the first {len(starts)} of {classes} classes"
+        words = f"{each if each > 1 else 'one'} of {some}, in their order"
+        write(ax, box.left, box.bottom - 0.18, words, color="#555555", size=8)
+        return
+    for start in starts:
+        text = short(names[start], each * pitch - 0.06, 8)
+        write(ax, box.left + start * pitch, box.bottom - 0.18, text, color="#555555", size=8)
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(height, width) of an image's tile in pixels."""
+    scale = min(1.0, TILE / max(shape[1:3]))
+    return max(1, round(shape[1] * scale)), max(1, round(shape[2] * scale))
+
+
+def _sized(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """(height, width, 3), every n-th pixel of a larger one."""
+    rows = np.arange(height) * image.shape[0] // height
+    columns = np.arange(width) * image.shape[1] // width
+    small = image[rows][:, columns]
+    return np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small

@@ -1,0 +1,163 @@
+"""Finished runs, picked and drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+from ipywidgets import Dropdown, Layout, SelectMultiple
+
+from fedlab import plots
+from fedlab.comparison import compare, transfer
+from fedlab.heterogeneity.naming import natural
+from fedlab.live import Screen, picture
+from fedlab.metrics import LABELS
+from fedlab.plots.reading import OUTSIDE, headline_metric
+from fedlab.plots.style import Drawing
+from fedlab.runs import Run, find
+from fedlab.widgets.controls import WIDE, Notice
+
+EVERYWHERE = "all sites"
+FIGURES = {"What each site gains": "gains", "Curves over rounds": "curves", "Whether models travel": "transfer"}
+WIDTH = "54em"
+CHANGE = "this choice cannot be drawn (the figure shows the last one that could)"
+
+
+def runs(folder: str | Path = "out/runs") -> Browser:
+    """Browse the finished runs of a folder: pick a setting, runs, a metric, a site and a figure.
+
+    As a cell's last expression it shows figure and table as ordinary outputs, then the controls.
+    """
+    return Browser(folder)
+
+
+class Browser:
+    """The panel: `chosen` (runs), `drawing` (figure and table); `controls` is the widget."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder, self.found = Path(folder), find(folder)
+        self.screen, self.below, self.notice = Screen(), Screen(), Notice()
+        self._quiet = False
+        self.drawing: Drawing | None = None
+        self.settings = _grouped(self.found)
+        look: dict[str, Any] = {"style": WIDE, "layout": Layout(width=WIDTH, max_width="98%")}
+        self.setting = Dropdown(description="Setting", options=list(self.settings), **look)
+        self.runs = SelectMultiple(description="Runs", rows=6, **look)
+        self.metric, self.site = Dropdown(description="Metric", **look), Dropdown(description="Site", **look)
+        self.figure = Dropdown(description="Figure", options=list(FIGURES.items()), **look)
+        self.controls = ipywidgets.VBox(
+            [self.setting, self.runs, self.metric, self.site, self.figure, self.notice.widget]
+        )
+        self.setting.observe(self._offer, "value")
+        for control in (self.runs, self.metric, self.site, self.figure):
+            control.observe(self._follow, "value")
+        self._offer()
+
+    @property
+    def chosen(self) -> list[Run]:
+        return list(self.runs.value)
+
+    def _offer(self, *_: Any) -> None:
+        """The runs of a setting, their metrics and their sites."""
+        there = self.settings.get(self.setting.value, [])
+        if not there:
+            return
+        self._quiet = True
+        known = set().union(*(set(run.rounds.loc[run.rounds["split"] == "val", "metric"]) for run in there))
+        headline = headline_metric(there, None)
+        names = sorted(known | {headline}, key=lambda name: (name != headline, name))
+        sites = sorted(set(there[0].partition_table["site"]) - {*OUTSIDE, *there[0].unseen}, key=natural)
+        self.runs.options = [(f"{run.method}, seed {run.experiment.seed}", run) for run in there]
+        self.runs.value = tuple(there)
+        _put(self.metric, [(LABELS.get(name, name), name) for name in names])
+        _put(self.site, [(site, site) for site in (EVERYWHERE, *sites)])
+        self._quiet = False
+        self._follow()
+
+    def _follow(self, *_: Any) -> None:
+        """Draw what is chosen; what cannot be drawn is said, and the last figure stays."""
+        if self._quiet:
+            return
+        try:
+            drawing = draw(self.chosen, self.figure.value, self.metric.value, self.site.value)
+            contents, self.drawing = _contents(drawing), drawing
+            self.notice.clear()
+            if self.screen.shown:
+                for screen, shown in zip((self.screen, self.below), contents, strict=True):
+                    screen.show(*shown)
+        except Exception as error:  # nobody sees the traceback of a callback
+            self.notice.fail(error, CHANGE)
+
+    def _ipython_display_(self) -> None:
+        """Figure and table, which stay where there is no screen, then the controls."""
+        from IPython.display import display
+
+        if not self.found:
+            display({"text/plain": self.empty}, raw=True)
+            return
+        if self.drawing is not None:
+            for screen, shown in zip((self.screen, self.below), _contents(self.drawing), strict=True):
+                screen.open(*shown)
+        display(self.controls)
+
+    @property
+    def empty(self) -> str:
+        """What is said of a folder without a run."""
+        there = "has no finished run" if self.folder.is_dir() else "does not exist"
+        where = self.folder.resolve()
+        return f"{where} {there}: train one with fedlab.run(fedlab.Experiment(...), folder={str(self.folder)!r})"
+
+
+def _put(control: Dropdown, options: list[tuple[str, str]]) -> None:
+    """New choices; what was chosen stays where it still is one, else the first."""
+    values = [value for _, value in options]
+    chosen = control.value if control.value in values else values[0]
+    control.options = options
+    control.value = chosen
+
+
+def draw(chosen: list[Run], figure: str, metric: str, site: str) -> Drawing:
+    """The figure of these runs at one site or at all; ValueError where there is nothing to draw."""
+    if not chosen:
+        raise ValueError("no run is chosen: pick one or more")
+    if figure == "curves":
+        return plots.curves(chosen if site == EVERYWHERE else [_AtSite(run, site) for run in chosen], metric)
+    if figure == "transfer":
+        return plots.transfer(chosen, metric) if site == EVERYWHERE else _at(transfer(chosen, metric), site, metric)
+    if site == EVERYWHERE:
+        return plots.local_vs_global(chosen, metric)
+    frame = compare(chosen, metric)
+    return plots.local_vs_global(frame[frame["site"] == site])
+
+
+def _at(frame: Any, site: str, metric: str) -> Drawing:
+    return plots.transfer(frame[frame["tested_on"] == site], metric)
+
+
+class _AtSite:
+    """A run of which only one site is looked at."""
+
+    def __init__(self, run: Run, site: str) -> None:
+        self.experiment, self.method, self.headline = run.experiment, run.method, run.headline
+        self.rounds = run.rounds[run.rounds["site"] == site]
+        self.partition_table = run.partition_table[run.partition_table["site"] == site]
+
+
+def _grouped(found: list[Run]) -> dict[str, list[Run]]:
+    """Runs that may be compared, under what tells their settings apart."""
+    groups: dict[str, list[Run]] = {}
+    plain = [run.experiment.with_(method="local", seed=0).model_dump() for run in found]
+    differing = [name for name in (plain[0] if plain else {}) if len({str(one[name]) for one in plain}) > 1]
+    for run, setting in zip(found, plain, strict=True):
+        told = ", ".join(f"{name}={setting[name]}" for name in differing if name != "dataset")
+        name = str(setting["dataset"]) + (f": {told}" if told else "")
+        groups.setdefault(name, []).append(run)
+    return groups
+
+
+def _contents(drawing: Drawing) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Figure and small table for two screens."""
+    shown = drawing.table[drawing.table.attrs.get("shown", list(drawing.table.columns))].round(3)
+    title = drawing.figure.axes[0].get_title(loc="left")
+    return [picture(drawing.figure, title), ({"text/html": shown.to_html(max_rows=12), "text/plain": str(shown)}, {})]

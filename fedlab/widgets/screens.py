@@ -1,0 +1,24 @@
+"""Output widgets as places to draw in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipywidgets
+
+
+def output() -> ipywidgets.Output:
+    """A place of its own, whose content is replaced through its `outputs`."""
+    return ipywidgets.Output()
+
+
+def captures() -> bool:
+    """Whether some Output widget takes what is displayed now, as inside `with output:`."""
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    parent = shell.get_parent() if hasattr(shell, "get_parent") else {}
+    request = (parent or {}).get("header", {}).get("msg_id")
+    models: dict[str, Any] = ipywidgets.Widget.get_manager_state()["state"]
+    outputs = [model["state"] for model in models.values() if model["model_name"] == "OutputModel"]
+    return bool(request) and any(state.get("msg_id") == request for state in outputs)

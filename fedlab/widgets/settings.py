@@ -1,0 +1,55 @@
+"""The settings of a partition as controls know them: which there are, where they start, and how they are written."""
+
+import inspect
+import json
+import shlex
+from typing import Any
+
+import yaml
+
+from fedlab.heterogeneity import AXES
+from fedlab.making import partition
+from fedlab.plots.measured import NAMES
+
+ORDER = tuple(NAMES)  # of the axes on the panel
+COUNTS = ("sites", "unseen", "seed")
+DIGITS = 10  # a slider's 0.1 + 0.05 is 0.15
+
+
+def signature() -> dict[str, Any]:
+    """Every argument of `fedlab.partition` but the cases, with its default."""
+    parameters = list(inspect.signature(partition).parameters.values())[1:]
+    return {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+
+def axes() -> list[str]:
+    """The axes that a partition has."""
+    known = signature()
+    return [axis for axis in ORDER if axis in known and axis in AXES]
+
+
+def plain(value: Any) -> Any:
+    """As YAML and papermill write it: no numpy, no trailing digits."""
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def as_papermill(values: dict[str, Any]) -> str:
+    """What differs from the defaults, and the sites and seed in any case, as options of the papermill command."""
+    defaults = signature()
+    told = {k: v for k, v in values.items() if k in ("sites", "seed") or v != defaults.get(k)}
+    return " ".join(_option(name, value) for name, value in told.items())
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, int | float) or (isinstance(value, str) and yaml.safe_load(value) == value):
+        return f"-p {name} {shlex.quote(str(value))}"
+    return f"-y {shlex.quote(f'{name}: {json.dumps(value)}')}"  # a list, or text that would be read as something else
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """All values, for `papermill -f` or `fedlab.partition(cases, **yaml.safe_load(text))`."""
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=False)
