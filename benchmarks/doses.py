@@ -15,8 +15,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pandas as pd
 
-import fedlab.dose_response as dosing
 from fedlab import load
+from fedlab.dose_response import SITES, dose_response, headlines, summary
 from fedlab.heterogeneity import AXES
 
 DATASETS = ["phantoms(cases=4500)", "pneumoniamnist", "retinamnist"]
@@ -26,11 +26,11 @@ RESULTS = Path(__file__).parent / "results"
 def measured(dataset: str, axes: list[str], seeds: int, sites: int | None) -> tuple[pd.DataFrame, str]:
     """The summary of headlines, and a line on what was done."""
     cases, start = load(dataset), time.perf_counter()
-    frame = dosing.dose_response(cases, axes, seeds=range(seeds), sites=sites)
+    frame = dose_response(cases, axes, seeds=range(seeds), sites=sites)
     seconds, partitions = time.perf_counter() - start, frame.groupby(["axis", "dose", "seed"]).ngroups
-    used = f"{sites} sites" if sites else f"4 sites, {dosing.SITES['geography']} for geography"
+    used = f"{sites} sites" if sites else f"4 sites, {SITES['geography']} for geography"
     line = f"{len(cases):,} cases, {used}, {seeds} seeds, {partitions} partitions, {seconds:.0f} s on one core"
-    return dosing.summary(dosing.headlines(frame)), line
+    return summary(headlines(frame)), line
 
 
 def table(found: pd.DataFrame) -> list[str]:

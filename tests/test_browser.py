@@ -17,7 +17,7 @@ import pytest
 import fedlab
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install '.[dev]'")
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException  # noqa: E402
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException, TimeoutException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
@@ -106,15 +106,18 @@ def until(browser, found, seconds: float, what: str):
     """The first true value of found(); elements may come and go meanwhile."""
     passing = (NoSuchElementException, StaleElementReferenceException)
     wait = WebDriverWait(browser, seconds, poll_frequency=0.2, ignored_exceptions=passing)
-    return wait.until(lambda _: found(), f"waited {seconds} s for {what}")
+    try:
+        return wait.until(lambda _: found())
+    except TimeoutException:
+        pytest.fail(f"waited {seconds} s for {what}; the page: {keep(browser, 'failed')}")
 
 
 def run_all(browser, address: str, notebook: str) -> None:
     """Open a notebook, Run -> Run All Cells, wait until the kernel is idle and every cell has its number."""
     browser.get(f"{address}/lab/tree/{notebook}")
     cells = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputArea-prompt"
-    idle = ".jp-NotebookPanel .jp-Notebook-ExecutionIndicator[data-status='idle']"
-    until(browser, lambda: browser.find_element(By.CSS_SELECTOR, idle), 120, "the kernel")
+    idle = "//*[contains(@class,'jp-StatusBar')]//*[contains(text(),'| Idle')]"
+    until(browser, lambda: browser.find_element(By.XPATH, idle), 120, "the kernel")
     browser.find_element(By.XPATH, "//div[contains(@class,'lm-MenuBar-itemLabel')][text()='Run']").click()
     until(
         browser, lambda: browser.find_element(By.CSS_SELECTOR, "[data-command='runmenu:run-all']"), 20, "menu"
@@ -125,7 +128,7 @@ def run_all(browser, address: str, notebook: str) -> None:
         return bool(prompts) and all(any(c.isdigit() for c in prompt) for prompt in prompts)
 
     until(browser, numbered, 400, "all cells")
-    until(browser, lambda: browser.find_element(By.CSS_SELECTOR, idle), 60, "the kernel to rest")
+    until(browser, lambda: browser.find_element(By.XPATH, idle), 60, "the kernel to rest")
 
 
 class Shown:

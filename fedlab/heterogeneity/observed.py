@@ -88,18 +88,25 @@ class Observed:
         """(groups,) stratum within which sites are permuted: same split, label or whatever else is given (n,), and
         levels of these axes where moved.
 
-        Groups must agree in the levels of all their cases, and so in size. Kinds of fewer than RARE groups are pooled
-        by the level in the middle of their cases.
+        Groups must agree in the levels of all their cases, and so in size. Kinds of fewer than RARE groups, or of
+        groups that all lie at one site, are pooled by the level in the middle of their cases.
         """
         levels = [self.levels[axis] for axis in axes if axis in self.moved and axis in self.levels]
         condition = joint(self.split, *([] if given is None else [given]), *levels)
         kind = self.bags(condition)
         if len(self.start) == len(condition):
             return kind
-        rare = np.bincount(kind)[kind] < RARE
+        rare = (np.bincount(kind)[kind] < RARE) | self._at_one_site(kind)
         size = np.diff(np.append(self.start, len(condition)))
         middle = condition[self.order][np.lexsort((condition[self.order], self.group[self.order]))]
         return joint(np.where(rare, kind.max() + 1 + middle[self.start + size // 2], kind))
+
+    def _at_one_site(self, kind: Ids) -> NDArray[np.bool_]:
+        """(groups,) whether all groups of a kind lie at one site, so that nothing could be permuted."""
+        site = self.site[self.first]
+        there = np.zeros((int(kind.max()) + 1, self.sites), bool)
+        there[kind, site] = True
+        return there.sum(axis=1)[kind] == 1
 
     def permuted(self, stratum: Ids, draws: int, purpose: str, cells: int = 0) -> Iterator[Ids]:
         """Blocks (some draws, groups) of the sites of groups, permuted over groups that share a stratum (groups,).

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fedlab.plots import style, titles
-from fedlab.plots.reading import OUTSIDE, away_name, by_size, is_away, headline_metric, listed, training_sizes
+from fedlab.plots.reading import OUTSIDE, away_name, by_size, headline_metric, is_away, listed, training_sizes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

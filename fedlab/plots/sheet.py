@@ -50,7 +50,9 @@ def sheet(ax: Axes | None, width: float, height: float, title: str) -> Iterator[
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_axis_off()
-        ax.set_title("\n".join(lines), loc="left", pad=5, fontsize=TITLE, fontweight="bold", color="#222222")
+        ax.set_title("\n".join(lines), loc="left").set_visible(False)  # what the figure is called; drawn as lines:
+        for k, line in enumerate(reversed(lines)):
+            write(ax, 0, -0.13 - k * TITLE * 1.25 / style.POINTS, line, size=TITLE, fontweight="bold", color="#222222")
         yield ax
 
 

@@ -50,24 +50,31 @@ def samples(
 def chosen_images(part: Any, sites: list[str], n: int) -> tuple[list[list[NDArray[np.float32] | None]], list[str]]:
     """(pictures of each site, None where it has no such case; the class of each column), the same as `samples` shows.
 
-    At most n a site, as many of each class; of a federation with more classes than n, the first of the first n classes.
+    At most n a site, as many of each class; of a federation with more classes than n, the first n classes.
     """
-    pools = _site_pools(part, "train")
-    plan = _plan(part.cases, {site: pools[site] for site in sites}, n, 0, True)
     each = max(1, n // len(part.cases.classes))
-    plan = plan[plan.groupby("row").cumcount() < max(n, 1) // each * each]
-    looks = [_look(part, site, plan.loc[plan["row"] == site, "position"], True) for site in sites]
-    return looks, list(plan.loc[plan["row"] == sites[0], "class"])
+    classes = part.cases.classes[: n // each]
+    looks = []
+    for site in sites:
+        pool = _site_pool(part, site, "train")
+        picked = [_picked(part.cases, pool, site, name, each, 0) for name in classes]
+        chosen = iter(_pixels(part, site, np.concatenate(picked), True))
+        looks.append([_flat(next(chosen)) if k < len(some) else None for some in picked for k in range(each)])
+    return looks, [name for name in classes for _ in range(each)]
 
 
 def _site_pools(part: Any, split: str | None) -> dict[str, NDArray[np.int64]]:
-    """Positions of each site's cases, in the order of sites; of all splits where it has none of the one asked for."""
-    splits = SPLITS if split is None else (split,)
-    pools = {site: np.concatenate([part.index(site, s) for s in splits]) for site in part.sites}
+    """Positions of each site's cases, in the order of sites."""
+    pools = {site: _site_pool(part, site, split) for site in part.sites}
     order = site_order(part, pd.Series({site: len(pool) for site, pool in pools.items()}))
-    none = [site for site in order if not len(pools[site])]
-    pools |= {site: np.concatenate([part.index(site, s) for s in SPLITS]) for site in none}
     return {site: pools[site] for site in order}
+
+
+def _site_pool(part: Any, site: str, split: str | None) -> NDArray[np.int64]:
+    """Positions of a site's cases, of all splits where it has none of the one asked for."""
+    pools = [part.index(site, one) for one in SPLITS]
+    wanted = part.index(site, split) if split else pools[0][:0]
+    return wanted if len(wanted) else np.concatenate(pools)
 
 
 def _class_pools(cases: Any, split: str | None) -> dict[str, NDArray[np.int64]]:
@@ -91,14 +98,19 @@ def _plan(cases: Any, pools: dict[str, NDArray[np.int64]], n: int, seed: int, by
     rows = []
     for row, pool in pools.items():
         for group, name in enumerate(classes):
-            members = _members(cases, pool, name) if by_site else pool
-            picked = stream(seed, "samples", row, name).permutation(members)[:each]
+            picked = _picked(cases, pool, row, name, each, seed)
             for k in range(each):
                 position = int(picked[k]) if k < len(picked) else -1
                 x = (group * each + k) * (1 + GAP) + group * (BETWEEN if each > 1 else GAP)
                 case = cases.table["case"].iloc[position] if position >= 0 else ""
                 rows.append((row, name or row, x, position, case))
     return pd.DataFrame(rows, columns=["row", "class", "x", "position", "case"])
+
+
+def _picked(cases: Any, pool: NDArray[np.int64], row: str, name: str, n: int, seed: int) -> NDArray[np.int64]:
+    """At most n positions of a row's cases of a class, of any class for the name "", the same ones for a seed."""
+    members = _members(cases, pool, name) if name else pool
+    return stream(seed, "samples", row, name).permutation(members)[:n]
 
 
 def _pixels(part: Any, row: str, index: NDArray[np.int64], by_site: bool) -> NDArray[np.float32]:
