@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
+from uuid import uuid4
 
 import nbformat
 import pytest
@@ -114,7 +115,7 @@ def until(browser, found, seconds: float, what: str):
 
 def run_all(browser, address: str, notebook: str) -> None:
     """Open a notebook, Run -> Run All Cells, wait until the kernel is idle and every cell has its number."""
-    browser.get(f"{address}/lab/tree/{notebook}")
+    browser.get(f"{address}/lab/workspaces/{uuid4().hex}/tree/{notebook}")  # a workspace with no other notebook
     cells = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .jp-InputArea-prompt"
     idle = "//*[contains(@class,'jp-StatusBar')]//*[contains(text(),'| Idle')]"
     until(browser, lambda: browser.find_element(By.XPATH, idle), 120, "the kernel")
@@ -186,14 +187,16 @@ def keep(browser, name: str) -> Path:
 def test_a_slider_moved_with_the_keyboard_moves_figure_and_parameters(lab, browser, notebook):
     run_all(browser, lab, notebook)
     shown = Shown(browser)
-    before, written, settings = shown.image(), shown.text("For papermill"), shown.text("As YAML")
+    before, written, settings = shown.image(), shown.text("For papermill"), shown.text("For fedlab.partition")
     start = float(next(line for line in settings.splitlines() if line.startswith("prevalence")).split()[1])
     key, moved = (Keys.ARROW_LEFT, start - 0.1) if start > 0.8 else (Keys.ARROW_RIGHT, start + 0.1)
     shown.press("Disease prevalence", key, times=2)
     told = f"-p prevalence {round(moved, 2)}"
     until(browser, lambda: told in shown.text("For papermill"), 30, told)
     until(browser, lambda: shown.image() != before, 30, "another figure")
-    assert f"prevalence: {round(moved, 2)}" in shown.text("As YAML") and written != shown.text("For papermill")
+    assert f"prevalence: {round(moved, 2)}" in shown.text("For fedlab.partition") and written != shown.text(
+        "For papermill"
+    )
     browser.execute_script("arguments[0].scrollIntoView()", shown.cell)
     assert keep(browser, notebook.removesuffix(".ipynb")).stat().st_size > 20_000
     assert_no_error(browser)
@@ -203,7 +206,7 @@ def test_a_slider_moved_with_the_keyboard_moves_figure_and_parameters(lab, brows
 def test_running_all_cells_is_running_papermill(lab, browser, notebook, tmp_path):
     """The panel of a page starts where that of the same notebook without a screen does: at the same partition."""
     run_all(browser, lab, notebook)
-    shown = Shown(browser).text("As YAML")
+    shown = Shown(browser).text("For fedlab.partition")
     import papermill
     import yaml
 

@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 
 from fedlab.heterogeneity import colour, effects, reconstruction
-from fedlab.heterogeneity.effects import Session, point_spread, separable
+from fedlab.heterogeneity.effects import Scan, point_spread, separable
 from fedlab.heterogeneity.modalities import CHAINS, EFFECTS
 from fedlab.heterogeneity.reconstruction import intensity_field, resampling, sampled
 
 SHAPES = [(1, 12, 15), (3, 14, 11), (1, 9, 8, 10)]
 
 
-def at(n: int, positive=None) -> Session:
-    return Session("Site A", 3, [f"case-{i}" for i in range(n)], positive)
+def at(n: int, positive=None) -> Scan:
+    return Scan("Site A", 3, [f"case-{i}" for i in range(n)], positive)
 
 
 def pictures(n=3, shape=(1, 28, 28), texture=0.1) -> np.ndarray:

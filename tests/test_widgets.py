@@ -74,6 +74,7 @@ def test_what_is_copied_makes_the_same_partition(cases, start):
     while words:
         option, first = words.pop(0), words.pop(0)
         given |= yaml.safe_load(first) if option == "-y" else {first: _resolve_type(words.pop(0))}
+    given["seed"] = given.pop("partition_seed")  # as notebooks call it
     assert fedlab.partition(cases, **given).fingerprint == shown.hash
     assert set(given) == {"sites", "seed", "acquisition", *start}
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedlab.cases import Cases
 from fedlab.heterogeneity.coordinates import Atlas
-from fedlab.heterogeneity.effects import Pixels, Session
+from fedlab.heterogeneity.effects import Pixels, Scan
 from fedlab.heterogeneity.modalities import CHAINS, EFFECTS, MODALITIES, check_colour, modality_of
 from fedlab.heterogeneity.styles import STYLES, Acquisition, Asked, check_suits, read, settings_of
 from fedlab.randomness import stream
@@ -89,12 +89,12 @@ class Scanner:
         for start in range(0, len(images), step):
             rows = slice(start, start + step)
             full = np.float32(255 if images.dtype == np.uint8 else 1)
-            at = Session(self.site, self.seed, case_ids[rows], None if positive is None else positive[rows])
+            at = Scan(self.site, self.seed, case_ids[rows], None if positive is None else positive[rows])
             shown = self._render(images[rows].astype(np.float32) / full, at)
             rendered[rows] = np.rint(shown * full) if full == 255 else shown
         return rendered
 
-    def _render(self, x: Pixels, at: Session) -> Pixels:
+    def _render(self, x: Pixels, at: Scan) -> Pixels:
         """Effects in the order of EFFECTS; what leaves the grey scale is cut off at each stage."""
         for name in (name for name in EFFECTS if name in self.settings):
             settings = self._jittered(name, self.settings[name], at.cases)

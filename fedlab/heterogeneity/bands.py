@@ -1,6 +1,7 @@
 """A row of the table of shifts: a value, the band that chance and evenness span, and an interval."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -43,7 +44,8 @@ def row(axis: str, name: str, value: float, chance: Array, interval: Array, even
 
     Rounded to DIGITS, so that rounding errors are no shift.
     """
-    (null_low, null_high), (low, high) = _ends(chance), _ends(interval)
+    # (draws + 1) p: a value that is one more draw lies above the band as often as it says, however few draws there are
+    (null_low, null_high), (low, high) = _ends(chance, "weibull"), _ends(interval, "linear")
     band = min(null_low, even), float(mean_defined(chance)), max(null_high, even)
     numbers = [round(number, DIGITS) for number in (value, *band, min(low, value), max(high, value))]
     return axis, name, *numbers  # type: ignore[return-value]
@@ -54,7 +56,7 @@ def recentred(value: float, again: Array) -> Array:
     return value + again - mean_defined(again)
 
 
-def _ends(draws: Array) -> tuple[float, float]:
+def _ends(draws: Array, method: Literal["weibull", "linear"]) -> tuple[float, float]:
     there = draws[~np.isnan(draws)]
-    low, high = np.quantile(there, [0.025, 0.975]) if len(there) else (np.nan, np.nan)
+    low, high = np.quantile(there, [0.025, 0.975], method=method) if len(there) else (np.nan, np.nan)
     return float(low), float(high)

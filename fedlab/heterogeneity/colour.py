@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from fedlab.heterogeneity.effects import Array, Pixels, Session
+from fedlab.heterogeneity.effects import Array, Pixels, Scan
 
 STAINS = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])  # optical density in R, G, B of each
 DARK = 1 / 255  # light that reaches the camera through the densest stain
@@ -12,17 +12,17 @@ LONGEST = 60_000  # rows of one JPEG file
 BLOCK = 8  # pixels of a JPEG block
 
 
-def haematoxylin(x: Pixels, change: float, at: Session) -> Pixels:
+def haematoxylin(x: Pixels, change: float, at: Scan) -> Pixels:
     """More or less of the blue stain of nuclei (of the azure dyes in a blood smear), by that share."""
     return _stained(x, 0, change)
 
 
-def eosin(x: Pixels, change: float, at: Session) -> Pixels:
+def eosin(x: Pixels, change: float, at: Scan) -> Pixels:
     """More or less of the pink stain of cytoplasm, by that share."""
     return _stained(x, 1, change)
 
 
-def residual(x: Pixels, change: float, at: Session) -> Pixels:
+def residual(x: Pixels, change: float, at: Scan) -> Pixels:
     """More or less of the brown rest that neither stain explains, by that share."""
     return _stained(x, 2, change)
 
@@ -56,26 +56,26 @@ def transmitted(c: Pixels) -> Pixels:
     return np.exp(-density) * np.float32(1 + DARK) - np.float32(DARK)
 
 
-def temperature(x: Pixels, warmth: float, at: Session) -> Pixels:
+def temperature(x: Pixels, warmth: float, at: Scan) -> Pixels:
     """White balance: red times e^warmth, blue times e^-warmth."""
     factors = np.exp(np.float32(warmth) * np.array([1, 0, -1], np.float32))
     return x * factors.reshape(3, *(1,) * (x.ndim - 2))
 
 
-def saturation(x: Pixels, factor: float, at: Session) -> Pixels:
+def saturation(x: Pixels, factor: float, at: Scan) -> Pixels:
     """Distance of each colour from the grey of the same mean, multiplied."""
     grey = x.mean(axis=1, keepdims=True)
     return grey + np.float32(factor) * (x - grey)
 
 
-def vignette(x: Pixels, loss: float, at: Session) -> Pixels:
+def vignette(x: Pixels, loss: float, at: Scan) -> Pixels:
     """Light lost with the squared distance from the middle, 1 - loss r^2, r = 1 in the corners."""
     y, z = np.ogrid[-1 : 1 : x.shape[2] * 1j, -1 : 1 : x.shape[3] * 1j]
     fall = (1 - loss * (y**2 + z**2) / 2).astype(np.float32)
     return x * fall.reshape(*fall.shape, *(1,) * (x.ndim - 4))
 
 
-def jpeg(x: Pixels, quality: float, at: Session) -> Pixels:
+def jpeg(x: Pixels, quality: float, at: Scan) -> Pixels:
     """Written as JPEG of that quality (1..95), colours at full resolution, and read again; volumes slice by slice.
 
     The images of a batch share one file, each a whole number of blocks, which JPEG codes one by one.
@@ -109,7 +109,7 @@ def _coded(pages: Pixels, quality: int, tall: int) -> Pixels:
     return np.moveaxis(back, -1, 1).astype(np.float32) / np.float32(255)
 
 
-def marker(x: Pixels, correlation: float, at: Session) -> Pixels:
+def marker(x: Pixels, correlation: float, at: Scan) -> Pixels:
     """A bright token burned into the upper left corner with chance 1/2 + correlation / 2 (2 positive - 1).
 
     At correlation 1 it tells the disease, at -1 its absence: a shortcut (Zech 2018, doi:10.1371/journal.pmed.1002683).

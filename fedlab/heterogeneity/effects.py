@@ -1,6 +1,6 @@
 """What optics, detectors and displays do to an image.
 
-An effect takes images x (n, channels, height, width[, depth]) in [0, 1], one value and the session, and returns new
+An effect takes images x (n, channels, height, width[, depth]) in [0, 1], one value and the scan, and returns new
 images that may leave [0, 1]; whoever applies it clips them. Widths in pixels are those of an image of 28, so that a
 larger image of the same scene is changed alike.
 """
@@ -24,7 +24,7 @@ GRAIN = 0.5  # width of a speckle, in pixels
 
 
 @dataclass(frozen=True)
-class Session:
+class Scan:
     """Whose images are taken: site and seed, and the cases in order; positive: (n,) in [0, 1], 1 for the disease."""
 
     site: str
@@ -48,7 +48,7 @@ class Session:
             rng.standard_normal(dtype=np.float32, out=field)
         return fields
 
-    def take(self, rows: NDArray[np.bool_]) -> "Session":
+    def take(self, rows: NDArray[np.bool_]) -> "Scan":
         cases = [case for case, taken in zip(self.cases, rows, strict=True) if taken]
         return replace(self, cases=cases, positive=None if self.positive is None else self.positive[rows])
 
@@ -80,20 +80,20 @@ def _scale(x: Pixels) -> float:
     return max(x.shape[2:]) / 28
 
 
-def blur(x: Pixels, sd: float, at: Session) -> Pixels:
+def blur(x: Pixels, sd: float, at: Scan) -> Pixels:
     """Point spread of that standard deviation in pixels."""
     spread = sd * _scale(x)
     return separable(x, lambda size: point_spread(size, spread))
 
 
-def kernel(x: Pixels, sharpness: float, at: Session) -> Pixels:
+def kernel(x: Pixels, sharpness: float, at: Scan) -> Pixels:
     """Reconstruction kernel: softer than it was by a blur of -sharpness pixels, or sharper, x + a (x - blurred x)."""
     if sharpness < 0:
         return blur(x, -sharpness, at)
     return x + np.float32(sharpness) * (x - blur(x, 1.0, at))
 
 
-def photons(x: Pixels, count: float, at: Session) -> Pixels:
+def photons(x: Pixels, count: float, at: Scan) -> Pixels:
     """Poisson noise of so many photons at full scale: mean x, variance x / count."""
     counted = np.empty_like(x)
     for shown, mean, rng in zip(counted, np.maximum(x, 0) * np.float64(count), at.each("photons"), strict=True):
@@ -101,19 +101,19 @@ def photons(x: Pixels, count: float, at: Session) -> Pixels:
     return counted / np.float32(count)
 
 
-def rician(x: Pixels, sd: float, at: Session) -> Pixels:
+def rician(x: Pixels, sd: float, at: Scan) -> Pixels:
     """Magnitude of a signal with Gaussian noise in both channels (Gudbjartsson 1995): E[x'^2] = x^2 + 2 sd^2; where
     there is no signal, mean sd sqrt(pi / 2)."""
     noise = np.float32(sd) * at.normal("rician", (2, *x.shape[1:]))
     return np.hypot(x + noise[:, 0], noise[:, 1])
 
 
-def noise(x: Pixels, sd: float, at: Session) -> Pixels:
+def noise(x: Pixels, sd: float, at: Scan) -> Pixels:
     """Gaussian noise of the detector's electronics."""
     return x + np.float32(sd) * at.normal("noise", x.shape[1:])
 
 
-def speckle(x: Pixels, contrast: float, at: Session) -> Pixels:
+def speckle(x: Pixels, contrast: float, at: Scan) -> Pixels:
     """Coherent scatter that multiplies the echo: |sqrt(1 - w) + sqrt(w / 2) (n1 + i n2)|, w = 2 contrast^2 (Burckhardt
     1978; w = 1 is Rayleigh).
 
@@ -131,23 +131,23 @@ def _unit_rows(matrix: Array) -> Array:
     return matrix / np.sqrt((matrix**2).sum(axis=1, keepdims=True))
 
 
-def depth(x: Pixels, steepness: float, at: Session) -> Pixels:
+def depth(x: Pixels, steepness: float, at: Scan) -> Pixels:
     """Gain that grows exponentially from the probe (top) to the bottom, 1 in the middle: mismatched time gain."""
     y = np.linspace(-1, 1, x.shape[2], dtype=np.float32).reshape(-1, *(1,) * (x.ndim - 3))
     return x * np.exp(np.float32(steepness) * y)
 
 
-def gain(x: Pixels, factor: float, at: Session) -> Pixels:
+def gain(x: Pixels, factor: float, at: Scan) -> Pixels:
     """Exposure: every intensity multiplied."""
     return x * np.float32(factor)
 
 
-def offset(x: Pixels, amount: float, at: Session) -> Pixels:
+def offset(x: Pixels, amount: float, at: Scan) -> Pixels:
     """Scatter or black level: added to every intensity."""
     return x + np.float32(amount)
 
 
-def gamma(x: Pixels, exponent: float, at: Session) -> Pixels:
+def gamma(x: Pixels, exponent: float, at: Scan) -> Pixels:
     """Display curve on each image's own range, ((x - min) / range)^exponent range + min: MONAI's AdjustContrast."""
     space = tuple(range(1, x.ndim))
     low = x.min(axis=space, keepdims=True)
@@ -155,12 +155,12 @@ def gamma(x: Pixels, exponent: float, at: Session) -> Pixels:
     return ((x - low) / (span + np.float32(1e-7))) ** np.float32(exponent) * span + low
 
 
-def window(x: Pixels, factor: float, at: Session) -> Pixels:
+def window(x: Pixels, factor: float, at: Scan) -> Pixels:
     """The CT window `factor` times as wide, x' = (HU - L) / (factor W) + 1/2: wide windows are flat."""
     return (hounsfield(x) - np.float32(LEVEL)) / np.float32(factor * WIDTH) + np.float32(0.5)
 
 
-def level(x: Pixels, units: float, at: Session) -> Pixels:
+def level(x: Pixels, units: float, at: Scan) -> Pixels:
     """The CT window moved up by so many Hounsfield units: the image gets darker."""
     return (hounsfield(x) - np.float32(LEVEL + units)) / np.float32(WIDTH) + np.float32(0.5)
 

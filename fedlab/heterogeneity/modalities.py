@@ -6,7 +6,7 @@ from typing import Any
 
 from fedlab.cases import Cases
 from fedlab.heterogeneity import colour, effects, reconstruction
-from fedlab.heterogeneity.effects import Pixels, Session
+from fedlab.heterogeneity.effects import Pixels, Scan
 from fedlab.registry import Registry
 
 
@@ -18,7 +18,7 @@ class Effect:
     into what `function` takes. age: 1 if old scanners have more of it, -1 if new ones have, 0 if any may.
     """
 
-    function: Callable[[Pixels, float, Session], Pixels]
+    function: Callable[[Pixels, float, Scan], Pixels]
     value: Callable[[float], float]
     unit: str
     signed: bool = False

@@ -7,13 +7,13 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab.heterogeneity.effects import Array, Pixels, Session, separable
+from fedlab.heterogeneity.effects import Array, Pixels, Scan, separable
 
 ORDER = 3  # highest total order of the Legendre terms of a bias field
 CENTRE = 0.32  # share of k-space lines always kept, times the undersampling: .08 at fourfold (fastMRI)
 
 
-def bias(x: Pixels, strength: float, at: Session) -> Pixels:
+def bias(x: Pixels, strength: float, at: Scan) -> Pixels:
     """Uneven sensitivity of the receive coil: a smooth field of the site's own pattern, coefficients up to strength."""
     orders = _orders(x.ndim - 2)
     pattern = at.pattern("bias").uniform(-1, 1, len(orders))
@@ -41,7 +41,7 @@ def _orders(dimensions: int) -> list[tuple[int, ...]]:
     return sorted(every, key=sum)
 
 
-def voxels(x: Pixels, factor: float, at: Session) -> Pixels:
+def voxels(x: Pixels, factor: float, at: Scan) -> Pixels:
     """Voxels `factor` (1 to 2) pixels wide, seen on the old grid: averages over them, then linear interpolation."""
     return separable(x, lambda size: resampling(size, factor))
 
@@ -69,7 +69,7 @@ def _averages(centres: Array, width: float) -> Array:
     return np.clip(inside, 0, None) / width
 
 
-def undersampling(x: Pixels, acceleration: float, at: Session) -> Pixels:
+def undersampling(x: Pixels, acceleration: float, at: Scan) -> Pixels:
     """|F^-1 M F x| with one in `acceleration` phase-encoding lines (rows of k-space) kept, and the central ones.
 
     Which lines is drawn once a site (Zbontar 2018, arXiv:1811.08839); a faster scan drops further ones. Zero-filled.
@@ -88,7 +88,7 @@ def sampled(size: int, acceleration: float, rng: np.random.Generator) -> NDArray
     return central | (rng.random(size) < 1 / acceleration)
 
 
-def gibbs(x: Pixels, cut: float, at: Session) -> Pixels:
+def gibbs(x: Pixels, cut: float, at: Scan) -> Pixels:
     """Ringing from k-space cut off at the radius (1 - cut) max(size) / sqrt(2): MONAI's GibbsNoise."""
     from scipy import fft
 

@@ -43,7 +43,7 @@ class Panel:
     def __init__(self, cases: Cases, start: dict[str, Any]) -> None:
         self.cases, self.screen, self.notice = cases, Screen(), Notice()
         self.settings = Settings(_complete(start), self._follow)
-        self.parameters, self.yaml = copyable("For papermill", 2), copyable("As YAML", 5)
+        self.parameters, self.yaml = copyable("For papermill", 2), copyable("For fedlab.partition", 5)
         self.comparison = Comparison()
         self.reset_button = button("Reset", "Back to where the panel started", "undo")
         self.reset_button.on_click(guarded(self.notice, "reset", self.settings.reset))

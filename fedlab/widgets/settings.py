@@ -12,6 +12,7 @@ from fedlab.making import partition
 from fedlab.plots.measured import NAMES
 
 ORDER = tuple(NAMES)  # of the axes on the panel
+NOTEBOOK = {"seed": "partition_seed"}  # what notebooks and experiments call it, whose `seed` is that of training
 COUNTS = ("sites", "unseen", "seed")
 DIGITS = 10  # a slider's 0.1 + 0.05 is 0.15
 
@@ -38,10 +39,13 @@ def plain(value: Any) -> Any:
 
 
 def as_papermill(values: dict[str, Any]) -> str:
-    """What differs from the defaults, and the sites and seed in any case, as options of the papermill command."""
+    """What differs from the defaults, and the sites and seed in any case, as options of the papermill command.
+
+    Names are those of the notebooks' parameters.
+    """
     defaults = signature()
     told = {k: v for k, v in values.items() if k in ("sites", "seed") or v != defaults.get(k)}
-    return " ".join(_option(name, value) for name, value in told.items())
+    return " ".join(_option(NOTEBOOK.get(name, name), value) for name, value in told.items())
 
 
 def _option(name: str, value: Any) -> str:
@@ -51,5 +55,5 @@ def _option(name: str, value: Any) -> str:
 
 
 def as_yaml(values: dict[str, Any]) -> str:
-    """All values, for `papermill -f` or `fedlab.partition(cases, **yaml.safe_load(text))`."""
+    """All values, for `fedlab.partition(cases, **yaml.safe_load(text))`."""
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=False)
