@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedlab.cases import SPLITS, Cases
 from fedlab.heterogeneity import population, presentation
 from fedlab.heterogeneity.covariate import Covariate
+from fedlab.heterogeneity.embedding import Features, yardstick
 from fedlab.heterogeneity.geography import atlas_of
 from fedlab.heterogeneity.levels import Levels, column_levels
 from fedlab.heterogeneity.shift import Observed
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from fedlab.partition import Partition
 
 Ids = NDArray[np.int64]
-Pair = tuple[NDArray[np.generic], NDArray[np.generic]]
 
 
 def levels(cases: Cases, spec: dict[str, Any], sites: int) -> dict[str, Levels]:
@@ -73,22 +73,25 @@ def moved(spec: dict[str, Any]) -> list[str]:
     return [axis for axis in axes if not (isinstance(spec.get(axis, 0), int | float) and spec.get(axis, 0) == 0)]
 
 
-def look(part: "Partition", use: Ids) -> Callable[[Ids], Pair]:
-    """A function of positions among `use` that returns images before and after their sites' scanners."""
+def look(part: "Partition", use: Ids) -> Callable[[Ids], Features]:
+    """A function of positions among `use` that returns features (n, d) of images as their sites' scanners show them.
+
+    The yardstick that describes them was made of the images before any scanner.
+    """
     rows, names = part.rows[use], part.table["site"].to_numpy(object)[use]
     changed = part.scanners or (part.covariate is not None and part.covariate.visible)
+    described = yardstick(part.cases)
 
-    def pair(few: Ids) -> Pair:
-        plain = np.asarray(part.cases.images[rows[few]])
+    def features(few: Ids) -> Features:
         if not changed:
-            return plain, plain
-        shown = plain.copy()
-        for site in part.sites:
+            return described.plain(rows[few])
+        shown = np.empty((len(few), *part.cases.shape), part.cases.images.dtype)
+        for site in np.unique(names[few]):
             here = names[few] == site
             shown[here] = part.pixels(rows[few][here], site)
-        return plain, shown
+        return described.shown(shown)
 
-    return pair
+    return features
 
 
 def standardised(part: "Partition") -> pd.DataFrame:

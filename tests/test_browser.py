@@ -13,7 +13,10 @@ from urllib.request import urlopen
 from uuid import uuid4
 
 import nbformat
+import papermill
 import pytest
+import yaml
+from widget_state import errors, states
 
 import fedlab
 
@@ -30,14 +33,16 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-quic --no-first-run"
     " --disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1500,1700"
 )
-SETTINGS = {  # every cell stands in the page, and nothing is asked of the network
+PREFERENCES = {  # every cell stands in the page, and nothing is asked of the network
     "notebook-extension/tracker": '{"windowingMode": "none"}',
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
 }
+OPTIONS, SETTINGS = "For papermill", "For fedlab.partition"  # the labels of the texts to copy
 SMALL = "panel.ipynb"
 CELLS = (
     'import threading\nimport fedlab\ncases = fedlab.load("phantoms(cases=600)")',
-    "panel = fedlab.widgets.institutions(cases, sites=4, prevalence=.3)\npanel.comparison.budget['rounds'] = 3\npanel",
+    "panel = fedlab.widgets.institutions(cases, sites=4, prevalence=.3)\n"
+    "panel.comparison.budget['rounds'] = 200\npanel",
     "import ipywidgets\nfrom fedlab.live import Screen\n"
     "output, screen = ipywidgets.Output(), Screen()\ndisplay(output)\n"
     'with output:\n    screen.show({"text/plain": "seen at first"})\n'
@@ -59,7 +64,7 @@ def lab(tmp_path_factory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
     _write_small(home / "notebooks" / SMALL)
-    for name, content in SETTINGS.items():
+    for name, content in PREFERENCES.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
@@ -92,15 +97,19 @@ def _await_server(server: subprocess.Popen, address: str, log: Path) -> None:
     raise AssertionError(log.read_text()[-3000:])
 
 
-@pytest.fixture
-def browser() -> Iterator[webdriver.Chrome]:
+@pytest.fixture(scope="module", params=NOTEBOOKS)
+def page(request, lab) -> Iterator["Page"]:
+    """A notebook in a browser after Run All Cells."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in FLAGS.split():
         options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        run_all(browser, lab, request.param)
+        yield Page(browser, request.param)
+    finally:
+        browser.quit()
 
 
 def until(browser, found, seconds: float, what: str):
@@ -132,34 +141,32 @@ def run_all(browser, address: str, notebook: str) -> None:
     until(browser, lambda: browser.find_element(By.XPATH, idle), 60, "the kernel to rest")
 
 
-class Shown:
-    """The panel as the page shows it."""
+class Page:
+    """The panel as the page shows it; start: the texts to copy before anything was moved."""
 
-    def __init__(self, browser) -> None:
-        self.browser = browser
-        self.cell = until(browser, lambda: self._slider("Disease prevalence"), 60, "the sliders").find_element(
+    def __init__(self, browser, notebook: str) -> None:
+        self.browser, self.notebook = browser, notebook
+        self.cell = until(browser, lambda: self.slider("Disease prevalence"), 60, "the sliders").find_element(
             By.XPATH, "./ancestor::div[contains(@class,'jp-CodeCell')][1]"
         )
+        self.start = {label: self.text(label) for label in (OPTIONS, SETTINGS)}
 
-    def _slider(self, label: str):
+    def slider(self, label: str):
         path = f"//label[normalize-space()='{label}']/following::div[contains(@class,'noUi-handle')][1]"
         return self.browser.find_element(By.XPATH, path)
 
     def press(self, label: str, key: str, times: int = 1) -> None:
         """Focus a slider as Tab does, then press a key."""
-        handle = self._slider(label)
+        handle = self.slider(label)
         assert handle.get_attribute("tabindex") == "0"
         self.browser.execute_script("arguments[0].focus()", handle)
         for _ in range(times):
             self.browser.switch_to.active_element.send_keys(key)
 
-    def image(self, place: int = 0) -> str:
-        """The bytes of a picture of the cell, as text."""
-        return self.images()[place]
-
     def images(self) -> list[str]:
+        """The bytes of the cell's pictures, as text."""
         found = self.cell.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output img")
-        return [str(image.get_attribute("src")) for image in found]
+        return list(dict.fromkeys(str(image.get_attribute("src")) for image in found))
 
     def text(self, label: str) -> str:
         path = f".//label[normalize-space()='{label}']/following::textarea[1]"
@@ -183,43 +190,60 @@ def keep(browser, name: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_a_slider_moved_with_the_keyboard_moves_figure_and_parameters(lab, browser, notebook):
-    run_all(browser, lab, notebook)
-    shown = Shown(browser)
-    before, written, settings = shown.image(), shown.text("For papermill"), shown.text("For fedlab.partition")
-    start = float(next(line for line in settings.splitlines() if line.startswith("prevalence")).split()[1])
+def test_a_slider_moved_with_the_keyboard_moves_figure_and_parameters(page):
+    (before,) = page.images()
+    start = float(yaml.safe_load(page.start[SETTINGS])["prevalence"])
     key, moved = (Keys.ARROW_LEFT, start - 0.1) if start > 0.8 else (Keys.ARROW_RIGHT, start + 0.1)
-    shown.press("Disease prevalence", key, times=2)
+    page.press("Disease prevalence", key, times=2)
     told = f"-p prevalence {round(moved, 2)}"
-    until(browser, lambda: told in shown.text("For papermill"), 30, told)
-    until(browser, lambda: shown.image() != before, 30, "another figure")
-    assert f"prevalence: {round(moved, 2)}" in shown.text("For fedlab.partition") and written != shown.text(
-        "For papermill"
-    )
-    browser.execute_script("arguments[0].scrollIntoView()", shown.cell)
-    assert keep(browser, notebook.removesuffix(".ipynb")).stat().st_size > 20_000
-    assert_no_error(browser)
+    until(page.browser, lambda: told in page.text(OPTIONS), 30, told)
+    until(page.browser, lambda: page.images() != [before], 30, "another figure")
+    assert yaml.safe_load(page.text(SETTINGS)) == {
+        **yaml.safe_load(page.start[SETTINGS]),
+        "prevalence": round(moved, 2),
+    }
+    page.browser.execute_script("arguments[0].scrollIntoView()", page.cell)
+    assert keep(page.browser, page.notebook.removesuffix(".ipynb")).stat().st_size > 20_000
+    for _ in "its number", "the next slider":
+        page.browser.switch_to.active_element.send_keys(Keys.TAB)
+    assert page.browser.switch_to.active_element == page.slider("Disease presentation")
+    assert_no_error(page.browser)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS)
-def test_running_all_cells_is_running_papermill(lab, browser, notebook, tmp_path):
+def test_training_is_followed_stopped_and_leaves_the_panel_free(page):
+    page.button("Train a short comparison").click()
+    until(page.browser, lambda: "round 1 of" in page.cell.text or "round 2 of" in page.cell.text, 120, "a round")
+    before = page.images()[0]
+    page.press("Number of cases", Keys.ARROW_RIGHT)
+    until(page.browser, lambda: page.images()[0] != before, 60, "another figure while training")
+    page.button("Stop").click()
+    until(page.browser, lambda: "stopped after round" in page.cell.text, 120, "the end of a round")
+    until(page.browser, lambda: len(page.images()) == 3, 30, "curves and gains")
+    assert page.button("Train a short comparison").is_enabled() and not page.button("Stop").is_enabled()
+    page.browser.execute_script("arguments[0].scrollIntoView()", page.button("Stop"))
+    keep(page.browser, f"training-{page.notebook.removesuffix('.ipynb')}")
+    assert_no_error(page.browser)
+
+
+def test_a_picture_inside_an_output_follows_a_thread(page):
+    if page.notebook != SMALL:
+        pytest.skip("shown in a notebook of its own")
+    until(page.browser, lambda: "seen later" in page.browser.find_element(By.TAG_NAME, "body").text, 20, "the thread")
+    shown = [e.text for e in page.browser.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output pre")]
+    assert "seen later" in shown and "seen at first" not in shown
+
+
+def test_running_all_cells_is_running_papermill(page, tmp_path):
     """The panel of a page starts where that of the same notebook without a screen does: at the same partition."""
-    run_all(browser, lab, notebook)
-    shown = Shown(browser).text("For fedlab.partition")
-    import papermill
-    import yaml
-
-    source = tmp_path / notebook
-    shutil.copy(TEN, source) if notebook == TEN.name else _write_small(source)
-    given = {"out": str(tmp_path)} if notebook == TEN.name else {}
+    source = tmp_path / page.notebook
+    shutil.copy(TEN, source) if page.notebook == TEN.name else _write_small(source)
+    given = {"out": str(tmp_path)} if page.notebook == TEN.name else {}
     papermill.execute_notebook(source, tmp_path / "done.ipynb", given, progress_bar=False, kernel_name="python3")
-    states = nbformat.read(tmp_path / "done.ipynb", 4).metadata.widgets["application/vnd.jupyter.widget-state+json"]
-    texts = [m.state.get("value", "") for m in states.state.values() if m.model_name == "TextareaModel"]
-    assert shown in texts
-    cases = fedlab.load("phantoms(cases=600)") if notebook == SMALL else fedlab.load("phantoms")
-    parts = [fedlab.partition(cases, **yaml.safe_load(text)) for text in texts if text.startswith("sites:")]
-    assert fedlab.partition(cases, **yaml.safe_load(shown)).fingerprint in [part.fingerprint for part in parts]
+    done = nbformat.read(tmp_path / "done.ipynb", 4)
+    (text,) = [s["value"] for _, s in states(done) if s.get("description") == SETTINGS]
+    cases = fedlab.load("phantoms" if page.notebook == TEN.name else "phantoms(cases=600)")
+    there, here = (fedlab.partition(cases, **yaml.safe_load(one)).fingerprint for one in (text, page.start[SETTINGS]))
+    assert there == here and errors(done) == []
 
 
 def _write_small(path: Path) -> None:

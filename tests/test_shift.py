@@ -329,3 +329,15 @@ def test_a_lone_site_and_a_lone_class_have_no_shift():
     assert np.isnan(found[["MMD^2", "Frechet", "site AUC"]]).all()
     alike = shift(observed(np.arange(60) % 3, np.zeros(60, int), classes=1), features(60)).set_index("measure")
     assert alike["value"]["I(S;Y)"] == alike["value"]["Cramer's V"] == 0
+
+
+def test_sites_whose_patients_differ_in_number_of_images_are_still_permuted():
+    """One site takes both eyes of a patient, the other one: a scanner's shift must not pass for chance."""
+    site = np.repeat([0, 1], [40, 30])
+    units = np.concatenate([np.arange(40) // 2, 100 + np.arange(30)])
+    seen = observed(site, np.zeros(70, np.int64), units)
+    noise = features(70)
+    value, _, _, high = told(shift(seen, lambda rows: noise(rows) + 3 * site[rows, None]), "MMD^2")[2:6]
+    assert value > 2 * high
+    value, _, _, high = told(shift(seen, noise), "MMD^2")[2:6]
+    assert value < 2 * high

@@ -103,7 +103,9 @@ def latent(cases: Cases, groups: int) -> Levels:
 
 
 def _clustered(cases: Cases, groups: int) -> Levels:
-    features, kinds = _features(cases), kinds_of(cases)
+    from fedlab.heterogeneity.embedding import yardstick
+
+    features, kinds = yardstick(cases).plain(np.arange(len(cases))), kinds_of(cases)
     of, group, names = np.zeros(len(cases), np.int64), [], []
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)
@@ -112,15 +114,6 @@ def _clustered(cases: Cases, groups: int) -> Levels:
         names += [f"group {j + 1}" for j in range(count)]
         group += [int(kind)] * count
     return Levels("clusters", of, np.array(group), np.full(len(names), math.nan), names)
-
-
-def _features(cases: Cases) -> Array:
-    """(n, features) of the images as they are, a chunk at a time."""
-    from fedlab.heterogeneity.embedding import Embedding
-
-    n = len(cases)
-    embedding = Embedding.fit(np.asarray(cases.images[np.sort(stream(0, "embedding").permutation(n)[:MOST])]))
-    return np.concatenate([embedding(np.asarray(cases.images[i : i + MOST])) for i in range(0, n, MOST)])
 
 
 def _k_means(features: Array, count: int) -> Ids:
