@@ -18,6 +18,7 @@ from fedlab.cases import Cases
 from fedlab.plots import style, titles
 from fedlab.plots.measured import HEADLINE
 from fedlab.plots.reading import natural, region_spans, used
+from fedlab.plots.stamps import Stamps
 from fedlab.randomness import stream
 
 METHODS = ("local", "fedavg", "fedprox(mu=0.01)", "swarm(secure=True)", "centralized")
@@ -186,7 +187,8 @@ def texts(figure: Figure) -> list[Text]:
             for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
                 if not low <= tick.get_loc() <= high:
                     hidden |= {tick.label1, tick.label2}
-    return [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip() and t not in hidden]
+    found = [*figure.findobj(Text), *(text for stamps in figure.findobj(Stamps) for text in stamps.texts())]
+    return [t for t in found if t.get_visible() and t.get_text().strip() and t not in hidden]
 
 
 @pytest.mark.parametrize("name", DRAWINGS)

@@ -8,13 +8,12 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from test_plots import CHEST, Dealt, check_texts, measured
 
 from fedlab import plots
 from fedlab.plots import titles
 from fedlab.plots.measured import HEADLINE
-from fedlab.plots.stamps import Stamp
+from fedlab.plots.stamps import Stamps
 from fedlab.plots.strips import chosen_images
 
 
@@ -137,11 +136,18 @@ def test_the_sheet_shows_each_sites_images_as_its_scanner_does():
 def test_stamps_stand_where_ordinary_texts_do(tmp_path):
     """On a bitmap a stamp is drawn another way, but into the same place; in SVG it is a text."""
     for how in ({}, {"ha": "center"}, {"ha": "right", "va": "top"}, {"rotation": 90, "va": "bottom", "ha": "center"}):
+        look = {"ha": "left", "va": "center", "fontsize": 9, "color": "black", **how}
         boxes = []
-        for kind in (Text, Stamp):
-            figure = Figure(figsize=(4, 2), dpi=150)
-            figure.add_artist(kind(0.5, 0.5, "Site H 1,204", **{"va": "center", "fontsize": 9, **how}))
-            pixels = np.asarray(rendered(figure))[..., 0] < 128
+        for stamped in (False, True):
+            ax = Figure(figsize=(4, 2), dpi=150).add_axes((0, 0, 1, 1))
+            ax.set_axis_off()
+            stamps = Stamps(ax)
+            stamps.add(0.5, 0.5, "Site H 1,204", look)
+            if not stamped:
+                (text,) = stamps.texts()
+                stamps.remove()
+                ax.add_artist(text)
+            pixels = np.asarray(rendered(ax.figure))[..., 0] < 128
             boxes.append([f(np.flatnonzero(pixels.any(axis))) for axis in (0, 1) for f in (np.min, np.max)])
         assert np.abs(np.subtract(*boxes)).max() <= 4, (how, boxes)
     _, svg = plots.save(plots.shift(measured()).figure, tmp_path, "shift")

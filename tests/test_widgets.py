@@ -1,8 +1,12 @@
 """Panels without a browser: what a control changes, what is copied, what goes wrong, what is left without a screen."""
 
+import ast
 import shlex
+import subprocess
+import sys
 import threading
 from base64 import b64decode
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -68,7 +72,9 @@ def test_what_is_copied_makes_the_same_partition(cases, start):
     shown = widgets.institutions(cases, **start)
     move(shown, "acquisition", 0.15 + 0.15)
     from_yaml = yaml.safe_load(shown.yaml.value)
-    assert from_yaml == shown.values and from_yaml["acquisition"] == 0.3
+    assert fedlab.Experiment(**from_yaml).acquisition == 0.3  # by the names of notebooks and experiments
+    from_yaml["seed"] = from_yaml.pop("partition_seed")
+    assert from_yaml == {name: shown.values[name] for name in from_yaml} and set(from_yaml) >= set(start)
     assert fedlab.partition(cases, **from_yaml).fingerprint == shown.hash
     words, given = shlex.split(shown.parameters.value), {}
     while words:
@@ -295,3 +301,19 @@ def test_an_error_in_a_callback_is_found_in_the_executed_notebook(tmp_path):
     )
     (error,) = errors(found)
     assert "fewer sites" in error
+
+
+def test_only_the_widgets_import_ipywidgets():
+    root = Path(fedlab.__file__).parent
+    found = {path.relative_to(root).parts[0] for path in root.rglob("*.py") if _imports_ipywidgets(path)}
+    assert found == {"widgets"}
+    code = "import sys, fedlab; print('ipywidgets' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def _imports_ipywidgets(path: Path) -> bool:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+    return any(name.split(".")[0] == "ipywidgets" for name in names)

@@ -114,7 +114,7 @@ def place_bubbles(
         inside = narrow or diameter > DIGIT * (len(text) + 0.6)
         color = "white" if inside and not narrow else "#222222"
         x = xs[kind] + (0 if inside else (diameter / 2 + PADDING) * point)
-        write(ax, x, ys[site], text, align="center" if inside else "left", color=color, in_layout=False)
+        write(ax, x, ys[site], text, align="center" if inside else "left", color=color)
     none = np.argwhere(counts == 0)
     ax.plot(xs[none[:, 1]], ys[none[:, 0]], ls="none", marker="_", ms=4, mew=0.8, color=style.GREY)
 

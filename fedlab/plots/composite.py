@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedlab.plots import style, titles
 from fedlab.plots.bubbles import place_bubbles, site_counts
-from fedlab.plots.measured import FOOT, HEAD, HEADLINE, draw_shift, headlines, judged
+from fedlab.plots.measured import FOOT, HEAD, HEADLINE, as_drawing, draw_shift, headlines, judged
 from fedlab.plots.measured import ROW as SHIFT_ROW
 from fedlab.plots.population import by_site, draw_population, numeric, population_column
 from fedlab.plots.reading import region_spans, site_name
@@ -52,7 +52,7 @@ def institutions(part: Any, *, ax: Axes | None = None, measured: pd.DataFrame | 
             )
         _strips(ax, Box(plan.images, 0, WIDTH, plan.head), part, list(counts.index), ys, row)
         draw_shift(ax, Box(0, below, WIDTH, height), shown, part.spec)
-    return style.Drawing(style.root(ax), table)
+    return as_drawing(ax, table)
 
 
 def _every_axis(table: pd.DataFrame, asked: dict[str, Any]) -> pd.DataFrame:

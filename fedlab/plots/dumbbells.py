@@ -33,9 +33,10 @@ def local_vs_global(
     """Local-only, federated and centralized models at every site, with 95 % intervals and the paired gain.
 
     runs: runs of one setting, or the frame that `fedlab.compare` made of them. metric: the runs' headline if None.
-    method: the only federated method to draw. by: a setting in which runs of one method differ. Returns the figure and its table: the frame's rows with the columns n
-    (training cases of the site; its compared cases where only a frame is given) and gain, gain_low, gain_high: the
-    difference to the reference, positive where it is better, and clear (1 or -1 where its interval excludes zero).
+    method: the only federated method to draw. by: a setting in which runs of one method differ. Returns the figure and
+    its table: the frame's rows with the columns n (training cases of the site; its compared cases where only a frame is
+    given) and gain, gain_low, gain_high: the difference to the reference, positive where it is better, and clear (1 or
+    -1 where its interval excludes zero).
     """
     frame, sizes, counted = _read(runs, metric, method, by)
     table = gains(frame, sizes)

@@ -51,7 +51,7 @@ def shift(thing: Any, *, ax: Axes | None = None, every: bool = False) -> style.D
     rows, asked = len(table), {} if isinstance(thing, pd.DataFrame) else thing.spec
     with sheet(ax, 9, HEAD + rows * ROW + FOOT, titles.shift(table)) as ax:
         draw_shift(ax, Box(0, 0, 9, HEAD + rows * ROW + FOOT), table, asked, every)
-    return style.Drawing(style.root(ax), table)
+    return as_drawing(ax, table)
 
 
 def headlines(frame: pd.DataFrame) -> pd.DataFrame:
@@ -73,9 +73,13 @@ def judged(frame: pd.DataFrame) -> pd.DataFrame:
     """
     slack = 1e-9 * (1 + frame["value"].abs())
     beyond = (frame["value"] > frame["null_high"] + slack) | (frame["value"] < frame["null_low"] - slack)
-    table = frame.assign(distance=_distance(frame, frame["value"]), beyond=beyond).reset_index(drop=True)
-    table.attrs["shown"] = [c for c in table.columns if c not in ("distance", "beyond")]
-    return table
+    return frame.assign(distance=_distance(frame, frame["value"]), beyond=beyond).reset_index(drop=True)
+
+
+def as_drawing(ax: Axes, table: pd.DataFrame) -> style.Drawing:
+    """The figure and the judged rows, of which a notebook shows the columns that were measured."""
+    table.attrs["shown"] = [column for column in table.columns if column not in ("distance", "beyond")]
+    return style.Drawing(style.root(ax), table)
 
 
 def _distance(frame: pd.DataFrame, value: pd.Series) -> NDArray[np.float64]:
@@ -108,7 +112,7 @@ def draw_shift(ax: Axes, box: Box, table: pd.DataFrame, asked: dict[str, Any], e
         label = NAMES.get(str(row.axis), str(row.axis))
         write(ax, box.left, y, short(f"{label}: {row.measure}", name) if every else label, color=ink)
         write(ax, left - 0.22, y, dose_text(asked.get(str(row.axis))), align="right", color=ink)
-        write(ax, right + 0.2, y, value_text(row), color=ink, weight=weight)
+        write(ax, right + 0.2, y, value_text(row), color=ink, fontweight=weight)
         write(ax, box.right - 1.12, y, band_text(row), color="#555555")
     known = table["value"].notna().to_numpy()
     _marks(ax, table[known], ys[known], left, right)

@@ -41,6 +41,8 @@ class Box(NamedTuple):
 @contextmanager
 def sheet(ax: Axes | None, width: float, height: float, title: str) -> Iterator[Axes]:
     """Axes of (width, height) inches below a title; in the axes of a caller the sheet is shrunk or stretched to fit."""
+    from fedlab.plots.stamps import Stamps
+
     lines = wrapped(title, width)
     with style.drawing():
         if ax is None:
@@ -50,9 +52,10 @@ def sheet(ax: Axes | None, width: float, height: float, title: str) -> Iterator[
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_axis_off()
+        Stamps(ax)
         ax.set_title("\n".join(lines), loc="left").set_visible(False)  # what the figure is called; drawn as lines:
         for k, line in enumerate(reversed(lines)):
-            write(ax, 0, -0.13 - k * TITLE * 1.25 / style.POINTS, line, size=TITLE, fontweight="bold", color="#222222")
+            write(ax, 0, -0.13 - k * TITLE * 1.25 / style.POINTS, line, size=TITLE, fontweight="bold")
         yield ax
 
 
@@ -73,12 +76,16 @@ def wrapped(title: str, width: float) -> list[str]:
     return style.filled(title, len, max(math.ceil(1.1 * len(title) / len(lines)), 1)) if len(lines) > 1 else lines
 
 
-def write(ax: Axes, x: float, y: float, text: str, *, align: str = "left", **look: Any) -> None:
-    """One text, its middle at height y."""
-    from fedlab.plots.stamps import Stamp
+def write(ax: Axes, x: float, y: float, text: str, *, align: str = "left", size: float = TEXT, **look: Any) -> None:
+    """One text, its middle at height y; on a sheet it is gathered with the others."""
+    from fedlab.plots.stamps import stamps_of
 
-    look = {"va": "center", "fontsize": look.pop("size", TEXT), **look}
-    ax.add_artist(Stamp(x, y, text, ha=align, transform=ax.transData, clip_on=False, parse_math=False, **look))
+    look = {"ha": align, "va": "center", "fontsize": size, "color": "#222222", **look}
+    gathered = stamps_of(ax)
+    if gathered is None:
+        ax.text(x, y, text, in_layout=False, **look)
+    else:
+        gathered.add(x, y, text, look)
 
 
 def length(text: str, size: float = TEXT) -> float:

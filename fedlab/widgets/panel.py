@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
@@ -19,7 +22,7 @@ from fedlab.widgets.comparing import Comparison
 from fedlab.widgets.controls import Notice, Settings, button, copyable, guarded
 from fedlab.widgets.settings import as_papermill, as_yaml, axes, plain, signature
 
-QUALITY = {"dpi": 110, "effort": 1}  # of the picture that follows the sliders: fast before small
+QUALITY = {"dpi": 100, "effort": 1}  # of the picture that follows the sliders: fast before small
 SETTING = "this setting cannot be had (the figure shows the last one that could)"
 
 
@@ -43,7 +46,7 @@ class Panel:
     def __init__(self, cases: Cases, start: dict[str, Any]) -> None:
         self.cases, self.screen, self.notice = cases, Screen(), Notice()
         self.settings = Settings(_complete(start), self._follow)
-        self.parameters, self.yaml = copyable("For papermill", 2), copyable("For fedlab.partition", 5)
+        self.parameters, self.yaml = copyable("For papermill", 2), copyable("As YAML", 5)
         self.comparison = Comparison()
         self.reset_button = button("Reset", "Back to where the panel started", "undo")
         self.reset_button.on_click(guarded(self.notice, "reset", self.settings.reset))
@@ -73,7 +76,7 @@ class Panel:
     def _follow(self) -> None:
         """Deal, measure and draw what the controls say; what cannot be had is said, and the last figure stays."""
         try:
-            with warnings.catch_warnings(record=True) as told:
+            with uninterrupted(), warnings.catch_warnings(record=True) as told:
                 warnings.simplefilter("always")
                 self._adopt(partition(self.cases, **self.values))
             self.notice.say("; ".join(dict.fromkeys(str(one.message) for one in told)))
@@ -83,7 +86,7 @@ class Panel:
     def _adopt(self, part: Partition) -> None:
         """Show a partition that could be had, and how to have it again."""
         drawn = drawing(part)
-        content, metadata = picture(drawn.figure, drawn.table.round(3).to_string(), **QUALITY)
+        content, metadata = picture(drawn.figure, drawn.figure.axes[0].get_title(loc="left"), **QUALITY)
         self.partition, self.drawing, self.png = part, drawn, b64decode(content["image/png"])
         self._shown = content, metadata
         self.parameters.value, self.yaml.value = as_papermill(self.values), as_yaml(self.values)
@@ -99,6 +102,18 @@ class Panel:
 
         self.screen.open(*self._shown)
         display(self.controls)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """No garbage is collected meanwhile: in a process as large as a kernel that takes as long as half a redraw."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def _complete(start: dict[str, Any]) -> dict[str, Any]:

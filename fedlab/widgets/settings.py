@@ -55,5 +55,11 @@ def _option(name: str, value: Any) -> str:
 
 
 def as_yaml(values: dict[str, Any]) -> str:
-    """All values, for `fedlab.partition(cases, **yaml.safe_load(text))`."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    """Sites, every axis, unseen and the seed, and whatever else differs from the defaults, for `papermill -f`.
+
+    Names are those of the notebooks' parameters and of `fedlab.Experiment`.
+    """
+    defaults = signature()
+    shown = {k: v for k, v in values.items() if k in (*COUNTS, *ORDER) or v != defaults.get(k)}
+    named = {NOTEBOOK.get(name, name): value for name, value in shown.items()}
+    return yaml.safe_dump(named, sort_keys=False, allow_unicode=True, default_flow_style=False)
