@@ -40,8 +40,8 @@ def compare(
     note. Differences are paired, to the method whose name or family is `reference` (NaN without one): to "local" they
     are the benefit of federation, to "centralized" the gap that remains. metric: the runs' headline if None. labels:
     "true", or "marked" as each site's readers wrote them. A site whose labels leave the metric undefined is NaN and
-    left out of mean and worst, whose notes count it. by: a setting in which runs of one method differ; it then counts as
-    part of the method, "fedavg (normalisation=site)".
+    left out of mean and worst, whose notes count it. by: a setting in which runs of one method differ; it then is part
+    of the method, "fedavg (normalisation=site)".
 
     Each unseen site is one more row, "unseen: Site D", in no summary; there a method without a global model stands for
     the mean of what its sites' own models reach. Then there are columns gap, gap_low, gap_high: the generalisation gap,

@@ -61,7 +61,7 @@ def partition(
     axes = {axis: _plain(value) for axis, value in zip(AXES, given, strict=True)}
     if isinstance(sites, str):
         _refuse_with_column(sites, {axis: axes[axis] for axis in ASSIGNING})
-        rest = {"acquisition": acquisition, "annotation": annotation, "unseen": unseen}
+        rest: dict[str, Any] = {"acquisition": acquisition, "annotation": annotation, "unseen": unseen}
         return from_sites(cases, sites, splits=splits, seed=seed, leakage=leakage, **rest)
     count = site_count(sites)
     spec = _settings(cases, seed, splits, leakage, False) | {"sites": count, **axes, "unseen": _plain(unseen)}

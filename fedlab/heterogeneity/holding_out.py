@@ -14,12 +14,13 @@ def held_out(unseen: Unseen, sites: Sequence[str], regions: dict[str, str]) -> t
     unseen: how many, counted from the last; or the name of a site or of a region, or several. At least one site stays.
     """
     check(unseen)
-    if isinstance(unseen, Integral):
-        names = list(sites)[len(sites) - int(unseen) :] if 0 < unseen < len(sites) else []
-        wanted = int(unseen)
-    else:
-        names = [name for one in ([unseen] if isinstance(unseen, str) else unseen) for name in _of(one, sites, regions)]
+    if isinstance(unseen, str | Sequence):
+        given = [unseen] if isinstance(unseen, str) else unseen
+        names = [name for one in given for name in _of(one, sites, regions)]
         wanted = len(set(names))
+    else:
+        wanted = int(unseen)
+        names = list(sites)[len(sites) - wanted :] if 0 < wanted < len(sites) else []
     if wanted >= len(sites):
         most = len(sites) - 1
         raise ValueError(f"unseen={unseen!r} leaves none of {len(sites)} sites to train: hold out {most} at most")

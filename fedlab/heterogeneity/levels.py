@@ -70,7 +70,10 @@ def column_levels(cases: Cases, column: str, within: Ids | None = None) -> Level
     """
     values = cases.table[column]
     groups = np.zeros(len(cases), np.int64) if within is None else within
-    of, names, group, scores = np.zeros(len(cases), np.int64), [], [], []
+    of = np.zeros(len(cases), np.int64)
+    names: list[str] = []
+    group: list[int] = []
+    scores: list[float] = []
     for one in np.unique(groups):
         rows = np.flatnonzero(groups == one)
         level, called, score = _levels_of(values.iloc[rows])

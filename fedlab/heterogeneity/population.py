@@ -6,6 +6,7 @@ together, prevalence differs between sites all the same, and standardising by th
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ def check(value: Population) -> None:
         _check_alpha(*args, **knobs)
 
 
-def read(value: Population) -> tuple[str, float, list[object], dict[str, object]]:
+def read(value: Population) -> tuple[str, float, list[Any], dict[str, Any]]:
     """(column or scheme, dose, further values, knobs): "" where the cases shall say which column."""
     if not isinstance(value, str):
         return "", dose(value, "population"), [], {}
@@ -69,10 +70,10 @@ def lean(value: Population, cases: Cases, atlas: Atlas) -> Choice | None:
     if h == 0:
         return None
     if name == "dirichlet":
-        return dirichlet(cases, atlas, *args, **knobs)  # type: ignore[arg-type]
+        return dirichlet(cases, atlas, *args, **knobs)
     found = "" if name == "synthetic" else _column(cases, name)
     if not found:
-        return synthetic(cases, atlas, h, *args, **knobs)  # type: ignore[arg-type]
+        return synthetic(cases, atlas, h, *args, **knobs)
     chosen = column_levels(cases, found)
     if len(chosen) == 1:
         raise ValueError(f"column {found!r} has one value, nothing to deal by: {usable(cases) or 'none'} would do")

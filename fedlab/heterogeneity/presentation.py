@@ -1,9 +1,11 @@
 """Presentation: which kind of a disease a site sees. Labels stay untouched: cases change places within their class."""
 
 import math
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedlab.cases import Cases
 from fedlab.heterogeneity.coordinates import Atlas, dose
@@ -26,7 +28,7 @@ def check(value: Presentation) -> None:
         _positive(*args, **knobs)
 
 
-def read(value: Presentation) -> tuple[str, float, list[object], dict[str, object]]:
+def read(value: Presentation) -> tuple[str, float, list[Any], dict[str, Any]]:
     """(column or scheme, dose, further values, knobs): "" where the cases shall say which column."""
     if not isinstance(value, str):
         return "", dose(value, "presentation"), [], {}
@@ -106,7 +108,9 @@ def _clustered(cases: Cases, groups: int) -> Levels:
     from fedlab.heterogeneity.embedding import yardstick
 
     features, kinds = yardstick(cases).plain(np.arange(len(cases))), kinds_of(cases)
-    of, group, names = np.zeros(len(cases), np.int64), [], []
+    of = np.zeros(len(cases), np.int64)
+    group: list[int] = []
+    names: list[str] = []
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)
         count = min(groups, max(1, len(rows) // 10))
@@ -116,7 +120,7 @@ def _clustered(cases: Cases, groups: int) -> Levels:
     return Levels("clusters", of, np.array(group), np.full(len(names), math.nan), names)
 
 
-def _k_means(features: Array, count: int) -> Ids:
+def _k_means(features: NDArray[np.floating], count: int) -> Ids:
     """Cluster of each row, the largest first."""
     from sklearn.cluster import KMeans
 
