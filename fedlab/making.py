@@ -56,7 +56,7 @@ def partition(
     on both sides of an official split, see `clear`. Raises ValueError for what cannot be done.
     """
     for name in unknown:
-        raise TypeError(f"partition has no axis or argument {name!r}: {nearest(name, [*AXES, *ARGUMENTS])}")
+        raise TypeError(f"partition has no axis or argument {name!r}: {nearest(name, ARGUMENTS)}")
     given = (quantity, prevalence, presentation, population, acquisition, annotation, geography)
     axes = {axis: _plain(value) for axis, value in zip(AXES, given, strict=True)}
     if isinstance(sites, str):

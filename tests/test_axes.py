@@ -361,6 +361,17 @@ def test_any_axes_together_deal_every_case_once_and_patients_whole(asked, sites,
         pd.testing.assert_series_equal(*sizes)
 
 
+@pytest.mark.parametrize("most", [3, 5])
+def test_sizes_are_kept_though_hardly_any_patient_has_a_single_image(most):
+    rng, n = np.random.default_rng(0), 4000
+    patient = np.minimum(np.repeat(np.arange(n), rng.integers(2, most + 1, n))[:n], n)
+    table = pd.DataFrame({"case": [f"c{i}" for i in range(n)], "patient": patient, "label": rng.integers(0, 4, n)})
+    images = rng.integers(0, 255, (n, 1, 4, 4)).astype(np.uint8)
+    cases = Cases(images, table.assign(split="train"), {"name": "w", "task": "multiclass", "classes": list("abcd")})
+    sizes = partition(cases, 8, prevalence=0.4).table["site"].value_counts()
+    assert np.ptp(sizes) <= most
+
+
 def test_axes_add_up_in_any_order():
     """A partition knows what was asked, not in which order."""
     cases = cohort()

@@ -32,7 +32,7 @@ def deal(units: Ids, strata: Ids, wanted: Table, rng: np.random.Generator) -> Id
         kinds, kind = _kinds(strata[order][start[members][:, None] + np.arange(m)])
         number = np.bincount(kind, minlength=len(kinds))
         counts = (
-            _singles(kinds[:, 0], number, rest, rng) if m == 1 else _groups(kinds, number, rest, m == size.min(), rng)
+            _singles(kinds[:, 0], number, rest, rng) if m == 1 else _groups(kinds, number, rest, _scarce(size, m), rng)
         )
         place[members] = hand_out(kind, counts, rng)
         rest -= counts @ _composition(kinds, rest.shape[1])
@@ -67,11 +67,16 @@ def _singles(strata: Ids, number: Counts, rest: Table, rng: np.random.Generator)
     return controlled_rounding(expected, rng)
 
 
-def _groups(kinds: Ids, number: Counts, rest: Table, last: bool, rng: np.random.Generator) -> Counts:
+def _scarce(size: Ids, m: int) -> bool:
+    """Whether units of fewer than m cases hold too little to make good what units of m leave undone."""
+    return bool(size[size < m].sum() < size[size == m].sum())
+
+
+def _groups(kinds: Ids, number: Counts, rest: Table, lean: bool, rng: np.random.Generator) -> Counts:
     """Units of several cases: how many of each kind each row gets, (rows, kinds), every cell its floor or ceiling."""
     expected = _affinity(kinds, rest) * number
     room = np.maximum(rest.sum(axis=1), 0)
-    for _ in range(20 if last else 0):  # nothing smaller follows to make sizes good: lean towards them now
+    for _ in range(20 if lean else 0):  # hardly anything smaller follows to make sizes good: lean towards them now
         expected *= (room / room.sum() * number.sum() / np.maximum(expected.sum(axis=1), TINY))[:, None]
         expected *= number / expected.sum(axis=0)
     return _take_turns(expected, number, rng)
