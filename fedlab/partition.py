@@ -94,7 +94,7 @@ class Partition:
             images = self.covariate.show(images, self._of_case("covariate")[rows])
         if site not in self.scanners:
             return images
-        ids = self.cases.table["case"].to_numpy(object)[rows]
+        ids = self.cases.table["case"].iloc[rows].to_numpy(object)
         return self.scanners[site].apply(images, ids, positivity(self.cases, rows))
 
     def marked(self, index: ArrayLike, site: str) -> Ids:

@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from widget_state import errors
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -47,6 +48,7 @@ def test_notebook_runs_with_its_defaults(path, shared):
     executed = nbformat.read(shared / path.name, 4)
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not any(output.output_type == "error" for output in outputs)
+    assert errors(executed) == []  # an exception in a control's callback leaves papermill content
     assert any("image/png" in output.get("data", {}) for output in outputs)
     pictures = list(shared.glob(f"{path.stem[:2]}-*.png"))
     assert pictures
