@@ -228,9 +228,14 @@ def test_training_is_followed_stopped_and_leaves_the_panel_free(page):
 def test_a_picture_inside_an_output_follows_a_thread(page):
     if page.notebook != SMALL:
         pytest.skip("shown in a notebook of its own")
-    until(page.browser, lambda: "seen later" in page.browser.find_element(By.TAG_NAME, "body").text, 20, "the thread")
-    shown = [e.text for e in page.browser.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output pre")]
-    assert "seen later" in shown and "seen at first" not in shown
+    until(page.browser, lambda: "seen later" in _outputs(page.browser), 20, "the thread")
+    assert "seen at first" not in _outputs(page.browser)
+
+
+def _outputs(browser: webdriver.Chrome) -> list[str]:
+    """The texts below cells, read at one moment: they may be redrawn meanwhile."""
+    texts = "return [...document.querySelectorAll('.jp-OutputArea-output pre')].map(one => one.innerText.trim())"
+    return browser.execute_script(texts)
 
 
 def test_running_all_cells_is_running_papermill(page, tmp_path):

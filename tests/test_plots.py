@@ -15,8 +15,8 @@ from matplotlib.text import Text
 
 from fedlab import plots
 from fedlab.cases import Cases
+from fedlab.heterogeneity.bands import HEADLINES
 from fedlab.plots import style, titles
-from fedlab.plots.measured import HEADLINE
 from fedlab.plots.reading import natural, region_spans, used
 from fedlab.plots.stamps import Stamps
 from fedlab.randomness import stream
@@ -81,7 +81,7 @@ class Dealt:
 def measured(**values: tuple[float, ...]) -> pd.DataFrame:
     """A frame as `Partition.shift` makes it; axis = (value, null_low, null, null_high)."""
     given = {"quantity": (0.02, 0.0, 0.03, 0.06), "prevalence": (0.31, 0.0, 0.004, 0.009), **values}
-    rows = [(axis, HEADLINE[axis], *one, one[0] - 0.01, one[0] + 0.01) for axis, one in given.items()]
+    rows = [(axis, HEADLINES[axis], *one, one[0] - 0.01, one[0] + 0.01) for axis, one in given.items()]
     return pd.DataFrame(rows, columns=["axis", "measure", "value", "null_low", "null", "null_high", "low", "high"])
 
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from test_plots import CHEST, Dealt, check_texts, measured
 
 from fedlab import plots
+from fedlab.heterogeneity.bands import HEADLINES
 from fedlab.plots import titles
-from fedlab.plots.measured import HEADLINE
 from fedlab.plots.stamps import Stamps
 from fedlab.plots.strips import chosen_images
 
@@ -21,7 +21,7 @@ def response(*axes: str, seeds: int = 3) -> pd.DataFrame:
     """A frame as `fedlab.dose_response` makes it: every axis's own measure is its dose, the others stay at chance."""
     columns = ["axis", "dose", "seed", "measured", "measure", "value", "null_low", "null", "null_high"]
     rows = [
-        (axis, dose, seed, other, HEADLINE[other], dose * (axis == other) + 0.001 * seed, 0.0, 0.005, 0.01)
+        (axis, dose, seed, other, HEADLINES[other], dose * (axis == other) + 0.001 * seed, 0.0, 0.005, 0.01)
         for axis in axes
         for dose in (0.0, 0.5, 1.0)
         for seed in range(seeds)
@@ -42,9 +42,9 @@ DRAWINGS = {
     "population, shares": lambda: plots.population(Dealt(4, sex="sex", unseen=1)),
     "population, many levels": lambda: plots.population(Dealt(4, finding="kind"), "finding"),
     "shift, partition": lambda: plots.shift(Dealt()),
-    "shift, every axis": lambda: plots.shift(measured(**dict.fromkeys(HEADLINE, (0.5, -0.1, 0.0, 0.1)))),
+    "shift, every axis": lambda: plots.shift(measured(**dict.fromkeys(HEADLINES, (0.5, -0.1, 0.0, 0.1)))),
     "shift, every measure": lambda: plots.shift(measured(annotation=(0.1, 0.0, 0.0, 0.0)), every=True),
-    **{f"doses, {k} axes": lambda k=k: plots.doses(response(*list(HEADLINE)[:k])) for k in (1, 2, 5, 7)},
+    **{f"doses, {k} axes": lambda k=k: plots.doses(response(*list(HEADLINES)[:k])) for k in (1, 2, 5, 7)},
 }
 
 
@@ -57,7 +57,7 @@ def test_distances_are_in_units_of_the_band_and_beyond_means_outside_it():
     one = (0.1, 0.0, 0.0, 0.0)  # chance has one value only
     frame = measured(presentation=(0.02, 0.0, 0.01, 0.03), population=(-0.1, 0.0, 0.1, 0.2), annotation=one)
     table = plots.shift(frame.sample(frac=1, random_state=0)).table.set_index("axis")
-    assert list(table.index) == [axis for axis in HEADLINE if axis in set(frame["axis"])]
+    assert list(table.index) == [axis for axis in HEADLINES if axis in set(frame["axis"])]
     np.testing.assert_allclose(table.loc["presentation", "distance"], (0.02 - 0.01) / (0.03 - 0.01))
     np.testing.assert_allclose(table.loc["prevalence", "distance"], (0.31 - 0.004) / (0.009 - 0.004))
     assert list(table.index[table["beyond"]]) == ["prevalence", "population", "annotation"]

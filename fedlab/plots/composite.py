@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedlab.heterogeneity.bands import HEADLINES
 from fedlab.plots import style, titles
 from fedlab.plots.bubbles import place_bubbles, site_counts
-from fedlab.plots.measured import FOOT, HEAD, HEADLINE, as_drawing, draw_shift, headlines, judged
+from fedlab.plots.measured import FOOT, HEAD, as_drawing, draw_shift, headlines, judged
 from fedlab.plots.measured import ROW as SHIFT_ROW
 from fedlab.plots.population import by_site, draw_population, numeric, population_column
 from fedlab.plots.reading import region_spans, site_name
@@ -57,7 +58,7 @@ def institutions(part: Any, *, ax: Axes | None = None, measured: pd.DataFrame | 
 
 def _every_axis(table: pd.DataFrame, asked: dict[str, Any]) -> pd.DataFrame:
     """The rows with one for each axis that was asked for, measured or not, so that the sheet keeps its size."""
-    axes = [axis for axis in HEADLINE if axis in asked or axis in set(table["axis"])]
+    axes = [axis for axis in HEADLINES if axis in asked or axis in set(table["axis"])]
     rows = table.set_index("axis").reindex(axes).rename_axis("axis").reset_index()
     return rows.assign(beyond=rows["beyond"].eq(True))
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from fedlab.heterogeneity.bands import HEADLINES
 from fedlab.plots import style, titles
-from fedlab.plots.measured import HEADLINE, NAMES, WRITTEN
+from fedlab.plots.measured import NAMES, WRITTEN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,7 @@ def doses(frame: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawing:
         raise ValueError(f"the frame lacks the columns {missing}: pass what the dose response returned")
     marked = frame.assign(beyond=(frame["value"] > frame["null_high"]) | (frame["value"] < frame["null_low"]))
     own = _own(marked)
-    axes = [axis for axis in HEADLINE if axis in set(own["axis"])]
+    axes = [axis for axis in HEADLINES if axis in set(own["axis"])]
     across = min(ACROSS, len(axes))
     rows = math.ceil(len(axes) / max(1, across))
     table = _medians(own)
@@ -60,7 +61,7 @@ def _own(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _first(axis: Any, names: list[str]) -> str:
-    return HEADLINE[str(axis)] if HEADLINE.get(str(axis)) in names else names[0]
+    return HEADLINES[str(axis)] if HEADLINES.get(str(axis)) in names else names[0]
 
 
 def _measure(own: pd.DataFrame, axis: str) -> str:
@@ -73,7 +74,7 @@ def _medians(own: pd.DataFrame) -> pd.DataFrame:
     wanted = {name: (name, "median") for name in ("value", "null_low", "null", "null_high")}
     grouped = own.groupby(["axis", "measure", "dose"], sort=False)
     table = grouped.agg(**wanted, beyond=("beyond", "mean"), seeds=("seed", "nunique")).reset_index()
-    order = {axis: place for place, axis in enumerate(HEADLINE)}
+    order = {axis: place for place, axis in enumerate(HEADLINES)}
     return table.sort_values(["axis", "dose"], key=lambda c: c.map(order) if c.name == "axis" else c, ignore_index=True)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from fedlab.heterogeneity.bands import HEADLINES
 from fedlab.plots import style, titles
 from fedlab.plots.sheet import Box, bars, segments, sheet, short, write
 
@@ -22,15 +23,6 @@ NAMES = {
     "acquisition": "Image acquisition",
     "annotation": "Annotation",
     "geography": "Geography",
-}
-HEADLINE = {
-    "quantity": "Gini",
-    "prevalence": "I(S;Y)",
-    "presentation": "I(S;Z|Y)",
-    "population": "I(S;A|Y)",
-    "acquisition": "MMD^2 within class",
-    "annotation": "I(S;Y'|Y)",
-    "geography": "regional share",
 }
 WRITTEN = {"MMD^2 within class": "MMD²", "MMD^2": "MMD²"}
 TICKS = (0, 1, 3, 10, 30, 100, 300)
@@ -56,8 +48,8 @@ def shift(thing: Any, *, ax: Axes | None = None, every: bool = False) -> style.D
 
 def headlines(frame: pd.DataFrame) -> pd.DataFrame:
     """One row an axis, in the order of `fedlab.AXES`: its headline measure, or its first where that is absent."""
-    order = {axis: place for place, axis in enumerate(HEADLINE)}
-    wanted = frame["axis"].map(HEADLINE) == frame["measure"]
+    order = {axis: place for place, axis in enumerate(HEADLINES)}
+    wanted = frame["axis"].map(HEADLINES) == frame["measure"]
     first = frame.assign(wanted=wanted).sort_values("wanted", ascending=False, kind="stable").drop_duplicates("axis")
     return (
         first.drop(columns="wanted")
