@@ -50,9 +50,6 @@ class Levels:
                 direction[:, members] = _directions(self.scores[members], u)
         return np.exp(h * L * direction)
 
-    def take(self, rows: Ids) -> Ids:
-        return self.of[rows]
-
 
 def _directions(scores: Array, u: Array) -> Array:
     """(sites, levels): which way each site leans, coordinate by score."""
