@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedlab.cases import SPLITS, Cases
-from fedlab.heterogeneity import population, presentation
+from fedlab.heterogeneity import AXES, population, presentation
 from fedlab.heterogeneity.covariate import Covariate
 from fedlab.heterogeneity.embedding import Features, yardstick
 from fedlab.heterogeneity.geography import atlas_of
@@ -69,8 +69,7 @@ def observed(part: "Partition", use: Ids) -> Observed:
 
 def moved(spec: dict[str, Any]) -> list[str]:
     """Axes that were asked to do something."""
-    axes = ("quantity", "prevalence", "presentation", "population", "acquisition", "annotation", "geography")
-    return [axis for axis in axes if not (isinstance(spec.get(axis, 0), int | float) and spec.get(axis, 0) == 0)]
+    return [axis for axis in AXES if not (isinstance(spec.get(axis, 0), int | float) and spec.get(axis, 0) == 0)]
 
 
 def look(part: "Partition", use: Ids) -> Callable[[Ids], Features]:

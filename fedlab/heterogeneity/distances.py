@@ -4,7 +4,7 @@ All take `site` (draws, n), -1 for a case left out, and return (draws,). Classes
 weights, so that a class that a site hardly has, mostly noise, does not drown the others.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -223,10 +223,3 @@ def _ranks(scores: Array) -> Array:
     ranks = np.empty_like(scores)
     np.put_along_axis(ranks, order, (low + high) / 2 + 1, axis=1)
     return ranks
-
-
-def blocks_left_out(site: Ids, block: Ids) -> Iterator[Ids]:
-    """The sites as they are, and with each block of cases (n,) left out in turn."""
-    yield site
-    for one in np.unique(block):
-        yield np.where(block == one, -1, site)
