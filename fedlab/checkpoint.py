@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fedlab.federation import Ensemble, Localised
+from fedlab.stages import part
 from fedlab.weights import Layout, Weights
 
 
@@ -32,7 +33,8 @@ def load(path: Path, layout: Layout, device: torch.device) -> Any:
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor], seen: dict[tuple, str]) -> Any:
     if isinstance(value, Weights):
-        return {"weights": {name: _pack(t, tensors, seen) for name, t in value.tensors().items()}}
+        parts = {name: _pack(t, tensors, seen) for name, t in value.tensors().items()}
+        return {"weights": parts, "sites": value.sites, "stages": getattr(value.layout, "stages", None)}
     if isinstance(value, Ensemble):
         return {"ensemble": _pack(value.models, tensors, seen), "shares": value.shares.tolist()}
     if isinstance(value, Localised):
@@ -54,7 +56,9 @@ def _pack(value: Any, tensors: dict[str, torch.Tensor], seen: dict[tuple, str]) 
 
 def _unpack(node: Any, tensors: dict[str, torch.Tensor], layout: Layout) -> Any:
     if "weights" in node:
-        return Weights(layout, **{name: _unpack(t, tensors, layout) for name, t in node["weights"].items()})
+        own = layout if node["stages"] is None else part(layout, node["stages"])
+        sites = None if node["sites"] is None else tuple(node["sites"])
+        return Weights(own, **{name: _unpack(t, tensors, layout) for name, t in node["weights"].items()}, sites=sites)
     if "ensemble" in node:
         return Ensemble(_unpack(node["ensemble"], tensors, layout), np.array(node["shares"]))
     if "shared" in node:

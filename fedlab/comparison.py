@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from fedlab.intervals import UNDEFINED, Estimate, estimate, over_seeds, over_sites
 from fedlab.metrics import HIGHER_IS_BETTER
 from fedlab.randomness import stream
-from fedlab.registry import nearest
+from fedlab.registry import choose, nearest
+from fedlab.spending import ALL, NOTHING, spending
 from fedlab.terms import MEAN, POOLED, WORST, Terms, agree, as_used, kept, probabilities
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def compare(
     split: str = "test",
     labels: str = "true",
     by: str | None = None,
+    use: str = "own",
+    unseen: str = "average",
     draws: int = 2000,
 ) -> pd.DataFrame:
     """One row per method and site, and per method for all cases pooled, the mean of sites and the worst site.
@@ -41,15 +44,23 @@ def compare(
     are the benefit of federation, to "centralized" the gap that remains. metric: the runs' headline if None. labels:
     "true", or "marked" as each site's readers wrote them. A site whose labels leave the metric undefined is NaN and
     left out of mean and worst, whose notes count it. by: a setting in which runs of one method differ; it then is part
-    of the method, "fedavg (normalisation=site)".
+    of the method, "fedavg (normalisation=site)". use: "own", the model that each site uses; "global", the shared one
+    also where sites have their own.
 
     Each unseen site is one more row, "unseen: Site D", in no summary; there a method without a global model stands for
     the mean of what its sites' own models reach. Then there are columns gap, gap_low, gap_high: the generalisation gap,
-    mean of sites less unseen site (NaN in other rows). ValueError for runs of different datasets or partitions, and for
-    two runs of one method and seed.
+    mean of sites less unseen site (NaN in other rows). unseen: "average", where parts of the model stay at sites, has
+    the mean of them; "estimate" has batch normalisation statistics re-estimated on the unseen site's unlabelled images.
+
+    What it cost stands beside: megabytes, messages, steps and cases in training, of the site (of all sites together in
+    the summaries), the mean of seeds. ValueError for runs of different datasets or partitions, and for two runs of one
+    method and seed.
     """
+    choose("use", use, ("own", "global"))
+    choose("unseen", unseen, ("average", "estimate"))
     (home, away), methods = agree(runs, metric, choice, split, labels, draws), _by_method(runs, by)
-    scores = {method: _scores(group, home, away) for method, group in methods.items()}
+    scores = {method: _scores(group, home, away, use, unseen) for method, group in methods.items()}
+    spent = {method: spending(group) for method, group in methods.items()}
     versus = _reference(list(methods), reference)
     rows = []
     for method, places in scores.items():
@@ -60,6 +71,7 @@ def compare(
             row = {"method": method, "site": site, "cases": terms.size(site), "metric": terms.metric}
             row |= {"value": score.value, "low": score.low, "high": score.high, "versus": versus}
             row |= _ends("difference", gain) | {"seeds": len(methods[method]), "note": notes[site]}
+            row |= spent[method].get(site, NOTHING if terms is away else spent[method][ALL])
             if away.sites:
                 row |= _ends("gap", places[MEAN] - score if site in away.sites else UNDEFINED)
             rows.append(row)
@@ -125,18 +137,22 @@ def _named(run: "Run", by: str | None) -> str:
     return f"{run.method} ({by}={getattr(run.experiment, by)})"
 
 
-def _scores(group: "list[Run]", home: Terms, away: Terms) -> dict[str, Estimate]:
+def _scores(group: "list[Run]", home: Terms, away: Terms, use: str, unseen: str) -> dict[str, Estimate]:
     """Site, summary of sites, or unseen site -> what a method reaches there."""
-    scores = _each(group, home, [*home.sites, POOLED])
+    shared = all("global" in set(kept(run, home.choice, home.stored)["model"]) for run in group)
+    model = "global" if use == "global" and shared else None
+    scores = _each(group, home, [*home.sites, POOLED], model)
     inside = [scores[site] for site in home.scored]
     worst = np.min if HIGHER_IS_BETTER[home.metric] else np.max
     scores |= {MEAN: over_sites(inside, np.mean), WORST: over_sites(inside, worst)}
-    return scores | _each(group, away, away.sites)
+    return scores | _each(group, away, away.sites, stranger=unseen)
 
 
-def _each(group: "list[Run]", terms: Terms, places: list[str], model: str | None = None) -> dict[str, Estimate]:
+def _each(
+    group: "list[Run]", terms: Terms, places: list[str], model: str | None = None, stranger: str = "average"
+) -> dict[str, Estimate]:
     """What a method reaches at sites, or pooled: the model used there, or the one named."""
-    asked = [probabilities(run, terms, model) for run in group] if places else []
+    asked = [probabilities(run, terms, model, stranger) for run in group] if places else []
     return {place: _score(asked, group, terms, place) for place in places}
 
 

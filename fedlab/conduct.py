@@ -3,6 +3,7 @@
 import itertools
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,13 @@ def _train(experiment: Experiment, fed: Federation, work: Path, screen: Any) -> 
         screen.restart(experiment.rounds, f"{experiment.method} on {experiment.dataset}")
     try:
         for outcome in algorithms.start(experiment.method, fed):
+            if fed.round == 1 and (idle := fed.without_effect()):
+                warnings.warn(
+                    f"{' and '.join(idle)}: no effect on {experiment.method!r}, which does not merge models at a server"
+                    " or leader through fed.merge; its results are those without",
+                    UserWarning,
+                    stacklevel=4,
+                )
             record.add(outcome)
             if screen is not None:
                 screen.update(record.frame(), fed.round)

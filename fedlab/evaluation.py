@@ -13,6 +13,7 @@ from fedlab.weights import Weights
 SPLITS = ("val", "test")
 UNSEEN = "unseen"  # the split of an unseen site's test cases, so that they are in no mean over the sites that train
 UNASSIGNED = "unassigned"
+ACQUAINTED = "global, own statistics"  # an unseen site's second model: statistics re-estimated on its unlabelled images
 Models = dict[str, Model]
 Place = tuple[str, str]  # site and split
 Floats = NDArray[np.float64]
@@ -22,9 +23,10 @@ class Evaluation:
     """Scores and predictions of a federation's models.
 
     Reading rule: the model a site uses is its own if it has one, else the global one. An unseen site has none of its
-    own; where there is no global one either, it is offered every site's, and its score is the mean of theirs.
-    Validation cases count as the site's readers labelled them, since a site does not know better; test cases as they
-    are.
+    own; where there is no global one either, it is offered every site's, and its score is the mean of theirs. What
+    stays at sites is for an unseen one the mean over sites; beside that its predictions by the shared model with
+    normalisation statistics of its own images are kept. Validation cases count as the site's readers labelled them,
+    since a site does not know better; test cases as they are.
     """
 
     def __init__(self, fed: Federation) -> None:
@@ -66,7 +68,15 @@ class Evaluation:
                     used = model.sites[self.sites.index(site)]
                 frames.append(self._frame(used, owner, choice, site, split, index))
             frames.append(self._frame(anywhere, owner, choice, UNASSIGNED, "test", self.outside))
+            if owner == "global" and isinstance(anywhere, Weights):
+                frames += self._acquainted(anywhere, choice)
         return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+
+    def _acquainted(self, w: Weights, choice: str) -> Iterator[pd.DataFrame]:
+        """Predictions at unseen sites with normalisation statistics of their own test images, where there are any."""
+        for site in self.unseen if any(entry.kind == "mean" for entry in w.layout.entries) else ():
+            index = self.index[site, UNSEEN]
+            yield self._frame(self.fed.acquainted(w, index), ACQUAINTED, choice, site, UNSEEN, index)
 
     def _answers(self, model: Model) -> dict[Place, list[Floats]]:
         """Probabilities for the cases of each site and split: of the model used there, or of each that is offered.

@@ -28,7 +28,17 @@ from fedlab.registry import nearest
 Names = NDArray[np.object_]
 
 ASSIGNING = ("quantity", "prevalence", "presentation", "population", "geography")  # who gets which case
-RESERVED = ("", "global", "all sites", "unassigned", "pooled", "mean of sites", "worst site")
+RESERVED = (
+    "",
+    "server",
+    "global",
+    "global, own statistics",
+    "all sites",
+    "unassigned",
+    "pooled",
+    "mean of sites",
+    "worst site",
+)
 
 
 def partition(

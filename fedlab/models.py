@@ -49,7 +49,9 @@ def logistic(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
 
 
 @MODELS.add
-def small_cnn(shape: tuple[int, ...], outputs: int, width: int = 16, depth: int = 3) -> nn.Sequential:
+def small_cnn(
+    shape: tuple[int, ...], outputs: int, width: int = 16, depth: int = 3, projection: int = 0
+) -> nn.Sequential:
     """Three convolutions with batch normalisation and pooling, then the mean over the image: 24 thousand parameters."""
     d = len(shape) - 1
     stages, inputs = [], shape[0]
@@ -58,7 +60,18 @@ def small_cnn(shape: tuple[int, ...], outputs: int, width: int = 16, depth: int 
         conv = CONV[d](inputs, channels, 3, padding=1, bias=False)
         stages.append(nn.Sequential(conv, NORM[d](channels), nn.ReLU(inplace=True), POOL[d](2)))
         inputs = channels
-    return nn.Sequential(*stages, nn.Sequential(MEAN[d](1), nn.Flatten(), nn.Linear(inputs, outputs)))
+    return nn.Sequential(*stages, *_head(d, inputs, outputs, projection))
+
+
+def _head(d: int, inputs: int, outputs: int, projection: int) -> list[nn.Module]:
+    """The last stages: the mean over the image, a projection if one is wanted (Li 2021, arXiv:2103.16257), logits.
+
+    What enters the last stage is the representation of a case.
+    """
+    stages: list[nn.Module] = [nn.Sequential(MEAN[d](1), nn.Flatten())]
+    if projection:
+        stages.append(nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Linear(inputs, projection)))
+    return [*stages, nn.Linear(projection or inputs, outputs)]
 
 
 class Residual(nn.Module):
@@ -81,7 +94,7 @@ class Residual(nn.Module):
 
 
 @MODELS.add
-def resnet18(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
+def resnet18(shape: tuple[int, ...], outputs: int, projection: int = 0) -> nn.Sequential:
     """ResNet-18 for small images: 3x3 stem, no first pooling, as in the MedMNIST v2 benchmark."""
     d = len(shape) - 1
     stem = nn.Sequential(CONV[d](shape[0], 64, 3, padding=1, bias=False), NORM[d](64), nn.ReLU(inplace=True))
@@ -90,7 +103,7 @@ def resnet18(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
         blocks = Residual(d, inputs, channels, stride), Residual(d, channels, channels, 1)
         stages.append(nn.Sequential(*blocks))
         inputs = channels
-    return nn.Sequential(*stages, nn.Sequential(MEAN[d](1), nn.Flatten(), nn.Linear(inputs, outputs)))
+    return nn.Sequential(*stages, *_head(d, inputs, outputs, projection))
 
 
 @MODELS.add
@@ -99,7 +112,8 @@ def densenet121(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
     from monai.networks.nets import DenseNet121
 
     net = DenseNet121(spatial_dims=len(shape) - 1, in_channels=shape[0], out_channels=outputs)
-    return nn.Sequential(*net.features, net.class_layers)
+    *pooling, logits = net.class_layers
+    return nn.Sequential(*net.features, nn.Sequential(*pooling), logits)
 
 
 def _regroup(module: nn.Module) -> None:

@@ -32,7 +32,7 @@ class Record:
         self.selection = Selection(sites, fed.task.metrics[0], counts)
         self.rows: list[tuple] = []
         self.last: Models = {}
-        self._written = {"rounds": 0, "ledger": 0}
+        self._written = dict.fromkeys(("rounds", "ledger", "events", "visits"), 0)
         if (work / "checkpoint.safetensors").is_file():
             self._resume()
         else:  # what a first round left that never finished
@@ -66,14 +66,22 @@ class Record:
         return pd.concat([last, self.evaluation.predictions(self.selection.models, "best")], ignore_index=True)
 
     def _costs(self, number: int) -> list[tuple]:
-        """Training loss of each site, with what the round cost it; then how far the sites' updates point apart."""
-        model = next(iter(self.last))
+        """Training loss of each site, with what the round cost it; then the measures of the round.
+
+        Those are: how far updates point apart, the critical path, and what the method logged of sites or of itself.
+        """
+        model, path = next(iter(self.last)), self.fed.wire.path
         losses = [
             (number, model, site, "train", "loss", cost.loss, *self._cost(number, site))
             for site, cost in self.fed.costs.items()
         ]
-        apart = self.fed.updates.items()
-        return losses + [(number, model, ALL, "train", name, value, 0, 0, 0, 0.0) for name, value in apart]
+        found = {(ALL, name): value for name, value in self.fed.updates.items()}
+        found |= {(ALL, f"critical {name}"): getattr(path, name) for name in ("steps", "messages", "bytes")}
+        took = {(ALL, "critical steps"): path.seconds}
+        return losses + [
+            (number, model, place[0], "train", place[1], float(value), 0, 0, 0, took.get(place, 0.0))
+            for place, value in (found | self.fed.journal.numbers).items()
+        ]
 
     def _scored(self, number: int, scores: Scores) -> list[tuple]:
         costs = {site: self._cost(number, site) for site in dict.fromkeys(score[1] for score in scores)}
@@ -85,11 +93,21 @@ class Record:
         return (nbytes, cost.steps, cost.samples, cost.seconds) if cost else (nbytes, 0, 0, 0.0)
 
     def _store(self) -> None:
-        self._append("rounds", self.rows)
-        self._append("ledger", self.fed.ledger.rows)
+        for name, rows in self._tables().items():
+            self._append(name, rows)
         chosen = dict(vars(self.selection))
         state = {"memory": self.fed.snapshot(), "last": self.last, "selection": chosen, "written": self._written}
         checkpoint.save(self.work / "checkpoint.safetensors", state)
+
+    def _tables(self) -> dict[str, list]:
+        """Everything that grows by rows."""
+        journal = self.fed.journal
+        return {
+            "rounds": self.rows,
+            "ledger": self.fed.ledger.rows,
+            "events": journal.events,
+            "visits": journal.visits,
+        }
 
     def _append(self, name: str, rows: Sequence[tuple]) -> None:
         fresh = rows[self._written[name] :]
@@ -105,8 +123,9 @@ class Record:
             raise self._damaged(f"checkpoint.safetensors: {error}") from error
         self._written, self.last = state["written"], state["last"]
         self.selection = Selection(**state["selection"])
-        self.rows = self._kept("rounds")
-        fed.restore(state["memory"], self._kept("ledger"))
+        for name, rows in self._tables().items():
+            rows[:] = self._kept(name)
+        fed.restore(state["memory"])
         if self.stale:
             fed.halt()
 

@@ -22,6 +22,12 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"choose one of {', '.join(known)}"
 
 
+def choose(knob: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Refuse a value that is none of the choices."""
+    if isinstance(value, bool) != isinstance(choices[0], bool) or value not in choices:
+        raise ValueError(f"{knob}={value!r}: choose one of {', '.join(map(repr, choices))}")
+
+
 class Registry(Mapping[str, str]):
     """Name -> one-line meaning; `parse` turns what a user wrote into a function and its arguments."""
 
@@ -49,6 +55,10 @@ class Registry(Mapping[str, str]):
         self._functions[key] = function
         self._meanings[key] = meaning or (inspect.getdoc(function) or "").split("\n")[0]
         return function
+
+    def remove(self, name: str) -> None:
+        """Forget a name, such as that of a method in a cell that is run again."""
+        self._functions.pop(name), self._meanings.pop(name)
 
     def function(self, name: str) -> Callable[..., Any]:
         """The function behind a bare name; ValueError with the nearest names if there is none."""

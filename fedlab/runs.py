@@ -28,7 +28,7 @@ from fedlab.record import Record
 from fedlab.registry import nearest
 from fedlab.weights import Weights
 
-FORMAT = 2  # of the run folder; a folder of another format is refused, not misread
+FORMAT = 3  # of the run folder; a folder of another format is refused, not misread
 UNFINISHED = ".unfinished"
 CHOICES = ("last", "best")
 
@@ -84,8 +84,8 @@ class Run:
     def rounds(self) -> pd.DataFrame:
         """Tidy: round, model, site, split, metric, value, bytes, steps, samples, seconds.
 
-        split: train (loss; at site "all sites" the measures of `fedlab.engine.updates`), val, test, and unseen for the
-        test cases of sites held out of training.
+        split: train (loss, influence; at site "all sites" the measures of `fedlab.engine.updates` and the critical
+        path), val, test, and unseen for the test cases of sites held out of training.
         """
         return pd.read_parquet(self.folder / "rounds.parquet")
 
@@ -99,8 +99,21 @@ class Run:
 
     @cached_property
     def ledger(self) -> pd.DataFrame:
-        """What crossed: round, site, direction, what, bytes."""
+        """What crossed: round, site, direction (down, up, peer), other (server or a site), what, bytes, messages."""
         return pd.read_parquet(self.folder / "ledger.parquet")
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """Who was absent, late, failed, elected or left out: round, site, event, detail."""
+        return pd.read_parquet(self.folder / "events.parquet")
+
+    @cached_property
+    def visits(self) -> pd.DataFrame:
+        """A travelling model between its visits: round, visit, at, site, metric, value on validation cases.
+
+        Empty unless the experiment says watch_visits=True.
+        """
+        return pd.read_parquet(self.folder / "visits.parquet")
 
     @property
     def models(self) -> list[str]:
@@ -193,12 +206,14 @@ def finish(record: Record, experiment: Experiment, target: Path) -> Run:
     record.frame().to_parquet(work / "rounds.parquet", index=False)
     record.predictions().to_parquet(work / "predictions.parquet", index=False)
     record.fed.ledger.frame().to_parquet(work / "ledger.parquet", index=False)
+    record.fed.journal.event_frame().to_parquet(work / "events.parquet", index=False)
+    record.fed.journal.visit_frame().to_parquet(work / "visits.parquet", index=False)
     _save_weights(record, work / "weights.safetensors")
     _write_json(work / "environment.json", environment(record))
     (work / "card.md").write_text(card(record, experiment))
     _write_json(work / "experiment.json", _about(record, experiment))
-    for scratch in ("checkpoint.safetensors", "rounds.jsonl", "ledger.jsonl"):
-        (work / scratch).unlink(missing_ok=True)
+    for scratch in [work / "checkpoint.safetensors", *work.glob("*.jsonl")]:
+        scratch.unlink(missing_ok=True)
     work.replace(target)
     return Run(target)
 
@@ -274,6 +289,8 @@ def _each_model(record: Record, choice: str) -> Iterator[tuple[str, Weights]]:
         else:
             if isinstance(model, Localised):
                 yield owner, model.shared
+                if "local" in models:  # sites have models of their own, beside their view of the shared one
+                    continue
             members = model.models if isinstance(model, Ensemble) else model.sites
             yield from ((site, members[k]) for k, site in enumerate(sites))
 

@@ -34,7 +34,8 @@ class Selection:
         """Keep what is better than before."""
         table = pd.DataFrame(scores, columns=["model", "site", "split", "metric", "value"])
         table = table[(table["split"] == "val") & (table["metric"] == self.metric)]
-        self.mean.append(self._mean(table))
+        own = table[table["model"] == "local"]  # what sites use where there is a global model, too
+        self.mean.append(self._mean(own if len(own) else table))
         for name, model in models.items():
             rows = table[table["model"] == name]
             if isinstance(model, Weights) and model.stacked:

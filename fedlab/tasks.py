@@ -17,20 +17,26 @@ from fedlab.metrics import TASK_METRICS, targets
 class Task:
     """One kind of prediction.
 
-    outputs: numbers a model returns for a case. loss(logits, targets) is the mean over the batch.
-    probabilities(logits) has shape (n, classes); for binary tasks both columns, for multi-label one a class.
+    outputs: numbers a model returns for a case. loss(logits, targets) is the mean over the batch; with reduction="none"
+    the loss of each case (b,). probabilities(logits) has shape (n, classes); for binary tasks both columns, for
+    multi-label one a class.
     """
 
     name: str
     classes: tuple[str, ...]
     outputs: int
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[..., Tensor]
     probabilities: Callable[[Tensor], Tensor]
 
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics reported for this task, the headline first."""
         return TASK_METRICS[self.name]
+
+    @property
+    def highest_label(self) -> int:
+        """Labels run from 0 to this; a label of a multi-label case has one bit a class."""
+        return 2 ** len(self.classes) - 1 if self.name == "multilabel" else len(self.classes) - 1
 
     def targets(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """What a metric compares with: class indices (n,), or for multi-label 0/1 of shape (n, classes)."""
@@ -52,12 +58,13 @@ def task_of(cases: Cases) -> Task:
     return Task(cases.task, classes, len(classes), F.cross_entropy, _softmax)
 
 
-def _binary_loss(logits: Tensor, y: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype))
+def _binary_loss(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype), reduction=reduction)
 
 
-def _multilabel_loss(logits: Tensor, y: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype))
+def _multilabel_loss(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+    each = F.binary_cross_entropy_with_logits(logits, y.to(logits.dtype), reduction=reduction)
+    return each if reduction == "mean" else each.mean(1)
 
 
 def _both_classes(logits: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedlab.evaluation import UNSEEN
+from fedlab.evaluation import ACQUAINTED, UNSEEN
 from fedlab.heterogeneity.naming import natural
 from fedlab.intervals import resamples
 from fedlab.metrics import METRICS, targets
@@ -125,16 +125,19 @@ def _facts(
     return table.join(facts.set_axis(["unit", "label"], axis=1)), sites, *asked
 
 
-def answers(run: "Run", choice: str, stored: str) -> list[pd.DataFrame]:
+def answers(run: "Run", choice: str, stored: str, stranger: str = "average") -> list[pd.DataFrame]:
     """The predictions that count: of the model that each site uses.
 
-    An unseen site has no model of its own: the global one's, or of each site's where there is none.
+    An unseen site has no model of its own: the global one's, or of each site's where there is none; stranger="estimate"
+    has the global one's with normalisation statistics of the site's own images, where it has such.
     """
     found = kept(run, choice, stored)
     if stored != UNSEEN:
         return [as_used(found)]
     models = set(found["model"])
-    return [found[found["model"] == model] for model in sorted({"global"} & models or models, key=natural)]
+    wanted = {ACQUAINTED} & models if stranger == "estimate" else set()
+    chosen = wanted or {"global"} & models or models - {ACQUAINTED}
+    return [found[found["model"] == model] for model in sorted(chosen, key=natural)]
 
 
 def as_used(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -156,11 +159,13 @@ def kept(run: "Run", choice: str, stored: str) -> pd.DataFrame:
     return found
 
 
-def probabilities(run: "Run", terms: Terms, model: str | None = None) -> list[NDArray[np.float64]]:
+def probabilities(
+    run: "Run", terms: Terms, model: str | None = None, stranger: str = "average"
+) -> list[NDArray[np.float64]]:
     """(cases, classes) in the order of the terms' cases: of each model that counts, or of the one named."""
     if terms.table.empty:
         return [np.empty((0, len(terms.classes)))]
-    found = answers(run, terms.choice, terms.stored)
+    found = answers(run, terms.choice, terms.stored, stranger)
     if model is not None:
         every = kept(run, terms.choice, terms.stored)
         found = [every[every["model"] == model]]

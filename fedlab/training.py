@@ -6,7 +6,10 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedlab import aggregation
+from fedlab.attacks import Attack
 from fedlab.registry import Registry, nearest
+from fedlab.turnout import check_participation, fraction, straggling
 
 SCHEDULES = Registry("schedule")
 
@@ -44,6 +47,17 @@ class Training(BaseModel):
     momentum: float = Field(0.0, ge=0, lt=1)  # of "sgd"
     weight_decay: float = Field(0.0, ge=0)  # L2 term (lambda/2)|w|^2 on weights; biases and normalisation left alone
     schedule: str = "constant"  # learning rate over rounds: "constant", "cosine(final=0.01)", "step(factor=0.1)"
+    local_optimizer: Literal["reset", "keep", "share"] = (
+        "reset"  # of sites side by side, between rounds: afresh, own, or averaged
+    )
+    participation: str = "all"  # sites drawn in a round: "all", "sample(0.3)", "by_size(0.3)", "unbiased(0.3)"
+    availability: float | list[float] = 1.0  # probability that a drawn site is there; one for all or one a site
+    stragglers: float | str = 0.0  # probability that a site does part of its work; "drop(0.3)": it then does not count
+    failures: float = 0.0  # probability that a site breaks off after it got the model
+    aggregate: str = "mean"  # how models are merged: "mean", "median", "trimmed(0.2)", "krum(f=1)", "geomedian", ...
+    attack: str = "none"  # what hostile sites send: "signflip(count=1)", "labelflip", "alie(count=2)", ...
+    secure_sum: bool = False  # merge by a sum of masked messages, so that no single update is seen
+    watch_visits: bool = False  # evaluate also between the visits of a travelling model
     batchnorm: Literal["avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"] = "avg"
     normalisation: Literal["none", "image", "site", "global"] = "none"  # decides what of scanners' differences survives
     precision: Literal["float32", "float64", "bf16"] = "float32"
@@ -66,7 +80,38 @@ class Training(BaseModel):
             raise ValueError(
                 f"momentum={self.momentum} belongs to optimizer='sgd', found {self.optimizer!r}: remove it"
             )
+        self._check_participation()
+        self._check_merging()
         return self
+
+    def _check_participation(self) -> None:
+        check_participation(self.participation)
+        straggling(self.stragglers)
+        fraction("failures", self.failures)
+        for chance in self.availability if isinstance(self.availability, list) else [self.availability]:
+            fraction("availability", chance)
+
+    def _check_merging(self) -> None:
+        """A secure sum shows no single update, so nothing may look at one or miss one."""
+        aggregation.least(self.aggregate)
+        Attack.of(self.attack, 0)
+        if not self.secure_sum:
+            return
+        dropped = straggling(self.stragglers)[1] or self.failures > 0
+        if aggregation.RULES.parse(self.aggregate, given=3)[0] is not aggregation.mean:
+            raise ValueError(
+                f"secure_sum=True hides single models, which aggregate={self.aggregate!r} must see: choose one of them"
+            )
+        if self.batchnorm == "pooled":
+            raise ValueError(
+                "secure_sum=True adds up models, from which batchnorm='pooled' cannot tell the variance of the union:"
+                " use 'avg', 'fedbn' or 'group'"
+            )
+        if dropped:
+            raise ValueError(
+                "secure_sum=True cannot unmask a sum that a site dropped out of after masks were agreed: set failures=0"
+                " and no stragglers='drop(...)'; absent sites (availability) are no obstacle"
+            )
 
     def lr_at(self, number: int) -> float:
         """The learning rate of round `number`, counted from 1."""

@@ -84,7 +84,8 @@ class Weights:
     """One model, or a stack of them.
 
     vector: (..., P + Q). counts: (..., integer buffers) int64. moments: optimizer state (..., slots, P), kept only
-    where a method lets it travel. clock: optimizer steps behind those moments (...,) int64.
+    where a method lets it travel. clock: optimizer steps behind those moments (...,) int64. sites: whose model each row
+    of a stack is, as positions in the federation's sites, ascending; None where it is one a site.
     """
 
     layout: Layout
@@ -92,12 +93,14 @@ class Weights:
     counts: Tensor
     moments: Tensor | None = None
     clock: Tensor | None = None
+    sites: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return self.vector.shape[0]
 
     def __getitem__(self, k: int) -> "Weights":
-        return self._each(lambda t: t[k])
+        """The model in row k of a stack."""
+        return replace(self._each(lambda t: t[k]), sites=None)
 
     def __repr__(self) -> str:
         return f"Weights({', '.join(f'{name} {tuple(t.shape)}' for name, t in self.tensors().items())})"
@@ -120,30 +123,74 @@ class Weights:
         named = {"vector": self.vector, "counts": self.counts, "moments": self.moments, "clock": self.clock}
         return {name: t for name, t in named.items() if t is not None}
 
-    def expand(self, sites: int) -> "Weights":
-        """The same model at each of K sites, shape (K, ...), without a copy."""
-        return self._each(lambda t: t.expand(sites, *t.shape))
+    @property
+    def owners(self) -> tuple[int, ...]:
+        """Whose model each row of a stack is."""
+        return tuple(range(len(self))) if self.sites is None else self.sites
 
-    def blank(self) -> "Weights":
-        """Unset weights of the same shape, in memory of their own."""
-        return self._each(lambda t: torch.empty(t.shape, dtype=t.dtype, device=t.device))
+    def expand(self, sites: int | tuple[int, ...]) -> "Weights":
+        """The same model at each of K sites, or at those named, shape (K, ...), without a copy."""
+        who = sites if isinstance(sites, tuple) else None
+        count = len(who) if who is not None else sites
+        return replace(self._each(lambda t: t.expand(count, *t.shape)), sites=who)
+
+    def only(self, sites: Sequence[int]) -> "Weights":
+        """The rows of a stack that belong to these sites."""
+        rows = [self.owners.index(site) for site in sites]
+        return replace(self._each(lambda t: t[rows]), sites=tuple(sites))
+
+    def put(self, rows: "Weights") -> "Weights":
+        """A stack in which the sites that `rows` belong to have those models; the others keep theirs.
+
+        Optimizer state that only `rows` carry is zero for the others.
+        """
+        places = [self.owners.index(site) for site in rows.owners]
+        changed = {name: t.clone() for name, t in self.tensors().items()}
+        for name, tensor in rows.tensors().items():
+            if name not in changed:
+                changed[name] = tensor.new_zeros(len(self), *tensor.shape[1:])
+            changed[name][places] = tensor
+        return Weights(self.layout, **changed, sites=self.sites)
+
+    def with_parameters(self, parameters: Tensor) -> "Weights":
+        """These weights with other trainable parameters (P,)."""
+        vector = torch.cat([parameters, self.vector[..., self.layout.parameters :]], -1)
+        return replace(self, vector=vector)
+
+    def blank(self, sites: tuple[int, ...] | None = None) -> "Weights":
+        """Unset weights for these sites, or in the same shape, in memory of their own, without optimizer state."""
+        rows = self.vector.shape[:-1] if sites is None else (len(sites),)
+        vector = self.vector.new_empty(*rows, self.vector.shape[-1])
+        counts = self.counts.new_empty(*rows, self.counts.shape[-1])
+        return Weights(self.layout, vector, counts, sites=self.sites if sites is None else sites)
 
     def bare(self) -> "Weights":
         """Without optimizer state."""
         return replace(self, moments=None, clock=None)
 
+    def pooling(self) -> "Weights":
+        """The same weights, to be mixed with variances as those of the union."""
+        return replace(self, layout=replace(self.layout, pooled=True))
+
     def to(self, device: torch.device | str) -> "Weights":
         return self._each(lambda t: t.to(device))
 
     def _each(self, change) -> "Weights":
-        return Weights(self.layout, **{name: change(t) for name, t in self.tensors().items()})
+        return Weights(self.layout, **{name: change(t) for name, t in self.tensors().items()}, sites=self.sites)
 
 
-def stack(models: Sequence[Weights]) -> Weights:
-    """K models -> one stack (K, ...)."""
+def stack(models: Sequence[Weights], sites: tuple[int, ...] | None = None) -> Weights:
+    """K models -> one stack (K, ...); sites: whose they are."""
     first = models[0]
     parts = {name: torch.stack([m.tensors()[name] for m in models]) for name in first.tensors()}
-    return Weights(first.layout, **parts)
+    return Weights(first.layout, **parts, sites=sites)
+
+
+def toward(w: Weights, goal: Weights, rate: float) -> Weights:
+    """w + rate (goal - w) in the trainable parameters; normalisation statistics are the goal's."""
+    if rate == 1:
+        return goal
+    return goal.with_parameters(w.parameters + rate * (goal.parameters - w.parameters))
 
 
 def mix(models: Weights, shares: np.ndarray | Sequence[float]) -> Weights:
@@ -151,8 +198,11 @@ def mix(models: Weights, shares: np.ndarray | Sequence[float]) -> Weights:
 
     Differences to the first model are summed in float64, sites in the order given: identical models mix to themselves
     bit for bit, and the result does not depend on when a site answered. Integer buffers: the largest, never a mean.
+    Where only some sites are in the stack, shares of all sites are renormalised over them.
     """
     weights = np.asarray(shares, np.float64)
+    if models.sites is not None and len(models) < len(weights) > max(models.sites):  # of the sites that take part
+        weights = weights[list(models.sites)] / weights[list(models.sites)].sum()
     if len(weights) != len(models) or abs(weights.sum() - 1) > 1e-9 or (weights < 0).any():
         raise ValueError(f"shares {weights} must be {len(models)} non-negative numbers that sum to 1")
     vector = torch.empty_like(models.vector[0])
@@ -161,6 +211,17 @@ def mix(models: Weights, shares: np.ndarray | Sequence[float]) -> Weights:
     if models.layout.pooled:
         _pool_variances(vector, models, weights)
     return Weights(models.layout, vector, models.counts.amax(0))
+
+
+def distances(models: Weights) -> np.ndarray:
+    """Squared distances between the trainable parameters of each two models of a stack, float64 (m, m)."""
+    m = len(models)
+    apart = np.zeros((m, m))
+    for k in range(m):
+        for piece in models.parameters.split(PIECE, dim=1):
+            ahead = piece[k + 1 :].double() - piece[k].double()
+            apart[k, k + 1 :] += ahead.square().sum(1).cpu().numpy()
+    return apart + apart.T
 
 
 def _mean(rows: Tensor, weights: np.ndarray) -> Tensor:

@@ -318,7 +318,7 @@ def test_a_grid_with_one_mistake_begins_nothing(axes, told):
     [
         ({"method": "cyclic(order='random')"}, ("order='random'", "'fixed', 'shuffled', 'reversed', 'by_size'")),
         ({"method": "fedavg(weighting='size')"}, ("weighting='size'", "'cases', 'uniform'")),
-        ({"method": "fedprox(mu=-1)"}, ("mu=-1", "cannot be negative; 0 is fedavg")),
+        ({"method": "fedprox(mu=-1)"}, ("mu=-1", "give a number of at least 0")),
         (
             {"model": "small_cnn(depth=6)"},
             ("'small_cnn(depth=6)' does not fit images of shape (1, 16, 16)", "smaller model", "larger image size"),
@@ -418,9 +418,9 @@ def test_a_really_full_disk_stops_a_run_wherever_it_is_and_loses_nothing(small_d
 def test_a_run_folder_of_another_version_is_neither_returned_nor_overwritten(tmp_path):
     run = fedlab.run(experiment(), folder=tmp_path)
     about = run.folder / "experiment.json"
-    about.write_text(about.read_text().replace('"format": 2', '"format": 99'))
+    about.write_text(about.read_text().replace('"format": 3', '"format": 99'))
     before = contents(tmp_path)
-    told = (str(run.folder), "written in format 99", "reads format 2", "install the fedlab that wrote it")
+    told = (str(run.folder), "written in format 99", "reads format 3", "install the fedlab that wrote it")
     for read in (lambda: fedlab.run(experiment(), folder=tmp_path), lambda: runs.read(run.folder)):
         with refused(*told):
             read()

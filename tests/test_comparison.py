@@ -89,7 +89,7 @@ def test_columns_and_interval_order(runs):
     frame = compare(runs)
     assert list(frame) == [
         "method", "site", "cases", "metric", "value", "low", "high", "versus", "difference", "difference_low",
-        "difference_high", "seeds", "note",
+        "difference_high", "seeds", "note", "megabytes", "messages", "steps", "samples",
     ]  # fmt: skip
     assert list(frame["method"].unique()) == ["local", "fedavg", "ditto", "centralized"]
     assert (frame["low"] < frame["high"]).all() and (frame["metric"] == "auroc").all()

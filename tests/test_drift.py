@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_identities import repeated
 from test_runs import PowerCut, interrupt
-from worlds import CNN, cases, federation, last, partition
+from worlds import CNN, cases, federation, last, partition, repeated
 
 import fedlab
 from fedlab.drift import drift, weight_divergence
@@ -173,7 +172,7 @@ def test_what_stays_at_a_site_is_not_counted():
     for r in fed.rounds(s):
         sent = fed.broadcast(s.w)
         back = fed.fit(sent, r)
-        shared = ~fed._stays[: fed.layout.parameters]
+        shared = fed.staying.shared
         d = (back.parameters - s.w.parameters)[:, shared].numpy()
         assert fed.updates == pytest.approx(of(d, fed.shares), rel=1e-10)
         s.w = mix(fed.gather(back), fed.shares)

@@ -7,12 +7,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "fedlab"
 FLOORS = [
-    {"registry", "randomness", "weights", "cases", "metrics", "intervals"},
-    {"phantoms", "heterogeneity", "tasks", "models"},
-    {"partition", "making", "observing", "dose_response", "datasets", "training"},
-    {"federation", "engine", "protocol", "wire"},
+    {"registry", "randomness", "weights", "topology", "cases", "metrics", "intervals"},
+    {"phantoms", "heterogeneity", "tasks", "models", "stages", "aggregation", "attacks", "secure"},
+    {"partition", "making", "observing", "dose_response", "datasets", "training", "turnout"},
+    {"federation", "engine", "protocol"},
     {"algorithms", "evaluation", "selection"},
-    {"experiment", "record", "checkpoint", "runs", "cards", "conduct", "comparison", "terms", "costs", "drift"},
+    {
+        "experiment",
+        "record",
+        "checkpoint",
+        "runs",
+        "cards",
+        "conduct",
+        "comparison",
+        "terms",
+        "costs",
+        "spending",
+        "drift",
+    },
     {"plots", "live", "notebook", "widgets"},
 ]
 SIDE = len(FLOORS) - 1

@@ -19,7 +19,9 @@ import fedlab
 from fedlab import checkpoint, conduct, runs
 from fedlab.algorithms import METHODS
 from fedlab.engine.serial import Serial
+from fedlab.federation.journal import Journal
 
+pytestmark = pytest.mark.filterwarnings("ignore:scaffold with momentum")
 KNOBS = {"model": CNN, "rounds": 3, "local_steps": 2, "batch_size": 8, "momentum": 0.9, "device": "cpu"}
 
 
@@ -37,21 +39,21 @@ class PowerCut(BaseException):
 
 
 def interrupt(monkeypatch, after: int) -> None:
-    """The `after`-th local training never comes back."""
-    calls, fit = [], Serial.fit
+    """The power goes when the `after`-th training at a site is over."""
+    calls, charge = [], Journal.charge
 
-    def stops(self, *args):
+    def stops(self, *args, **kwargs):
         calls.append(1)
         if len(calls) == after:
             raise PowerCut
-        return fit(self, *args)
+        return charge(self, *args, **kwargs)
 
-    monkeypatch.setattr(Serial, "fit", stops)
+    monkeypatch.setattr(Journal, "charge", stops)
 
 
 def assert_same_run(a: runs.Run, b: runs.Run) -> None:
     """Weights, rounds and predictions bit for bit; only the clock may differ."""
-    for name in ("predictions", "ledger"):
+    for name in ("predictions", "ledger", "events", "visits"):
         pd.testing.assert_frame_equal(getattr(a, name), getattr(b, name), check_exact=True)
     clock = ["seconds"]
     pd.testing.assert_frame_equal(a.rounds.drop(columns=clock), b.rounds.drop(columns=clock), check_exact=True)
@@ -62,14 +64,66 @@ def assert_same_run(a: runs.Run, b: runs.Run) -> None:
             assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
+def assert_resumes(one: fedlab.Experiment, part, tmp_path, monkeypatch, after: int) -> None:
+    """The run that was cut off in the middle of a round ends as the one that was not."""
+    whole = fedlab.run(one, part, folder=tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        interrupt(patch, after)
+        fedlab.run(one, part, folder=tmp_path / "cut")
+    assert not list((tmp_path / "cut").glob("*/experiment.json"))
+    assert list((tmp_path / "cut").glob("*.unfinished/checkpoint.safetensors"))
+    assert_same_run(fedlab.run(one, part, folder=tmp_path / "cut"), whole)
+
+
+CUT = {"centralized": 3}  # trainings at a site after which the power goes; some are of the second round or later
+LONG = ("scaffold(option=1)", "ditto", "finetune", "fedrep", "qfedavg", "afl", "split(turns='batch')", "swarm(sync=1)")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_interrupted_runs_resume_bit_for_bit(method, part, tmp_path, monkeypatch):  # O53
-    whole = fedlab.run(experiment(method=method), part, folder=tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(PowerCut):
-        interrupt(patch, after=3 if method == "centralized" else 6)
-        fedlab.run(experiment(method=method), part, folder=tmp_path / "cut")
-    assert not list((tmp_path / "cut").glob("*/experiment.json"))
-    assert_same_run(fedlab.run(experiment(method=method), part, folder=tmp_path / "cut"), whole)
+    after = CUT.get(method, 11 if method in LONG else 6)
+    assert_resumes(experiment(method=method), part, tmp_path, monkeypatch, after)
+
+
+VARIANTS = [
+    *("scaffold(option=1)", "feddyn(release='all')", "fedadam(bias_correction=True)", "cyclic(recalibrate=True)"),
+    *("cyclic(mitigation=('iterations', 'sampling', 'loss'), order='shuffled')", "cyclic(optimizer='reset')"),
+    *("split(tail=1)", "split(handover='server')", "split(handover='none')", "split(turns='batch')"),
+    *("splitfed(version=2, optimizer='keep')", "splitfed(version=3)", "swarm(sync=1)", "swarm(merge='median')"),
+    *("swarm(leader_failure=0.3)", "gossip('matching', optimizer='keep')", "single_pass(optimizer='reset')"),
+]
+
+
+@pytest.mark.parametrize("method", VARIANTS)
+def test_variants_resume_bit_for_bit(method, part, tmp_path, monkeypatch):  # O53
+    assert_resumes(experiment(method=method), part, tmp_path, monkeypatch, 11 if method in LONG else 7)
+
+
+FAULTS = {
+    "availability": 0.8,
+    "stragglers": 0.3,
+    "failures": 0.1,
+    "participation": "sample(0.9)",
+    "rounds": 6,
+    "seed": 3,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_runs_with_faults_resume_bit_for_bit(method, part, tmp_path, monkeypatch):  # O53
+    """With absences, partial work, and failures, the other half of the state: what sites keep while they are away."""
+    changes = FAULTS | {"momentum": 0.0, "optimizer": "adam", "lr": 0.01, "batchnorm": "fedbn"}
+    assert_resumes(experiment(method=method, **changes), part, tmp_path, monkeypatch, CUT.get(method, 12))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"local_optimizer": "keep"}, {"local_optimizer": "share"}, {"aggregate": "geomedian"}, {"attack": "gaussian"},
+     {"secure_sum": True}, {"watch_visits": True, "method": "cyclic"}, {"participation": "unbiased(0.5)"}],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_settings_resume_bit_for_bit(changes, part, tmp_path, monkeypatch):  # O53
+    assert_resumes(experiment(**changes), part, tmp_path, monkeypatch, 5 if "participation" in changes else 6)
 
 
 @pytest.mark.parametrize("policy", ["pooled", "fedbn"])
@@ -151,7 +205,7 @@ def test_a_run_folder_holds_what_it_promises(part, tmp_path):
     files = {path.name for path in run.folder.iterdir()}
     assert files == {
         *("experiment.json", "partition.parquet", "rounds.parquet", "predictions.parquet", "ledger.parquet"),
-        *("weights.safetensors", "environment.json", "card.md"),
+        *("events.parquet", "visits.parquet", "weights.safetensors", "environment.json", "card.md"),
     }
     assert set(run.rounds["split"]) == {"train", "val", "test"} and set(run.rounds["round"]) == {1, 2, 3}
     tested = run.predictions.query("split == 'test' and choice == 'last'")
@@ -241,7 +295,7 @@ def test_a_full_disk_loses_nothing(part, tmp_path, monkeypatch):
 def test_a_folder_of_another_version_is_refused_not_misread(part, tmp_path):
     run = fedlab.run(experiment(), part, folder=tmp_path)
     about = run.folder / "experiment.json"
-    about.write_text(about.read_text().replace('"format": 2', '"format": 99'))
+    about.write_text(about.read_text().replace('"format": 3', '"format": 99'))
     with pytest.raises(ValueError, match=r"written in format 99 .* run the experiment again"):
         runs.read(run.folder)
     with pytest.raises(ValueError, match="no run folder"):

@@ -36,7 +36,7 @@ def test_flat_vector_holds_exactly_the_state_dict(name, shape):
 
 
 def test_bytes_of_the_published_resnet18():
-    """SCIENCE: P = 11,171,397 parameters, 9,600 float and 20 integer buffers, 44,724,148 bytes in float32."""
+    """P = 11,171,397 parameters, 9,600 float and 20 integer buffers, 44,724,148 bytes in float32."""
     model = models.build("resnet18", (3, 28, 28), 5, seed=0)
     layout = Layout.of(model)
     weights = Weights(layout, torch.zeros(layout.size), torch.zeros(len(layout.counters), dtype=torch.int64))

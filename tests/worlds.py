@@ -6,7 +6,7 @@ import torch
 
 from fedlab import algorithms
 from fedlab.cases import Cases
-from fedlab.federation import Federation
+from fedlab.federation import Ensemble, Federation, Localised
 from fedlab.partition import Partition
 from fedlab.training import Training
 from fedlab.weights import Weights
@@ -49,12 +49,43 @@ def federation(part: Partition | None = None, model: str = CNN, **changes) -> Fe
     return Federation(part or partition(), model, settings(**changes))
 
 
-def last(method: str, fed: Federation) -> Weights:
-    """The models after the last round."""
+def ends(method: str, fed: Federation) -> dict:
+    """All models after the last round: "global", "local" or both."""
     for outcome in algorithms.start(method, fed):
         models = outcome.models
-    (model,) = models.values()
-    return model
+    return models
+
+
+def last(method: str, fed: Federation):
+    """The shared model after the last round, or the sites' own where there is none; without optimizer state."""
+    models = ends(method, fed)
+    model = models.get("global", models.get("local"))
+    return model.bare() if isinstance(model, Weights) else model
+
+
+def at_sites(method: str, fed: Federation) -> Weights:
+    """What each site uses after the last round: its own model, or its view of the shared one, (K, ...)."""
+    models = ends(method, fed)
+    if "local" in models:
+        return models["local"].bare()
+    seen = fed.localised(models["global"])
+    return seen.sites if isinstance(seen, Localised) else seen.expand(len(fed.sites))
+
+
+def parameters(models: dict) -> list[torch.Tensor]:
+    """The trainable parameters of every model."""
+    each = [model.models if isinstance(model, Ensemble) else model for model in models.values()]
+    return [model.parameters for model in each]
+
+
+def repeated(data: Cases, sites: int) -> Partition:
+    """Sites that hold the same images, as cases of different names."""
+    n = len(data)
+    table = pd.concat([data.table.assign(case=data.table["case"] + f"-{k}") for k in range(sites)], ignore_index=True)
+    copies = Cases(np.tile(data.images, (sites, *[1] * (data.images.ndim - 1))), table, data.card)
+    split = np.tile(np.array(["train", "train", "train", "val", "test"])[np.arange(n) % 5], sites)
+    who = np.repeat([f"Site {chr(65 + k)}" for k in range(sites)], n)
+    return Partition.from_sites(copies, pd.DataFrame({"case": table["case"], "site": who, "split": split}))
 
 
 def same(a: Weights, b: Weights) -> bool:

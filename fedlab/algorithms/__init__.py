@@ -1,6 +1,6 @@
 """Every topology as a generator that reads like its paper's pseudo-code. A new method is a new function here."""
 
-from fedlab.algorithms import averaging, baselines, cyclic
+from fedlab.algorithms import averaging, baselines, cyclic, personalized, split, swarm
 from fedlab.algorithms.registry import METHODS, algorithm, start
 
-__all__ = ["METHODS", "algorithm", "averaging", "baselines", "cyclic", "start"]
+__all__ = ["METHODS", "algorithm", "averaging", "baselines", "cyclic", "personalized", "split", "start", "swarm"]

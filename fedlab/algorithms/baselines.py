@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from fedlab.algorithms.averaging import site_weights
-from fedlab.algorithms.registry import algorithm, one_of
+from fedlab.algorithms.registry import algorithm
 from fedlab.federation import Ensemble, Federation, Round
+from fedlab.registry import choose
 
 
 @algorithm
@@ -18,14 +18,14 @@ def centralized(fed: Federation, match: str = "unit") -> Iterator[Round]:
     """
     steps = _budget(fed, match)
     s = fed.memory(w=fed.start)
-    for r in fed.rounds(s):
+    for r in fed.rounds(s, together=False):
         s.w = fed.fit(s.w, r, at=fed.union, steps=steps, keep_optimizer=True)
         yield Round({"global": s.w})
 
 
 def _budget(fed: Federation, match: str) -> int:
     """Optimizer steps in a round on the union."""
-    one_of("match", match, ("unit", "steps", "epochs"))
+    choose("match", match, ("unit", "steps", "epochs"))
     each = [site.steps(fed.settings) for site in fed.sites]
     if match == "steps":
         return max(1, round(sum(each) / len(each)))
@@ -41,7 +41,7 @@ def local(fed: Federation) -> Iterator[Round]:
     The same steps as in federated training; the optimizer runs on without a break between rounds.
     """
     s = fed.memory(w=fed.start.expand(len(fed.sites)))
-    for r in fed.rounds(s):
+    for r in fed.rounds(s, together=False):
         s.w = fed.fit(s.w, r, keep_optimizer=True)
         yield Round({"local": s.w})
 
@@ -53,9 +53,9 @@ def ensemble(fed: Federation, weighting: str = "uniform") -> Iterator[Round]:
     weighting="uniform" or "cases" (n_k / N). The arithmetic mean of probabilities: a site that never saw a class does
     not veto it, as the mean of logits would. With one site this is `local`. Models travel once, after training.
     """
-    shares = site_weights(fed, weighting)
+    shares = fed.site_weights(weighting)
     s = fed.memory(w=fed.start.expand(len(fed.sites)))
-    for r in fed.rounds(s):
+    for r in fed.rounds(s, together=False):
         s.w = fed.fit(s.w, r, keep_optimizer=True)
         yield Round({"global": Ensemble(s.w, shares)})
     fed.gather(s.w)

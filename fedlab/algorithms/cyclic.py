@@ -1,39 +1,115 @@
-"""Cyclical weight transfer: one model visits the institutions in turn."""
+"""Weight transfer: one model travels from institution to institution and trains at each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from fedlab.algorithms.registry import algorithm, one_of
+from fedlab.algorithms.registry import algorithm
 from fedlab.federation import Clock, Federation, Round
 from fedlab.randomness import stream
+from fedlab.registry import choose
+from fedlab.weights import Weights
 
 ORDERS = ("fixed", "shuffled", "reversed", "by_size")
+MITIGATIONS = ("iterations", "rate", "sampling", "loss")
 
 
 @algorithm
-def cyclic(fed: Federation, order: str = "fixed", optimizer: str = "travel") -> Iterator[Round]:
+def cyclic(
+    fed: Federation, order: str = "fixed", optimizer: str = "travel", mitigation: str | Sequence[str] = (),
+    release: str = "last", recalibrate: bool = False,
+) -> Iterator[Round]:  # fmt: skip
     """One model goes from site to site and trains at each; a round is one full cycle (Chang 2018).
 
     doi:10.1093/jamia/ocy017. order: "fixed", "shuffled" anew in each cycle, "reversed", "by_size" (largest first).
     optimizer="travel" hands over its state with the weights: then this is centralized SGD on the batches in order of
     sites. "reset" begins afresh at each site. With one site it is `local`. The model remembers its last site best:
-    compare orders. Batch normalisation statistics are those of the last site.
+    compare orders. mitigation: for unequal sites (Balachandar 2020, doi:10.1093/jamia/ocaa017), one or several of
+    "iterations" (steps in proportion to cases), "rate" (learning rate in proportion to cases, equal steps), "sampling"
+    (batches in which classes are met alike), "loss" (cases weighed by class). release: after a cycle the "last" model,
+    or the one of the cycle with the "best" mean validation metric; training goes on from the last (Sheller 2018).
+    recalibrate: batch normalisation statistics are those of one more pass over all sites, not of the last one. Absent
+    sites are left out.
     """
-    one_of("order", order, ORDERS)
-    one_of("optimizer", optimizer, ("travel", "reset"))
+    choose("order", order, ORDERS)
+    choose("optimizer", optimizer, ("travel", "reset"))
+    choose("release", release, ("last", "best"))
+    asked = (mitigation,) if isinstance(mitigation, str) else tuple(mitigation)
+    for each in asked:
+        choose("mitigation", each, MITIGATIONS)
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
+        stops: list[Weights] = []
         for k in visits(fed, order, r):
-            s.w = fed.fit(fed.hand_over(s.w, to=k), r, at=k, keep_optimizer=optimizer == "travel")
+            here = fed.hand_over(s.w, to=k)
+            s.w = fed.fit(here, r, at=k, keep_optimizer=optimizer == "travel", **mitigated(fed, k, asked))
+            stops.append(s.w)
+            fed.watch(s.w, fed.names[k])
+        released = best(fed, stops) if release == "best" and stops and fed.due else s.w
+        yield Round({"global": fed.recalibrate(released) if recalibrate and fed.due else released})
+
+
+@algorithm
+def single_pass(fed: Federation, order: str = "fixed", optimizer: str = "travel") -> Iterator[Round]:
+    """One model goes round once and trains at each site for as long as all rounds together (Chang 2018).
+
+    Single weight transfer; institutional incremental learning (Sheller 2018, PMC6589345). The whole budget of a site is
+    spent in one visit; a round is as much work as one of `cyclic`, and with a single round the two are the same.
+    Departs: no early stopping at a site; every site is awaited.
+    """
+    choose("order", order, ORDERS)
+    choose("optimizer", optimizer, ("travel", "reset"))
+    rounds, sites = fed.settings.rounds, len(fed.sites)
+    s = fed.memory(w=fed.start)
+    for r in fed.rounds(s, together=False):
+        stations = visits(fed, order, Clock(1, r.lr, r.turnout))
+        for block in range((r.number - 1) * sites, r.number * sites):
+            stop, turn = divmod(block, rounds)
+            if turn == 0:
+                s.w = fed.hand_over(s.w if optimizer == "travel" else s.w.bare(), to=stations[stop])
+            s.w = fed.fit(s.w, Clock(turn + 1, r.lr, r.turnout), at=stations[stop], keep_optimizer=True)
         yield Round({"global": s.w})
 
 
 def visits(fed: Federation, order: str, r: Clock) -> list[int]:
-    """The sites of this cycle, in the order of visit."""
+    """The sites of this cycle that are there, in the order of visit."""
     sites = list(range(len(fed.sites)))
     if order == "shuffled":
-        return stream(fed.settings.seed, "order of visits", r.number).permutation(sites).tolist()
-    if order == "by_size":
-        return np.argsort([-site.cases for site in fed.sites], kind="stable").tolist()
-    return sites[::-1] if order == "reversed" else sites
+        sites = stream(fed.settings.seed, "order of visits", r.number).permutation(sites).tolist()
+    elif order == "by_size":
+        sites = np.argsort([-site.cases for site in fed.sites], kind="stable").tolist()
+    elif order == "reversed":
+        sites = sites[::-1]
+    return [k for k in sites if k in r.turnout.answering]
+
+
+def mitigated(fed: Federation, k: int, asked: Sequence[str]) -> dict[str, Any]:
+    """How site k's visit differs from a plain one (Balachandar 2020).
+
+    T is the mean over sites of a round's steps, K the number of sites. "iterations": round(T K n_k/N) steps, at least
+    one. "rate": lr K n_k/N, in T steps. "sampling": case i with probability 1 / (C_k n_k,y). "loss": weighed by n_k /
+    (C_k n_k,y), with C_k classes present. Sampling and loss optimise the balanced risk.
+    """
+    if {"sampling", "loss"} & set(asked) and fed.task.name == "multilabel":
+        raise ValueError("mitigation by 'sampling' or 'loss' needs one class a case: use 'iterations' or 'rate'")
+    site, share = fed.sites[k], len(fed.sites) * float(fed.shares[k])
+    steps = sum(each.steps(fed.settings) for each in fed.sites) / len(fed.sites)
+    found: dict[str, Any] = {}
+    if "rate" in asked:
+        found |= {"rate": share, "steps": max(1, round(steps))}
+    if "iterations" in asked:
+        found |= {"steps": max(1, round(steps * share))}
+    if "sampling" in asked:
+        found |= {"batches": site.balanced}
+    if "loss" in asked:
+        found |= {"weights": fed.case_weights(k)}
+    return found
+
+
+def best(fed: Federation, stops: Sequence[Weights]) -> Weights:
+    """The model with the best mean validation metric of the sites, by their validation cases; the last among equals."""
+    scores = [fed.score(w) for w in stops]
+    if all(np.isnan(scores)):
+        return stops[-1]
+    return stops[len(stops) - 1 - int(np.nanargmax(scores[::-1]))]

@@ -1,7 +1,6 @@
 """The register of methods, and what makes a generator a method."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from fedlab.federation import Federation, Round
 from fedlab.registry import Registry
@@ -21,10 +20,5 @@ def algorithm(function: Algorithm) -> Algorithm:
 def start(text: str, fed: Federation) -> Iterator[Round]:
     """The rounds of the method that `text` names, such as "fedprox(mu=0.01)"."""
     function, args, knobs = METHODS.parse(text, given=1)
+    fed.site_weights(knobs.get("weighting", "cases"))  # a misspelt one is refused before any training
     return function(fed, *args, **knobs)
-
-
-def one_of(knob: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Refuse a knob's value that is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"{knob}={value!r}: choose one of {', '.join(map(repr, choices))}")

@@ -4,6 +4,8 @@ The order of an epoch is drawn by (seed, site, epoch), so a site in steps mode g
 sees the batches of the uninterrupted one, and every execution mode sees the same batches.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,3 +35,25 @@ class Batches:
             self._epoch = epoch
         start = position * self.size
         return self._order[start:] if position == self.per_epoch - 1 else self._order[start : start + self.size]
+
+    def sweep(self) -> Iterator[NDArray[np.int64]]:
+        """All cases once, in their own order, in pieces of the batch size; no piece of a single case."""
+        ends = [position * self.size for position in range(1, self.per_epoch)]
+        yield from np.split(self.index, ends)
+
+
+class Balanced:
+    """Batches drawn with replacement so that every class of the site is met alike: case i with 1 / (C_k n_k,y_i).
+
+    Locally weighted minibatch sampling (Balachandar 2020, doi:10.1093/jamia/ocaa017); as many and as large as those of
+    `Batches`.
+    """
+
+    def __init__(self, batches: Batches, chances: NDArray[np.float64]) -> None:
+        self.plain, self.chances, self.per_epoch = batches, chances, max(2, batches.per_epoch)
+
+    def at(self, step: int) -> NDArray[np.int64]:
+        """Row positions of the `step`-th batch."""
+        count = len(self.plain.at(step))
+        rng = stream(self.plain.seed, "balanced batches", self.plain.site, step)
+        return rng.choice(self.plain.index, count, p=self.chances)

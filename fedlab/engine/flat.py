@@ -5,16 +5,20 @@ Loading a site's model is one copy, and an optimizer step or a correction is a v
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlab.weights import BATCH_NORMS, Layout, Weights
+from fedlab.weights import Layout, Weights
 
 
 class FlatModel:
     """`model` bound to `vector` (P + Q,), `gradient` (P,) and `counts` (integer buffers,)."""
 
-    def __init__(self, model: nn.Module, layout: Layout, *, frozen_norm: bool = False) -> None:
+    def __init__(
+        self, model: nn.Sequential, layout: Layout, like: Tensor | None = None, *, frozen_norm: bool = False
+    ) -> None:
+        """like: a tensor of the type and on the device to use, for a model that may have no parameter."""
         self.model, self.layout, self.frozen_norm = model, layout, frozen_norm
-        reference = next(model.parameters())
+        reference = next(model.parameters()) if like is None else like
         self.vector = torch.empty(layout.size, dtype=reference.dtype, device=reference.device)
         self.gradient = torch.zeros(layout.parameters, dtype=reference.dtype, device=reference.device)
         self.counts = torch.zeros(len(layout.counters), dtype=torch.int64, device=reference.device)
@@ -24,6 +28,15 @@ class FlatModel:
     def parameters(self) -> Tensor:
         """The trainable part of the vector, a view of shape (P,)."""
         return self.vector[: self.layout.parameters]
+
+    @property
+    def buffers(self) -> Tensor:
+        """The normalisation statistics, a view of shape (Q,)."""
+        return self.vector[self.layout.parameters :]
+
+    def norms(self) -> list[_BatchNorm]:
+        """The batch normalisation layers."""
+        return [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
 
     def load(self, weights: Weights) -> None:
         """Take on these weights (one model, not a stack)."""
@@ -44,18 +57,26 @@ class FlatModel:
         Layers' gradients are made anew and copied once, which is faster than accumulating into the vector; they are
         let go in the next step, so that their memory is used again.
         """
+        self.forget()
+        loss.backward()
+        self.collect()
+
+    def forget(self) -> None:
+        """Let go of the layers' gradients."""
         for leaf in self._leaves:
             leaf.grad = None
-        loss.backward()
-        each = (leaf.grad for leaf in self._leaves if leaf.grad is not None)
-        torch.cat([_in_memory_order(gradient).reshape(-1) for gradient in each], out=self.gradient)
+
+    def collect(self) -> None:
+        """Copy the layers' gradients into `gradient`."""
+        each = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
+        if each:
+            torch.cat([_in_memory_order(gradient).reshape(-1) for gradient in each], out=self.gradient)
 
     def train(self) -> None:
         self.model.train()
         if self.frozen_norm:
-            for module in self.model.modules():
-                if isinstance(module, BATCH_NORMS):
-                    module.eval()
+            for module in self.norms():
+                module.eval()
 
     def _bind(self) -> None:
         """Move every tensor of the model into the flat buffers, keeping its value."""

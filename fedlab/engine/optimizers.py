@@ -29,14 +29,20 @@ class Optimizer:
         self.settings = settings
         self.decay = settings.weight_decay * decays.to(settings.dtype) if settings.weight_decay else None
 
+    @property
+    def coupled(self) -> Tensor | None:
+        """The factor lambda (P,) of the L2 term that is part of the loss; None where there is none."""
+        return self.decay
+
     def fresh(self, parameters: Tensor) -> Moments:
         """State before the first step, in memory of its own."""
         return Moments(torch.zeros(self.slots, *parameters.shape, dtype=parameters.dtype, device=parameters.device))
 
-    def step(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float) -> None:
-        """Change w (P,) in place; the gradient may be overwritten."""
+    def step(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float, decays: bool = True) -> None:
+        """Change w (P,) in place; the gradient may be overwritten. decays: with weight decay."""
         moments.clock += 1
-        self._decay(w, gradient, lr)
+        if decays:
+            self._decay(w, gradient, lr)
         self._move(w, gradient, moments, lr)
 
     def _decay(self, w: Tensor, gradient: Tensor, lr: float) -> None:
@@ -77,6 +83,11 @@ class Adam(Optimizer):
 
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    @property
+    def coupled(self) -> None:
+        """Decoupled decay is no part of the loss."""
+        return None
 
     def _decay(self, w: Tensor, gradient: Tensor, lr: float) -> None:
         if self.decay is not None:

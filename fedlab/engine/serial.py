@@ -13,33 +13,12 @@ from fedlab.engine.batches import Batches
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.optimizers import Moments, Optimizer
 from fedlab.engine.store import Store
+from fedlab.engine.work import Cost, Work
 from fedlab.tasks import Task
 from fedlab.training import Training
 from fedlab.weights import Weights
 
 EVALUATION_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one site does in one round: steps `first`, `first + 1`, ... of its batches, and the corrections."""
-
-    batches: Batches
-    first: int
-    steps: int
-    lr: float
-    pull: tuple[float, Tensor] | None = None  # (mu, anchor (P,)): adds mu (w - anchor) to the gradient
-    shift: Tensor | None = None  # (P,): is added to the gradient
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What it took: mean training loss, optimizer steps, cases seen, seconds."""
-
-    loss: float
-    steps: int
-    samples: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -57,42 +36,100 @@ class Serial:
         self.flat, self.store, self.task, self.optimizer = flat, store, task, optimizer
         self.mixed_precision = settings.precision == "bf16"
         self._state = optimizer.fresh(flat.parameters).vectors
+        self._passes = 0  # cases whose gradient was computed since the start of a fit
 
     def fit(self, start: Weights, work: Work, keep: bool = False) -> Result:
         """Local training from `start`, which leaves the trained weights in `flat`.
 
         A start with optimizer state continues it, one without begins afresh; `keep` returns it.
         """
-        begun = time.perf_counter()
+        begun, self._passes = time.perf_counter(), 0
         self.flat.load(start)
         self.flat.train()
         moments = self._moments(start)
         total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
-        samples = 0
         for step in range(work.first, work.first + work.steps):
             if step == work.first or work.batches.per_epoch > 1:  # a full batch is gathered once
                 rows = self.store.rows(work.batches.at(step))
                 images, targets = self.store.images(rows), self.store.targets[rows]
-            total += self._step(images, targets, work, moments)
-            samples += len(rows)
+            total += self._step(images, targets, rows, work, moments)
+            if work.frozen is not None:
+                self._restore(start, work.frozen)
         loss = float(total) / max(1, work.steps)  # waits for the device, so that the seconds are true
         kept = Moments(moments.vectors.clone(), moments.clock) if keep and self.optimizer.slots else None
-        return Result(kept, Cost(loss, work.steps, samples, time.perf_counter() - begun))
+        return Result(kept, Cost(loss, work.steps, self._passes, time.perf_counter() - begun))
 
     def predict(self, weights: Weights, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Probabilities (n, classes) for these cases, in evaluation mode."""
         self.flat.load(weights)
         self.flat.model.eval()
         rows = self.store.rows(index)
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self.autocast():
             parts = [self._probabilities(part) for part in rows.split(EVALUATION_BATCH)]
         return torch.cat(parts).cpu().numpy() if parts else np.empty((0, len(self.task.classes)))
 
-    def _step(self, images: Tensor, targets: Tensor, work: Work, moments: Moments) -> Tensor:
+    def features(self, weights: Weights, index: NDArray[np.int64]) -> Tensor:
+        """What enters the model's last stage for these cases, (n, d), in evaluation mode."""
+        self.flat.load(weights)
+        self.flat.model.eval()
+        rows = self.store.rows(index)
+        with torch.inference_mode(), self.autocast():
+            parts = [self.flat.model[:-1](self.store.images(part)) for part in rows.split(EVALUATION_BATCH)]
+        return torch.cat(parts).flatten(1).clone()
+
+    def whole(self, weights: Weights, batches: Batches, gradient: bool = True) -> tuple[float, Tensor | None, Cost]:
+        """Loss over all of a site's cases, its gradient (P,) if wanted, and what that took.
+
+        Batch by batch in the order of the cases, normalised by the statistics of each batch. The L2 term is part of
+        both where the optimizer has one.
+        """
+        begun, total, loss = time.perf_counter(), torch.zeros_like(self.flat.gradient), 0.0
+        self.flat.load(weights)
+        self.flat.train()
+        for index in batches.sweep():
+            rows, share = self.store.rows(index), len(index) / len(batches.index)
+            with self.autocast(), torch.set_grad_enabled(gradient):
+                value = self.task.loss(self.flat.model(self.store.images(rows)), self.store.targets[rows])
+            loss += share * float(value.detach())
+            if gradient:
+                self.flat.differentiate(value)
+                total.add_(self.flat.gradient, alpha=share)
+        w, decay = weights.parameters, self.optimizer.coupled
+        if decay is not None:
+            total.addcmul_(w, decay)
+            loss += 0.5 * float((decay * w * w).sum())
+        cost = Cost(loss, 0, len(batches.index) * gradient, time.perf_counter() - begun)
+        return loss, total if gradient else None, cost
+
+    def recalibrate(self, weights: Weights, batches: list[NDArray[np.int64]]) -> Weights:
+        """The same parameters with batch statistics as they are met over these batches, each batch counted alike.
+
+        Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1: a pass without gradients.
+        """
+        norms = self.flat.norms()
+        if not norms or self.flat.frozen_norm:
+            return weights.bare()
+        self.flat.load(weights)
+        self.flat.train()
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain mean over batches
+        with torch.no_grad(), self.autocast():
+            for index in batches:
+                self.flat.model(self.store.images(self.store.rows(index)))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        found = self.flat.read()
+        return Weights(weights.layout, found.vector, weights.counts.clone())
+
+    def _step(self, images: Tensor, targets: Tensor, rows: Tensor, work: Work, moments: Moments) -> Tensor:
         flat = self.flat
-        with self._autocast():
-            loss = self.task.loss(flat.model(images), targets)
+        loss = self._loss(images, targets, rows, work)
         flat.differentiate(loss)
+        self._passes += len(rows)
+        if work.rule is not None:
+            flat.gradient.copy_(self._by_rule(images, targets, rows, work))
         with torch.no_grad():
             w = flat.parameters
             if work.pull is not None:
@@ -100,8 +137,52 @@ class Serial:
                 flat.gradient.add_(w - anchor, alpha=mu)
             if work.shift is not None:
                 flat.gradient.add_(work.shift)
-            self.optimizer.step(w, flat.gradient, moments, work.lr)
+            self.optimizer.step(w, flat.gradient, moments, work.lr, work.decays)
         return loss.detach()
+
+    def _loss(self, images: Tensor, targets: Tensor, rows: Tensor, work: Work) -> Tensor:
+        with self.autocast():
+            if work.term is None:
+                logits, beside = self.flat.model(images), None
+            else:
+                z = self.flat.model[:-1](images)
+                logits, beside = self.flat.model[-1](z), work.term(z.flatten(1), rows)
+            if work.weights is None:
+                loss = self.task.loss(logits, targets)
+            else:
+                loss = (self.task.loss(logits, targets, reduction="none") * work.weights[rows]).mean()
+            return loss if beside is None else loss + beside
+
+    def _by_rule(self, images: Tensor, targets: Tensor, rows: Tensor, work: Work) -> Tensor:
+        """What the method's rule makes of the gradient at w and of gradients at other points, on the same batch.
+
+        Normalisation statistics are those of the pass at w; other passes leave them, unless given buffers of their own,
+        which they update.
+        """
+        flat = self.flat
+        before, counts = flat.vector.clone(), flat.counts.clone()
+        w, buffers = before[: flat.layout.parameters], before[flat.layout.parameters :]
+
+        def grad(point: Tensor, own: Tensor | None = None, decay: bool = False) -> Tensor:
+            flat.parameters.copy_(point)
+            if own is not None:
+                flat.buffers.copy_(own)
+            flat.differentiate(self._loss(images, targets, rows, work))
+            self._passes += len(rows)
+            if own is not None:
+                own.copy_(flat.buffers)
+            flat.buffers.copy_(buffers)
+            found, factor = flat.gradient.clone(), self.optimizer.coupled
+            return found.addcmul_(point, factor) if decay and factor is not None else found
+
+        with torch.no_grad():
+            step = work.rule(w, flat.gradient.clone(), torch.enable_grad()(grad))  # type: ignore[misc]
+            flat.vector.copy_(before)
+            flat.counts.copy_(counts)
+        return step
+
+    def _restore(self, start: Weights, frozen: Tensor) -> None:
+        self.flat.vector.copy_(torch.where(frozen, start.vector, self.flat.vector))
 
     def _moments(self, start: Weights) -> Moments:
         """The optimizer's state at the start, in memory that is used again for every site."""
@@ -117,7 +198,7 @@ class Serial:
         logits = self.flat.model(self.store.images(rows))
         return self.task.probabilities(logits.double())
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
+    def autocast(self) -> contextlib.AbstractContextManager:
         if not self.mixed_precision:
             return contextlib.nullcontext()
         return torch.autocast(self.flat.vector.device.type, torch.bfloat16)

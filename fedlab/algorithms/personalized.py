@@ -1,0 +1,216 @@
+"""Personalized methods: each site ends with a model of its own, or with its own part of a shared one.
+
+The model that a site uses is its own if it has one, else the shared one. What `fed.keep` names never leaves a site; for
+an institution that took no part it is the mean over sites, which in practice would have to be sent once.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fedlab import stages
+from fedlab.algorithms.averaging import fedavg
+from fedlab.algorithms.knobs import at_least, stable, whole, within
+from fedlab.algorithms.registry import algorithm
+from fedlab.federation import Federation, Round
+from fedlab.weights import Weights, toward
+
+
+@algorithm
+def finetune(fed: Federation, steps: int | None = None, weighting: str = "cases") -> Iterator[Round]:
+    """Federated averaging, then each site trains the shared model a little further on its own cases.
+
+    "global" is fedavg's model, "local" what each site makes of it by `steps` more steps (a round's by default; Li 2021
+    took 40), anew from every evaluated round. steps = 0 would be fedavg. The further steps are beyond the budget.
+    """
+    if steps is not None:
+        whole("steps", steps, 1)
+    for outcome in fedavg(fed, weighting):
+        if fed.due:
+            shared = outcome.models["global"]
+            assert isinstance(shared, Weights)
+            everywhere = fed.here(shared, tuple(range(len(fed.sites))))
+            tuned = fed.fit(replace(everywhere, sites=None), fed.clock, steps=steps, private=True)
+            outcome = Round({**outcome.models, "local": tuned})
+        yield outcome
+
+
+@algorithm
+def fedbn(fed: Federation, weighting: str = "cases") -> Iterator[Round]:
+    """Federated averaging of all but batch normalisation, which stays at the sites (Li 2021, arXiv:2102.07623).
+
+    Found by the type of the layer. Without such layers it is fedavg. The same as batchnorm="fedbn" with any method.
+    """
+    fed.keep(fed.layout.mask("batchnorm", "mean", "variance"))
+    return fedavg(fed, weighting)
+
+
+@algorithm
+def fedper(fed: Federation, personal: int = 1, weighting: str = "cases") -> Iterator[Round]:
+    """A shared base and a personal head: the last `personal` stages stay (Arivazhagan 2019, arXiv:1912.00818).
+
+    Both are trained together. personal = 0 is fedavg, all stages personal is local training.
+    """
+    fed.keep(_head(fed, personal))
+    return fedavg(fed, weighting)
+
+
+@algorithm
+def lg_fedavg(fed: Federation, cut: int = 1, weighting: str = "cases") -> Iterator[Round]:
+    """A personal base and a shared head: the stages before `cut` stay (Liang 2020, arXiv:2001.01523).
+
+    The mirror image of fedper, and what splitfed(version=3) computes at the same cut. cut = 0 is fedavg. Departs:
+    starts from common weights, not from locally trained ones.
+    """
+    whole("cut", cut, 0)
+    fed.keep(stages.mask(fed.layout, 0, cut))
+    return fedavg(fed, weighting)
+
+
+@algorithm
+def fedrep(
+    fed: Federation, personal: int = 1, head_epochs: int = 10, base_epochs: int = 1, weighting: str = "cases"
+) -> Iterator[Round]:
+    """As fedper, but the personal head is trained first, then the shared base (Collins 2021, arXiv:2102.07078).
+
+    The round's steps are shared out in the proportion head_epochs : base_epochs (10 : 1 in the paper), so that the
+    budget is that of the other methods. What rests keeps its normalisation statistics, too.
+    """
+    whole("head_epochs", head_epochs, 0)
+    whole("base_epochs", base_epochs, 1)
+    head, share = _head(fed, personal), head_epochs / (head_epochs + base_epochs)
+    fed.keep(head)
+    head = head.to(fed.device)
+    s = fed.memory(w=fed.start)
+    for r in fed.rounds(s):
+        sent = fed.broadcast(s.w)
+        headed = fed.fit(sent, r, part=(0.0, share), frozen=~head)
+        back = fed.fit(headed, r, part=(share, 1.0), frozen=head)
+        s.w = fed.merge(s.w, fed.gather(back), weighting)
+        yield Round({"global": s.w})
+
+
+@algorithm
+def ditto(fed: Federation, lam: float = 0.1, steps: int | None = None, weighting: str = "cases") -> Iterator[Round]:
+    """Federated averaging, and beside it personal models that are pulled towards the shared one (Li 2021).
+
+    arXiv:2012.04221, Algorithm 1. v_k = v_k - lr (grad F_k(v_k) + lam (v_k - w)), `steps` of them in a round (a round's
+    by default). The shared model is fedavg's for every lam; lam = 0 is local training beside it. Stable while lr * lam
+    < 2. A site trains two models, so a round costs it twice the steps. Departs: weights of the mean by cases.
+    """
+    stable(fed, "lam", lam)
+    s = fed.memory(w=fed.start, v=fed.start.expand(len(fed.sites)))
+    for r in fed.rounds(s):
+        sent = fed.broadcast(s.w)
+        back = fed.fit(sent, r)
+        mine, anchor = s.v.only(back.owners), sent.only(back.owners)
+        s.v = s.v.put(fed.fit(mine, r, steps=steps, pull=(lam, anchor), private=True, keep_optimizer=True))
+        s.w = fed.merge(s.w, fed.gather(back), weighting)
+        yield Round({"global": s.w, "local": s.v})
+
+
+@algorithm
+def apfl(fed: Federation, alpha: float = 0.5, adaptive: bool = True, weighting: str = "cases") -> Iterator[Round]:
+    """Personal models mixed with the shared one, alpha v_k + (1 - alpha) w_k, alpha learnt (Deng 2020).
+
+    arXiv:2003.13461, Algorithm 1. In each step, with m = alpha v + (1 - alpha) w: w = w - lr grad F(w), v = v - lr
+    alpha grad F(m), alpha = alpha - lr <v - w, grad F(m)>, kept in 0..1. alpha = 0, not adaptive, is fedavg; alpha = 1
+    local training. Two passes a step. v takes plain SGD steps whatever the optimizer.
+    """
+    within("alpha", alpha, 0, 1)
+    sites = len(fed.sites)
+    s = fed.memory(w=fed.start, v=fed.start.expand(sites), alpha=[float(alpha)] * sites, mixed=fed.start.expand(sites))
+    for r in fed.rounds(s):
+        sent = fed.broadcast(s.w)
+        rules = [Mixture(s.v[k].vector.clone(), s.alpha[k], r.lr, adaptive) for k in sent.owners]
+        back = fed.fit(sent, r, rule=rules)
+        for i, k in enumerate(back.owners):
+            rule = rules[sent.owners.index(k)]
+            s.alpha = [*s.alpha[:k], rule.alpha, *s.alpha[k + 1 :]]
+            s.v = s.v.put(_row(back, i, rule.v))
+            s.mixed = s.mixed.put(_row(back, i, rule.alpha * rule.v + (1 - rule.alpha) * back.vector[i]))
+            fed.journal.numbers[fed.names[k], "alpha"] = rule.alpha
+        s.w = fed.merge(s.w, fed.gather(back), weighting)
+        yield Round({"global": s.w, "local": s.mixed})
+
+
+@dataclass
+class Mixture:
+    """APFL's step at one site: v (P + Q,) and alpha learn beside w."""
+
+    v: Tensor
+    alpha: float
+    lr: float
+    adaptive: bool
+
+    def __call__(self, w: Tensor, g: Tensor, grad: Callable[..., Tensor]) -> Tensor:
+        v, own = self.v[: len(w)], self.v[len(w) :]
+        slope = grad(self.alpha * v + (1 - self.alpha) * w, own, decay=True)
+        towards = float(torch.dot(v - w, slope))
+        v.sub_(slope, alpha=self.lr * self.alpha)
+        if self.adaptive:
+            self.alpha = min(max(self.alpha - self.lr * towards, 0.0), 1.0)
+        return g
+
+
+@algorithm
+def pfedme(
+    fed: Federation, lam: float = 15.0, inner: int = 5, inner_lr: float | None = None, beta: float = 1.0,
+    weighting: str = "cases",
+) -> Iterator[Round]:  # fmt: skip
+    """Personal models near the shared one, which follows their Moreau envelopes (Dinh 2020).
+
+    arXiv:2006.08848, Algorithm 1. In each step: `inner` steps of theta = theta - inner_lr (grad F_k(theta) + lam (theta
+    - w)) on the same batch, then w = w - lr lam (w - theta); the server's w = (1 - beta) w + beta mean. With exact
+    inner optima and one step a round the fixed point is the optimum of the mean envelope. inner_lr: that of the
+    experiment unless given. theta goes on from step to step of a round, as in the authors' code. Stable while lr * lam
+    < 2. Departs: sites that do not take part do not train; inner + 1 passes a step.
+    """
+    stable(fed, "lam", lam)
+    whole("inner", inner, 1)
+    within("beta", beta, 0, 2)
+    if inner_lr is not None:
+        at_least("inner_lr", inner_lr, 0)
+    s = fed.memory(w=fed.start, theta=fed.start.expand(len(fed.sites)))
+    for r in fed.rounds(s):
+        sent = fed.broadcast(s.w)
+        rules = [Envelope(lam, inner, r.lr if inner_lr is None else inner_lr) for _ in sent.owners]
+        back = fed.fit(sent, r, rule=rules, decays=False)
+        for i, k in enumerate(back.owners):
+            theta = rules[sent.owners.index(k)].theta
+            s.theta = s.theta.put(_row(back, i, torch.cat([theta, back.vector[i, len(theta) :]])))
+        back = fed.gather(back)
+        if len(back):
+            s.w = toward(s.w, fed.merge(s.w, back, weighting), beta)
+        yield Round({"global": s.w, "local": s.theta})
+
+
+@dataclass
+class Envelope:
+    """pFedMe's gradient at one site: lam (w - theta), theta the approximate minimum near w."""
+
+    lam: float
+    inner: int
+    lr: float
+    theta: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __call__(self, w: Tensor, g: Tensor, grad: Callable[..., Tensor]) -> Tensor:
+        theta = self.theta if len(self.theta) else w.clone()
+        for _ in range(self.inner):
+            theta = theta - self.lr * (grad(theta, decay=True) + self.lam * (theta - w))
+        self.theta = theta
+        return self.lam * (w - theta)
+
+
+def _head(fed: Federation, personal: int) -> Tensor:
+    """The coordinates (P + Q,) of the last `personal` stages that have parameters."""
+    whole("personal", personal, 0)
+    return stages.head(fed.layout, personal)
+
+
+def _row(back: Weights, i: int, vector: Tensor) -> Weights:
+    """A stack of one: another vector in the place of row i's."""
+    k = back.owners[i]
+    return replace(back.only((k,)), vector=vector[None])

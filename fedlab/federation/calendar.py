@@ -1,0 +1,62 @@
+"""Rounds and memory: who takes part in which, and what a killed run needs to go on."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from fedlab.federation.assembly import Assembly
+from fedlab.federation.sites import Clock
+from fedlab.federation.wire import Path
+from fedlab.turnout import everybody
+
+
+class Calendar(Assembly):
+    """An assembled federation whose rounds can be counted, stored and resumed."""
+
+    def memory(self, **initial: Any) -> SimpleNamespace:
+        """What a checkpoint must hold: the values given, or those of the round at which a killed run stopped."""
+        self._memory = SimpleNamespace(**{"round": 0, **initial, **self._restored})
+        return self._memory
+
+    def rounds(self, memory: SimpleNamespace, *, together: bool = True) -> Iterator[Clock]:
+        """The rounds still to do. together: sites meet, so that it matters who is absent, slow or fails."""
+        while memory.round < self.settings.rounds and not self.halted:
+            memory.round += 1
+            self.journal.begin()
+            self.wire.path = Path()
+            self.turnout = self.attendance.at(memory.round) if together else everybody(len(self.sites))
+            self.journal.attend(memory.round, self.names, self.turnout)
+            self.clock = Clock(memory.round, self.settings.lr_at(memory.round), self.turnout)
+            yield self.clock
+
+    @property
+    def round(self) -> int:
+        """The number of the round that was begun last."""
+        return int(self._memory.round)
+
+    @property
+    def due(self) -> bool:
+        """Whether the present round is evaluated."""
+        return self.round % self.settings.evaluate_every == 0 or self.round == self.settings.rounds
+
+    def halt(self) -> None:
+        """Let the present round be the last one."""
+        self.halted = True
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything a resumed run needs: the algorithm's memory, what stays at the sites, who holds the model."""
+        held = {"_own": self.staying.own, "_optimizers": self.optimizers.held, "_holder": self.holder}
+        return {**vars(self._memory), **held}
+
+    def restore(self, memory: dict[str, Any]) -> None:
+        """Go on from a snapshot."""
+        self.staying.own, self.optimizers.held = memory.pop("_own"), memory.pop("_optimizers")
+        self.holder, self._restored = memory.pop("_holder"), memory
+
+    def note(self, event: str, detail: str = "", site: str = "") -> None:
+        """Something that a reader of the results must be able to find: it stands in `run.events`."""
+        self.journal.note(self.round, site, event, detail)
+
+    def log(self, name: str, value: float) -> None:
+        """A number of the present round that stands in `run.rounds`."""
+        self.journal.numbers[self.union.name, name] = float(value)

@@ -1,0 +1,186 @@
+"""The wire and the merge: everything that crosses an institution's border on behalf of a method."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from fedlab.federation.practice import Practice
+from fedlab.federation.wire import SERVER, Message
+from fedlab.registry import choose
+from fedlab.stages import Part, mask
+from fedlab.weights import Weights, mix, stack
+
+
+class Exchange(Practice):
+    """A federation whose sites can exchange models; attackable: whether a method ever took models from sites."""
+
+    attackable = False
+
+    def broadcast(self, w: Weights, **beside: Tensor) -> Weights:
+        """One model to all sites of the round: a stack (m, ...). What stays at a site is the site's own there.
+
+        beside: tensors that go with it to every site, counted under their names.
+        """
+        present, self.sent, sizes = self.turnout.present, w, []
+        for k in present:  # weights cross, server to site
+            sizes.append(self._pass("down", k, "weights", w.bare()))
+            sizes[-1] += sum(self._pass_tensors("down", k, what, [t]) for what, t in beside.items())
+            sizes[-1] += self._pass_tensors("down", k, "optimizer state", self.optimizers.crossing())
+        self.wire.path.trip(sizes)
+        return self.here(w, present)
+
+    def gather(self, back: Weights, **beside: Tensor) -> Weights:
+        """All sites' models to the server, as they arrive: a hostile site may send something else than it learnt.
+
+        beside: tensors (m, ...) of which each site sends its own row.
+        """
+        sizes = []
+        for i, k in enumerate(back.owners):  # weights cross, site to server
+            sizes.append(self._pass("up", k, "weights", back[i].bare()))
+            sizes[-1] += sum(self._pass_tensors("up", k, what, [t[i]]) for what, t in beside.items())
+        self.optimizers.average(back.owners, self._renormalised(back.owners))
+        for place, k in enumerate(back.owners):
+            sizes[place] += self._pass_tensors("up", k, "optimizer state", self.optimizers.crossing())
+        self.wire.path.trip(sizes)
+        return self.attacked(self.merger.enough(back.bare(), self.round), self.sent)
+
+    def hand_over(self, w: Weights, to: int) -> Weights:
+        """One model, with the optimizer state that it carries, to the next site."""
+        giver, self.holder = self.holder, self.names[to]
+        self.wire.path.trip([self._pass("peer", to, "weights", w, giver)])  # weights cross, site to site
+        return self.at_site(w, to)
+
+    def to_server(self, w: Weights) -> None:
+        """One travelling model from whoever holds it to the server."""
+        if self.holder != SERVER:
+            self.wire.path.trip([self._pass("up", self.names.index(self.holder), "weights", w)])
+        self.holder = SERVER
+
+    def from_server(self, w: Weights, to: int) -> Weights:
+        """One travelling model from the server to a site."""
+        self.wire.path.trip([self._pass("down", to, "weights", w)])  # weights cross, server to site
+        self.holder = self.names[to]
+        return self.at_site(w, to)
+
+    def merge(
+        self, w: Weights, back: Weights, weighting: str | NDArray[np.float64] = "cases", rule: str | None = None
+    ) -> Weights:
+        """The server's merge of what came back, by the rule of the settings (the mean, unless they say otherwise).
+
+        w: the model that was sent out, which is returned where nothing came back. weighting: "cases" n_k / N over the
+        sites that answered, "uniform", or the coefficients (m,) of their updates.
+        """
+        given = weighting if isinstance(weighting, np.ndarray) else self.weights(back.owners, weighting)
+        return self.merger.merge(w, back, given, self.round, rule)
+
+    def weights(self, who: tuple[int, ...], weighting: str = "cases") -> NDArray[np.float64]:
+        """The coefficients (m,) of these sites' updates, as participation and weighting have them."""
+        return self.attendance.weights(self.turnout, who, self.site_weights(weighting))
+
+    def site_weights(self, weighting: str) -> NDArray[np.float64]:
+        """The weight of every site in a mean, (K,): by cases n_k / N, or uniform 1 / K."""
+        choose("weighting", weighting, ("cases", "uniform"))
+        return self.shares if weighting == "cases" else np.full(len(self.sites), 1 / len(self.sites))
+
+    def zeros(self, *rows: int) -> Tensor:
+        """Zeros of shape (P,), or (rows, P)."""
+        return self.start.vector.new_zeros(*rows, self.layout.parameters)
+
+    def column(self, values: ArrayLike) -> Tensor:
+        """Numbers (m,) as a column (m, 1) that multiplies the rows of a stack."""
+        return torch.as_tensor(np.asarray(values, np.float64)).to(self.start.vector)[:, None]
+
+    def shared(self, vectors: Tensor) -> Tensor:
+        """Vectors (..., P) with zeros in the coordinates that stay at sites."""
+        leaves = self.staying.shared
+        return vectors if leaves is None else vectors * leaves
+
+    def meet(self, peers: Weights, leader: int, since: Weights) -> Weights:
+        """The models of several sites to one of them, which leads: the stack that arrives there.
+
+        since: the model that they last had in common.
+        """
+        sizes = [
+            self._pass("peer", leader, "weights", peers[i].bare(), self.names[k])  # weights cross, site to site
+            for i, k in enumerate(peers.owners)
+            if k != leader
+        ]
+        self.wire.path.trip(sizes, shared=True)
+        return self.attacked(peers.bare(), since)
+
+    def publish(self, w: Weights, who: Sequence[int], leader: int) -> Weights:
+        """The leader's model to other sites: a stack (m, ...) of what it is there."""
+        sizes = [
+            self._pass("peer", k, "weights", w.bare(), self.names[leader])  # weights cross, site to site
+            for k in who
+            if k != leader
+        ]
+        self.wire.path.trip(sizes, shared=True)
+        return self.here(w, tuple(who))
+
+    def to_neighbours(self, peers: Weights, links: NDArray[np.bool_]) -> None:
+        """Each site's model to each of its neighbours; links (m, m): who is whose."""
+        sizes = []
+        for i, k in enumerate(peers.owners):  # weights cross, site to site
+            near = np.flatnonzero(links[i]).tolist()
+            sizes.append(sum(self._pass("peer", k, "weights", peers[j], self.names[peers.owners[j]]) for j in near))
+        self.wire.path.trip(sizes)
+
+    def here(self, w: Weights, who: tuple[int, ...]) -> Weights:
+        """A model as it is at each of these sites, with what stays there: a stack."""
+        if self.staying.own is None:
+            return w.bare().expand(who)
+        return stack([self.at_site(w.bare(), k) for k in who], who)
+
+    def at_site(self, w: Weights, k: int) -> Weights:
+        """A model as site k uses it: with what stays there."""
+        return self.staying.at(w, k)
+
+    def keep(self, coordinates: Tensor) -> None:
+        """From now on these coordinates (P + Q,) of the model never leave a site."""
+        self.staying.add(coordinates)
+
+    def keep_part(self, part: Part) -> None:
+        """From now on this part of the model never leaves a site."""
+        for first, last in part.stages:
+            self.keep(mask(self.layout, first, last))
+
+    def recalibrate(self, w: Weights) -> Weights:
+        """The model with the normalisation statistics of all sites, which it visits once more without training."""
+        found = []
+        for k, site in enumerate(self.sites):
+            here = self.hand_over(w.bare(), to=k)
+            found.append(self._engine.recalibrate(here, list(site.batches.sweep())))
+        union = mix(stack(found).pooling(), self.shares)
+        return Weights(self.layout, union.vector, union.counts)
+
+    def attacked(self, arrived: Weights, since: Weights) -> Weights:
+        """What arrives of honest models where some sites are hostile; since: the model that all started from."""
+        self.attackable = True
+        if not self.attack.who or not len(arrived):
+            return arrived
+        hostile = [self.names[k] for k in arrived.owners if k in self.attack.who]
+        self.note("attack", f"{self.attack.name} by {', '.join(hostile) or 'nobody present'}")
+        shares = self._renormalised(arrived.owners)
+        return self.attack.apply(arrived, since, shares, self.settings.seed, self.round)
+
+    def _renormalised(self, who: tuple[int, ...]) -> NDArray[np.float64]:
+        chosen = self.shares[list(who)]
+        return chosen / chosen.sum() if len(who) else chosen
+
+    def _pass(self, direction: str, k: int, what: str, w: Weights, other: str = SERVER) -> int:
+        """Count one model that crosses site k's border; its bytes."""
+        tensors = self.staying.leaving(w) if self.wire.taps else ()
+        message = Message(self.round, self.names[k], direction, other, what, tensors)
+        return self.wire.pass_on(message, self.staying.nbytes(w))
+
+    def _pass_tensors(self, direction: str, k: int, what: str, tensors: Sequence[Tensor]) -> int:
+        """Count tensors that cross site k's border; of those over all parameters only what does not stay at sites."""
+        if not tensors:
+            return 0
+        leaves, size = self.staying.shared, self.layout.parameters
+        sent = [t if leaves is None or t.shape[-1:] != (size,) else t[..., leaves] for t in tensors]
+        return self.wire.pass_on(Message(self.round, self.names[k], direction, SERVER, what, tuple(sent)))

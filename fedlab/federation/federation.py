@@ -1,0 +1,98 @@
+"""The federation that an algorithm acts on: sites, one shared model, and the calls that move and train weights.
+
+An algorithm sees `fed.fit`, the wire (`broadcast`, `gather`, `hand_over`), `fed.merge`, `fed.memory` and `fed.rounds`;
+where the pixels are, how steps are executed, who takes part, what stays at a site and how models are merged is decided
+below, for every algorithm alike.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlab.engine.batches import Batches
+from fedlab.engine.work import Cost
+from fedlab.federation.exchange import Exchange
+from fedlab.federation.outcomes import Ensemble, Localised, Model
+from fedlab.federation.wire import Ledger
+from fedlab.metrics import HIGHER_IS_BETTER, METRICS
+from fedlab.weights import Weights, stack
+
+
+class Federation(Exchange):
+    """Sites of a partition with one architecture, on one device.
+
+    sites: those that train, in ascending order; unseen ones are not among them. shares: n_k / N, float64 (K,). start:
+    initial weights, alike everywhere. union: all training cases as one site. labels: (cases,) as the sites' readers
+    wrote them. wire: what crossed. journal: what the present round cost and what happened so far.
+    """
+
+    @property
+    def ledger(self) -> Ledger:
+        """What crossed institutions' borders so far."""
+        return self.wire.ledger
+
+    @property
+    def costs(self) -> dict[str, Cost]:
+        """What the present round took at each site."""
+        return self.journal.costs
+
+    @property
+    def updates(self) -> dict[str, float]:
+        """How far the sites' updates of the present round point apart, see `fedlab.engine.updates`."""
+        return self.journal.updates
+
+    def without_effect(self) -> list[str]:
+        """Settings that the method, having gone one round, did not heed, though models crossed."""
+        asked, crossed = self.settings, any(row[4] == "weights" for row in self.ledger.rows)
+        found = [f"aggregate={asked.aggregate!r}"] if asked.aggregate != "mean" and not self.merger.used else []
+        found += ["secure_sum=True"] if asked.secure_sum and not self.merger.used else []
+        sends = self.attack.who and not self.attack.flips_labels
+        found += [f"attack={asked.attack!r}"] if sends and not self.attackable else []
+        return found if crossed else []
+
+    def localised(self, model: Weights | Ensemble) -> Model:
+        """The model to evaluate: together with what it is at each site, where sites keep a part of it to themselves."""
+        if isinstance(model, Ensemble):
+            return Ensemble(model.models.bare(), model.shares)
+        if self.staying.own is None or model.stacked:
+            return model.bare()
+        return Localised(model.bare(), stack([self.at_site(model.bare(), k) for k in range(len(self.sites))]))
+
+    def acquainted(self, w: Weights, index: NDArray[np.int64]) -> Weights:
+        """A model whose batch normalisation statistics are those of these images, for which no label is needed.
+
+        The same model where it has none, or where they are frozen.
+        """
+        size = self.settings.batch_size or max(1, len(index))
+        pieces = Batches("", index, size, 0).sweep() if len(index) else iter(())
+        return self._engine.recalibrate(w, list(pieces))
+
+    def predict(self, model: Weights | Ensemble, index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Probabilities (n, classes) of one model or an ensemble for these cases."""
+        if isinstance(model, Ensemble):
+            each = [self._engine.predict(model.models[k], index) for k in range(len(model.models))]
+            return np.tensordot(model.shares, np.stack(each), 1)
+        return self._engine.predict(model, index)
+
+    def validate(self, w: Weights) -> NDArray[np.float64]:
+        """The headline metric (K,) of one model on each site's validation cases; NaN where it is undefined."""
+        measure, found = METRICS.function(self.task.metrics[0]), []
+        for k, site in enumerate(self.sites):
+            index = self.partition.index(site.name, "val")
+            y = self.task.targets(self.labels)[index]
+            found.append(measure(y, self.predict(self.at_site(w, k), index)) if len(index) else np.nan)
+        return np.array(found, np.float64)
+
+    def score(self, w: Weights) -> float:
+        """The mean of `validate` over sites, by their validation cases, such that higher is better; NaN without any."""
+        found = self.validate(w)
+        cases = np.array([len(self.partition.index(name, "val")) for name in self.names], np.float64)
+        known = np.isfinite(found)
+        sign = 1 if HIGHER_IS_BETTER[self.task.metrics[0]] else -1
+        return sign * float(np.average(found[known], weights=cases[known])) if known.any() else np.nan
+
+    def watch(self, w: Weights, at: str) -> None:
+        """Record how a travelling model does on every site's validation cases after a visit, if that is wanted."""
+        if self.settings.watch_visits and self.due:
+            self.journal.visit(
+                self.round, at, self.task.metrics[0], dict(zip(self.names, self.validate(w), strict=True))
+            )

@@ -1,0 +1,70 @@
+"""What happened in a round and what it cost: losses, drift, a method's own numbers, events, scores between visits."""
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from fedlab.engine.work import Cost
+from fedlab.turnout import Turnout
+
+EVENTS = ["round", "site", "event", "detail"]
+VISITS = ["round", "visit", "at", "site", "metric", "value"]
+
+
+@dataclass
+class Journal:
+    """Costs, drift and logged numbers are of the present round; events and visits of all rounds.
+
+    costs: by site. updates: how far the sites' updates point apart. numbers: (site, name) -> what a method logged.
+    events: who was absent, late, failed, elected, left out. visits: the metric at each site after each visit of a
+    travelling model.
+    """
+
+    costs: dict[str, Cost] = field(default_factory=dict)
+    updates: dict[str, float] = field(default_factory=dict)
+    numbers: dict[tuple[str, str], float] = field(default_factory=dict)
+    events: list[tuple[int, str, str, str]] = field(default_factory=list)
+    visits: list[tuple[int, int, str, str, str, float]] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """A new round."""
+        self.costs, self.updates, self.numbers = {}, {}, {}
+
+    def charge(self, site: str, cost: Cost, private: bool = False) -> None:
+        """Add what a training took; the loss is that of the shared model, a private one's does not count."""
+        before = self.costs.get(site)
+        if before is None:
+            self.costs[site] = cost
+            return
+        steps = before.steps + cost.steps
+        mean = (before.loss * before.steps + cost.loss * cost.steps) / max(1, steps)
+        loss = before.loss if private else mean
+        self.costs[site] = Cost(loss, steps, before.samples + cost.samples, before.seconds + cost.seconds)
+
+    def attend(self, number: int, names: tuple[str, ...], turnout: Turnout) -> None:
+        """Who does not take part in full."""
+        for k in sorted(turnout.absent):
+            self.note(number, names[k], "absent")
+        for k in turnout.present:
+            if k in turnout.failed:
+                self.note(number, names[k], "failed", "broke off after it got the model; its work is lost")
+            elif k in turnout.late:
+                self.note(number, names[k], "late", "its work came too late and does not count")
+            elif k in turnout.work:
+                self.note(number, names[k], "straggled", f"did {turnout.work[k]:.0%} of its steps")
+
+    def note(self, number: int, site: str, event: str, detail: str = "") -> None:
+        """Something that a reader of the results must be able to find."""
+        self.events.append((number, site, event, detail))
+
+    def visit(self, number: int, at: str, metric: str, scores: dict[str, float]) -> None:
+        """How a travelling model does at each site after a visit at one; visits of a round are counted from 1."""
+        last = self.visits[-1] if self.visits else (number, 0)
+        count = 1 + (last[1] if last[0] == number else 0)
+        self.visits += [(number, count, at, site, metric, float(value)) for site, value in scores.items()]
+
+    def event_frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.events, columns=EVENTS)
+
+    def visit_frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.visits, columns=VISITS)

@@ -1,0 +1,44 @@
+"""What becomes of the sites' optimizers between rounds: begun afresh, kept at each site, or averaged like weights."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlab.weights import Weights
+
+SHARED = "shared"
+
+
+class OptimizerState:
+    """Moments of each site's optimizer in training that starts from a shared model.
+
+    policy: "reset" forgets them after every round; "keep" leaves each site its own; "share" averages them with the
+    weights, and they cross with the model. held: site, or "shared" -> [moments (slots, P), clock].
+    """
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
+        self.held: dict[str, list[Tensor]] = {}
+
+    def begin(self, w: Weights, k: int) -> Weights:
+        """The start of site k with the optimizer state that it goes on with."""
+        found = self.held.get(SHARED if self.policy == "share" else str(k))
+        return w if found is None else replace(w, moments=found[0], clock=found[1])
+
+    def store(self, k: int, trained: Weights) -> None:
+        """Keep what site k's optimizer knows."""
+        if trained.moments is not None and trained.clock is not None:
+            self.held[str(k)] = [trained.moments, trained.clock]
+
+    def average(self, who: tuple[int, ...], shares: NDArray[np.float64]) -> None:
+        """One state for all sites, if it is shared: the mean of those that took part, in float64."""
+        each = [self.held[str(k)] for k in who if str(k) in self.held]
+        if self.policy == "share" and each:
+            mean = sum(float(p) * moments.double() for p, (moments, _) in zip(shares, each, strict=True))
+            self.held = {SHARED: [mean.to(each[0][0].dtype), max(clock for _, clock in each)]}  # type: ignore[union-attr]
+
+    def crossing(self) -> list[Tensor]:
+        """What crosses a site's border with its model."""
+        return next(iter(self.held.values())) if self.policy == "share" and self.held else []

@@ -1,0 +1,151 @@
+"""Training and looking at the sites: the calls by which a method makes them work."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedlab.engine import updates
+from fedlab.federation.calendar import Calendar
+from fedlab.federation.local import Corrections
+from fedlab.federation.sites import Clock, Site
+from fedlab.federation.splitting import Split
+from fedlab.weights import Weights, stack
+
+Part = tuple[int, int] | tuple[float, float]  # of a round's steps: from .. to, counted or as shares
+Span = tuple[int | None, Part | None]  # steps in the round, and the part of them that is meant
+Keeping = tuple[bool, bool]  # whether to keep the optimizer's state, and whether the model is private
+
+
+class Practice(Calendar):
+    """A federation whose sites can train.
+
+    done: optimizer steps (m,) that the sites of the latest side-by-side training took.
+    """
+
+    done: NDArray[np.float64] = np.zeros(0)
+
+    def fit(
+        self,
+        start: Weights,
+        r: Clock,
+        *,
+        at: int | Site | None = None,
+        steps: int | None = None,
+        part: Part | None = None,
+        keep_optimizer: bool = False,
+        private: bool = False,
+        **corrections: Any,
+    ) -> Weights:
+        """Local training of all sites from their starts (m, ...), or of one site `at` from one start.
+
+        Of starts that were broadcast, those of sites that fail or come too late are left out of the result.
+        corrections: pull=(mu, anchor), shift, rule, term, frozen, batches, weights, rate, see `Corrections`. steps:
+        optimizer steps in this round, instead of the experiment's. part: only the steps from .. to of them, or shares
+        of them. With keep_optimizer the result carries the optimizer's state, and a start that carries one goes on with
+        it. private: a model that never leaves the site.
+        """
+        asked, how = Corrections(**corrections), (keep_optimizer, private)
+        if at is None:
+            return self._fit_all(start, r, asked, (steps, part), how)
+        trained = self._fit_one(start, r, at, asked, (steps, part), how)
+        self.wire.path.train([self.local.last.steps], [self.local.last.seconds])
+        return trained
+
+    def _fit_all(self, start: Weights, r: Clock, asked: Corrections, span: Span, how: Keeping) -> Weights:
+        rows = [i for i, k in enumerate(start.owners) if start.sites is None or k in r.turnout.answering]
+        who = tuple(start.owners[i] for i in rows)
+        state = self.optimizers if start.sites is not None and not any(how) else None
+        keeps = (how[0] or (state is not None and state.policy != "reset"), how[1])
+        room, each, costs = start.blank(None if start.sites is None else who), [], []
+        for place, (i, k) in enumerate(zip(rows, who, strict=True)):
+            begin = start[i] if state is None else state.begin(start[i], k)
+            each.append(self._fit_one(begin, r, k, asked.of(i), span, keeps, room[place]))
+            costs.append(self.local.last)
+            if state is not None:
+                state.store(k, each[-1])
+        self.wire.path.train([cost.steps for cost in costs], [cost.seconds for cost in costs])
+        self.done = np.array([cost.steps for cost in costs], np.float64)
+        if not how[1]:
+            self._measure_updates(start if len(who) == len(start) else start.only(who), room)
+        return stack(each, room.sites) if how[0] and each and each[0].moments is not None else room
+
+    def _fit_one(
+        self, start: Weights, r: Clock, at: int | Site, asked: Corrections, span: Span, how: Keeping,
+        room: Weights | None = None,
+    ) -> Weights:  # fmt: skip
+        k = at if isinstance(at, int) else None
+        site = self.sites[at] if isinstance(at, int) else at
+        trained = self.local.fit(start, r, site, asked, self.span(r, site, k, *span), *how, room)
+        if k is not None and not how[1]:
+            self.staying.store(k, trained)
+        return trained
+
+    def span(self, r: Clock, site: Site, k: int | None, steps: int | None, part: Part | None) -> Any:
+        """The first step of a site's batches and the one after the last, counted over all rounds."""
+        total = steps or site.steps(self.settings)
+        share = 1.0 if k is None else r.turnout.work.get(k, 1.0)
+        most = total if share == 1 else max(1, int(total * share))
+        first, last = (int(end * total + 1e-9) if isinstance(end, float) else end for end in part or (0, total))
+        base = (r.number - 1) * total
+        return base + min(first, most), base + min(last, most)
+
+    def split(self, cut: int, tail: int = 0) -> Split:
+        """The model cut between institutions and a server, at a stage."""
+        return Split(self, cut, tail)
+
+    def _measure_updates(self, start: Weights, trained: Weights) -> None:
+        """Of the round's first training of all sites from one start, over the parameters that they share."""
+        shared = self.staying.shared
+        if not self.journal.updates and updates.common(start.parameters, shared):
+            products = updates.gram(start.parameters[0], trained.parameters, shared)
+            shares = self.shares[list(start.owners)]
+            if products.any():
+                self.journal.updates = updates.measures(products, shares / shares.sum())
+
+    def gradient(self, at: Weights) -> tuple[NDArray[np.float64], Tensor]:
+        """Loss (m,) and its gradient (m, P) over all training cases of each site, at the model of each."""
+        found = [self._whole(at[i], self.sites[k], True) for i, k in enumerate(at.owners)]
+        gradients = [gradient for _, gradient in found]
+        return np.array([loss for loss, _ in found]), torch.stack(gradients) if gradients else at.parameters
+
+    def losses(self, at: Weights) -> NDArray[np.float64]:
+        """The loss (m,) over all training cases of each site, at the model of each."""
+        return np.array([self._whole(at[i], self.sites[k], False)[0] for i, k in enumerate(at.owners)])
+
+    def _whole(self, w: Weights, site: Site, gradient: bool) -> Any:
+        loss, found, cost = self._engine.whole(w, site.batches, gradient)
+        self.journal.charge(site.name, cost, private=True)
+        return loss, found
+
+    def case_weights(self, k: int) -> Tensor | None:
+        """The class weights of site k's training cases by their rows in the store; None where all are 1."""
+        weights = self.sites[k].class_weights
+        if np.all(weights == 1):
+            return None
+        store = self._engine.store
+        each = torch.zeros(len(store.targets), dtype=store.dtype, device=self.device)
+        each[store.rows(self.sites[k].batches.index)] = torch.as_tensor(weights).to(each)
+        return each
+
+    def features(self, models: Weights) -> list["Features"]:
+        """What enters the last stage of each model of a stack, for the training cases of its site."""
+        return [self._features(models[i], self.sites[k]) for i, k in enumerate(models.owners)]
+
+    def _features(self, w: Weights, site: Site) -> "Features":
+        index = site.batches.index
+        return Features(self._engine.features(w, index), self._engine.store.rows(index))
+
+
+class Features:
+    """Representations (n, d) of a site's training cases, found by their rows in the store."""
+
+    def __init__(self, values: Tensor, rows: Tensor) -> None:
+        self.values = values
+        self._place = torch.full((int(rows.max()) + 1,), -1, dtype=torch.int64, device=rows.device)
+        self._place[rows] = torch.arange(len(rows), device=rows.device)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.values[self._place[rows]]

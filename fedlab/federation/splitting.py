@@ -1,0 +1,131 @@
+"""A model cut between the institutions and a server: what each side holds, and how they train together."""
+
+import time
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fedlab import stages
+from fedlab.engine.flat import FlatModel
+from fedlab.engine.optimizers import Optimizer, optimizer_of
+from fedlab.engine.sides import Autocast, Client, Server, u_shaped, vanilla
+from fedlab.engine.work import Cost
+from fedlab.federation.local import check_finite, named
+from fedlab.federation.sites import Clock
+from fedlab.federation.wire import SERVER, Path
+from fedlab.stages import Part
+from fedlab.weights import Weights, stack
+
+if TYPE_CHECKING:
+    from fedlab.federation.practice import Practice
+
+
+class Split:
+    """The federation's model, cut at stage `cut`; with a `tail` its last stages are at the institutions as well.
+
+    client, server: the layouts of the two sides. Everything that one gives the other in training crosses the wire.
+    """
+
+    def __init__(self, fed: "Practice", cut: int, tail: int = 0) -> None:
+        model = fed._engine.flat.model
+        count = len(model)
+        check_cut(cut, tail, count)
+        back = count - tail
+        self.fed, self.tail = fed, tail
+        ranges = ((0, cut), (back, count)) if tail else ((0, cut),)
+        self.client = stages.part(fed.layout, ranges)
+        self.server = stages.part(fed.layout, ((cut, back),))
+        self._client = Client(*self._side(self.client), cut)
+        self._server = Server(*self._side(self.server))
+
+    def _side(self, layout: Part) -> tuple[FlatModel, Optimizer, Autocast]:
+        fed = self.fed
+        model = stages.module(fed._engine.flat.model, layout.stages)
+        frozen = fed.settings.batchnorm == "frozen"
+        flat = FlatModel(model, layout, fed.start.vector, frozen_norm=frozen)
+        decays = layout.mask("weight")[: layout.parameters].to(fed.device)
+        return flat, optimizer_of(fed.settings, decays), fed._engine.autocast
+
+    def whole(self, client: Weights, server: Weights) -> Weights:
+        """Both sides put together, to be evaluated."""
+        return stages.join([client.bare(), server.bare()], self.fed.layout)
+
+    def fit(
+        self, client: Weights, server: Weights, r: Clock, *, at: int | None = None, part: tuple[int, int] | None = None,
+        keep_optimizer: bool = False, fresh_server: bool = False,
+    ) -> tuple[Weights, Weights]:  # fmt: skip
+        """Both sides after the round's steps with one site's cases, or with each site's and its own copy of the server.
+
+        at: the one site; without it client and server are stacks.
+
+        part: only the steps from .. to. keep_optimizer: both carry the state of their optimizers. fresh_server: the
+        server's optimizer begins afresh in every step.
+        """
+        how = (part, keep_optimizer, fresh_server)
+        if at is not None:
+            both, path = self._fit_one(client, server, r, at, *how)
+            self.fed.wire.path.side_by_side([path])
+            return both
+        came = [k for k in client.owners if k in r.turnout.answering]
+        rows = [client.owners.index(k) for k in came]
+        found = [self._fit_one(client[i], server[i], r, k, *how) for i, k in zip(rows, came, strict=True)]
+        self.fed.wire.path.side_by_side(path for _, path in found)
+        if not found:
+            return client.only(()).bare(), server.only(()).bare()
+        clients, servers = (stack([both[side] for both, _ in found], tuple(came)) for side in (0, 1))
+        return clients, servers
+
+    def _fit_one(self, client: Weights, server: Weights, r: Clock, k: int, part, keep: bool, fresh: bool) -> tuple:
+        fed, site = self.fed, self.fed.sites[k]
+        first, last = fed.span(r, site, k, None, part)
+        begun, path, samples = time.perf_counter(), Path(), 0
+        self._client.load(client)
+        self._server.load(fed.staying.at(server, k))
+        total = torch.zeros((), device=fed.device, dtype=fed.settings.dtype)
+        with named(site, r):
+            for step in range(first, last):
+                index = site.batches.at(step)
+                total += self._step(fed._engine.store.rows(index), r, k, path)
+                samples += len(index)
+                if fresh:
+                    self._server.forget_moments()
+        loss = float(total) / max(1, last - first)
+        for side in (self._client, self._server):
+            check_finite(loss, side.flat.vector, r, site, r.lr)
+        cost = Cost(loss, last - first, samples, time.perf_counter() - begun)
+        fed.journal.charge(site.name, cost)
+        path.train([cost.steps], [cost.seconds])
+        both = self._client.read(keep), self._server.read(keep)
+        for w in both:
+            fed.staying.store(k, w.bare())
+        return both, path
+
+    def _step(self, rows: Tensor, r: Clock, k: int, path: Path) -> Tensor:
+        """One batch, then a step on either side."""
+        store, task = self.fed._engine.store, self.fed.task
+
+        def wire(tensor: Tensor, direction: str, what: str) -> Tensor:
+            name = self.fed.names[k]
+            arrived = self.fed.wire.send(tensor, r.number, name, direction, what, SERVER)
+            path.trip([arrived.numel() * arrived.element_size()], beside=what == "labels")
+            return arrived
+
+        protocol = u_shaped if self.tail else vanilla
+        loss = protocol(self._client, self._server, store.images(rows), store.targets[rows], task, wire)
+        self._client.step(r.lr)
+        self._server.step(r.lr)
+        return loss
+
+
+def check_cut(cut: int, tail: int, count: int) -> None:
+    """Refuse a cut that leaves one side without a stage."""
+    for name, value in (("cut", cut), ("tail", tail)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{name} is {value!r}: give the index of a stage")
+    if tail < 0 or not 1 <= cut < count - tail:
+        last = f" before the tail of {tail}" if tail > 0 else ""
+        raise ValueError(
+            f"cut={cut}, tail={tail} lies outside the model, which has {count} stages: choose a cut from 1 to"
+            f" {max(1, count - max(tail, 0) - 1)}{last}, so that either side keeps at least one"
+        )

@@ -1,0 +1,90 @@
+"""What never leaves a site: its own normalisation, or a personal part of the model."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedlab.stages import Part, spread, take
+from fedlab.weights import Layout, Weights
+
+KINDS = {  # batch normalisation policy -> kinds of coordinates that stay (SiloBN arXiv:2008.07424, FedBN
+    "silobn": ("mean", "variance"),  # arXiv:2102.07623)
+    "params_only": ("mean", "variance", "buffer"),
+    "fedbn": ("mean", "variance", "batchnorm"),
+}
+
+
+class Staying:
+    """The coordinates that stay, and what they are at each site.
+
+    mask: bool (P + Q,). own: each site's model (K, ...), of which only these coordinates are meant; None until the
+    first training.
+    """
+
+    def __init__(self, layout: Layout, policy: str, start: Weights, sites: int) -> None:
+        self.layout, self.start, self.sites = layout, start, sites
+        self.mask = layout.mask(*KINDS.get(policy, ())).to(start.vector.device)
+        self.own: Weights | None = None
+        self._sizes: dict[Any, int] = {}
+
+    def add(self, mask: Tensor) -> None:
+        """These coordinates stay, too."""
+        self.mask = self.mask | mask.to(self.mask.device)
+        self._sizes.clear()
+
+    @property
+    def any(self) -> bool:
+        return bool(self.mask.any())
+
+    @property
+    def shared(self) -> Tensor | None:
+        """Which parameters (P,) leave the sites; None where all do."""
+        leaves = ~self.mask[: self.layout.parameters]
+        return None if bool(leaves.all()) else leaves
+
+    def at(self, w: Weights, k: int) -> Weights:
+        """A model, or a part of one, as site k uses it: with what stays there."""
+        if self.own is None:
+            return w
+        own = take(self.own[k], w.layout) if isinstance(w.layout, Part) else self.own[k]
+        vector = torch.where(self._mask_of(w.layout), own.vector, w.vector)
+        return replace(w, vector=vector, counts=w.counts if self._counts_leave else own.counts.clone())
+
+    def store(self, k: int, w: Weights) -> None:
+        """Keep what site k has learnt, of the whole model or of a part."""
+        if not self.any:
+            return
+        if self.own is None:
+            first = self.start.expand(self.sites)
+            self.own = Weights(self.layout, first.vector.clone(), first.counts.clone())
+        if isinstance(w.layout, Part):
+            spread(w, self.own.vector[k], self.own.counts[k])
+        else:
+            self.own.vector[k], self.own.counts[k] = w.vector, w.counts
+
+    def nbytes(self, w: Weights) -> int:
+        """Bytes of a model without what stays, with the optimizer state that it carries."""
+        key = getattr(w.layout, "stages", None)
+        if key not in self._sizes:
+            self._sizes[key] = int((~self._mask_of(w.layout)).sum())
+        beside = (w.counts if self._counts_leave else None, w.moments, w.clock)
+        numbers = sum(t.numel() * t.element_size() for t in beside if t is not None)
+        return self._sizes[key] * w.vector.element_size() + numbers
+
+    def leaving(self, w: Weights) -> tuple[Tensor, ...]:
+        """The tensors of a model that leave a site."""
+        beside = (w.counts if self._counts_leave else None, w.moments, w.clock)
+        return (w.vector[~self._mask_of(w.layout)], *(t for t in beside if t is not None))
+
+    @property
+    def _counts_leave(self) -> bool:
+        """Integer buffers go with the normalisation statistics."""
+        return not bool(self.mask[self.layout.parameters :].any())
+
+    def _mask_of(self, layout: Layout) -> Tensor:
+        if not isinstance(layout, Part):
+            return self.mask
+        trained, buffers, _ = layout.spans
+        return torch.cat([self.mask[span] for span in (*trained, *buffers)])
