@@ -1,0 +1,176 @@
+"""All methods side by side, where sites differ strongly in prevalence and size: one table a federation.
+
+Every method may choose one of three settings on the validation cases of seed 0, a knob of its own or the learning rate;
+the chosen one is then run with all seeds. The tables and the scores of every site are kept under benchmarks/results.
+
+    python benchmarks/methods.py                       # everything, some hours on two cores
+    python benchmarks/methods.py phantoms-4 --seeds 2  # one federation, quickly
+"""
+
+import argparse
+import os
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+import fedlab
+from fedlab.runs import Run
+
+HERE = Path(__file__).parent
+RUNS = Path(os.environ.get("FEDLAB_RUNS", "out/runs"))
+FEDERATIONS = {
+    "phantoms-4": {"dataset": "phantoms", "sites": 4, "quantity": 0.5, "batch_size": 16},
+    "phantoms-12": {"dataset": "phantoms", "sites": 12, "quantity": 0.25, "batch_size": 16},
+    "pneumoniamnist-4": {"dataset": "pneumoniamnist", "sites": 4, "quantity": 0.5, "batch_size": 32},
+    "pneumoniamnist-12": {"dataset": "pneumoniamnist", "sites": 12, "quantity": 0.25, "batch_size": 32},
+}
+COMMON = {"prevalence": 0.7, "rounds": 15, "lr": 0.05, "schedule": "cosine", "evaluate_every": 3}
+RATES = (0.02, 0.05, 0.1)  # the choice of methods without a knob
+KNOBS = {  # method -> how it is written with each of its three settings
+    "fedavgm": [f"fedavgm(beta={b}, server_lr={lr})" for b, lr in ((0.5, 1.0), (0.9, 0.3), (0.9, 1.0))],
+    **{m: [f"{m}(server_lr={lr})" for lr in (0.003, 0.01, 0.03)] for m in ("fedadam", "fedyogi", "fedadagrad")},
+    "fedprox": [f"fedprox(mu={mu})" for mu in (0.01, 0.1, 1.0)],
+    "scaffold": ["scaffold", "scaffold(option=1)", "scaffold(weighting='uniform')"],
+    "feddyn": [f"feddyn(alpha={alpha})" for alpha in (0.01, 0.1, 1.0)],
+    "moon": [f"moon(mu={mu})" for mu in (0.1, 1.0, 5.0)],
+    "fedsam": [f"fedsam(rho={rho})" for rho in (0.01, 0.05, 0.1)],
+    "qfedavg": [f"qfedavg(q={q})" for q in (0.1, 0.5, 1.0)],
+    "afl": [f"afl(lambda_lr={lr}, release='last')" for lr in (0.01, 0.1, 0.5)],
+    "ditto": [f"ditto(lam={lam})" for lam in (0.1, 1.0, 5.0)],
+    "apfl": [f"apfl(alpha={alpha})" for alpha in (0.25, 0.5, 0.75)],
+    "pfedme": [f"pfedme(lam={lam})" for lam in (5.0, 15.0, 30.0)],
+    "finetune": [f"finetune(steps={steps})" for steps in (5, 20, 40)],
+    "fedper": [f"fedper(personal={n})" for n in (1, 2, 3)],
+    "lg_fedavg": [f"lg_fedavg(cut={n})" for n in (1, 2, 3)],
+    "fedrep": [f"fedrep(head_epochs={n})" for n in (1, 3, 10)],
+    "gossip": [f"gossip({graph!r})" for graph in ("ring", "matching", "complete")],
+    "swarm": ["swarm", "swarm(weighting='cases')", "swarm(merge='geomedian')"],
+    "cyclic": ["cyclic", "cyclic(order='shuffled')", "cyclic(optimizer='reset', recalibrate=True)"],
+    "single_pass": ["single_pass", "single_pass(order='by_size')", "single_pass(order='reversed')"],
+    "split": ["split", "split(order='shuffled')", "split(turns='batch')"],
+    "splitfed": [f"splitfed(version={version})" for version in (1, 2, 3)],
+    "ensemble": ["ensemble", "ensemble(weighting='cases')", "ensemble"],
+}
+OWN = {"local", "finetune", "fedbn", "fedper", "lg_fedavg", "fedrep", "ditto", "apfl", "pfedme", "gossip"}
+
+
+def options(method: str) -> list[dict]:
+    """The three settings among which a method may choose."""
+    if method in KNOBS:
+        return [{"method": text} for text in KNOBS[method]]
+    return [{"method": method, "lr": lr} for lr in RATES]
+
+
+def run(changes: dict) -> Run:
+    """One experiment in a process with one thread."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    return fedlab.run(fedlab.Experiment(**changes), folder=RUNS)
+
+
+def everywhere(pool: ProcessPoolExecutor, wanted: Iterable[dict]) -> list[Run]:
+    return list(pool.map(run, wanted))
+
+
+def validation(found: Run) -> float:
+    """The mean over sites of the headline metric on validation cases, of the model that each site uses, at its best."""
+    rows = found.rounds[found.rounds["split"].eq("val") & found.rounds["metric"].eq(found.headline)]
+    rows = rows[rows["model"].eq("local")] if "local" in set(rows["model"]) else rows
+    score = rows.groupby("round")["value"].mean().max()
+    return float(score) if np.isfinite(score) else -np.inf
+
+
+def chosen(pool: ProcessPoolExecutor, base: dict) -> dict[str, dict]:
+    """Method -> the setting with the best validation score of seed 0."""
+    wanted = {method: options(method) for method in fedlab.METHODS}
+    flat = [{**base, **changes, "seed": 0} for each in wanted.values() for changes in each]
+    scores = iter([validation(found) for found in everywhere(pool, flat)])
+    return {method: max(each, key=lambda _: next(scores)) for method, each in wanted.items()}
+
+
+def label(method: str, changes: dict) -> str:
+    """What was chosen, as it is written."""
+    return changes["method"] if "lr" not in changes else f"{method}, lr={changes['lr']}"
+
+
+def study(name: str, seeds: int) -> pd.DataFrame:
+    """The comparison of all methods on one federation, every site a row, with costs."""
+    base = {**COMMON, **FEDERATIONS[name]}
+    with ProcessPoolExecutor() as pool:
+        settings = chosen(pool, base)
+        flat = [{**base, **changes, "seed": seed} for changes in settings.values() for seed in range(seeds)]
+        found = everywhere(pool, flat)
+    frames = []
+    local = found[list(settings).index("local") * seeds :][:seeds]
+    for place, (method, changes) in enumerate(settings.items()):
+        mine = found[place * seeds : (place + 1) * seeds]
+        pair = mine if method == "local" else [*local, *mine]
+        frame = fedlab.compare(pair, reference=local[0].method)
+        frame = frame[frame["method"] == mine[0].method].assign(method=method, setting=label(method, changes))
+        last = fedlab.compare(mine, choice="last", reference=mine[0].method, draws=1)["value"].to_numpy()
+        path = fedlab.costs(mine)["sequential steps"].mean()
+        frames.append(frame.assign(last=last, **{"sequential steps": path}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def page(name: str, frame: pd.DataFrame, seeds: int) -> str:
+    """A table in Markdown: one row a method, from the best mean of sites to the worst."""
+    sites = [site for site in frame["site"].unique() if site.startswith("Site ")]
+    shown = ["mean of sites", "pooled", "worst site", *(sites if len(sites) <= 4 else [])]
+    cells = frame.set_index(["method", "site"])
+    order = cells.xs("mean of sites", level="site")["value"].sort_values(ascending=False).index
+    head = ["method", *shown, "mean, last round", "gain over local", "MB", "steps", "sequential"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for method in order:
+        mean = cells.loc[(method, "mean of sites")]
+        star = "*" if method in OWN else ""
+        row = [f"`{mean['setting']}`{star}", *(interval(cells.loc[(method, site)]) for site in shown)]
+        row += [f"{mean['last']:.3f}", interval(mean, "difference"), f"{mean['megabytes']:.1f}"]
+        row += [f"{mean['steps']:.0f}", f"{mean['sequential steps']:.0f}"]
+        lines.append(f"| {' | '.join(row)} |")
+    return "\n".join([*introduction(name, frame, seeds), *lines]) + "\n"
+
+
+def interval(row: pd.Series, name: str = "value") -> str:
+    low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+    sign = "" if name == "value" else "+"
+    return f"{row[name]:{sign}.3f} ({row[low]:{sign}.3f} to {row[high]:{sign}.3f})" if np.isfinite(row[name]) else "–"
+
+
+def introduction(name: str, frame: pd.DataFrame, seeds: int) -> list[str]:
+    base = {**COMMON, **FEDERATIONS[name]}
+    told = ", ".join(f"{key}={value}" for key, value in base.items())
+    return [
+        f"# All methods on {name}, {date.today()}",
+        "",
+        f"`python benchmarks/methods.py {name} --seeds {seeds}`",
+        "",
+        f"AUROC of the model chosen on validation, mean of {seeds} seeds with 95 % intervals over seeds and patients, on"
+        f" one partition ({told}). Every method chose one of three settings on the validation cases of seed 0. * marks"
+        " methods by which sites end with models of their own: their pooled value mixes models and is no single model's."
+        " Gains are paired, over `local`. MB: all that crossed borders. Steps: of all sites. Sequential: on the critical"
+        " path. Every site's numbers are in the CSV file beside this page.",
+        "",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("federations", nargs="*", default=list(FEDERATIONS), help=f"of {', '.join(FEDERATIONS)}")
+    parser.add_argument("--seeds", type=int, default=10)
+    given = parser.parse_args()
+    for name in given.federations:
+        frame = study(name, given.seeds)
+        frame.round(5).to_csv(HERE / "results" / f"methods-{name}.csv", index=False)
+        (HERE / "results" / f"methods-{name}.md").write_text(page(name, frame, given.seeds))
+        print(f"kept in benchmarks/results/methods-{name}.md", flush=True)
+
+
+if __name__ == "__main__":
+    main()
