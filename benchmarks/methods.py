@@ -143,20 +143,19 @@ def interval(row: pd.Series, name: str = "value") -> str:
     return f"{row[name]:{sign}.3f} ({row[low]:{sign}.3f} to {row[high]:{sign}.3f})" if np.isfinite(row[name]) else "–"
 
 
+LEGEND = """\
+Mean with 95 % intervals over seeds and patients, on one partition. Every method chose one of three settings on the
+validation cases of seed 0. * marks methods by which sites end with models of their own: their pooled value mixes models
+and is no single model's. Gains are paired, over `local`. MB: all that crossed borders. Steps: of all sites. Sequential:
+on the critical path. Every site's numbers are in the CSV file beside this page."""
+
+
 def introduction(name: str, frame: pd.DataFrame, seeds: int) -> list[str]:
-    base = {**COMMON, **FEDERATIONS[name]}
-    told = ", ".join(f"{key}={value}" for key, value in base.items())
+    told = ", ".join(f"{key}={value}" for key, value in {**COMMON, **FEDERATIONS[name]}.items())
     return [
-        f"# All methods on {name}, {date.today()}",
-        "",
-        f"`python benchmarks/methods.py {name} --seeds {seeds}`",
-        "",
-        f"AUROC of the model chosen on validation, mean of {seeds} seeds with 95 % intervals over seeds and patients, on"
-        f" one partition ({told}). Every method chose one of three settings on the validation cases of seed 0. * marks"
-        " methods by which sites end with models of their own: their pooled value mixes models and is no single model's."
-        " Gains are paired, over `local`. MB: all that crossed borders. Steps: of all sites. Sequential: on the critical"
-        " path. Every site's numbers are in the CSV file beside this page.",
-        "",
+        *(f"# All methods on {name}, {date.today()}", "", f"`python benchmarks/methods.py {name} --seeds {seeds}`", ""),
+        f"AUROC of the model chosen on validation, {seeds} seeds; {told}.",
+        *("", LEGEND, ""),
     ]
 
 

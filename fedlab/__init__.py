@@ -19,6 +19,7 @@ from fedlab.dose_response import dose_response
 from fedlab.drift import drift, weight_divergence
 from fedlab.experiment import Experiment
 from fedlab.heterogeneity import AXES
+from fedlab.leakage import leakage
 from fedlab.making import partition
 from fedlab.models import MODELS
 from fedlab.notebook import parameters
@@ -36,6 +37,7 @@ __all__ = [
     "dose_response",
     "drift",
     "grid",
+    "leakage",
     "load",
     "parameters",
     "partition",

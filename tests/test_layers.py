@@ -23,6 +23,7 @@ FLOORS = [
         "terms",
         "costs",
         "spending",
+        "leakage",
         "drift",
     },
     {"plots", "live", "notebook", "widgets"},

@@ -59,7 +59,7 @@ def chosen_images(part: Any, sites: list[str], n: int) -> tuple[list[list[NDArra
         pool = _site_pool(part, site, "train")
         picked = [_picked(part.cases, pool, site, name, each, 0) for name in classes]
         chosen = iter(_pixels(part, site, np.concatenate(picked), True))
-        looks.append([_flat(next(chosen)) if k < len(some) else None for some in picked for k in range(each)])
+        looks.append([flat(next(chosen)) if k < len(some) else None for some in picked for k in range(each)])
     return looks, [name for name in classes for _ in range(each)]
 
 
@@ -123,10 +123,10 @@ def _look(part: Any, row: str, positions: pd.Series, by_site: bool) -> list[NDAr
     """One picture a column, (height, width) or (height, width, 3); None where there is no case."""
     index = positions.to_numpy()
     images = iter(_pixels(part, row, index[index >= 0], by_site))
-    return [_flat(next(images)) if position >= 0 else None for position in index]
+    return [flat(next(images)) if position >= 0 else None for position in index]
 
 
-def _flat(image: NDArray[np.float32]) -> NDArray[np.float32]:
+def flat(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """(channels, height, width[, depth]) -> what can be shown on paper."""
     if image.ndim == 4:
         image = image[..., image.shape[-1] // 2]
