@@ -83,13 +83,14 @@ def transfer(
 ) -> pd.DataFrame:
     """What was learned in one place, tested at every site: trained_at, tested_on, metric, value, low, high, cases.
 
-    First the own model of each site from the local run, then one block of rows per method with a global model. Tested
-    also on unseen sites, "unseen: Site D".
+    First the own model of each site, from the local run or else from the first method that has such, then one block of
+    rows per method with a global model. Tested also on unseen sites, "unseen: Site D".
     """
     (home, away), methods = agree(runs, metric, choice, split, "true", draws), _by_method(runs)
-    local = _reference(list(methods), "local")
+    owned = [name for name, group in methods.items() if all(_has_own(run, home) for run in group)]
+    local = _reference(list(methods), "local") or next(iter(owned), "")
     models = [(site, site, methods[local]) for site in home.sites if local]
-    models += [(method, "global", group) for method, group in methods.items() if method != local]
+    models += [(method, "global", group) for method, group in methods.items() if family(method) != "local"]
     rows = []
     for trained_at, model, group in models:
         if all(model in set(kept(run, choice, split)["model"]) for run in group):
@@ -98,6 +99,11 @@ def transfer(
                     row = {"trained_at": trained_at, "tested_on": site, "metric": terms.metric, "value": score.value}
                     rows.append(row | {"low": score.low, "high": score.high, "cases": terms.size(site)})
     return pd.DataFrame(rows, columns=["trained_at", "tested_on", "metric", "value", "low", "high", "cases"])
+
+
+def _has_own(run: "Run", home: Terms) -> bool:
+    """Whether every site has a model of its own."""
+    return set(home.sites) <= set(kept(run, home.choice, home.stored)["model"])
 
 
 def matrix(frame: pd.DataFrame) -> pd.DataFrame:

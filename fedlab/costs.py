@@ -28,7 +28,7 @@ def costs(
     after the other. hand-overs: messages from one site to another. sequential steps: those on the critical path, which
     no number of sites working at a time makes shorter.
 
-    estimated hours: of a real federation along that path, with links of `bandwidth` megabits a second and `latency`
+    estimated minutes: of a real federation along that path, with links of `bandwidth` megabits a second and `latency`
     seconds a message, and steps as fast as they were here, or of `step` seconds each. Every site has a link of its own;
     a server's is as fast as all of them together, a leader's in a swarm is one of them.
     """
@@ -56,7 +56,7 @@ def _row(run: Run, over: str, choice: str, bandwidth: float, latency: float, ste
         "hand-overs": int(ledger.loc[ledger["direction"] == "peer", "messages"].sum()),
         "sequential steps": int(path["steps"]),
         "seconds": trained["seconds"].sum(),
-        "estimated hours": (working + travelling) / 3600,
+        "estimated minutes": (working + travelling) / 60,
     }
 
 

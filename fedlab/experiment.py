@@ -13,6 +13,7 @@ from fedlab.heterogeneity.simulation import site_count
 from fedlab.making import ARGUMENTS, partition
 from fedlab.models import MODELS
 from fedlab.partition import Partition
+from fedlab.registry import split_call
 from fedlab.training import Training
 
 
@@ -69,9 +70,14 @@ class Experiment(Training):
         return partition(datasets.load(self.dataset), **asked, seed=self.partition_seed)
 
     def identity(self, part: Partition, version: int) -> str:
-        """Hash of everything that decides the result: experiment, cases and their sites, format of the run folder."""
-        text = json.dumps([self.model_dump(), part.fingerprint, version], sort_keys=True)
+        """Hash of all that decides the result: experiment, cases and their sites, own code, format of the folder."""
+        text = json.dumps([self.model_dump(), part.fingerprint, version, *self._own_code()], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    def _own_code(self) -> list[str]:
+        """The source of a method or model of the user's own, so that an edited one is another experiment."""
+        names = (METHODS, self.method), (MODELS, self.model)
+        return [own for registry, text in names if (own := registry.fingerprint(split_call(text)[0]))]
 
 
 def _plain(detail: Any) -> str:

@@ -60,6 +60,22 @@ class Registry(Mapping[str, str]):
         """Forget a name, such as that of a method in a cell that is run again."""
         self._functions.pop(name), self._meanings.pop(name)
 
+    def explain(self, text: str) -> str:
+        """What a user wants to know of a name, or of a call such as "fedprox(mu=0.01)": its whole docstring."""
+        name = split_call(text, self.kind)[0]
+        return f"{name}: {inspect.getdoc(self.function(name)) or self[name]}"
+
+    def fingerprint(self, name: str) -> str:
+        """What tells one version of a user's own function from the next, such as one in a notebook cell; else empty."""
+        function = self.function(name)
+        if function.__module__.startswith("fedlab."):
+            return ""
+        try:
+            return inspect.getsource(function)
+        except (OSError, TypeError):
+            code = function.__code__
+            return repr((code.co_code, code.co_consts, code.co_names))
+
     def function(self, name: str) -> Callable[..., Any]:
         """The function behind a bare name; ValueError with the nearest names if there is none."""
         if name not in self._functions:

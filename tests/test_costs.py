@@ -57,9 +57,9 @@ def test_estimated_time_is_work_and_travel_along_the_critical_path(runs):
     for run in runs:
         path = critical_path(run)
         seconds = 0.5 * path["steps"] + 8 * path["bytes"] / 10e6 + 0.2 * path["messages"]
-        assert table.loc[run.method, "estimated hours"] == pytest.approx(seconds / 3600)
+        assert table.loc[run.method, "estimated minutes"] == pytest.approx(seconds / 60)
         assert table.loc[run.method, "sequential steps"] == path["steps"]
-    slow, fast = (fedlab.costs(runs, bandwidth=b)["estimated hours"] for b in (1.0, 1000.0))
+    slow, fast = (fedlab.costs(runs, bandwidth=b)["estimated minutes"] for b in (1.0, 1000.0))
     sends = table["megabytes"] > 0
     assert (slow.to_numpy() > fast.to_numpy())[sends.to_numpy()].all()
     assert (slow.to_numpy() == fast.to_numpy())[~sends.to_numpy()].all()

@@ -3,6 +3,12 @@
 The numbers O1, O2, ... are those of the oracles that the methods' mathematics fixes.
 """
 
+import ast
+import inspect
+import re
+import textwrap
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -214,3 +220,66 @@ def test_one_site_alone_is_every_method_without_a_twist(precision):
     for method in exact:
         found = last(method, federation(one, precision=precision))
         assert same(found, alone), method
+
+
+# -- how methods are written -----------------------------------------------------------------------------------------
+
+
+def body_of(method: str) -> list[str]:
+    """The lines of a method's body without its docstring."""
+    source = textwrap.dedent(inspect.getsource(METHODS.function(method)))
+    function = ast.parse(source).body[0]
+    first = function.body[1] if ast.get_docstring(function) else function.body[0]
+    return source.splitlines()[first.lineno - 1 :]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_is_short_and_says_where_it_comes_from(method):
+    told = METHODS.explain(method)
+    assert len(body_of(method)) <= 40 and told.startswith(f"{method}: ")
+    assert re.search(r"arXiv:\d{4}\.\d{4,5}|doi:10\.|PMC\d+", told) or method in ("local", "centralized", "finetune")
+    own = [name for name in inspect.signature(METHODS.function(method)).parameters if name not in ("fed", "weighting")]
+    for knob in own:
+        assert re.search(rf"\b{knob}\b", told), knob
+
+
+def test_no_method_has_a_training_loop_of_its_own():
+    folder = Path(algorithms.__file__).parent
+    for path in folder.glob("*.py"):
+        source = path.read_text()
+        assert not re.search(r"\.backward\(|optimizer\.step|zero_grad|\.grad\b", source), path.name
+
+
+def test_an_edited_method_in_a_cell_is_another_experiment(tmp_path):
+    """The run of the old version is not taken for the new one."""
+    import fedlab
+    from fedlab.algorithms import algorithm
+    from fedlab.federation import Round
+
+    @algorithm
+    def mine(fed: Federation):
+        """Shrinks."""
+        s = fed.memory(w=fed.start)
+        for _ in fed.rounds(s):
+            s.w = s.w.with_parameters(s.w.parameters * 0.5)
+            yield Round({"global": s.w})
+
+    try:
+        one = fedlab.Experiment(model="small_cnn(width=4, depth=2)", rounds=1, device="cpu", method="mine")
+        part = partition()
+        first = fedlab.run(one, part, folder=tmp_path)
+        assert fedlab.run(one, part, folder=tmp_path).folder == first.folder
+
+        @algorithm
+        def mine(fed: Federation):
+            """Shrinks faster."""
+            s = fed.memory(w=fed.start)
+            for _ in fed.rounds(s):
+                s.w = s.w.with_parameters(s.w.parameters * 0.125)
+                yield Round({"global": s.w})
+
+        second = fedlab.run(one, part, folder=tmp_path)
+        assert second.folder != first.folder
+        assert torch.allclose(second.trainable() * 4, first.trainable())
+    finally:
+        METHODS.remove("mine")

@@ -57,7 +57,7 @@ def title(drawing) -> str:
 def test_texts_of_rankings_and_prices_can_be_read(count, runs):
     check_texts(plots.ranking(runs[:count]).figure)
     if count > 2:
-        for against in ("megabytes", "estimated hours"):
+        for against in ("megabytes", "estimated minutes"):
             check_texts(plots.price(runs[:count], against).figure)
 
 
@@ -112,10 +112,12 @@ def ranked(**values) -> pd.DataFrame:
 
 def test_ranking_titles_tell_the_best_its_distance_and_how_many_are_clear():
     table = ranked(centralized=(0.9, 0.2, 1), fedavg=(0.85, 0.15, 1), cyclic=(0.7, 0.0, 0), local=(0.7, 0.0, 0))
-    expected = "fedavg is best of 2, 5.0 points below centralized; 2 of 3 clearly beat local"
+    expected = "fedavg is best of 2, 5.0 points below centralized; 2 of 3 methods clearly beat local"
     assert findings.ranking(table, "auroc") == expected
     level = ranked(fedavg=(0.9, 0.1, 1), centralized=(0.9, 0.1, 0), local=(0.8, 0.0, 0))
-    assert findings.ranking(level, "auroc") == "fedavg leads, level with centralized; 1 of 2 clearly beats local"
+    assert (
+        findings.ranking(level, "auroc") == "fedavg leads, level with centralized; 1 of 2 methods clearly beats local"
+    )
 
 
 def test_prices_join_the_methods_that_no_other_beats(runs):
@@ -129,7 +131,7 @@ def test_prices_join_the_methods_that_no_other_beats(runs):
     assert set(table.loc[table["cost"] == 0, "method"]) == {"local", "centralized"}
     joined = figure.axes[0].lines[0]
     assert sorted(joined.get_xdata()) == sorted(table.loc[table["best"], "cost"])
-    with pytest.raises(ValueError, match="against='bytes': choose one of 'megabytes', 'estimated hours'"):
+    with pytest.raises(ValueError, match="against='bytes': choose one of 'megabytes', 'estimated minutes'"):
         plots.price(runs, "bytes")
 
 
@@ -163,8 +165,8 @@ def test_what_is_lost_is_the_fall_from_a_visit_to_just_before_the_next():
     rows = {"site": "A", "visit": range(1, 8), "at": at, "value": values, "own": [site == "A" for site in at]}
     table = pd.DataFrame(rows)
     assert lost(table)["A"] == pytest.approx((0.9 - 0.7 + 0.9 - 0.6) / 2)
-    assert findings.forgetting(table, "auroc").startswith("Between visits a site loses 25.0 points on average")
-    assert lost(table[:2]).isna().all() and "nothing can be said" in findings.forgetting(table[:2], "auroc")
+    assert findings.forgetting(lost(table), "auroc").startswith("Between visits a site loses 25.0 points on average")
+    assert lost(table[:2]).isna().all() and "nothing can be said" in findings.forgetting(lost(table[:2]), "auroc")
 
 
 def test_runs_that_watched_nothing_say_what_to_do(runs):

@@ -69,8 +69,9 @@ def test_counters_are_never_averaged():
     assert torch.equal(mix(random_stack(), [0.25] * 4).counts, random_stack().counts[-1])
 
 
-def test_pooled_variance_is_that_of_the_union():  # O50
-    many = random_stack(2, torch.float64, pooled=True)
+def test_pooled_variance_is_that_of_the_union(precision):  # O50
+    tolerance = {"float64": 1e-10, "float32": 1e-5}[precision]
+    many = random_stack(2, getattr(torch, precision), pooled=True)
     layout = many.layout
     mean = next(e for e in layout.entries if e.kind == "mean")
     variance = next(e for e in layout.entries if e.kind == "variance" and e.start == mean.stop)
@@ -79,13 +80,13 @@ def test_pooled_variance_is_that_of_the_union():  # O50
         many.vector[k, mean.start : mean.stop] = torch.from_numpy(x.mean(0))
         many.vector[k, variance.start : variance.stop] = torch.from_numpy(x.var(0))
     mixed, union = mix(many, [0.3, 0.7]).vector.numpy(), np.concatenate(samples)
-    assert np.abs(mixed[mean.start : mean.stop] - union.mean(0)).max() < 1e-10
-    assert np.abs(mixed[variance.start : variance.stop] - union.var(0)).max() < 1e-10
+    assert np.abs(mixed[mean.start : mean.stop] - union.mean(0)).max() < tolerance
+    assert np.abs(mixed[variance.start : variance.stop] / union.var(0) - 1).max() < tolerance
     naive = mix(
         Weights(Layout(layout.entries, layout.counters, layout.parameters, layout.size), *(many.vector, many.counts)),
         [0.3, 0.7],
     )
-    assert (naive.vector.numpy()[variance.start : variance.stop] <= union.var(0)).all()
+    assert (naive.vector.numpy()[variance.start : variance.stop] <= union.var(0) * (1 + tolerance)).all()
 
 
 def test_batch_norm_is_found_by_type_not_by_name():

@@ -24,8 +24,7 @@ def fedavg(fed: Federation, weighting: str = "cases") -> Iterator[Round]:
     """Federated averaging: sites train from the shared model, the server takes the mean (McMahan 2017).
 
     arXiv:1602.05629, Algorithm 1. weighting="cases": w = sum n_k/N w_k; "uniform": every site alike. One full-batch
-    step a round is gradient descent on all cases. Departs: the optimizer begins afresh in every round, unless
-    `local_optimizer` says otherwise.
+    step a round is gradient descent. Departs: the optimizer begins afresh in every round, see `local_optimizer`.
     """
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
@@ -66,8 +65,9 @@ def fedadam(
 ) -> Iterator[Round]:  # fmt: skip
     """Averaging with Adam at the server (Reddi 2021).
 
-    arXiv:2003.00295, Algorithm 2. v = beta2 v + (1 - beta2) d^2 with d = mean - w. beta1 = beta2 = 0 and server_lr =
-    tau -> infinity is fedavg. The paper corrects no bias, and starts v at v0 >= tau^2, its code at 0.
+    arXiv:2003.00295, Algorithm 2, with d = mean - w: m = beta1 m + (1 - beta1) d, v = beta2 v + (1 - beta2) d^2, w = w
+    + server_lr m / (sqrt v + tau). beta1 = beta2 = 0 and server_lr = tau -> infinity is fedavg. The paper has no
+    bias_correction and starts v at v0 >= tau^2, its code at 0.
     """
     return _adaptive(
         fed, lambda v, d2: beta2 * v + (1 - beta2) * d2, server_lr, (beta1, beta2), tau, bias_correction, v0, weighting
@@ -81,7 +81,8 @@ def fedyogi(
 ) -> Iterator[Round]:  # fmt: skip
     """Averaging with Yogi at the server: its second moment grows and shrinks by steps (Reddi 2021).
 
-    arXiv:2003.00295, Algorithm 2. v = v - (1 - beta2) d^2 sign(v - d^2). The first round is that of fedadam.
+    arXiv:2003.00295, Algorithm 2. v = v - (1 - beta2) d^2 sign(v - d^2); server_lr, beta1, tau, v0 as in fedadam,
+    whose first round it shares.
     """
     return _adaptive(
         fed, lambda v, d2: v - (1 - beta2) * d2 * (v - d2).sign(), server_lr, (beta1, beta2), tau, False, v0, weighting
@@ -95,7 +96,8 @@ def fedadagrad(
 ) -> Iterator[Round]:  # fmt: skip
     """Averaging with Adagrad at the server: its steps only ever shrink (Reddi 2021).
 
-    arXiv:2003.00295, Algorithm 2. v = v + d^2. The first round is server_lr d / (|d| + tau).
+    arXiv:2003.00295, Algorithm 2. v = v + d^2; server_lr, beta1, tau and v0 as in fedadam. The first round is
+    server_lr d / (|d| + tau).
     """
     return _adaptive(fed, lambda v, d2: v + d2, server_lr, (beta1, 0.0), tau, False, v0, weighting)
 
@@ -104,7 +106,7 @@ def _adaptive(
     fed: Federation, second: Callable[[Tensor, Tensor], Tensor], server_lr: float, betas: tuple[float, float],
     tau: float, bias_correction: bool, v0: float, weighting: str,
 ) -> Iterator[Round]:  # fmt: skip
-    """FedOpt: m = beta1 m + (1 - beta1) d, v by `second`, w = w + server_lr m / (sqrt(v) + tau), element by element."""
+    """FedOpt, element by element; v by `second`."""
     for name, beta in zip(("beta1", "beta2"), betas, strict=True):
         within(name, beta, 0, 1, open_above=True)
     at_least("tau", tau, 0, strictly=True)
@@ -145,8 +147,8 @@ def scaffold(fed: Federation, option: int = 2, server_lr: float = 1.0, weighting
 
     arXiv:1910.06378, Algorithm 1. option=2: c_k = c_k - c + (w - w_k) / (steps lr); option=1: the gradient of all the
     site's cases at w, one more pass. One site is plain SGD. The paper weighs sites uniformly; `weighting` sets the
-    weights of model *and* variates, so that the fixed point is the optimum of the objective so weighted. Made for plain
-    SGD: with momentum the mean applied rate takes the place of lr. Parameters only, never normalisation statistics.
+    weights of model *and* variates, so that the fixed point is the optimum of the objective so weighted; server_lr of
+    the way to the mean is taken. With momentum the mean applied rate takes the place of lr. Parameters only.
     """
     choose("option", option, (1, 2))
     plain_sgd(fed, "scaffold", "its control variates assume plain SGD; the mean applied rate is used")
@@ -233,8 +235,8 @@ def moon(fed: Federation, mu: float = 1.0, temperature: float = 0.5, weighting: 
     """Averaging with a contrast: representations near the shared model's, far from the site's last one (Li 2021).
 
     arXiv:2103.16257. A representation is what enters the model's last stage; the paper projects it first:
-    model="small_cnn(projection=256)". mu = 0 is fedavg; in a site's first round the contrast is ln 2 and has no
-    gradient. Three forward passes. The site's last model is that of the last round in which it took part.
+    model="small_cnn(projection=256)". temperature: of the softmax. mu = 0 is fedavg; in a site's first round the
+    contrast is ln 2 without gradient. Three forward passes. The last model is of the site's last round.
     """
     at_least("mu", mu, 0)
     at_least("temperature", temperature, 0, strictly=True)

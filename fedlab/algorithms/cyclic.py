@@ -55,8 +55,8 @@ def single_pass(fed: Federation, order: str = "fixed", optimizer: str = "travel"
     """One model goes round once and trains at each site for as long as all rounds together (Chang 2018).
 
     Single weight transfer; institutional incremental learning (Sheller 2018, PMC6589345). The whole budget of a site is
-    spent in one visit; a round is as much work as one of `cyclic`, and with a single round the two are the same.
-    Departs: no early stopping at a site; every site is awaited.
+    spent in one visit; a round is as much work as one of `cyclic`, and with a single round the two are the same. order,
+    optimizer: as there. Departs: no early stopping at a site; every site is awaited.
     """
     choose("order", order, ORDERS)
     choose("optimizer", optimizer, ("travel", "reset"))

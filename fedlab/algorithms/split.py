@@ -28,8 +28,8 @@ def split(
     last stages as well, so that labels never leave (U-shaped); 0 sends labels. handover: the client's weights go to the
     next institution directly ("peer"), through the "server", which then sees them, or not at all ("none": each has its
     own). turns: whole rounds of a "site", or one "batch" each (Gawali 2020, arXiv:2012.12591). optimizer: the client's
-    state travels with its weights or is "reset" at each turn; the server's goes on. Turns of sites with hand-over and
-    plain SGD are `cyclic`, bit for bit.
+    state travels with its weights or is "reset" at each turn; the server's goes on. order: as in `cyclic`, which turns
+    of sites with hand-over and plain SGD are, bit for bit.
     """
     choose("handover", handover, ("peer", "server", "none"))
     choose("turns", turns, ("site", "batch"))
@@ -82,7 +82,7 @@ def splitfed(
     averaged: fedavg, bit for bit. version=2: one server half that learns from one site after the other, in random
     order. version=3: clients are never averaged: lg_fedavg. optimizer: "reset" in every round; "keep": the server's
     goes on over rounds in version 2; "reference": the server's begins afresh in every step, as in the authors' code,
-    where Adam then takes steps of plus or minus lr. Departs: weights of the mean by cases.
+    where Adam then takes steps of plus or minus lr. cut, tail: as in `split`. Departs: weights of the mean by cases.
     """
     choose("version", version, (1, 2, 3))
     choose("optimizer", optimizer, ("reset", "keep", "reference"))

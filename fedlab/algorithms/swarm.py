@@ -114,8 +114,8 @@ def gossip(fed: Federation, topology: str = "ring", optimizer: str = "reset") ->
 
     arXiv:1705.09056. topology: "ring", "torus", "complete", "star" or "matching" (random pairs), with Metropolis
     weights, which keep the mean of all models. complete is fedavg with uniform weights. "local" is each site's model,
-    "global" their mean; "consensus distance" the largest |w_k - mean|. Departs: mixes after the round's steps, not in
-    every step.
+    "global" their mean; "consensus distance" the largest |w_k - mean|. optimizer: "reset" in every round, or "keep".
+    Departs: mixes after the round's steps, not in every step.
     """
     choose("optimizer", optimizer, ("reset", "keep"))
     sites = len(fed.sites)

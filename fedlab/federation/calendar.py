@@ -5,9 +5,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from fedlab.federation.assembly import Assembly
-from fedlab.federation.sites import Clock
+from fedlab.federation.sites import Clock, Site
 from fedlab.federation.wire import Path
 from fedlab.turnout import everybody
+
+Part = tuple[int, int] | tuple[float, float]  # of a round's steps: from .. to, counted or as shares
 
 
 class Calendar(Assembly):
@@ -28,6 +30,15 @@ class Calendar(Assembly):
             self.journal.attend(memory.round, self.names, self.turnout)
             self.clock = Clock(memory.round, self.settings.lr_at(memory.round), self.turnout)
             yield self.clock
+
+    def span(self, r: Clock, site: Site, k: int | None, steps: int | None, part: Part | None) -> Any:
+        """The first step of a site's batches and the one after the last, counted over all rounds."""
+        total = steps or site.steps(self.settings)
+        share = 1.0 if k is None else r.turnout.work.get(k, 1.0)
+        most = total if share == 1 else max(1, int(total * share))
+        first, last = (int(end * total + 1e-9) if isinstance(end, float) else end for end in part or (0, total))
+        base = (r.number - 1) * total
+        return base + min(first, most), base + min(last, most)
 
     @property
     def round(self) -> int:

@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.engine import updates
-from fedlab.federation.calendar import Calendar
+from fedlab.federation.calendar import Calendar, Part
 from fedlab.federation.local import Corrections
 from fedlab.federation.sites import Clock, Site
 from fedlab.federation.splitting import Split
 from fedlab.weights import Weights, stack
 
-Part = tuple[int, int] | tuple[float, float]  # of a round's steps: from .. to, counted or as shares
 Span = tuple[int | None, Part | None]  # steps in the round, and the part of them that is meant
 Keeping = tuple[bool, bool]  # whether to keep the optimizer's state, and whether the model is private
 
@@ -82,15 +81,6 @@ class Practice(Calendar):
         if k is not None and not how[1]:
             self.staying.store(k, trained)
         return trained
-
-    def span(self, r: Clock, site: Site, k: int | None, steps: int | None, part: Part | None) -> Any:
-        """The first step of a site's batches and the one after the last, counted over all rounds."""
-        total = steps or site.steps(self.settings)
-        share = 1.0 if k is None else r.turnout.work.get(k, 1.0)
-        most = total if share == 1 else max(1, int(total * share))
-        first, last = (int(end * total + 1e-9) if isinstance(end, float) else end for end in part or (0, total))
-        base = (r.number - 1) * total
-        return base + min(first, most), base + min(last, most)
 
     def split(self, cut: int, tail: int = 0) -> Split:
         """The model cut between institutions and a server, at a stage."""

@@ -1,7 +1,6 @@
 """A model cut between the institutions and a server: what each side holds, and how they train together."""
 
 import time
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,14 +10,12 @@ from fedlab.engine.flat import FlatModel
 from fedlab.engine.optimizers import Optimizer, optimizer_of
 from fedlab.engine.sides import Autocast, Client, Server, u_shaped, vanilla
 from fedlab.engine.work import Cost
+from fedlab.federation.calendar import Calendar
 from fedlab.federation.local import check_finite, named
 from fedlab.federation.sites import Clock
 from fedlab.federation.wire import SERVER, Path
 from fedlab.stages import Part
 from fedlab.weights import Weights, stack
-
-if TYPE_CHECKING:
-    from fedlab.federation.practice import Practice
 
 
 class Split:
@@ -27,7 +24,7 @@ class Split:
     client, server: the layouts of the two sides. Everything that one gives the other in training crosses the wire.
     """
 
-    def __init__(self, fed: "Practice", cut: int, tail: int = 0) -> None:
+    def __init__(self, fed: Calendar, cut: int, tail: int = 0) -> None:
         model = fed._engine.flat.model
         count = len(model)
         check_cut(cut, tail, count)

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from fedlab.plots.style import family, is_federated, metric_label, rises
-from fedlab.plots.titles import distance, number, percent
+from fedlab.plots.titles import count, distance, number, percent
 
 
 def amount(megabytes: float) -> str:
@@ -35,7 +35,7 @@ def ranking(table: pd.DataFrame, metric: str) -> str:
     if len(others):
         clear = int((others["clear"] > 0).sum())
         versus = str(others["versus"].iloc[0])
-        told += f"; {clear or 'none'} of {len(others)} clearly beat{'s' * (clear == 1)} {versus}"
+        told += f"; {count(clear, len(others), 'methods')} clearly beat{'s' * (clear == 1)} {versus}"
     return told
 
 
@@ -52,7 +52,7 @@ def price(table: pd.DataFrame, metric: str, against: str) -> str:
     if frontier.empty:
         return "No method sends anything"
     cheap, dear = frontier.iloc[0], frontier.iloc[-1]
-    unit = "MB" if against == "megabytes" else "hours"
+    unit = "MB" if against == "megabytes" else "minutes"
     if len(frontier) == 1:
         return f"{cheap['method']} is both best and cheapest, with {_cost(cheap['cost'])} {unit}"
     gain = distance(dear["value"] - cheap["value"], metric)
@@ -67,21 +67,20 @@ def _cost(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
-def forgetting(table: pd.DataFrame, metric: str) -> str:
-    """By how much the metric of a site falls, on average, until the model comes back; and where it falls most."""
-    from fedlab.plots.forgetting import lost
+def forgetting(falls: pd.Series, metric: str) -> str:
+    """By how much the metric of a site falls, on average, until the model comes back; and where it falls most.
 
-    falls = lost(table).dropna() * (1 if rises(metric) else -1)
-    if falls.empty:
+    falls: site -> mean fall of the metric between its visits.
+    """
+    lost = falls.dropna() * (1 if rises(metric) else -1)
+    if lost.empty:
         return "One visit a site: nothing can be said of forgetting"
-    mean, worst = float(falls.mean()), str(falls.idxmax())
+    mean, worst = float(lost.mean()), str(lost.idxmax())
     if number(mean, metric)[1:] == number(0.0, metric)[1:]:
         told = "Between visits a site's metric stays level on average"
     else:
         told = f"Between visits a site {'loses' if mean > 0 else 'gains'} {distance(mean, metric)} on average"
-    return told + (
-        f", most at {worst} ({distance(falls[worst], metric)})" if falls[worst] > 0 and len(falls) > 1 else ""
-    )
+    return told + (f", most at {worst} ({distance(lost[worst], metric)})" if lost[worst] > 0 and len(lost) > 1 else "")
 
 
 def presence(table: pd.DataFrame, idle: int) -> str:

@@ -46,7 +46,7 @@ def forgetting(run: Any, *, ax: Axes | None = None) -> style.Drawing:
                 panel.set_xticklabels([])
             else:
                 panel.set_xlabel(f"visit; {style.metric_label(metric)} on the validation cases of each site")
-        style.headline(ax, findings.forgetting(table, metric), pad=6)
+        style.headline(ax, findings.forgetting(falls, metric), pad=6)
     return style.Drawing(style.root(ax), table)
 
 

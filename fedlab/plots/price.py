@@ -13,7 +13,7 @@ from fedlab.plots.reading import listed
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-AXES = {"megabytes": "megabytes that crossed institutions' borders", "estimated hours": "estimated hours"}
+AXES = {"megabytes": "megabytes that crossed institutions' borders", "estimated minutes": "estimated minutes"}
 
 
 def price(
@@ -21,7 +21,7 @@ def price(
 ) -> style.Drawing:
     """The headline metric of each method, mean of sites and seeds, against its cost on a logarithmic axis.
 
-    runs: runs of one setting. against: "megabytes", or "estimated hours" with links of `bandwidth` megabits a second
+    runs: runs of one setting. against: "megabytes", or "estimated minutes" with links of `bandwidth` megabits a second
     and `latency` seconds a message, see `fedlab.costs`. Methods that send nothing are dashed lines across. Marks joined
     by a line are those that no other method beats in both. Returns the figure and a table: method, value, cost, best.
     """
