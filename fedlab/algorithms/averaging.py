@@ -44,7 +44,7 @@ def fedavgm(
 
     arXiv:1909.06335. d = w - mean; v = beta v + d; w = w - server_lr v, or with nesterov, as the paper has it,
     w - server_lr (d + beta v). beta = 0 and server_lr = 1 is fedavg. The effective rate is server_lr / (1 - beta): with
-    beta = 0.9 lower `lr` by up to ten times. Normalisation statistics are averaged without momentum.
+    beta = 0.9 lower `lr` by up to ten times. Normalisation statistics have no momentum.
     """
     within("beta", beta, 0, 1, open_above=True)
     s = fed.memory(w=fed.start, v=fed.zeros())
@@ -202,10 +202,9 @@ def feddyn(fed: Federation, alpha: float = 0.1, weighting: str = "uniform", rele
 
     arXiv:2111.04263. Local gradient g - g_k + alpha (w_k - w); then g_k = g_k - alpha (w_k - w), h = h - alpha/K sum
     (w_k - w), w = mean w_k - h/alpha. The first round is 2 mean w_k - w. With exact local optima the fixed point is
-    that of the uniform objective; weighting="cases" has alpha_k = alpha / (K n_k/N), for the objective weighted by
-    cases. release: "cloud" is w; "active" the mean of the sites of the round; "all" that of all sites' latest models,
-    which the authors plot. Unstable for small alpha with few, very different sites: watch "norm of h". Stable while lr
-    * alpha < 2.
+    that of the uniform objective; weighting="cases" has alpha_k = alpha / (K n_k/N), for the one weighted by cases.
+    release: "cloud" is w; "active" the mean of the round's sites; "all" that of all sites' latest models, which the
+    authors plot. Unstable for small alpha with few, very different sites (watch "norm of h") and above lr * alpha = 2.
     """
     choose("release", release, ("cloud", "active", "all"))
     at_least("alpha", alpha, 0, strictly=True)
