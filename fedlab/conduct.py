@@ -95,8 +95,8 @@ def _train(experiment: Experiment, fed: Federation, work: Path, screen: Any) -> 
         for outcome in algorithms.start(experiment.method, fed):
             if fed.round == 1 and (idle := fed.without_effect()):
                 warnings.warn(
-                    f"{' and '.join(idle)}: no effect on {experiment.method!r}, which does not merge models at a server"
-                    " or leader through fed.merge; its results are those without",
+                    f"{' and '.join(idle)}: no effect on {experiment.method!r}, whose way of training has no place for"
+                    " it; its results are those without",
                     UserWarning,
                     stacklevel=4,
                 )

@@ -109,7 +109,10 @@ def head(layout: Layout, how_many: int) -> Tensor:
     """The coordinates (P + Q,) of the last `how_many` stages that have parameters; ValueError where there are fewer."""
     trained = sorted({stage(entry.name) for entry in layout.entries if entry.start < layout.parameters})
     if not 0 <= how_many <= len(trained):
-        raise ValueError(f"{how_many} of the model's stages asked for: {len(trained)} of them have parameters")
+        raise ValueError(
+            f"personal={how_many}: the model has {len(trained)} stages with parameters, so choose from 0 (nothing) to"
+            f" {len(trained)} (everything)"
+        )
     first = trained[len(trained) - how_many] if how_many else trained[-1] + 1
     return mask(layout, first, trained[-1] + 1)
 

@@ -241,6 +241,9 @@ def test_a_setting_that_a_method_cannot_heed_is_told(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fedlab.run(experiment.with_(method="fedavg", attack="signflip"), partition(), folder=tmp_path)
+        fedlab.run(experiment.with_(watch_visits=True), partition(), folder=tmp_path)
+    with pytest.warns(UserWarning, match="watch_visits=True: no effect on 'fedavg'"):
+        fedlab.run(experiment.with_(method="fedavg", watch_visits=True), partition(), folder=tmp_path)
 
 
 # -- attacks ---------------------------------------------------------------------------------------------------------

@@ -450,7 +450,7 @@ BAD_KNOBS = {
     "afl(release='best')": "release='best': choose one of 'average', 'last'",
     "apfl(alpha=2)": "alpha=2: give a number from 0 to 1",
     "pfedme(inner=0)": "inner=0: give a whole number of at least 1",
-    "fedper(personal=9)": "9 of the model's stages asked for: 3 of them have parameters",
+    "fedper(personal=9)": "personal=9: the model has 3 stages with parameters, so choose from 0 (nothing) to 3",
     "cyclic(order='random')": "order='random': choose one of",
     "cyclic(mitigation='size')": "mitigation='size': choose one of 'iterations', 'rate', 'sampling', 'loss'",
     "split(handover='mail')": "handover='mail': choose one of 'peer', 'server', 'none'",

@@ -59,8 +59,8 @@ def _check(fed: Federation, sync: Any, min_peers: int, merge: str, optimizer: st
         whole("sync", sync, 1)
     if min_peers > len(fed.sites):
         raise ValueError(
-            f"min_peers={min_peers}, but there are {len(fed.sites)} sites, so that no merge could ever take place:"
-            " lower min_peers, or use more sites"
+            f"min_peers={min_peers} with {len(fed.sites)} site{'s' * (len(fed.sites) > 1)}: no merge could ever take"
+            " place, so lower min_peers or use more sites"
         )
     if merge != "mean" and fed.settings.aggregate != "mean":
         raise ValueError(

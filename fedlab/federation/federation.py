@@ -25,6 +25,8 @@ class Federation(Exchange):
     wrote them. wire: what crossed. journal: what the present round cost and what happened so far.
     """
 
+    watched = False
+
     @property
     def ledger(self) -> Ledger:
         """What crossed institutions' borders so far."""
@@ -42,12 +44,16 @@ class Federation(Exchange):
 
     def without_effect(self) -> list[str]:
         """Settings that the method, having gone one round, did not heed, though models crossed."""
-        asked, crossed = self.settings, any(row[4] == "weights" for row in self.ledger.rows)
-        found = [f"aggregate={asked.aggregate!r}"] if asked.aggregate != "mean" and not self.merger.used else []
-        found += ["secure_sum=True"] if asked.secure_sum and not self.merger.used else []
-        sends = self.attack.who and not self.attack.flips_labels
-        found += [f"attack={asked.attack!r}"] if sends and not self.attackable else []
-        return found if crossed else []
+        asked = self.settings
+        idle = {
+            "aggregate": asked.aggregate != "mean" and not self.merger.used,
+            "secure_sum": asked.secure_sum and not self.merger.used,
+            "attack": self.attack.who and not self.attack.flips_labels and not self.attackable,
+            "local_optimizer": asked.local_optimizer != "reset" and not self.optimizers.used,
+            "watch_visits": asked.watch_visits and not self.watched,
+        }
+        crossed = any(row[4] == "weights" for row in self.ledger.rows)
+        return [f"{name}={getattr(asked, name)!r}" for name, is_idle in idle.items() if is_idle and crossed]
 
     def localised(self, model: Weights | Ensemble) -> Model:
         """The model to evaluate: together with what it is at each site, where sites keep a part of it to themselves."""
@@ -92,6 +98,7 @@ class Federation(Exchange):
 
     def watch(self, w: Weights, at: str) -> None:
         """Record how a travelling model does on every site's validation cases after a visit, if that is wanted."""
+        self.watched = True
         if self.settings.watch_visits and self.due:
             self.journal.visit(
                 self.round, at, self.task.metrics[0], dict(zip(self.names, self.validate(w), strict=True))

@@ -15,15 +15,18 @@ class OptimizerState:
     """Moments of each site's optimizer in training that starts from a shared model.
 
     policy: "reset" forgets them after every round; "keep" leaves each site its own; "share" averages them with the
-    weights, and they cross with the model. held: site, or "shared" -> [moments (slots, P), clock].
+    weights, and they cross with the model. held: site, or "shared" -> [moments (slots, P), clock]. used: whether a
+    method ever trained sites side by side from a shared model.
     """
 
     def __init__(self, policy: str) -> None:
         self.policy = policy
         self.held: dict[str, list[Tensor]] = {}
+        self.used = False
 
     def begin(self, w: Weights, k: int) -> Weights:
         """The start of site k with the optimizer state that it goes on with."""
+        self.used = True
         found = self.held.get(SHARED if self.policy == "share" else str(k))
         return w if found is None else replace(w, moments=found[0], clock=found[1])
 

@@ -120,9 +120,10 @@ def check_cut(cut: int, tail: int, count: int) -> None:
     for name, value in (("cut", cut), ("tail", tail)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{name} is {value!r}: give the index of a stage")
-    if tail < 0 or not 1 <= cut < count - tail:
-        last = f" before the tail of {tail}" if tail > 0 else ""
+    most = count - max(tail, 0) - 1  # the last cut that leaves the server a stage
+    if tail < 0 or not 1 <= cut <= most:
+        remedy = f"choose a cut from 1 to {most}" if most > 0 and tail >= 0 else f"choose a tail from 0 to {count - 2}"
         raise ValueError(
-            f"cut={cut}, tail={tail} lies outside the model, which has {count} stages: choose a cut from 1 to"
-            f" {max(1, count - max(tail, 0) - 1)}{last}, so that either side keeps at least one"
+            f"cut={cut}, tail={tail} lies outside the model, which has {count} stages: {remedy}, so that either side"
+            " keeps at least one"
         )
