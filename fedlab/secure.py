@@ -40,7 +40,8 @@ def messages(models: Weights, shares: NDArray[np.float64], w: Weights, seed: int
         encoded = encode(update, bits, after, len(models))
         for j in range(len(models)):
             if i != j:
-                mask = _mask(len(encoded), bits, seed, number, models.owners[min(i, j)], models.owners[max(i, j)])
+                pair = models.owners[min(i, j)], models.owners[max(i, j)]
+                mask = _mask(len(encoded), bits, seed, number, *pair).to(encoded.device)
                 encoded = encoded + mask if i < j else encoded - mask
         sent.append(_ring(encoded, bits))
     return sent
