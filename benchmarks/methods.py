@@ -1,7 +1,8 @@
 """All methods side by side, where sites differ strongly in prevalence and size: one table a federation.
 
-Every method may choose one of three settings on the validation cases of seed 0, a knob of its own or the learning rate;
-the chosen one is then run with all seeds. The tables and the scores of every site are kept under benchmarks/results.
+Every method may choose one of six settings on the validation cases of seed 0: three of its own knobs with two learning
+rates, or six learning rates where it has no knob. The chosen one is then run with all seeds. The tables and the scores of
+every site are kept under benchmarks/results.
 
     python benchmarks/methods.py                       # everything, some hours on two cores
     python benchmarks/methods.py phantoms-4 --seeds 2  # one federation, quickly
@@ -31,7 +32,8 @@ FEDERATIONS = {
     "pneumoniamnist-12": {"dataset": "pneumoniamnist", "sites": 12, "quantity": 0.25, "batch_size": 32},
 }
 COMMON = {"prevalence": 0.7, "rounds": 15, "lr": 0.05, "schedule": "cosine", "evaluate_every": 3}
-RATES = (0.02, 0.05, 0.1)  # the choice of methods without a knob
+RATES = (0.02, 0.035, 0.05, 0.07, 0.1, 0.14)  # the choice of methods without a knob
+TWO_RATES = (0.05, 0.1)  # and of those with one, beside
 KNOBS = {  # method -> how it is written with each of its three settings
     "fedavgm": [f"fedavgm(beta={b}, server_lr={lr})" for b, lr in ((0.5, 1.0), (0.9, 0.3), (0.9, 1.0))],
     **{m: [f"{m}(server_lr={lr})" for lr in (0.003, 0.01, 0.03)] for m in ("fedadam", "fedyogi", "fedadagrad")},
@@ -61,9 +63,9 @@ OWN = {"local", "finetune", "fedbn", "fedper", "lg_fedavg", "fedrep", "ditto", "
 
 
 def options(method: str) -> list[dict]:
-    """The three settings among which a method may choose."""
+    """The six settings among which a method may choose."""
     if method in KNOBS:
-        return [{"method": text} for text in KNOBS[method]]
+        return [{"method": text, "lr": lr} for text in KNOBS[method] for lr in TWO_RATES]
     return [{"method": method, "lr": lr} for lr in RATES]
 
 
@@ -94,9 +96,9 @@ def chosen(pool: ProcessPoolExecutor, base: dict) -> dict[str, dict]:
     return {method: max(each, key=lambda _: next(scores)) for method, each in wanted.items()}
 
 
-def label(method: str, changes: dict) -> str:
+def label(changes: dict) -> str:
     """What was chosen, as it is written."""
-    return changes["method"] if "lr" not in changes else f"{method}, lr={changes['lr']}"
+    return f"{changes['method']}, lr={changes['lr']}"
 
 
 def study(name: str, seeds: int) -> pd.DataFrame:
@@ -112,7 +114,7 @@ def study(name: str, seeds: int) -> pd.DataFrame:
         mine = found[place * seeds : (place + 1) * seeds]
         pair = mine if method == "local" else [*local, *mine]
         frame = fedlab.compare(pair, reference=local[0].method)
-        frame = frame[frame["method"] == mine[0].method].assign(method=method, setting=label(method, changes))
+        frame = frame[frame["method"] == mine[0].method].assign(method=method, setting=label(changes))
         last = fedlab.compare(mine, choice="last", reference=mine[0].method, draws=1)["value"].to_numpy()
         path = fedlab.costs(mine)["sequential steps"].mean()
         frames.append(frame.assign(last=last, **{"sequential steps": path}))
@@ -144,7 +146,7 @@ def interval(row: pd.Series, name: str = "value") -> str:
 
 
 LEGEND = """\
-Mean with 95 % intervals over seeds and patients, on one partition. Every method chose one of three settings on the
+Mean with 95 % intervals over seeds and patients, on one partition. Every method chose one of six settings on the
 validation cases of seed 0. * marks methods by which sites end with models of their own: their pooled value mixes models
 and is no single model's. Gains are paired, over `local`. MB: all that crossed borders. Steps: of all sites. Sequential:
 on the critical path. Every site's numbers are in the CSV file beside this page."""
