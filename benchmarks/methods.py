@@ -1,8 +1,8 @@
 """All methods side by side, where sites differ strongly in prevalence and size: one table a federation.
 
 Every method may choose one of six settings on the validation cases of seed 0: three of its own knobs with two learning
-rates, or six learning rates where it has no knob. The chosen one is then run with all seeds. The tables and the scores of
-every site are kept under benchmarks/results.
+rates, or six learning rates where it has no knob. The chosen one is then run with all seeds. The tables and the scores
+of every site are kept under benchmarks/results.
 
     python benchmarks/methods.py                       # everything, some hours on two cores
     python benchmarks/methods.py phantoms-4 --seeds 2  # one federation, quickly
