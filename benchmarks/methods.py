@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 import fedlab
+from fedlab.federation import DivergedError
 from fedlab.runs import Run
 
 HERE = Path(__file__).parent
@@ -76,6 +77,14 @@ def run(changes: dict) -> Run:
     return fedlab.run(fedlab.Experiment(**changes), folder=RUNS)
 
 
+def tried(changes: dict) -> float:
+    """The validation score of one setting; below all others where it diverges."""
+    try:
+        return validation(run(changes))
+    except DivergedError:
+        return -np.inf
+
+
 def everywhere(pool: ProcessPoolExecutor, wanted: Iterable[dict]) -> list[Run]:
     return list(pool.map(run, wanted))
 
@@ -92,7 +101,7 @@ def chosen(pool: ProcessPoolExecutor, base: dict) -> dict[str, dict]:
     """Method -> the setting with the best validation score of seed 0."""
     wanted = {method: options(method) for method in fedlab.METHODS}
     flat = [{**base, **changes, "seed": 0} for each in wanted.values() for changes in each]
-    scores = iter([validation(found) for found in everywhere(pool, flat)])
+    scores = iter(list(pool.map(tried, flat)))
     return {method: max(each, key=lambda _: next(scores)) for method, each in wanted.items()}
 
 

@@ -71,7 +71,7 @@ def compare(
             row = {"method": method, "site": site, "cases": terms.size(site), "metric": terms.metric}
             row |= {"value": score.value, "low": score.low, "high": score.high, "versus": versus}
             row |= _ends("difference", gain) | {"seeds": len(methods[method]), "note": notes[site]}
-            row |= spent[method].get(site, NOTHING if terms is away else spent[method][ALL])
+            row |= spent[method].get(site, NOTHING if site in terms.sites else spent[method][ALL])
             if away.sites:
                 row |= _ends("gap", places[MEAN] - score if site in away.sites else UNDEFINED)
             rows.append(row)

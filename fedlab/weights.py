@@ -149,7 +149,7 @@ class Weights:
         for name, tensor in rows.tensors().items():
             if name not in changed:
                 changed[name] = tensor.new_zeros(len(self), *tensor.shape[1:])
-            changed[name][places] = tensor
+            changed[name][places] = tensor.to(changed[name].device)
         return Weights(self.layout, **changed, sites=self.sites)
 
     def with_parameters(self, parameters: Tensor) -> "Weights":
@@ -201,6 +201,8 @@ def mix(models: Weights, shares: np.ndarray | Sequence[float]) -> Weights:
     Where only some sites are in the stack, shares of all sites are renormalised over them.
     """
     weights = np.asarray(shares, np.float64)
+    if not len(models):
+        raise ValueError("a mean of no models: ask whether anybody answered, `if len(back)`, before merging")
     if models.sites is not None and len(models) < len(weights) > max(models.sites):  # of the sites that take part
         weights = weights[list(models.sites)] / weights[list(models.sites)].sum()
     if len(weights) != len(models) or abs(weights.sum() - 1) > 1e-9 or (weights < 0).any():

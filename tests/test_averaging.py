@@ -474,3 +474,12 @@ def test_methods_that_assume_plain_sgd_say_so():
         ends("scaffold", federation(momentum=0.9))
     with pytest.warns(UserWarning, match="fednova with adam: it counts SGD steps"):
         ends("fednova", federation(optimizer="adam", lr=0.01))
+
+
+def test_accumulation_with_momentum_and_pull_is_that_of_the_steps():
+    """SGD with momentum on a constant gradient of 1 with the pull mu (w - w0): how far w goes, over lr."""
+    lr, mu, momentum, w, v = 0.1, 0.35, 0.9, 0.0, 0.0
+    for _ in range(7):
+        v = momentum * v + 1 + mu * w
+        w -= lr * v
+    assert accumulated(7, momentum, lr * mu) == pytest.approx(-w / lr, abs=1e-12)

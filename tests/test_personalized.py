@@ -1,5 +1,7 @@
 """Personalized methods: what stays at a site stays, what is shared is shared, and limiting cases are exact."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from worlds import CNN, at_sites, ends, error, federation, last, partition, same
@@ -254,3 +256,26 @@ def test_personal_parts_survive_a_merge_by_krum():
     seen, stays = at_sites("fedper", fed).vector, head(fed)
     assert not torch.equal(seen[0, stays], seen[1, stays]) and torch.equal(seen[0, ~stays], seen[1, ~stays])
     assert error(fed.start.expand(4), fed.start.expand(4)) == 0
+
+
+@pytest.mark.parametrize("rule", ["krum(f=0)", "geomedian", "clipped(0.01)"])
+def test_robust_rules_do_not_see_what_stays_at_sites(rule):
+    """Personal heads, however far apart, decide nothing of the shared part: the server never has them."""
+    models = []
+    for spread in (0.0, 10.0):
+        fed = federation(aggregate=rule, rounds=1)
+        personal = head(fed)
+        fed.keep(personal)
+        now = first_round(fed)
+        back = fed.fit(fed.broadcast(fed.start), now)
+        noise = spread * torch.randn(back.vector.shape, generator=torch.Generator().manual_seed(0)).to(back.vector)
+        moved = replace(back, vector=torch.where(personal, back.vector + noise, back.vector))
+        arrived = fed.gather(moved)
+        assert (arrived.vector[:, personal] == fed.start.vector[personal]).all()
+        models.append(fed.merge(fed.start, arrived).vector)
+    assert torch.equal(*models) and not torch.equal(models[0], fed.start.vector)
+
+
+def first_round(fed):
+    """The first round of a federation that no method drives."""
+    return next(fed.rounds(fed.memory(w=fed.start)))

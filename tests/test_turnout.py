@@ -247,3 +247,25 @@ def test_a_list_of_availabilities_has_one_a_site():
 def test_every_scheme_says_in_a_line_what_it_is():
     assert set(SCHEMES) == {"all", "sample", "by_size", "unbiased"} and all(SCHEMES.values())
     assert straggling(0.3) == straggling("partial(0.3)") == (0.3, False) and straggling("drop(0.3)") == (0.3, True)
+
+
+@pytest.mark.parametrize("method", ["fedbn", "fedper", "lg_fedavg", "fedrep", "splitfed(version=3)", "gossip"])
+def test_rounds_without_anybody_are_survived_by_what_stays_at_sites(method):
+    fed = federation(rounds=6, failures=0.5, availability=0.5, batchnorm="fedbn", seed=1)
+    turnouts = [fed.attendance.at(r) for r in range(1, 7)]
+    empty = [r for r, each in enumerate(turnouts, 1) if not each.present]
+    trained = [r for r, each in enumerate(turnouts, 1) if each.answering]
+    assert empty and trained and max(empty) > min(trained)  # nobody is there after something stayed
+    assert all(bool(torch.isfinite(model.vector).all()) for model in ends(method, fed).values())
+
+
+def test_a_straggler_stops_at_its_share_of_alternate_batches():
+    asked = {"rounds": 1, "local_steps": 8, "stragglers": 1.0}
+    fed = federation(**asked)
+    work = fed.attendance.at(1).work
+    ends("split(turns='batch')", fed)
+    assert len(work) == 4
+    for k, share in work.items():
+        assert fed.costs[fed.names[k]].steps == max(1, int(8 * share))
+    crossed = fed.ledger.frame().query("what == 'weights'")
+    assert crossed["messages"].sum() <= sum(cost.steps for cost in fed.costs.values())  # none for a step not done

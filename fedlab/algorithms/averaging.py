@@ -159,7 +159,7 @@ def scaffold(fed: Federation, option: int = 2, server_lr: float = 1.0, weighting
         back = fed.fit(sent, r, shift=fed.shared(s.c - s.own[list(sent.owners)]))
         who = list(back.owners)
         if option == 1:
-            _, new = fed.gradient(fed.here(s.w, back.owners))
+            _, new = fed.gradient(sent.only(back.owners))
         else:
             passed = r.lr * fed.column([accumulated(n, fed.settings.momentum) for n in fed.done])
             moved = sent.only(back.owners).parameters - back.parameters
@@ -217,10 +217,11 @@ def feddyn(fed: Federation, alpha: float = 0.1, weighting: str = "uniform", rele
         here = list(sent.owners)
         back = fed.fit(sent, r, pull=(each[here], sent), shift=fed.column(each[here]) * s.gone[here])
         who = torch.as_tensor(back.owners, dtype=torch.int64, device=s.gone.device)
-        s.gone = s.gone.index_add(0, who, back.parameters - sent.only(back.owners).parameters)  # -g_k / alpha_k
+        moved = fed.shared(back.parameters - sent.only(back.owners).parameters)
         back = fed.gather(back)
         if len(back):
-            s.h = s.h + (back.parameters - s.w.parameters).sum(0) / len(fed.sites)  # -h / alpha
+            s.gone = s.gone.index_add(0, who, moved)  # -g_k / alpha_k
+            s.h = s.h + fed.shared(back.parameters - s.w.parameters).sum(0) / len(fed.sites)  # -h / alpha
             mean = fed.merge(s.w, back, "uniform")
             s.w = mean.with_parameters(mean.parameters + s.h)
             s.latest = s.latest.put(back) if release == "all" else None
@@ -284,11 +285,11 @@ def qfedavg(fed: Federation, q: float = 0.2) -> Iterator[Round]:
     at_least("q", q, 0)
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
-        back = fed.fit(fed.broadcast(s.w), r)
-        loss = fed.losses(fed.here(s.w, back.owners)) + 1e-10
+        back = fed.fit(sent := fed.broadcast(s.w), r)
+        loss = fed.losses(sent.only(back.owners)) + 1e-10
         back = fed.gather(back, loss=torch.as_tensor(loss))
         if len(back):
-            moved = (back.parameters.double() - s.w.parameters.double()).square().sum(1).cpu().numpy()
+            moved = fed.shared(back.parameters.double() - s.w.parameters.double()).square().sum(1).cpu().numpy()
             step = loss**q + q * loss ** (q - 1) * moved / max(r.lr, 1e-300)
             s.w = fed.merge(s.w, back, loss**q / step.sum())
         yield Round({"global": s.w})
@@ -306,15 +307,14 @@ def afl(fed: Federation, lambda_lr: float = 0.1, release: str = "average") -> It
     at_least("lambda_lr", lambda_lr, 0)
     s = fed.memory(w=fed.start, weights=fed.site_weights("uniform"), average=fed.start, t=0)
     for r in fed.rounds(s):
-        back = fed.fit(fed.broadcast(s.w), r)
-        loss = fed.losses(fed.here(s.w, back.owners))
+        back = fed.fit(sent := fed.broadcast(s.w), r)
+        loss = fed.losses(sent.only(back.owners))
         back = fed.gather(back, loss=torch.as_tensor(loss))
         if len(back):
             who = list(back.owners)
             share = s.weights[who]
             s.w = fed.merge(s.w, back, share / share.sum() if share.sum() else np.full(len(who), 1 / len(who)))
-            raised = s.weights.copy()
-            raised[who] += lambda_lr * loss
+            raised = s.weights + lambda_lr * np.bincount(who, loss, len(s.weights))
             s.weights, s.t = simplex(raised), s.t + 1
             s.average = mix(stack([s.average, s.w]), [1 - 1 / s.t, 1 / s.t])
         yield Round({"global": s.average if release == "average" else s.w})

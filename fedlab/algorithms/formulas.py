@@ -17,8 +17,8 @@ def accumulated(steps: float, momentum: float = 0.0, lr_mu: float = 0.0) -> floa
     """
     velocity = total = 0.0
     for _ in range(int(steps)):
-        velocity = momentum * velocity + 1
-        total = (1 - lr_mu) * total + velocity
+        velocity = momentum * velocity + 1 - lr_mu * total
+        total += velocity
     return total
 
 

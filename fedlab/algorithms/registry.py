@@ -1,5 +1,6 @@
 """The register of methods, and what makes a generator a method."""
 
+import inspect
 from collections.abc import Callable, Iterator
 
 from fedlab.federation import Federation, Round
@@ -20,5 +21,8 @@ def algorithm(function: Algorithm) -> Algorithm:
 def start(text: str, fed: Federation) -> Iterator[Round]:
     """The rounds of the method that `text` names, such as "fedprox(mu=0.01)"."""
     function, args, knobs = METHODS.parse(text, given=1)
-    fed.site_weights(knobs.get("weighting", "cases"))  # a misspelt one is refused before any training
+    called = inspect.signature(function).bind(fed, *args, **knobs)
+    called.apply_defaults()
+    fed.weighting = called.arguments.get("weighting", "cases")
+    fed.site_weights(fed.weighting)  # a misspelt one is refused before any training
     return function(fed, *args, **knobs)

@@ -59,9 +59,10 @@ def turns_of(fed: Federation, r: Clock, order: str, turns: str) -> Iterator[tupl
     if turns == "site":
         yield from ((k, None) for k in sites)
         return
-    most = max((fed.sites[k].steps(fed.settings) for k in sites), default=0)
-    for step in range(most):
-        yield from ((k, (step, step + 1)) for k in sites if step < fed.sites[k].steps(fed.settings))
+    spans = {k: fed.span(r, fed.sites[k], k, None, None) for k in sites}
+    steps = {k: last - first for k, (first, last) in spans.items()}
+    for step in range(max(steps.values(), default=0)):
+        yield from ((k, (step, step + 1)) for k in sites if step < steps[k])
 
 
 def handed(fed: Federation, client: Weights, k: int, handover: str) -> Weights:

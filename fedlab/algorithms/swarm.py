@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedlab.aggregation import least
 from fedlab.algorithms.knobs import whole, within
 from fedlab.algorithms.registry import algorithm
 from fedlab.federation import Clock, Federation, Round
@@ -87,10 +88,11 @@ def intervals(fed: Federation, ready: tuple[int, ...], sync: int | None) -> list
 
 
 def quorum(fed: Federation, ready: tuple[int, ...], min_peers: int) -> bool:
-    """Whether enough peers are ready to merge."""
-    if len(ready) < min_peers:
-        fed.note("no quorum", f"{len(ready)} of {min_peers} peers ready; training goes on")
-    return len(ready) >= min_peers
+    """Whether enough peers are ready to merge, and for the rule of the settings to work with."""
+    needed = max(min_peers, least(fed.settings.aggregate))
+    if len(ready) < needed:
+        fed.note("no quorum", f"{len(ready)} of {needed} peers ready; training goes on")
+    return len(ready) >= needed
 
 
 def elect(fed: Federation, s: Any, trained: Weights, failure: float) -> int | None:
@@ -105,6 +107,7 @@ def elect(fed: Federation, s: Any, trained: Weights, failure: float) -> int | No
         fed.meet(trained.bare(), leader, since=s.w)
         candidates.remove(leader)
         attempt += 1
+    fed.note("nothing merged", f"every leader of merge {s.merges + 1} broke off; training goes on")
     return None
 
 
@@ -129,7 +132,7 @@ def gossip(fed: Federation, topology: str = "ring", optimizer: str = "reset") ->
         fed.to_neighbours(trained.bare(), near)
         s.peers = s.peers.put(mixed(fed, trained, metropolis(near)))
         mean = mix(s.peers.bare(), np.full(sites, 1 / sites))
-        fed.log("consensus distance", float((s.peers.parameters - mean.parameters).norm(dim=1).max()))
+        fed.log("consensus distance", float(fed.shared(s.peers.parameters - mean.parameters).norm(dim=1).max()))
         yield Round({"global": mean, "local": s.peers})
 
 

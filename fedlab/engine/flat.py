@@ -67,9 +67,9 @@ class FlatModel:
             leaf.grad = None
 
     def collect(self) -> None:
-        """Copy the layers' gradients into `gradient`."""
-        each = [leaf.grad for leaf in self._leaves if leaf.grad is not None]
-        if each:
+        """Copy the layers' gradients into `gradient`; zero for parameters that the loss does not depend on."""
+        if any(leaf.grad is not None for leaf in self._leaves):
+            each = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
             torch.cat([_in_memory_order(gradient).reshape(-1) for gradient in each], out=self.gradient)
 
     def train(self) -> None:

@@ -47,6 +47,7 @@ class Serial:
         self.flat.load(start)
         self.flat.train()
         moments = self._moments(start)
+        rested = moments.vectors.clone() if work.frozen is not None else moments.vectors
         total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
         for step in range(work.first, work.first + work.steps):
             if step == work.first or work.batches.per_epoch > 1:  # a full batch is gathered once
@@ -54,7 +55,7 @@ class Serial:
                 images, targets = self.store.images(rows), self.store.targets[rows]
             total += self._step(images, targets, rows, work, moments)
             if work.frozen is not None:
-                self._restore(start, work.frozen)
+                self._restore(start, work.frozen, moments, rested)
         loss = float(total) / max(1, work.steps)  # waits for the device, so that the seconds are true
         kept = Moments(moments.vectors.clone(), moments.clock) if keep and self.optimizer.slots else None
         return Result(kept, Cost(loss, work.steps, self._passes, time.perf_counter() - begun))
@@ -181,8 +182,10 @@ class Serial:
             flat.counts.copy_(counts)
         return step
 
-    def _restore(self, start: Weights, frozen: Tensor) -> None:
+    def _restore(self, start: Weights, frozen: Tensor, moments: Moments, rested: Tensor) -> None:
+        """What is frozen has its weights and its optimizer's state again."""
         self.flat.vector.copy_(torch.where(frozen, start.vector, self.flat.vector))
+        moments.vectors.copy_(torch.where(frozen[: self.flat.layout.parameters], rested, moments.vectors))
 
     def _moments(self, start: Weights) -> Moments:
         """The optimizer's state at the start, in memory that is used again for every site."""

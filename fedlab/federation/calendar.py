@@ -56,12 +56,13 @@ class Calendar(Assembly):
 
     def snapshot(self) -> dict[str, Any]:
         """Everything a resumed run needs: the algorithm's memory, what stays at the sites, who holds the model."""
-        held = {"_own": self.staying.own, "_optimizers": self.optimizers.held, "_holder": self.holder}
-        return {**vars(self._memory), **held}
+        held = {"_own": self.staying.own, "_trained": self.staying.trained, "_holder": self.holder}
+        return {**vars(self._memory), **held, "_optimizers": self.optimizers.held}
 
     def restore(self, memory: dict[str, Any]) -> None:
         """Go on from a snapshot."""
-        self.staying.own, self.optimizers.held = memory.pop("_own"), memory.pop("_optimizers")
+        self.staying.own, self.staying.trained = memory.pop("_own"), memory.pop("_trained")
+        self.optimizers.held = memory.pop("_optimizers")
         self.holder, self._restored = memory.pop("_holder"), memory
 
     def note(self, event: str, detail: str = "", site: str = "") -> None:

@@ -15,9 +15,13 @@ from fedlab.weights import Weights, mix, stack
 
 
 class Exchange(Practice):
-    """A federation whose sites can exchange models; attackable: whether a method ever took models from sites."""
+    """A federation whose sites can exchange models.
+
+    attackable: whether a method ever took models from sites. weighting: that of the method's mean.
+    """
 
     attackable = False
+    weighting = "cases"
 
     def broadcast(self, w: Weights, **beside: Tensor) -> Weights:
         """One model to all sites of the round: a stack (m, ...). What stays at a site is the site's own there.
@@ -50,7 +54,8 @@ class Exchange(Practice):
     def hand_over(self, w: Weights, to: int) -> Weights:
         """One model, with the optimizer state that it carries, to the next site."""
         giver, self.holder = self.holder, self.names[to]
-        self.wire.path.trip([self._pass("peer", to, "weights", w, giver)])  # weights cross, site to site
+        if giver != self.holder:
+            self.wire.path.trip([self._pass("peer", to, "weights", w, giver)])  # weights cross, site to site
         return self.at_site(w, to)
 
     def to_server(self, w: Weights) -> None:
@@ -74,7 +79,7 @@ class Exchange(Practice):
         sites that answered, "uniform", or the coefficients (m,) of their updates.
         """
         given = weighting if isinstance(weighting, np.ndarray) else self.weights(back.owners, weighting)
-        return self.merger.merge(w, back, given, self.round, rule)
+        return self.merger.merge(w, self.staying.hidden(back, w), given, self.round, rule)
 
     def weights(self, who: tuple[int, ...], weighting: str = "cases") -> NDArray[np.float64]:
         """The coefficients (m,) of these sites' updates, as participation and weighting have them."""
@@ -131,8 +136,8 @@ class Exchange(Practice):
 
     def here(self, w: Weights, who: tuple[int, ...]) -> Weights:
         """A model as it is at each of these sites, with what stays there: a stack."""
-        if self.staying.own is None:
-            return w.bare().expand(who)
+        if self.staying.own is None or not who:
+            return w.bare().expand(tuple(who))
         return stack([self.at_site(w.bare(), k) for k in who], who)
 
     def at_site(self, w: Weights, k: int) -> Weights:
@@ -149,23 +154,27 @@ class Exchange(Practice):
             self.keep(mask(self.layout, first, last))
 
     def recalibrate(self, w: Weights) -> Weights:
-        """The model with the normalisation statistics of all sites, which it visits once more without training."""
-        found = []
-        for k, site in enumerate(self.sites):
+        """The model with the normalisation statistics of all sites that are there, which it visits without training."""
+        who, holder, found = self.turnout.answering, self.holder, []
+        for k in who:
             here = self.hand_over(w.bare(), to=k)
-            found.append(self._engine.recalibrate(here, list(site.batches.sweep())))
-        union = mix(stack(found).pooling(), self.shares)
+            found.append(self._engine.recalibrate(here, list(self.sites[k].batches.sweep())))
+        self.holder = holder  # training goes on from the model that was left there
+        if not found:
+            return w
+        union = mix(stack(found).pooling(), self._renormalised(who))
         return Weights(self.layout, union.vector, union.counts)
 
     def attacked(self, arrived: Weights, since: Weights) -> Weights:
         """What arrives of honest models where some sites are hostile; since: the model that all started from."""
-        self.attackable = True
+        self.attackable, arrived = True, self.staying.hidden(arrived, since)
         if not self.attack.who or not len(arrived):
             return arrived
         hostile = [self.names[k] for k in arrived.owners if k in self.attack.who]
         self.note("attack", f"{self.attack.name} by {', '.join(hostile) or 'nobody present'}")
-        shares = self._renormalised(arrived.owners)
-        return self.attack.apply(arrived, since, shares, self.settings.seed, self.round)
+        shares = self.attendance.weights(self.turnout, arrived.owners, self.site_weights(self.weighting))
+        sent = self.attack.apply(arrived, since, shares, self.settings.seed, self.round)
+        return self.staying.hidden(sent, since)
 
     def _renormalised(self, who: tuple[int, ...]) -> NDArray[np.float64]:
         chosen = self.shares[list(who)]

@@ -59,9 +59,11 @@ class Federation(Exchange):
         """The model to evaluate: together with what it is at each site, where sites keep a part of it to themselves."""
         if isinstance(model, Ensemble):
             return Ensemble(model.models.bare(), model.shares)
+        model = model.bare()
         if self.staying.own is None or model.stacked:
-            return model.bare()
-        return Localised(model.bare(), stack([self.at_site(model.bare(), k) for k in range(len(self.sites))]))
+            return model
+        anywhere = self.staying.mean(model, self.shares)
+        return Localised(anywhere, stack([self.at_site(model, k) for k in range(len(self.sites))]))
 
     def acquainted(self, w: Weights, index: NDArray[np.int64]) -> Weights:
         """A model whose batch normalisation statistics are those of these images, for which no label is needed.

@@ -47,7 +47,7 @@ class Journal:
             self.note(number, names[k], "absent")
         for k in turnout.present:
             if k in turnout.failed:
-                self.note(number, names[k], "failed", "broke off after it got the model; its work is lost")
+                self.note(number, names[k], "failed", "broke off; its work is lost")
             elif k in turnout.late:
                 self.note(number, names[k], "late", "its work came too late and does not count")
             elif k in turnout.work:

@@ -19,9 +19,9 @@ class Merger:
         self.settings, self.names, self.journal = settings, names, journal
         self.used = False
 
-    def enough(self, back: Weights, number: int) -> Weights:
+    def enough(self, back: Weights, number: int, rule: str | None = None) -> Weights:
         """The models that came back; none of them where they are fewer than the rule can work with, which is noted."""
-        needed = max(1, aggregation.least(self.settings.aggregate))
+        needed = max(1, aggregation.least(rule or self.settings.aggregate))
         if len(back) >= needed:
             return back
         self.journal.note(number, "", "nothing merged", f"{len(back)} models came back, {needed} are needed")
@@ -33,7 +33,7 @@ class Merger:
         rule: in the place of that of the settings. Where nothing came back it is w.
         """
         self.used = True
-        if not len(back):
+        if not len(back) or not len(self.enough(back, number, rule)):
             return w.bare()
         text, total = rule or self.settings.aggregate, float(coefficients.sum())
         shares = coefficients / total

@@ -3,11 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.stages import Part, spread, take
-from fedlab.weights import Layout, Weights
+from fedlab.weights import Layout, Weights, mix
 
 KINDS = {  # batch normalisation policy -> kinds of coordinates that stay (SiloBN arXiv:2008.07424, FedBN
     "silobn": ("mean", "variance"),  # arXiv:2102.07623)
@@ -20,13 +22,14 @@ class Staying:
     """The coordinates that stay, and what they are at each site.
 
     mask: bool (P + Q,). own: each site's model (K, ...), of which only these coordinates are meant; None until the
-    first training.
+    first training. trained: the sites that have trained.
     """
 
     def __init__(self, layout: Layout, policy: str, start: Weights, sites: int) -> None:
         self.layout, self.start, self.sites = layout, start, sites
         self.mask = layout.mask(*KINDS.get(policy, ())).to(start.vector.device)
         self.own: Weights | None = None
+        self.trained: list[int] = []
         self._sizes: dict[Any, int] = {}
 
     def add(self, mask: Tensor) -> None:
@@ -52,6 +55,26 @@ class Staying:
         vector = torch.where(self._mask_of(w.layout), own.vector, w.vector)
         return replace(w, vector=vector, counts=w.counts if self._counts_leave else own.counts.clone())
 
+    def mean(self, w: Weights, shares: NDArray[np.float64]) -> Weights:
+        """A model for an institution that took no part: with the mean of what stays at the sites that have trained.
+
+        shares: the weights of all sites, (K,).
+        """
+        if self.own is None:
+            return w
+        each = shares[self.trained]
+        mean = mix(self.own.only(self.trained), each / each.sum())
+        counts = w.counts if self._counts_leave else mean.counts
+        return replace(w, vector=torch.where(self.mask, mean.vector, w.vector), counts=counts)
+
+    def hidden(self, models: Weights, since: Weights) -> Weights:
+        """Models (m, ...) as others see them: what stays at sites is that of the model that they started from."""
+        if not self.any:
+            return models
+        vector = torch.where(self._mask_of(models.layout), since.vector, models.vector)
+        counts = models.counts if self._counts_leave else since.counts.expand_as(models.counts)
+        return replace(models, vector=vector, counts=counts)
+
     def store(self, k: int, w: Weights) -> None:
         """Keep what site k has learnt, of the whole model or of a part."""
         if not self.any:
@@ -59,6 +82,7 @@ class Staying:
         if self.own is None:
             first = self.start.expand(self.sites)
             self.own = Weights(self.layout, first.vector.clone(), first.counts.clone())
+        self.trained = sorted({*self.trained, k})
         if isinstance(w.layout, Part):
             spread(w, self.own.vector[k], self.own.counts[k])
         else:
