@@ -185,7 +185,16 @@ def find(root: str | Path) -> list[Run]:
 def like(experiment: Experiment, root: str | Path) -> list[Run]:
     """The finished runs that differ from this experiment in method and seed alone: what may be compared."""
     wanted = experiment.with_(method="local", seed=0)
-    return [run for run in find(root) if run.experiment.with_(method="local", seed=0) == wanted]
+    return [run for run in find(root) if _known(run) and run.experiment.with_(method="local", seed=0) == wanted]
+
+
+def _known(run: Run) -> bool:
+    """Whether this process knows the run's method and model; those of a notebook's own cell are known only there."""
+    try:
+        return bool(run.experiment)
+    except ValueError as error:
+        warnings.warn(f"left out: {error}", UserWarning, stacklevel=4)
+        return False
 
 
 def folder_of(experiment: Experiment, part: Partition, root: Path) -> Path:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -338,3 +339,15 @@ def test_an_experiments_federation_is_dealt_once_for_a_grid(monkeypatch, tmp_pat
     base = experiment(dataset="phantoms(cases=200)", rounds=1)
     fedlab.grid(base, folder=tmp_path, method=["local", "fedavg"])
     assert len(dealt) == 1
+
+
+def test_runs_of_a_method_that_only_another_notebook_knows_are_left_out(tmp_path):
+    wanted = fedlab.Experiment(dataset="phantoms(cases=60)", sites=2, rounds=1, local_steps=1, device="cpu")
+    done = fedlab.run(wanted, folder=tmp_path)
+    about = json.loads((done.folder / "experiment.json").read_text())
+    about["experiment"]["method"] = "of_my_own"
+    other = tmp_path / "other"
+    shutil.copytree(done.folder, other)
+    (other / "experiment.json").write_text(json.dumps(about))
+    with pytest.warns(UserWarning, match="left out: .*of_my_own"):
+        assert [run.folder for run in runs.like(wanted, tmp_path)] == [done.folder]
