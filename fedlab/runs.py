@@ -19,13 +19,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fedlab.algorithms import METHODS
 from fedlab.cards import card, environment
 from fedlab.evaluation import owners
 from fedlab.experiment import Experiment
 from fedlab.federation import Ensemble, Localised
+from fedlab.models import MODELS
 from fedlab.partition import Partition
 from fedlab.record import Record
-from fedlab.registry import nearest
+from fedlab.registry import nearest, split_call
 from fedlab.weights import Weights
 
 FORMAT = 3  # of the run folder; a folder of another format is refused, not misread
@@ -189,12 +191,14 @@ def like(experiment: Experiment, root: str | Path) -> list[Run]:
 
 
 def _known(run: Run) -> bool:
-    """Whether this process knows the run's method and model; those of a notebook's own cell are known only there."""
-    try:
-        return bool(run.experiment)
-    except ValueError as error:
-        warnings.warn(f"left out: {error}", UserWarning, stacklevel=4)
-        return False
+    """Whether this process has the run's method and model: those of a notebook's own cell are known only there."""
+    about = run._about["experiment"]
+    for registry, text in ((METHODS, about["method"]), (MODELS, about["model"])):
+        if (name := split_call(text, registry.kind)[0]) not in registry:
+            told = f"left out: {run.folder} was run with {registry.kind} {name!r}, which nothing here defines"
+            warnings.warn(told, UserWarning, stacklevel=4)
+            return False
+    return True
 
 
 def folder_of(experiment: Experiment, part: Partition, root: Path) -> Path:
