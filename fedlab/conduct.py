@@ -88,18 +88,12 @@ def _run(experiment: Experiment, partition: Partition | None, folder: str | Path
 
 
 def _train(experiment: Experiment, fed: Federation, work: Path, screen: Any) -> Record:
-    record = Record(fed, work)
+    record, trained = Record(fed, work), False
     if screen is not None:
         screen.restart(experiment.rounds, f"{experiment.method} on {experiment.dataset}")
     try:
         for outcome in algorithms.start(experiment.method, fed):
-            if fed.round == 1 and (idle := fed.without_effect()):
-                warnings.warn(
-                    f"{' and '.join(idle)}: no effect on {experiment.method!r}, whose way of training has no place for"
-                    " it; its results are those without",
-                    UserWarning,
-                    stacklevel=4,
-                )
+            trained = True
             record.add(outcome)
             if screen is not None:
                 screen.update(record.frame(), fed.round)
@@ -108,6 +102,13 @@ def _train(experiment: Experiment, fed: Federation, work: Path, screen: Any) -> 
     finally:
         if screen is not None:
             screen.close()
+    if trained and (idle := fed.without_effect()):
+        warnings.warn(
+            f"{' and '.join(idle)}: no effect on {experiment.method!r}, whose way of training has no place for it; its"
+            " results are those without",
+            UserWarning,
+            stacklevel=4,
+        )
     return record
 
 
@@ -140,7 +141,7 @@ def _dealt(experiment: Experiment) -> Partition:
     """The partition of an experiment; the latest one is kept, so that a grid deals its cases once."""
     folders = Path(experiment.dataset).expanduser(), home() / experiment.dataset
     stamps = [path.stat().st_mtime_ns for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    key = repr([stamps, *(getattr(experiment, name) for name in _FEDERATION)])
+    key = repr([stamps, experiment.own_code(), *(getattr(experiment, name) for name in _FEDERATION)])
     if key not in _latest:
         part = experiment.deal()
         _latest.clear()

@@ -2,19 +2,47 @@
 
 import hashlib
 import json
+import re
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from fedlab import datasets
-from fedlab.algorithms import METHODS
-from fedlab.heterogeneity import AXES, holding_out
+from fedlab import aggregation, attacks, datasets, training, turnout
+from fedlab.algorithms import METHODS, check_secure
+from fedlab.heterogeneity import (
+    AXES,
+    annotation,
+    geography,
+    holding_out,
+    label_schemes,
+    population,
+    presentation,
+    quantity,
+    styles,
+)
 from fedlab.heterogeneity.simulation import site_count
 from fedlab.making import ARGUMENTS, partition
 from fedlab.models import MODELS
 from fedlab.partition import Partition
-from fedlab.registry import split_call
+from fedlab.registry import Registry
 from fedlab.training import Training
+
+CODE: dict[str, Registry] = {  # field -> the functions that its text may name
+    "method": METHODS,
+    "model": MODELS,
+    "schedule": training.SCHEDULES,
+    "participation": turnout.SCHEMES,
+    "stragglers": turnout.STRAGGLING,
+    "aggregate": aggregation.RULES,
+    "attack": attacks.ATTACKS,
+    "quantity": quantity.SIZES,
+    "prevalence": label_schemes.SCHEMES,
+    "presentation": presentation.SCHEMES,
+    "population": population.SCHEMES,
+    "acquisition": styles.SCHEMES,
+    "annotation": annotation.POLICIES,
+    "geography": geography.SCHEMES,
+}
 
 
 class Experiment(Training):
@@ -57,6 +85,8 @@ class Experiment(Training):
         if isinstance(self.sites, int):
             site_count(self.sites)
         METHODS.parse(self.method, given=1)
+        if self.secure_sum:
+            check_secure(self.method)
         MODELS.parse(self.model, given=2)
         return self
 
@@ -71,13 +101,14 @@ class Experiment(Training):
 
     def identity(self, part: Partition, version: int) -> str:
         """Hash of all that decides the result: experiment, cases and their sites, own code, format of the folder."""
-        text = json.dumps([self.model_dump(), part.fingerprint, version, *self._own_code()], sort_keys=True)
+        text = json.dumps([self.model_dump(), part.fingerprint, version, *self.own_code()], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
-    def _own_code(self) -> list[str]:
-        """The source of a method or model of the user's own, so that an edited one is another experiment."""
-        names = (METHODS, self.method), (MODELS, self.model)
-        return [own for registry, text in names if (own := registry.fingerprint(split_call(text)[0]))]
+    def own_code(self) -> list[str]:
+        """The source of each function of the user's own that a field names: an edited one is another experiment."""
+        named = [(registry, re.findall(r"\w+", str(getattr(self, field)))[:1]) for field, registry in CODE.items()]
+        found = [registry.fingerprint(name) for registry, names in named for name in names if name in registry]
+        return [own for own in found if own]
 
 
 def _plain(detail: Any) -> str:

@@ -8,6 +8,8 @@ import ast
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from types import CodeType
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,14 +69,7 @@ class Registry(Mapping[str, str]):
 
     def fingerprint(self, name: str) -> str:
         """What tells one version of a user's own function from the next, such as one in a notebook cell; else empty."""
-        function = self.function(name)
-        if function.__module__.startswith("fedlab."):
-            return ""
-        try:
-            return inspect.getsource(function)
-        except (OSError, TypeError):
-            code = function.__code__
-            return repr((code.co_code, code.co_consts, code.co_names))
+        return _version(self.function(name))
 
     def function(self, name: str) -> Callable[..., Any]:
         """The function behind a bare name; ValueError with the nearest names if there is none."""
@@ -120,3 +115,31 @@ def split_call(text: str, kind: str = "name") -> tuple[str, list[Any], dict[str,
         return tree.func.id, [ast.literal_eval(a) for a in tree.args], knobs
     except (SyntaxError, ValueError):
         raise ValueError(f"cannot read {kind} {text!r}: write it as name or name(knob=value)") from None
+
+
+def _version(function: Any) -> str:
+    """The text of a function, of a class, of a callable object and what it holds, or of a partial; empty if fedlab's.
+
+    A private function of fedlab is held by none but fedlab's own partials.
+    """
+    if isinstance(function, partial):
+        inner = _version(function.func)
+        own = inner or not function.func.__name__.startswith("_")
+        return inner + repr((function.func.__name__, function.args, function.keywords)) if own else ""
+    if not hasattr(function, "__name__"):
+        inner = _version(type(function))
+        return inner and inner + repr(vars(function))
+    if str(function.__module__).startswith("fedlab."):
+        return ""
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        methods = vars(function).values() if inspect.isclass(function) else [function]
+        found = [each for each in methods if inspect.isfunction(each)]
+        return "".join(_compiled(each.__code__) + repr((each.__defaults__, each.__kwdefaults__)) for each in found)
+
+
+def _compiled(code: CodeType) -> str:
+    """Code of which there is no source, with the functions inside it; the same in every process."""
+    values = [_compiled(value) if isinstance(value, CodeType) else value for value in code.co_consts]
+    return repr((code.co_code, values, code.co_names))

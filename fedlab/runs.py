@@ -19,12 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedlab.algorithms import METHODS
 from fedlab.cards import card, environment
 from fedlab.evaluation import owners
-from fedlab.experiment import Experiment
+from fedlab.experiment import CODE, Experiment
 from fedlab.federation import Ensemble, Localised
-from fedlab.models import MODELS
 from fedlab.partition import Partition
 from fedlab.record import Record
 from fedlab.registry import nearest, split_call
@@ -191,10 +189,11 @@ def like(experiment: Experiment, root: str | Path) -> list[Run]:
 
 
 def _known(run: Run) -> bool:
-    """Whether this process has the run's method and model: those of a notebook's own cell are known only there."""
+    """Whether this process has what the run names: the functions of a notebook's own cell are known only there."""
     about = run._about["experiment"]
-    for registry, text in ((METHODS, about["method"]), (MODELS, about["model"])):
-        if (name := split_call(text, registry.kind)[0]) not in registry:
+    for field in ("method", "model", "schedule", "participation", "aggregate", "attack"):
+        registry = CODE[field]
+        if field in about and (name := split_call(about[field], registry.kind)[0]) not in registry:
             told = f"left out: {run.folder} was run with {registry.kind} {name!r}, which nothing here defines"
             warnings.warn(told, UserWarning, stacklevel=4)
             return False

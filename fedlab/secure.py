@@ -2,9 +2,11 @@
 
 Each site encodes its weighted update as integers of a ring, adds a mask shared with every later site and subtracts the
 one shared with every earlier site; each message is noise, their sum modulo 2^bits is the exact sum of the encodings.
-Departs: masks come from named streams instead of a key agreement, and there is no recovery of sites that drop out after
-the masks are agreed.
+Departs: masks come from named streams instead of a key agreement, whose bytes are not counted, and there is no recovery
+of sites that drop out after the masks are agreed. Integer buffers are sent as they are.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,15 +19,21 @@ from fedlab.weights import Weights
 FRACTION = {torch.float32: (32, 20), torch.float64: (64, 40)}  # dtype -> bits of the ring, bits after the point
 
 
-def mean(models: Weights, shares: NDArray[np.float64], w: Weights, seed: int, number: int) -> Weights:
+def mean(
+    models: Weights, shares: NDArray[np.float64], w: Weights, seed: int, number: int,
+    show: Callable[[int, Tensor, Weights], None] | None = None,
+) -> Weights:  # fmt: skip
     """w + sum of shares[k] (w_k - w) by masked messages; at most K 2^-(s+1) off, with s bits after the point.
 
-    Raises OverflowError where an update is too large for the ring.
+    show: is given every site, its message, and the models. Raises OverflowError where an update is too large for the
+    ring.
     """
     bits, after = FRACTION[models.vector.dtype]
     total = torch.zeros_like(models.vector[0], dtype=torch.int64)
-    for message in messages(models, shares, w, seed, number):
+    for k, message in zip(models.owners, messages(models, shares, w, seed, number), strict=True):
         total.add_(message)
+        if show is not None:
+            show(k, message, models)
     moved = centred(total, bits).double() / 2.0**after
     vector = (w.vector.double() + moved).to(models.vector.dtype)
     return Weights(models.layout, vector, models.counts.amax(0))
@@ -50,7 +58,7 @@ def messages(models: Weights, shares: NDArray[np.float64], w: Weights, seed: int
 def encode(values: Tensor, bits: int, after: int, sites: int) -> Tensor:
     """Fixed-point numbers with `after` bits after the point, as int64."""
     most = 2.0 ** (bits - 1 - after) / sites
-    if (found := float(values.abs().max())) >= most:
+    if len(values) and (found := float(values.abs().max())) >= most:
         raise OverflowError(
             f"an update reaches {found:.3g}, a secure sum of {sites} sites holds {most:.3g}: lower `lr`, or use"
             " precision='float64', whose ring is larger"

@@ -117,12 +117,22 @@ def head(layout: Layout, how_many: int) -> Tensor:
     return mask(layout, first, trained[-1] + 1)
 
 
+def sequence(model: nn.Module) -> nn.Sequential:
+    """The model as stages; ValueError for one that is no sequence of them."""
+    if not isinstance(model, nn.Sequential):
+        raise _uncut(f"it is a {type(model).__name__}")
+    return model
+
+
 def stage(name: str) -> int:
     """The stage that a parameter or buffer of this name belongs to."""
     number = name.split(".")[0]
     if not number.isdigit():
-        raise ValueError(
-            f"the model is no sequence of stages (it holds {name!r}), so it cannot be cut: register it as an"
-            " nn.Sequential"
-        )
+        raise _uncut(f"it holds {name!r}")
     return int(number)
+
+
+def _uncut(why: str) -> ValueError:
+    return ValueError(
+        f"the model is no sequence of stages ({why}), so it cannot be cut: register it as an nn.Sequential"
+    )

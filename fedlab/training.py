@@ -107,6 +107,11 @@ class Training(BaseModel):
                 "secure_sum=True adds up models, from which batchnorm='pooled' cannot tell the variance of the union:"
                 " use 'avg', 'fedbn' or 'group'"
             )
+        if self.local_optimizer == "share":
+            raise ValueError(
+                "secure_sum=True hides single updates, which the moments of local_optimizer='share' would show: choose"
+                " one of them"
+            )
         if dropped:
             raise ValueError(
                 "secure_sum=True cannot unmask a sum that a site dropped out of after masks were agreed: set failures=0"

@@ -452,6 +452,8 @@ BAD_KNOBS = {
     "pfedme(inner=0)": "inner=0: give a whole number of at least 1",
     "fedper(personal=9)": "personal=9: the model has 3 stages with parameters, so choose from 0 (nothing) to 3",
     "cyclic(order='random')": "order='random': choose one of",
+    "cyclic(mitigation=('sampling', 'loss'))": "loss and sampling do the same, choose one",
+    "cyclic(mitigation=['rate', 'iterations'])": "iterations and rate do the same, choose one",
     "cyclic(mitigation='size')": "mitigation='size': choose one of 'iterations', 'rate', 'sampling', 'loss'",
     "split(handover='mail')": "handover='mail': choose one of 'peer', 'server', 'none'",
     "splitfed(version=4)": "version=4: choose one of 1, 2, 3",

@@ -612,3 +612,25 @@ def test_a_finished_run_is_returned_where_nobody_may_write(small_disk):
     shutil.rmtree(place / "runs" / ".locks", ignore_errors=True)
     subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
     assert fedlab.run(experiment(rounds=1), folder=place / "runs").folder == run.folder
+
+
+def test_a_memory_that_no_checkpoint_can_hold_is_named(tmp_path):
+    @fedlab.algorithms.algorithm
+    def drawing(fed):
+        """Averaging with a generator of its own."""
+        s = fed.memory(w=fed.start, rng=np.random.default_rng(0))
+        for r in fed.rounds(s):
+            s.w = fed.merge(s.w, fed.gather(fed.fit(fed.broadcast(s.w), r)))
+            yield fedlab.federation.Round({"global": s.w})
+
+    try:
+        told = (
+            "memory['rng'] is Generator",
+            "numpy.random._generator.Generator",
+            "let the memory of a method be weights",
+        )
+        with refused(*told, kind=TypeError):
+            fedlab.run(experiment(method="drawing"), folder=tmp_path)
+        assert runs.find(tmp_path) == []
+    finally:
+        fedlab.METHODS.remove("drawing")

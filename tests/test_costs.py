@@ -74,7 +74,7 @@ def test_what_waits_for_what_tells_topologies_apart(runs):
     )
     assert steps["cyclic"] == steps["split(tail=1)"] == 24 and steps["ditto"] == 12
     hand_overs = table["hand-overs"].to_dict()
-    assert hand_overs["cyclic"] == 12 and hand_overs["fedavg"] == 0 and hand_overs["swarm"] == 3 * 2 * 3
+    assert hand_overs["cyclic"] == 11 and hand_overs["fedavg"] == 0 and hand_overs["swarm"] == 3 * 2 * 3
 
 
 @pytest.mark.parametrize("wrong", [{"bandwidth": 0}, {"latency": -1}, {"step": -0.1}, {"bandwidth": float("nan")}])

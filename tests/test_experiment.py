@@ -1,6 +1,8 @@
 """Experiments: flat, frozen, JSON, and refused with the nearest name where something is misspelt."""
 
 import json
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ from worlds import cases, federation, partition
 
 import fedlab
 from fedlab import protocol
+from fedlab.aggregation import median
 from fedlab.cases import Cases
+from fedlab.experiment import CODE
 from fedlab.models import MODELS, build
 from fedlab.notebook import parameters
 from fedlab.training import Training
@@ -134,3 +138,105 @@ def test_cells_may_be_run_again_in_any_order():
         "import fedlab",
     ]
     assert parameters({"In": history, "rounds": 7, "lr": 0.1, "x": 3, "y": 7}) == {"rounds": 7, "lr": 0.1}
+
+
+OWN = {  # a field, the text in it, and a function of the user's own that the text names, before and after an edit
+    "method": "def mine(fed, mu=0.1):\n    return {}",
+    "model": "def mine(shape, outputs, width=4):\n    return {}",
+    "schedule": "def mine(progress, final=0.1):\n    return {}",
+    "participation": "def mine(draw, share=0.5):\n    return {}",
+    "stragglers": "def mine(share=0.5):\n    return {} * share, False",
+    "aggregate": "def mine(models, shares, w, trim=0.1):\n    return {}",
+    "attack": "def mine(models, w, who, shares, rng, count=1):\n    return {}",
+    "quantity": "def mine(beta=0.5):\n    return {}",
+    "prevalence": "def mine(alpha=0.5):\n    return {}",
+    "presentation": "def mine(cases, atlas, dose):\n    return {}",
+    "population": "def mine(cases, atlas, dose):\n    return {}",
+    "acquisition": "def mine(dose=0.5):\n    return {}",
+    "annotation": "def mine(reader, cases, rows, labels):\n    return {}",
+    "geography": "def mine(dose=0.5):\n    return {} * dose, 2, 0.0",
+}
+
+
+@contextmanager
+def registered(function, field="aggregate", name="mine"):
+    CODE[field].add(function, name)
+    try:
+        yield
+    finally:
+        CODE[field].remove(name)
+
+
+def defined(source: str):
+    """A function as a notebook's cell leaves it, without a file."""
+    names: dict = {"__name__": "__main__"}
+    exec(source, names)
+    return names["mine"]
+
+
+def identity(part, **changes) -> str:
+    return fedlab.Experiment(dataset="phantoms(cases=60)", **changes).identity(part, 3)
+
+
+@pytest.mark.parametrize("field", CODE)
+def test_an_edited_function_of_ones_own_is_another_experiment(field):
+    part, text = partition(), "mine(0.5)" if field not in ("attack", "model", "method") else "mine"
+    with registered(defined(OWN[field].format(1)), field):
+        before, again = (identity(part, **{field: text}) for _ in range(2))
+    with registered(defined(OWN[field].format(2)), field):
+        after = identity(part, **{field: text})
+    assert before == again != after
+
+
+@pytest.mark.parametrize("field", CODE)
+def test_functions_of_fedlab_leave_an_identity_alone(field):
+    assert not any(CODE[field].fingerprint(name) for name in CODE[field])
+
+
+def test_only_functions_of_ones_own_are_code_of_ones_own():
+    changes = {"method": "fedprox(mu=0.1)", "aggregate": "trimmed(0.2)", "attack": "signflip(count=1)"}
+    axes = {
+        "quantity": "like(fed_isic2019)",
+        "acquisition": "styles(ct_soft, ct_sharp)",
+        "presentation": "subtype(0.5)",
+    }
+    assert fedlab.Experiment(**changes, **axes, prevalence=[0.1, 0.2, 0.3, 0.4]).own_code() == []
+    with registered(lambda models, shares, w: models):
+        (source,) = fedlab.Experiment(aggregate=" mine ").own_code()
+        assert "lambda models, shares, w: models" in source
+
+
+class Rule:
+    """A rule with a setting."""
+
+    def __init__(self, setting):
+        self.setting = setting
+
+    def __call__(self, models, shares, w):
+        return self.setting
+
+
+class Edited(Rule):
+    """A rule of another class."""
+
+
+def test_a_setting_inside_a_rule_of_ones_own_counts():
+    found = []
+    rules = [Rule(1), Rule(2), Edited(1), partial(median, weighted=True), partial(median, weighted=False), Rule, Edited]
+    for rule in rules:
+        with registered(rule):
+            found.append(CODE["aggregate"].fingerprint("mine"))
+    assert len(set(found)) == len(rules) and all(found)
+    with registered(Rule(1)):
+        assert CODE["aggregate"].fingerprint("mine") == found[0]
+
+
+@pytest.mark.parametrize("edit", ["x = 2", "share=0.2", "lambda: 2"])
+def test_functions_without_a_source_differ_by_their_code_and_defaults(edit):
+    source = "def mine(models, shares, w, share=0.1):\n    x = 1\n    return lambda: 1"
+    changed = source.replace({"x = 2": "x = 1", "share=0.2": "share=0.1", "lambda: 2": "lambda: 1"}[edit], edit)
+    found = []
+    for text in (source, source, changed):
+        with registered(defined(text)):
+            found.append(CODE["aggregate"].fingerprint("mine"))
+    assert found[0] == found[1] != found[2] and " at 0x" not in found[0]

@@ -1,6 +1,8 @@
 """Figures on methods: marks stand where the tables say, no text touches another, titles claim no more."""
 
+import importlib
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -120,13 +122,29 @@ def test_ranking_titles_tell_the_best_its_distance_and_how_many_are_clear():
     )
 
 
+def test_ranking_titles_count_the_methods_that_are_not_the_reference():
+    table = ranked(centralized=(0.9, 0.0, 0), fedavg=(0.85, -0.05, 0), cyclic=(0.8, -0.1, -1), local=(0.7, -0.2, -1))
+    told = findings.ranking(table.assign(versus="centralized"), "auroc")
+    assert told.endswith("; none of 3 methods clearly beat centralized")
+    told = findings.ranking(ranked(fedavg=(0.85, 0.0, 0), local=(0.7, 0.1, 1)).assign(versus="fedavg"), "auroc")
+    assert told == "fedavg leads; local clearly beats fedavg"
+    alone = ranked(centralized=(0.9, 0.2, 0), local=(0.7, 0.0, 0))
+    assert findings.ranking(alone, "auroc") == "centralized leads; centralized does not clearly beat local"
+
+
+def test_the_ranking_of_runs_counts_all_but_the_reference(runs):
+    without_local = [run for run in runs if run.method != "local"]
+    assert f" {len(MANY) - 2} methods clearly beat" in title(plots.ranking(without_local, reference="fedavg"))
+
+
 def test_prices_join_the_methods_that_no_other_beats(runs):
     figure, table = plots.price(runs)
     sends = table[table["cost"] > 0]
     for row in sends.itertuples():
         others = sends[sends["method"] != row.method]
-        beaten = ((others["value"] >= row.value) & (others["cost"] <= row.cost)).any()
-        assert row.best == (not beaten)
+        beaten = (others["value"] >= row.value) & (others["cost"] <= row.cost)
+        beaten &= (others["value"] > row.value) | (others["cost"] < row.cost)
+        assert row.best == (not beaten.any())
     assert not table.loc[table["cost"] == 0, "best"].any()
     assert set(table.loc[table["cost"] == 0, "method"]) == {"local", "centralized"}
     joined = figure.axes[0].lines[0]
@@ -141,6 +159,53 @@ def test_price_titles_tell_what_the_best_costs_more():
     assert findings.price(table, "auroc", "megabytes") == expected
     assert "both best and cheapest" in findings.price(table[1:], "auroc", "megabytes")
     assert findings.price(table[:0], "auroc", "megabytes") == "No method sends anything"
+
+
+@pytest.fixture
+def priced(monkeypatch):
+    """Draws `plots.price` of methods that reached and sent this; method = [(value, megabytes) of each seed]."""
+
+    def draw(against="megabytes", metric="auroc", **methods):
+        rows = [(method, *seed) for method, seeds in methods.items() for seed in seeds]
+        frame = pd.DataFrame(rows, columns=["method", f"{metric}, mean of sites", "megabytes"])
+        frame = frame.assign(**{"estimated minutes": frame["megabytes"] / 10})
+        monkeypatch.setattr(importlib.import_module("fedlab.costs"), "costs", lambda runs, **how: frame)
+        return plots.price([SimpleNamespace(headline=metric)], against)
+
+    return draw
+
+
+def front(drawing) -> set[str]:
+    return set(drawing.table.loc[drawing.table["best"], "method"])
+
+
+def test_methods_that_tie_do_not_beat_each_other(priced):
+    drawing = priced(a=[(0.8, 5.0)], b=[(0.8, 5.0)], dear=[(0.8, 6.0)], worse=[(0.7, 5.0)], local=[(0.6, 0.0)])
+    assert front(drawing) == {"a", "b"} and title(drawing) == "a and b are both best and cheapest, with 5 MB"
+    drawing = priced(a=[(0.8, 5.0)], b=[(0.8, 5.0)], c=[(0.9, 10.0)])
+    assert front(drawing) == {"a", "b", "c"}
+    assert title(drawing) == "a and b are cheapest (5 MB); c is 10.0 points better for 2.0 times as much"
+    assert front(priced(metric="brier", a=[(0.2, 5.0)], b=[(0.2, 5.0)], c=[(0.1, 9.0)], d=[(0.3, 9.0)])) == set("abc")
+
+
+def test_methods_without_a_value_beat_nobody_are_not_drawn_and_are_named(priced):
+    drawing = priced(a=[(0.8, 5.0)], b=[(0.7, 9.0)], lost=[(np.nan, 1.0)], half=[(0.9, 1.0), (np.nan, 1.0)])
+    assert front(drawing) == {"a"}
+    assert title(drawing) == "a is both best and cheapest, with 5 MB; lost and half left out as undefined"
+    ax = drawing.figure.axes[0]
+    assert {text.get_text() for text in ax.texts} == {"a", "b"} and len(ax.lines) == 3
+    assert ax.get_xlim() == pytest.approx((2.5, 18))
+    unpriced = priced("estimated minutes", a=[(0.8, 5.0)], b=[(0.9, 9.0)], c=[(0.7, 20.0), (0.95, np.nan)])
+    assert front(unpriced) == {"a", "b"} and title(unpriced).endswith("; c left out as undefined")
+    nobody = priced(lost=[(np.nan, 1.0)], local=[(0.6, 0.0)])
+    assert title(nobody) == "No method that sends anything has a value; lost left out as undefined"
+
+
+def test_estimated_minutes_say_for_which_links(runs):
+    drawing = plots.price(runs, "estimated minutes", bandwidth=20, latency=0.2)
+    assert drawing.figure.axes[0].get_xlabel() == "estimated minutes at 20 Mbit/s and 0.2 s a message"
+    assert "Mbit/s" not in plots.price(runs, bandwidth=20).figure.axes[0].get_xlabel()
+    check_texts(drawing.figure)
 
 
 # -- forgetting ------------------------------------------------------------------------------------------------------
@@ -162,11 +227,35 @@ def test_forgetting_shows_every_visit_and_what_falls_between(watched):
 def test_what_is_lost_is_the_fall_from_a_visit_to_just_before_the_next():
     at = list("ABCABCA")
     values = [0.9, 0.8, 0.7, 0.9, 0.85, 0.6, 0.95]
-    rows = {"site": "A", "visit": range(1, 8), "at": at, "value": values, "own": [site == "A" for site in at]}
-    table = pd.DataFrame(rows)
+    rows = {"site": "A", "round": 1, "visit": range(1, 8), "at": at, "value": values}
+    table = pd.DataFrame(rows).assign(own=lambda rows: rows["at"] == "A")
     assert lost(table)["A"] == pytest.approx((0.9 - 0.7 + 0.9 - 0.6) / 2)
     assert findings.forgetting(lost(table), "auroc").startswith("Between visits a site loses 25.0 points on average")
     assert lost(table[:2]).isna().all() and "nothing can be said" in findings.forgetting(lost(table[:2]), "auroc")
+
+
+def test_nothing_is_lost_across_rounds_that_were_not_watched():
+    at, rounds = list("ABABABAB"), np.repeat([2, 4, 5, 7], 2)
+    values = [0.9, 0.1, 0.8, 0.7, 0.9, 0.5, 0.6, 0.2]
+    rows = {"site": "A", "round": rounds, "visit": range(1, 9), "at": at, "value": values}
+    table = pd.DataFrame(rows).assign(own=lambda rows: rows["at"] == "A")
+    assert lost(table)["A"] == pytest.approx(0.8 - 0.7)
+    assert lost(table[table["round"].isin([2, 4, 7])]).isna().all()
+
+
+def test_lines_of_forgetting_break_where_rounds_were_not_watched(base, folder):
+    run = fedlab.run(
+        base.with_(method="cyclic", watch_visits=True, rounds=5, evaluate_every=2), partition(), folder=folder
+    )
+    figure, table = plots.forgetting(run)
+    assert sorted(set(table["round"])) == [2, 4, 5]
+    for panel in figure.axes[0].child_axes:
+        *lines, marks = panel.lines
+        assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11, 12]]
+        assert len(marks.get_xdata()) == 3
+    assert "breaks: rounds that were not watched" in panel.get_xlabel()
+    assert not any("−0.0" in text.get_text() for panel in figure.axes[0].child_axes for text in panel.texts)
+    check_texts(figure)
 
 
 def test_runs_that_watched_nothing_say_what_to_do(runs):
@@ -199,6 +288,17 @@ def test_presence_is_what_events_and_costs_tell(faulty):
 def test_presence_of_a_calm_run_is_complete(runs):
     drawing = plots.presence(runs[3])
     assert set(drawing.table["state"]) == {"took part"} and title(drawing) == "100 % of all site rounds counted"
+
+
+@pytest.mark.parametrize("method", ["local", "centralized", "ensemble"])
+def test_all_sites_take_part_in_the_bounds_and_the_ensemble(method, runs, base, folder):
+    calm = next(run for run in runs if run.method == method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        faulty = fedlab.run(base.with_(method=method, **FAULTS), partition(), folder=folder)
+    for run in (calm, faulty):
+        table = presence_table(run)
+        assert len(table) == 4 * 4 and set(table["state"]) == {"took part"}
 
 
 # -- leakage ---------------------------------------------------------------------------------------------------------

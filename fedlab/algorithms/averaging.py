@@ -141,7 +141,7 @@ def fedprox(fed: Federation, mu: float = 0.01, weighting: str = "cases") -> Iter
         yield Round({"global": s.w})
 
 
-@algorithm
+@algorithm(reveals="the control variate of each")
 def scaffold(fed: Federation, option: int = 2, server_lr: float = 1.0, weighting: str = "cases") -> Iterator[Round]:
     """Averaging whose local steps are corrected by control variates, c - c_k (Karimireddy 2020).
 
@@ -173,7 +173,7 @@ def scaffold(fed: Federation, option: int = 2, server_lr: float = 1.0, weighting
         yield Round({"global": s.w})
 
 
-@algorithm
+@algorithm(reveals="how much gradient each took in")
 def fednova(fed: Federation, mu: float = 0.0, weighting: str = "cases") -> Iterator[Round]:
     """Averaging of updates per step, so that sites that take more steps do not count for more (Wang 2020).
 
@@ -196,7 +196,7 @@ def fednova(fed: Federation, mu: float = 0.0, weighting: str = "cases") -> Itera
         yield Round({"global": s.w})
 
 
-@algorithm
+@algorithm(reveals="the latest model of each", release="all")
 def feddyn(fed: Federation, alpha: float = 0.1, weighting: str = "uniform", release: str = "cloud") -> Iterator[Round]:
     """Averaging whose local objectives are bent until their optima agree (Acar 2021).
 
@@ -275,7 +275,7 @@ def fedsam(fed: Federation, rho: float = 0.1, adaptive: float = 0.0, weighting: 
 # -- the weights of the mean ---------------------------------------------------------------------------------------
 
 
-@algorithm
+@algorithm(reveals="the loss of each")
 def qfedavg(fed: Federation, q: float = 0.2) -> Iterator[Round]:
     """Averaging that counts sites with a high loss for more (Li 2020).
 
@@ -295,7 +295,7 @@ def qfedavg(fed: Federation, q: float = 0.2) -> Iterator[Round]:
         yield Round({"global": s.w})
 
 
-@algorithm
+@algorithm(reveals="the loss of each")
 def afl(fed: Federation, lambda_lr: float = 0.1, release: str = "average") -> Iterator[Round]:
     """Agnostic federated learning: weights of sites rise with their loss, for the worst mixture (Mohri 2019).
 

@@ -46,16 +46,20 @@ def local(fed: Federation) -> Iterator[Round]:
         yield Round({"local": s.w})
 
 
-@algorithm
+@algorithm(reveals="the model of each")
 def ensemble(fed: Federation, weighting: str = "uniform") -> Iterator[Round]:
     """The local models answer together: mean of their probabilities (Chang 2018, doi:10.1093/jamia/ocy017).
 
     weighting="uniform" or "cases" (n_k / N). The arithmetic mean of probabilities: a site that never saw a class does
-    not veto it, as the mean of logits would. With one site this is `local`. Models travel once, after training.
+    not veto it, as the mean of logits would. With one site this is `local`. Models travel once, after training, and
+    whole, whatever `batchnorm` says.
     """
+    fed.keep_nothing()
     shares = fed.site_weights(weighting)
     s = fed.memory(w=fed.start.expand(len(fed.sites)))
     for r in fed.rounds(s, together=False):
         s.w = fed.fit(s.w, r, keep_optimizer=True)
-        yield Round({"global": Ensemble(s.w, shares)})
-    fed.gather(s.w)
+        last = r.number == fed.settings.rounds
+        yield Round({"global": Ensemble(fed.gather(s.w) if last else fed.attacked(s.w.bare(), fed.start), shares)})
+    if fed.halted:
+        fed.gather(s.w)

@@ -1,6 +1,7 @@
 """Weight transfer: one model travels from institution to institution and trains at each."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,9 @@ def cyclic(
     compare orders. mitigation: for unequal sites (Balachandar 2020, doi:10.1093/jamia/ocaa017), one or several of
     "iterations" (steps in proportion to cases), "rate" (learning rate in proportion to cases, equal steps), "sampling"
     (batches in which classes are met alike), "loss" (cases weighed by class). release: after a cycle the "last" model,
-    or the one of the cycle with the "best" mean validation metric; training goes on from the last (Sheller 2018).
-    recalibrate: batch normalisation statistics are those of one more pass over all sites, not of the last one. Absent
-    sites are left out.
+    or the one that did "best" on the validation cases of the site it left; training goes on from the last (Sheller
+    2018). recalibrate: batch normalisation statistics are those of one more pass over all sites, not of the last one.
+    Absent sites are left out.
     """
     choose("order", order, ORDERS)
     choose("optimizer", optimizer, ("travel", "reset"))
@@ -38,13 +39,16 @@ def cyclic(
     asked = (mitigation,) if isinstance(mitigation, str) else tuple(mitigation)
     for each in asked:
         choose("mitigation", each, MITIGATIONS)
+    for pair in ({"iterations", "rate"}, {"sampling", "loss"}):
+        if pair <= set(asked):
+            raise ValueError(f"mitigation={mitigation!r}: {' and '.join(sorted(pair))} do the same, choose one of them")
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
-        stops: list[Weights] = []
+        stops: dict[int, Weights] = {}
         for k in visits(fed, order, r):
             here = fed.hand_over(s.w, to=k)
             s.w = fed.fit(here, r, at=k, keep_optimizer=optimizer == "travel", **mitigated(fed, k, asked))
-            stops.append(s.w)
+            stops[k] = s.w
             fed.watch(s.w, fed.names[k])
         released = best(fed, stops) if release == "best" and stops and fed.due else s.w
         yield Round({"global": fed.recalibrate(released) if recalibrate and fed.due else released})
@@ -63,12 +67,12 @@ def single_pass(fed: Federation, order: str = "fixed", optimizer: str = "travel"
     rounds, sites = fed.settings.rounds, len(fed.sites)
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s, together=False):
-        stations = visits(fed, order, Clock(1, r.lr, r.turnout))
+        stations = visits(fed, order, replace(r, number=1))
         for block in range((r.number - 1) * sites, r.number * sites):
             stop, turn = divmod(block, rounds)
             if turn == 0:
                 s.w = fed.hand_over(s.w if optimizer == "travel" else s.w.bare(), to=stations[stop])
-            s.w = fed.fit(s.w, Clock(turn + 1, r.lr, r.turnout), at=stations[stop], keep_optimizer=True)
+            s.w = fed.fit(s.w, replace(r, turn=turn + 1), at=stations[stop], keep_optimizer=True)
         yield Round({"global": s.w})
 
 
@@ -107,9 +111,11 @@ def mitigated(fed: Federation, k: int, asked: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def best(fed: Federation, stops: Sequence[Weights]) -> Weights:
-    """The model with the best mean validation metric of the sites, by their validation cases; the last among equals."""
-    scores = [fed.score(w) for w in stops]
-    if all(np.isnan(scores)):
-        return stops[-1]
-    return stops[len(stops) - 1 - int(np.nanargmax(scores[::-1]))]
+def best(fed: Federation, stops: dict[int, Weights]) -> Weights:
+    """Of the models as they left each site, the one with the best metric on that site's validation cases.
+
+    The last among equals, and where no site has such cases.
+    """
+    left = list(stops.values())[::-1]
+    scores = [fed.score(stops[k], k) for k in reversed(stops)]
+    return left[0 if all(np.isnan(scores)) else int(np.nanargmax(scores))]

@@ -4,6 +4,7 @@ The model that a site uses is its own if it has one, else the shared one. What `
 an institution that took no part it is the mean over sites, which in practice would have to be sent once.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +16,7 @@ from fedlab.algorithms.averaging import fedavg
 from fedlab.algorithms.knobs import at_least, stable, whole, within
 from fedlab.algorithms.registry import algorithm
 from fedlab.federation import Federation, Round
+from fedlab.turnout import everybody
 from fedlab.weights import Weights, toward
 
 
@@ -32,7 +34,8 @@ def finetune(fed: Federation, steps: int | None = None, weighting: str = "cases"
             shared = outcome.models["global"]
             assert isinstance(shared, Weights)
             everywhere = fed.here(shared, tuple(range(len(fed.sites))))
-            tuned = fed.fit(replace(everywhere, sites=None), fed.clock, steps=steps, private=True)
+            calm = replace(fed.clock, turnout=everybody(len(fed.sites)))  # nobody waits for a straggler here
+            tuned = fed.fit(replace(everywhere, sites=None), calm, steps=steps, private=True)
             outcome = Round({**outcome.models, "local": tuned})
         yield outcome
 
@@ -82,6 +85,7 @@ def fedrep(
     whole("base_epochs", base_epochs, 1)
     head, share = _head(fed, personal), head_epochs / (head_epochs + base_epochs)
     fed.keep(head)
+    _warn_of_resting_heads(fed, share)
     head = head.to(fed.device)
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
@@ -202,6 +206,18 @@ class Envelope:
             theta = theta - self.lr * (grad(theta, decay=True) + self.lam * (theta - w))
         self.theta = theta
         return self.lam * (w - theta)
+
+
+def _warn_of_resting_heads(fed: Federation, share: float) -> None:
+    """Say where rounds are so short that the head's share of their steps is none."""
+    rests = [site.name for site in fed.sites if int(share * site.steps(fed.settings) + 1e-9) == 0]
+    if share and rests:
+        warnings.warn(
+            f"fedrep: {share:.0%} of a round's steps are none at {', '.join(rests)}, so that the personal head is not"
+            " trained there: use more local work or lower head_epochs",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _head(fed: Federation, personal: int) -> Tensor:

@@ -13,7 +13,6 @@ from fedlab.federation import Clock, Federation, Round
 from fedlab.federation.splitting import Split
 from fedlab.randomness import stream
 from fedlab.registry import choose
-from fedlab.stages import take
 from fedlab.weights import Weights, mix, stack
 
 
@@ -39,7 +38,7 @@ def split(
     own = handover == "none"
     if own:
         fed.keep_part(halves.client)
-    client, server = (take(fed.start, side) for side in (halves.client, halves.server))
+    client, server = halves.sides(fed.start)
     s = fed.memory(client=client.expand(len(fed.sites)) if own else client, server=server)
     for r in fed.rounds(s):
         for k, part in turns_of(fed, r, order, turns):
@@ -90,16 +89,19 @@ def splitfed(
     halves = fed.split(cut, tail)
     if version == 3:
         fed.keep_part(halves.client)
-    s = fed.memory(client=take(fed.start, halves.client), server=take(fed.start, halves.server))
+    client, server = halves.sides(fed.start)
+    s = fed.memory(client=client, server=server)
     for r in fed.rounds(s):
         sent = fed.broadcast(s.client)
         if version == 2:
             clients, s.server = one_server(fed, halves, sent, s.server, r, optimizer)
+            s.client = fed.merge(s.client, fed.gather(clients), weighting)
         else:
             copies = s.server.expand(sent.owners)
             clients, servers = halves.fit(sent, copies, r, fresh_server=optimizer == "reference")
-            s.server = fed.merge(s.server, servers, weighting)
-        s.client = fed.merge(s.client, fed.gather(clients), weighting)
+            arrived = fed.gather(clients)
+            both = halves.whole(arrived, servers.only(arrived.owners))
+            s.client, s.server = halves.sides(fed.merge(halves.whole(s.client, s.server), both, weighting))
         yield Round({"global": halves.whole(s.client, s.server)})
 
 

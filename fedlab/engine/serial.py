@@ -14,6 +14,7 @@ from fedlab.engine.flat import FlatModel
 from fedlab.engine.optimizers import Moments, Optimizer
 from fedlab.engine.store import Store
 from fedlab.engine.work import Cost, Work
+from fedlab.stages import sequence
 from fedlab.tasks import Task
 from fedlab.training import Training
 from fedlab.weights import Weights
@@ -75,7 +76,8 @@ class Serial:
         self.flat.model.eval()
         rows = self.store.rows(index)
         with torch.inference_mode(), self.autocast():
-            parts = [self.flat.model[:-1](self.store.images(part)) for part in rows.split(EVALUATION_BATCH)]
+            front = sequence(self.flat.model)[:-1]
+            parts = [front(self.store.images(part)) for part in rows.split(EVALUATION_BATCH)]
         return torch.cat(parts).flatten(1).clone()
 
     def whole(self, weights: Weights, batches: Batches, gradient: bool = True) -> tuple[float, Tensor | None, Cost]:
@@ -146,8 +148,9 @@ class Serial:
             if work.term is None:
                 logits, beside = self.flat.model(images), None
             else:
-                z = self.flat.model[:-1](images)
-                logits, beside = self.flat.model[-1](z), work.term(z.flatten(1), rows)
+                stages = sequence(self.flat.model)
+                z = stages[:-1](images)
+                logits, beside = stages[-1](z), work.term(z.flatten(1), rows)
             if work.weights is None:
                 loss = self.task.loss(logits, targets)
             else:

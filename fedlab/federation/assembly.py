@@ -58,7 +58,7 @@ class Assembly:
         self.start = self._engine.flat.read()
         self.local = LocalTraining(self._engine, settings, self.journal)
         self.staying = Staying(self.layout, settings.batchnorm, self.start, len(self.sites))
-        self.optimizers = OptimizerState(settings.local_optimizer)
+        self.optimizers = OptimizerState(settings.local_optimizer, self.staying)
         self.merger = Merger(settings, self.names, self.journal)
         self.holder, self.turnout, self.sent = SERVER, everybody(len(self.sites)), self.start
         self._restored: dict[str, Any] = {}

@@ -37,7 +37,7 @@ class Calendar(Assembly):
         share = 1.0 if k is None else r.turnout.work.get(k, 1.0)
         most = total if share == 1 else max(1, int(total * share))
         first, last = (int(end * total + 1e-9) if isinstance(end, float) else end for end in part or (0, total))
-        base = (r.number - 1) * total
+        base = ((r.turn or r.number) - 1) * total
         return base + min(first, most), base + min(last, most)
 
     @property

@@ -1,6 +1,7 @@
 """The wire and the merge: everything that crosses an institution's border on behalf of a method."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from fedlab.federation.practice import Practice
 from fedlab.federation.wire import SERVER, Message
 from fedlab.registry import choose
-from fedlab.stages import Part, mask
+from fedlab.stages import Part, mask, take
 from fedlab.weights import Weights, mix, stack
 
 
@@ -41,21 +42,21 @@ class Exchange(Practice):
 
         beside: tensors (m, ...) of which each site sends its own row.
         """
-        sizes = []
-        for i, k in enumerate(back.owners):  # weights cross, site to server
-            sizes.append(self._pass("up", k, "weights", back[i].bare()))
+        arrived, sizes = self.attacked(back.bare(), self.sent), []
+        for i, k in enumerate(arrived.owners):  # weights cross, site to server
+            sizes.append(self._pass("up", k, "weights", arrived[i], masked=self.settings.secure_sum))
             sizes[-1] += sum(self._pass_tensors("up", k, what, [t[i]]) for what, t in beside.items())
+            sizes[-1] += self._pass_tensors("up", k, "optimizer state", self.optimizers.crossing(k))
         self.optimizers.average(back.owners, self._renormalised(back.owners))
-        for place, k in enumerate(back.owners):
-            sizes[place] += self._pass_tensors("up", k, "optimizer state", self.optimizers.crossing())
         self.wire.path.trip(sizes)
-        return self.attacked(self.merger.enough(back.bare(), self.round), self.sent)
+        return self.merger.enough(arrived, self.round)
 
     def hand_over(self, w: Weights, to: int) -> Weights:
         """One model, with the optimizer state that it carries, to the next site."""
         giver, self.holder = self.holder, self.names[to]
         if giver != self.holder:
-            self.wire.path.trip([self._pass("peer", to, "weights", w, giver)])  # weights cross, site to site
+            way = "down" if giver == SERVER else "peer"
+            self.wire.path.trip([self._pass(way, to, "weights", w, giver)])  # weights cross, site to site
         return self.at_site(w, to)
 
     def to_server(self, w: Weights) -> None:
@@ -79,7 +80,7 @@ class Exchange(Practice):
         sites that answered, "uniform", or the coefficients (m,) of their updates.
         """
         given = weighting if isinstance(weighting, np.ndarray) else self.weights(back.owners, weighting)
-        return self.merger.merge(w, self.staying.hidden(back, w), given, self.round, rule)
+        return self.merger.merge(w, self.staying.hidden(back, w), given, self.round, rule, self._show_masked)
 
     def weights(self, who: tuple[int, ...], weighting: str = "cases") -> NDArray[np.float64]:
         """The coefficients (m,) of these sites' updates, as participation and weighting have them."""
@@ -108,13 +109,14 @@ class Exchange(Practice):
 
         since: the model that they last had in common.
         """
+        arrived, masked = self.attacked(peers.bare(), since), self.settings.secure_sum
         sizes = [
-            self._pass("peer", leader, "weights", peers[i].bare(), self.names[k])  # weights cross, site to site
-            for i, k in enumerate(peers.owners)
+            self._pass("peer", leader, "weights", arrived[i], self.names[k], masked)  # weights cross, site to site
+            for i, k in enumerate(arrived.owners)
             if k != leader
         ]
         self.wire.path.trip(sizes, shared=True)
-        return self.attacked(peers.bare(), since)
+        return arrived
 
     def publish(self, w: Weights, who: Sequence[int], leader: int) -> Weights:
         """The leader's model to other sites: a stack (m, ...) of what it is there."""
@@ -153,6 +155,10 @@ class Exchange(Practice):
         for first, last in part.stages:
             self.keep(mask(self.layout, first, last))
 
+    def keep_nothing(self) -> None:
+        """Whole models leave the sites, whatever `batchnorm` says: for a method that answers with each of them."""
+        self.staying.add_none()
+
     def recalibrate(self, w: Weights) -> Weights:
         """The model with the normalisation statistics of all sites that are there, which it visits without training."""
         who, holder, found = self.turnout.answering, self.holder, []
@@ -167,24 +173,39 @@ class Exchange(Practice):
 
     def attacked(self, arrived: Weights, since: Weights) -> Weights:
         """What arrives of honest models where some sites are hostile; since: the model that all started from."""
-        self.attackable, arrived = True, self.staying.hidden(arrived, since)
-        if not self.attack.who or not len(arrived):
-            return arrived
-        hostile = [self.names[k] for k in arrived.owners if k in self.attack.who]
-        self.note("attack", f"{self.attack.name} by {', '.join(hostile) or 'nobody present'}")
-        shares = self.attendance.weights(self.turnout, arrived.owners, self.site_weights(self.weighting))
-        sent = self.attack.apply(arrived, since, shares, self.settings.seed, self.round)
-        return self.staying.hidden(sent, since)
+        self.attackable = True
+        if self.attack.who and len(arrived):
+            hostile = [self.names[k] for k in arrived.owners if k in self.attack.who]
+            self.note("attack", f"{self.attack.name} by {', '.join(hostile) or 'nobody present'}")
+            shares = self.weights(arrived.owners, self.weighting)
+            arrived = self.attack.apply(arrived, since, shares, self.settings.seed, self.round)
+        return self.staying.hidden(arrived, since)
 
     def _renormalised(self, who: tuple[int, ...]) -> NDArray[np.float64]:
         chosen = self.shares[list(who)]
         return chosen / chosen.sum() if len(who) else chosen
 
-    def _pass(self, direction: str, k: int, what: str, w: Weights, other: str = SERVER) -> int:
-        """Count one model that crosses site k's border; its bytes."""
-        tensors = self.staying.leaving(w) if self.wire.taps else ()
-        message = Message(self.round, self.names[k], direction, other, what, tensors)
-        return self.wire.pass_on(message, self.staying.nbytes(w))
+    def _pass(self, direction: str, k: int, what: str, w: Weights, other: str = SERVER, masked: bool = False) -> int:
+        """Count one model that crosses site k's border; its bytes. masked: for a secure sum, see `_show_masked`."""
+        tensors = self.staying.leaving(w) if self.wire.taps and not masked else ()
+        message, nbytes = Message(self.round, self.names[k], direction, other, what, tensors), self.staying.nbytes(w)
+        if masked:
+            self.wire.masked[self.names[k] if other == SERVER else other] = message, w.layout
+            return self.wire.count(message, nbytes)
+        return self.wire.pass_on(message, nbytes)
+
+    def _show_masked(self, k: int, integers: Tensor, models: Weights) -> None:
+        """Let the taps see what left site k for a secure sum: integers modulo 2^bits, as many bytes as weights.
+
+        models: those that are summed; a part of them may have stayed on this side of the border.
+        """
+        if not self.wire.taps or self.names[k] not in self.wire.masked:
+            return
+        message, layout = self.wire.masked.pop(self.names[k])
+        width = torch.int32 if models.vector.dtype == torch.float32 else torch.int64
+        whole = replace(models[models.owners.index(k)].bare(), vector=integers.to(width))
+        crossed = take(whole, layout) if isinstance(layout, Part) else whole
+        self.wire.show(replace(message, tensors=self.staying.leaving(crossed)))
 
     def _pass_tensors(self, direction: str, k: int, what: str, tensors: Sequence[Tensor]) -> int:
         """Count tensors that cross site k's border; of those over all parameters only what does not stay at sites."""

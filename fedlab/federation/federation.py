@@ -43,7 +43,7 @@ class Federation(Exchange):
         return self.journal.updates
 
     def without_effect(self) -> list[str]:
-        """Settings that the method, having gone one round, did not heed, though models crossed."""
+        """Settings that the method, having gone its rounds, did not heed, though models crossed."""
         asked = self.settings
         idle = {
             "aggregate": asked.aggregate != "mean" and not self.merger.used,
@@ -60,7 +60,7 @@ class Federation(Exchange):
         if isinstance(model, Ensemble):
             return Ensemble(model.models.bare(), model.shares)
         model = model.bare()
-        if self.staying.own is None or model.stacked:
+        if not self.staying.any or model.stacked or self.union.name in self.costs:
             return model
         anywhere = self.staying.mean(model, self.shares)
         return Localised(anywhere, stack([self.at_site(model, k) for k in range(len(self.sites))]))
@@ -83,20 +83,18 @@ class Federation(Exchange):
 
     def validate(self, w: Weights) -> NDArray[np.float64]:
         """The headline metric (K,) of one model on each site's validation cases; NaN where it is undefined."""
-        measure, found = METRICS.function(self.task.metrics[0]), []
-        for k, site in enumerate(self.sites):
-            index = self.partition.index(site.name, "val")
-            y = self.task.targets(self.labels)[index]
-            found.append(measure(y, self.predict(self.at_site(w, k), index)) if len(index) else np.nan)
-        return np.array(found, np.float64)
+        return np.array([self._validated(w, k) for k in range(len(self.sites))], np.float64)
 
-    def score(self, w: Weights) -> float:
-        """The mean of `validate` over sites, by their validation cases, such that higher is better; NaN without any."""
-        found = self.validate(w)
-        cases = np.array([len(self.partition.index(name, "val")) for name in self.names], np.float64)
-        known = np.isfinite(found)
+    def _validated(self, w: Weights, k: int) -> float:
+        index = self.partition.index(self.names[k], "val")
+        y = self.task.targets(self.labels)[index]
+        measure = METRICS.function(self.task.metrics[0])
+        return float(measure(y, self.predict(self.at_site(w, k), index))) if len(index) else np.nan
+
+    def score(self, w: Weights, k: int) -> float:
+        """The headline metric of a model on site k's validation cases, such that higher is better; NaN without any."""
         sign = 1 if HIGHER_IS_BETTER[self.task.metrics[0]] else -1
-        return sign * float(np.average(found[known], weights=cases[known])) if known.any() else np.nan
+        return sign * self._validated(w, k)
 
     def watch(self, w: Weights, at: str) -> None:
         """Record how a travelling model does on every site's validation cases after a visit, if that is wanted."""

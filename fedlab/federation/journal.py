@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from fedlab.engine.work import Cost
@@ -25,21 +26,22 @@ class Journal:
     numbers: dict[tuple[str, str], float] = field(default_factory=dict)
     events: list[tuple[int, str, str, str]] = field(default_factory=list)
     visits: list[tuple[int, int, str, str, str, float]] = field(default_factory=list)
+    _shared: dict[str, list[Cost]] = field(default_factory=dict)  # by site: trainings of the shared model
 
     def begin(self) -> None:
         """A new round."""
-        self.costs, self.updates, self.numbers = {}, {}, {}
+        self.costs, self.updates, self.numbers, self._shared = {}, {}, {}, {}
 
     def charge(self, site: str, cost: Cost, private: bool = False) -> None:
-        """Add what a training took; the loss is that of the shared model, a private one's does not count."""
-        before = self.costs.get(site)
-        if before is None:
-            self.costs[site] = cost
-            return
-        steps = before.steps + cost.steps
-        mean = (before.loss * before.steps + cost.loss * cost.steps) / max(1, steps)
-        loss = before.loss if private else mean
-        self.costs[site] = Cost(loss, steps, before.samples + cost.samples, before.seconds + cost.seconds)
+        """Add what a training took; the loss is the mean over steps of the shared model, NaN where there were none."""
+        before = self.costs.get(site, Cost(np.nan, 0, 0, 0.0))
+        shared = self._shared.setdefault(site, [])
+        if not private:
+            shared.append(cost)
+        steps = sum(each.steps for each in shared)
+        loss = sum(each.loss * each.steps for each in shared) / steps if steps else np.nan
+        samples, seconds = before.samples + cost.samples, before.seconds + cost.seconds
+        self.costs[site] = Cost(loss, before.steps + cost.steps, samples, seconds)
 
     def attend(self, number: int, names: tuple[str, ...], turnout: Turnout) -> None:
         """Who does not take part in full."""

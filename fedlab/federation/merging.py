@@ -1,7 +1,10 @@
 """The server's step: the rule by which models are merged, in the clear or as a secure sum, and who counted for what."""
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedlab import aggregation, secure
 from fedlab.federation.journal import Journal
@@ -27,10 +30,14 @@ class Merger:
         self.journal.note(number, "", "nothing merged", f"{len(back)} models came back, {needed} are needed")
         return back.only(())
 
-    def merge(self, w: Weights, back: Weights, coefficients: Floats, number: int, rule: str | None = None) -> Weights:
+    def merge(
+        self, w: Weights, back: Weights, coefficients: Floats, number: int, rule: str | None = None,
+        show: Callable[[int, Tensor, Weights], None] | None = None,
+    ) -> Weights:  # fmt: skip
         """w + C (merged - w), where C is the sum of the coefficients and merged is by their shares of it.
 
-        rule: in the place of that of the settings. Where nothing came back it is w.
+        rule: in the place of that of the settings. Where nothing came back it is w. show: is given each site's message
+        of a secure sum, with all models.
         """
         self.used = True
         if not len(back) or not len(self.enough(back, number, rule)):
@@ -38,7 +45,7 @@ class Merger:
         text, total = rule or self.settings.aggregate, float(coefficients.sum())
         shares = coefficients / total
         if self.settings.secure_sum:
-            merged, influence = secure.mean(back, shares, w, self.settings.seed, number), shares
+            merged, influence = secure.mean(back, shares, w, self.settings.seed, number, show), shares
         else:
             merged, influence = aggregation.rule(text)(back, shares, w)
         for k, counted in zip(back.owners, influence, strict=True):

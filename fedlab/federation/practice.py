@@ -15,7 +15,7 @@ from fedlab.federation.splitting import Split
 from fedlab.weights import Weights, stack
 
 Span = tuple[int | None, Part | None]  # steps in the round, and the part of them that is meant
-Keeping = tuple[bool, bool]  # whether to keep the optimizer's state, and whether the model is private
+Keeping = tuple[bool | None, bool]  # whether to keep the optimizer's state, and whether the model is private
 
 
 class Practice(Calendar):
@@ -34,7 +34,7 @@ class Practice(Calendar):
         at: int | Site | None = None,
         steps: int | None = None,
         part: Part | None = None,
-        keep_optimizer: bool = False,
+        keep_optimizer: bool | None = None,
         private: bool = False,
         **corrections: Any,
     ) -> Weights:
@@ -43,8 +43,9 @@ class Practice(Calendar):
         Of starts that were broadcast, those of sites that fail or come too late are left out of the result.
         corrections: pull=(mu, anchor), shift, rule, term, frozen, batches, weights, rate, see `Corrections`. steps:
         optimizer steps in this round, instead of the experiment's. part: only the steps from .. to of them, or shares
-        of them. With keep_optimizer the result carries the optimizer's state, and a start that carries one goes on with
-        it. private: a model that never leaves the site.
+        of them. keep_optimizer: whether the result carries the optimizer's state; a start that carries one goes on with
+        it. Unless given, sites that start from a broadcast model do as `local_optimizer` has it, others begin afresh.
+        private: a model that never leaves the site.
         """
         asked, how = Corrections(**corrections), (keep_optimizer, private)
         if at is None:
@@ -56,7 +57,7 @@ class Practice(Calendar):
     def _fit_all(self, start: Weights, r: Clock, asked: Corrections, span: Span, how: Keeping) -> Weights:
         rows = [i for i, k in enumerate(start.owners) if start.sites is None or k in r.turnout.answering]
         who = tuple(start.owners[i] for i in rows)
-        state = self.optimizers if start.sites is not None and not any(how) else None
+        state = self.optimizers if start.sites is not None and how == (None, False) else None
         keeps = (how[0] or (state is not None and state.policy != "reset"), how[1])
         room, each, costs = start.blank(None if start.sites is None else who), [], []
         for place, (i, k) in enumerate(zip(rows, who, strict=True)):
@@ -77,7 +78,7 @@ class Practice(Calendar):
     ) -> Weights:  # fmt: skip
         k = at if isinstance(at, int) else None
         site = self.sites[at] if isinstance(at, int) else at
-        trained = self.local.fit(start, r, site, asked, self.span(r, site, k, *span), *how, room)
+        trained = self.local.fit(start, r, site, asked, self.span(r, site, k, *span), bool(how[0]), how[1], room)
         if k is not None and not how[1]:
             self.staying.store(k, trained)
         return trained
@@ -97,18 +98,24 @@ class Practice(Calendar):
 
     def gradient(self, at: Weights) -> tuple[NDArray[np.float64], Tensor]:
         """Loss (m,) and its gradient (m, P) over all training cases of each site, at the model of each."""
-        found = [self._whole(at[i], self.sites[k], True) for i, k in enumerate(at.owners)]
+        found = self._whole(at, True)
         gradients = [gradient for _, gradient in found]
         return np.array([loss for loss, _ in found]), torch.stack(gradients) if gradients else at.parameters
 
     def losses(self, at: Weights) -> NDArray[np.float64]:
         """The loss (m,) over all training cases of each site, at the model of each."""
-        return np.array([self._whole(at[i], self.sites[k], False)[0] for i, k in enumerate(at.owners)])
+        return np.array([loss for loss, _ in self._whole(at, False)])
 
-    def _whole(self, w: Weights, site: Site, gradient: bool) -> Any:
-        loss, found, cost = self._engine.whole(w, site.batches, gradient)
-        self.journal.charge(site.name, cost, private=True)
-        return loss, found
+    def _whole(self, at: Weights, gradient: bool) -> list[Any]:
+        """(loss, gradient if wanted) of each site's model over all its training cases, side by side."""
+        found, seconds = [], []
+        for i, k in enumerate(at.owners):
+            *both, cost = self._engine.whole(at[i], self.sites[k].batches, gradient)
+            self.journal.charge(self.sites[k].name, cost, private=True)
+            found.append(both)
+            seconds.append(cost.seconds)
+        self.wire.path.train([], seconds)
+        return found
 
     def case_weights(self, k: int) -> Tensor | None:
         """The class weights of site k's training cases by their rows in the store; None where all are 1."""

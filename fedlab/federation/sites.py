@@ -46,11 +46,15 @@ class Site:
 
 @dataclass(frozen=True)
 class Clock:
-    """The present round, counted from 1, its learning rate, and who takes part."""
+    """The present round, counted from 1, its learning rate, and who takes part.
+
+    turn: the round whose batches are meant, where it is another one.
+    """
 
     number: int
     lr: float
     turnout: Turnout
+    turn: int | None = None
 
     @property
     def sites(self) -> tuple[int, ...]:

@@ -25,8 +25,7 @@ class Split:
     """
 
     def __init__(self, fed: Calendar, cut: int, tail: int = 0) -> None:
-        model = fed._engine.flat.model
-        count = len(model)
+        count = len(stages.sequence(fed._engine.flat.model))
         check_cut(cut, tail, count)
         back = count - tail
         self.fed, self.tail = fed, tail
@@ -45,8 +44,12 @@ class Split:
         return flat, optimizer_of(fed.settings, decays), fed._engine.autocast
 
     def whole(self, client: Weights, server: Weights) -> Weights:
-        """Both sides put together, to be evaluated."""
+        """Both sides put together, of one model or of a stack."""
         return stages.join([client.bare(), server.bare()], self.fed.layout)
+
+    def sides(self, w: Weights) -> tuple[Weights, Weights]:
+        """A model taken apart: (client, server)."""
+        return stages.take(w, self.client), stages.take(w, self.server)
 
     def fit(
         self, client: Weights, server: Weights, r: Clock, *, at: int | None = None, part: tuple[int, int] | None = None,

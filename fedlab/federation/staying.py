@@ -30,11 +30,16 @@ class Staying:
         self.mask = layout.mask(*KINDS.get(policy, ())).to(start.vector.device)
         self.own: Weights | None = None
         self.trained: list[int] = []
-        self._sizes: dict[Any, int] = {}
+        self._sizes: dict[Any, tuple[int, int]] = {}
 
     def add(self, mask: Tensor) -> None:
         """These coordinates stay, too."""
         self.mask = self.mask | mask.to(self.mask.device)
+        self._sizes.clear()
+
+    def add_none(self) -> None:
+        """Nothing stays."""
+        self.mask = torch.zeros_like(self.mask)
         self._sizes.clear()
 
     @property
@@ -48,12 +53,16 @@ class Staying:
         return None if bool(leaves.all()) else leaves
 
     def at(self, w: Weights, k: int) -> Weights:
-        """A model, or a part of one, as site k uses it: with what stays there."""
+        """A model, or a part of one, as site k uses it: with what stays there, of which no optimizer state travels."""
         if self.own is None:
             return w
-        own = take(self.own[k], w.layout) if isinstance(w.layout, Part) else self.own[k]
-        vector = torch.where(self._mask_of(w.layout), own.vector, w.vector)
-        return replace(w, vector=vector, counts=w.counts if self._counts_leave else own.counts.clone())
+        own, mask = (
+            (take(self.own[k], w.layout) if isinstance(w.layout, Part) else self.own[k]),
+            self._mask_of(w.layout),
+        )
+        counts = w.counts if self._counts_leave else own.counts.clone()
+        moments = None if w.moments is None else w.moments * ~mask[: w.layout.parameters]
+        return replace(w, vector=torch.where(mask, own.vector, w.vector), counts=counts, moments=moments)
 
     def mean(self, w: Weights, shares: NDArray[np.float64]) -> Weights:
         """A model for an institution that took no part: with the mean of what stays at the sites that have trained.
@@ -92,15 +101,20 @@ class Staying:
         """Bytes of a model without what stays, with the optimizer state that it carries."""
         key = getattr(w.layout, "stages", None)
         if key not in self._sizes:
-            self._sizes[key] = int((~self._mask_of(w.layout)).sum())
-        beside = (w.counts if self._counts_leave else None, w.moments, w.clock)
+            leaves = ~self._mask_of(w.layout)
+            self._sizes[key] = int(leaves.sum()), int(leaves[: w.layout.parameters].sum())
+        coordinates, parameters = self._sizes[key]
+        slots = 0 if w.moments is None else len(w.moments)
+        beside = (w.counts if self._counts_leave else None, w.clock)
         numbers = sum(t.numel() * t.element_size() for t in beside if t is not None)
-        return self._sizes[key] * w.vector.element_size() + numbers
+        return (coordinates + slots * parameters) * w.vector.element_size() + numbers
 
     def leaving(self, w: Weights) -> tuple[Tensor, ...]:
         """The tensors of a model that leave a site."""
-        beside = (w.counts if self._counts_leave else None, w.moments, w.clock)
-        return (w.vector[~self._mask_of(w.layout)], *(t for t in beside if t is not None))
+        leaves = ~self._mask_of(w.layout)
+        moments = None if w.moments is None else w.moments[..., leaves[: w.layout.parameters]]
+        beside = (w.counts if self._counts_leave else None, moments, w.clock)
+        return (w.vector[leaves], *(t for t in beside if t is not None))
 
     @property
     def _counts_leave(self) -> bool:

@@ -7,6 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from fedlab.weights import Layout
+
 COLUMNS = ["round", "site", "direction", "other", "what", "bytes", "messages"]
 SERVER = "server"
 Key = tuple[int, str, str, str, str]
@@ -96,7 +98,7 @@ class Path:
 
         beside: in one trip with what went before.
         """
-        sizes = list(nbytes)
+        sizes = [size for size in nbytes if size]
         if sizes:
             self.messages += not beside
             self.bytes += sum(sizes) if shared else max(sizes)
@@ -104,19 +106,34 @@ class Path:
 
 @dataclass
 class Wire:
-    """The only way between institutions. Taps see every message; `path` is the present round's critical path."""
+    """The only way between institutions. Taps see every message; `path` is the present round's critical path.
+
+    masked: site -> what left it for a secure sum, and its layout; the taps see it when it is summed.
+    """
 
     ledger: Ledger = field(default_factory=Ledger)
     path: Path = field(default_factory=Path)
     taps: list[Callable[[Message], None]] = field(default_factory=list)
+    masked: dict[str, tuple[Message, Layout]] = field(default_factory=dict)
 
     def pass_on(self, message: Message, nbytes: int | None = None) -> int:
         """Count a message and show it to the taps; its bytes. nbytes: where they are known without the tensors."""
+        size = self.count(message, nbytes)
+        if size:
+            self.show(message)
+        return size
+
+    def count(self, message: Message, nbytes: int | None = None) -> int:
+        """Enter a message in the ledger, unless it is empty; its bytes."""
         size = message.nbytes if nbytes is None else nbytes
-        self.ledger.record(message.round, message.site, message.direction, message.what, size, message.other)
+        if size:
+            self.ledger.record(message.round, message.site, message.direction, message.what, size, message.other)
+        return size
+
+    def show(self, message: Message) -> None:
+        """Let the taps see a message."""
         for tap in self.taps:
             tap(message)
-        return size
 
     def send(self, tensor: Tensor, number: int, site: str, direction: str, what: str, other: str = SERVER) -> Tensor:
         """What arrives of a tensor: its values, and nothing that leads back to where it was computed."""

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from fedlab.plots.style import family, is_federated, metric_label, rises
-from fedlab.plots.titles import count, distance, number, percent
+from fedlab.plots.titles import count, distance, listed, number, percent
 
 
 def amount(megabytes: float) -> str:
@@ -23,20 +23,24 @@ def ranking(table: pd.DataFrame, metric: str) -> str:
     if known.empty:
         return f"{metric_label(metric)} is undefined for every method"
     shared = known[known["method"].map(is_federated)]
-    others = known[known["gain"].notna() & (known["method"].map(family) != "local")]
+    others = known[known["gain"].notna() & (known["method"] != known["versus"])]
     best = str((shared if len(shared) else known)["method"].iloc[0])
     told = f"{best} is best of {len(shared)}" if len(shared) > 1 else f"{best} leads"
     central = known.loc[known["method"].map(family) == "centralized", "value"]
     value = float(known.loc[known["method"] == best, "value"].iloc[0])
-    if len(central):
+    if len(central) and family(best) != "centralized":
         gain = (value - float(central.iloc[0])) * (1 if rises(metric) else -1)
         level = number(gain, metric)[1:] == number(0.0, metric)[1:]
         told += ", level with centralized" if level else f", {distance(gain, metric)} {_side(gain)} centralized"
-    if len(others):
-        clear = int((others["clear"] > 0).sum())
-        versus = str(others["versus"].iloc[0])
-        told += f"; {count(clear, len(others), 'methods')} clearly beat{'s' * (clear == 1)} {versus}"
-    return told
+    return told + (f"; {_clear(others)}" if len(others) else "")
+
+
+def _clear(others: pd.DataFrame) -> str:
+    """How many of the methods that are not the reference clearly beat it."""
+    clear, versus = int((others["clear"] > 0).sum()), str(others["versus"].iloc[0])
+    if len(others) == 1:
+        return f"{others['method'].iloc[0]} {'clearly beats' if clear else 'does not clearly beat'} {versus}"
+    return f"{count(clear, len(others), 'methods')} clearly beat{'s' * (clear == 1)} {versus}"
 
 
 def _side(gain: float) -> str:
@@ -44,23 +48,29 @@ def _side(gain: float) -> str:
 
 
 def price(table: pd.DataFrame, metric: str, against: str) -> str:
-    """The cheapest and the best of the methods that no other beats in both, and what the step between them costs.
+    """The cheapest and the best of the methods that no other beats, what the step between them costs, who is left out.
 
-    table: method, value, cost, best.
+    table: method, value, cost, best; NaN where undefined.
     """
-    frontier = table[table["best"]].sort_values("cost")
+    missing = list(table.loc[table[["value", "cost"]].isna().any(axis=1), "method"])
+    left_out = f"; {listed(missing)} left out as undefined" if missing else ""
+    frontier = table[table["best"]].sort_values("cost", kind="stable")
     if frontier.empty:
-        return "No method sends anything"
-    cheap, dear = frontier.iloc[0], frontier.iloc[-1]
+        sends = (table["cost"] != 0).any()
+        return ("No method that sends anything has a value" if sends else "No method sends anything") + left_out
     unit = "MB" if against == "megabytes" else "minutes"
-    if len(frontier) == 1:
-        return f"{cheap['method']} is both best and cheapest, with {_cost(cheap['cost'])} {unit}"
-    gain = distance(dear["value"] - cheap["value"], metric)
-    times = dear["cost"] / cheap["cost"]
-    return (
-        f"{cheap['method']} is cheapest ({_cost(cheap['cost'])} {unit}); {dear['method']} is {gain} better for"
-        f" {times:.1f} times as much"
-    )
+    least, most = frontier["cost"].iloc[[0, -1]]
+    cheap, dear = (frontier[frontier["cost"] == cost] for cost in (least, most))
+    if least == most:
+        return f"{_who(cheap)} both best and cheapest, with {_cost(least)} {unit}{left_out}"
+    gain = distance(dear["value"].iloc[0] - cheap["value"].iloc[0], metric)
+    step = f"{_who(dear)} {gain} better for {most / least:.1f} times as much"
+    return f"{_who(cheap)} cheapest ({_cost(least)} {unit}); {step}{left_out}"
+
+
+def _who(tied: pd.DataFrame) -> str:
+    """ "a is", or "a and b are" where methods tie."""
+    return f"{listed(list(tied['method']))} {'is' if len(tied) == 1 else 'are'}"
 
 
 def _cost(value: float) -> str:
@@ -74,7 +84,7 @@ def forgetting(falls: pd.Series, metric: str) -> str:
     """
     lost = falls.dropna() * (1 if rises(metric) else -1)
     if lost.empty:
-        return "One visit a site: nothing can be said of forgetting"
+        return "No site is watched from one visit to its next: nothing can be said of forgetting"
     mean, worst = float(lost.mean()), str(lost.idxmax())
     if number(mean, metric)[1:] == number(0.0, metric)[1:]:
         told = "Between visits a site's metric stays level on average"

@@ -21,6 +21,7 @@ SIGNS = {  # state -> (marker, colour, filled, meaning)
     "absent": ("_", style.GREY, True),
     "not drawn": (".", style.PALE, True),
 }
+UNION = "all sites"  # the name under which training on their pooled cases is written down
 EVENTS = {"leader": "led", "straggled": "straggled", "late": "late", "failed": "failed", "absent": "absent"}
 
 
@@ -53,10 +54,14 @@ def presence(run: Any, *, ax: Axes | None = None) -> style.Drawing:
 
 
 def presence_table(run: Any) -> pd.DataFrame:
-    """The state of every site in every round, the most telling one where there are several."""
+    """The state of every site in every round, the most telling one where there are several.
+
+    Where the union of all sites is trained, all of them take part.
+    """
     trained = run.rounds[(run.rounds["split"] == "train") & (run.rounds["metric"] == "loss")]
     sites = [site for site in training_sizes([run]).index if site not in getattr(run, "unseen", ())]
     worked = set(zip(trained["site"], trained["round"], strict=True))
+    worked |= {(site, number) for name, number in worked if name == UNION for site in sites}
     events = run.events[run.events["event"].isin(EVENTS)]
     told = {(e.site, e.round): EVENTS[e.event] for e in events.itertuples()}
     rows = [

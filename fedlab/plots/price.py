@@ -23,15 +23,16 @@ def price(
 
     runs: runs of one setting. against: "megabytes", or "estimated minutes" with links of `bandwidth` megabits a second
     and `latency` seconds a message, see `fedlab.costs`. Methods that send nothing are dashed lines across. Marks joined
-    by a line are those that no other method beats in both. Returns the figure and a table: method, value, cost, best.
+    by a line are those that no other method beats: as good, as cheap, and better in one of the two. Methods without a
+    value are not drawn; the title names them. Returns the figure and a table: method, value, cost, best.
     """
     if against not in AXES:
         raise ValueError(f"against={against!r}: choose one of {', '.join(map(repr, AXES))}")
     table = price_table(listed(runs), against, bandwidth, latency)
     metric = str(listed(runs)[0].headline)
     with style.page(ax, 8, 4.2) as ax:
-        roles = style.roles(table["method"])
-        sends = table[table["cost"] > 0]
+        roles, drawn = style.roles(table["method"]), table.dropna(subset=["value", "cost"])
+        sends = drawn[drawn["cost"] > 0]
         frontier = sends[sends["best"]].sort_values("cost")
         ax.plot(frontier["cost"], frontier["value"], color=style.PALE, lw=3, zorder=1)
         for row in sends.itertuples():
@@ -39,43 +40,46 @@ def price(
             ax.plot(row.cost, row.value, marker=role.marker, color=role.color, ls="none", ms=8, zorder=3)
         ax.set_xscale("log")
         _room(ax, sends)
-        for row in table[table["cost"] <= 0].itertuples():
+        for row in drawn[drawn["cost"] <= 0].itertuples():
             ax.axhline(row.value, color=roles[str(row.method)].color, lw=1.2, dashes=(4, 2), zorder=1)
-        _names(ax, table, roles)
-        ax.set_xlabel(
-            AXES[against] + (f" at {bandwidth:g} Mbit/s and {latency:g} s a message" if "h" in against[-5:] else "")
-        )
+        _names(ax, drawn, roles)
+        links = f" at {bandwidth:g} Mbit/s and {latency:g} s a message" if against == "estimated minutes" else ""
+        ax.set_xlabel(AXES[against] + links)
         ax.set_ylabel(f"{style.metric_label(metric)} on test cases,\nmean over sites")
         style.headline(ax, findings.price(table, metric, against))
     return style.Drawing(style.root(ax), table)
 
 
 def price_table(runs: list[Any], against: str, bandwidth: float, latency: float) -> pd.DataFrame:
-    """The numbers drawn; best: sends something, and no other method that does is as good and as cheap."""
+    """The numbers drawn, NaN if one seed has none; best: sends something, and no other method that does beats it."""
     from fedlab.costs import costs
 
     frame = costs(runs, bandwidth=bandwidth, latency=latency, choice="best")
     (value,) = [column for column in frame if str(column).endswith(", mean of sites")]
     up = style.rises(str(value).split(",")[0])
-    sends = frame.groupby("method", sort=False)["megabytes"].mean() > 0
-    table = frame.groupby("method", sort=False)[[value, against]].mean().set_axis(["value", "cost"], axis=1)
+    methods = frame.groupby("method", sort=False)
+    sends = methods["megabytes"].max() > 0
+    table = methods[[value, against]].agg(lambda seeds: seeds.mean(skipna=False)).set_axis(["value", "cost"], axis=1)
     table["cost"] = table["cost"].where(sends, 0.0)
-    score = table["value"] if up else -table["value"]
-    table["best"] = [
-        bool(sends[method]) and not ((score >= score[method]) & (table["cost"] <= table["cost"][method]) & sends)
-        .drop(method).any()
-        for method in table.index
-    ]  # fmt: skip
+    known = sends & table.notna().all(axis=1)
+    table["best"] = known & unbeaten(table["value"] if up else -table["value"], table["cost"], known)
     return table.reset_index()
+
+
+def unbeaten(score: pd.Series, cost: pd.Series, among: pd.Series) -> pd.Series:
+    """Whether none of the methods `among` is at least as good and as cheap, and strictly better in one of the two."""
+    beaten = [
+        (among & (score >= s) & (cost <= c) & ((score > s) | (cost < c))).any()
+        for s, c in zip(score, cost, strict=True)
+    ]
+    return ~pd.Series(beaten, score.index, dtype=bool)
 
 
 def _room(ax: Axes, sends: pd.DataFrame) -> None:
     if len(sends):
         ax.set_xlim(sends["cost"].min() / 2, sends["cost"].max() * 2)
-    values = sends["value"].dropna()
-    if len(values):
-        spare = max(0.01, 0.12 * float(np.ptp(values)))
-        ax.set_ylim(values.min() - spare, values.max() + spare)
+        spare = max(0.01, 0.12 * float(np.ptp(sends["value"])))
+        ax.set_ylim(sends["value"].min() - spare, sends["value"].max() + spare)
 
 
 def _names(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role]) -> None:
@@ -84,6 +88,5 @@ def _names(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role]) -> None:
     low, high = ax.get_ylim()
     low, high = min(low, table["value"].min()), max(high, table["value"].max())
     ax.set_ylim(low, high)
-    known = table.dropna(subset="value")
-    ends = [(r.cost if r.cost > 0 else right, r.value, r.method, roles[r.method].ink) for r in known.itertuples()]
+    ends = [(r.cost if r.cost > 0 else right, r.value, r.method, roles[r.method].ink) for r in table.itertuples()]
     style.end_labels(ax, ends)
