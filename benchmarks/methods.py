@@ -1,9 +1,9 @@
 """All methods side by side, where sites differ strongly in prevalence and size: one table a federation.
 
 Every method may choose one of six settings on the validation cases of seed 0: three of its own knobs with two learning
-rates, or six learning rates where it has no knob. The chosen one is then run with all seeds. Twelve sites of
-PneumoniaMNIST take what was chosen at four. A seed that diverges is left out and counted. The tables and the scores of
-every site are kept under benchmarks/results.
+rates, or six learning rates where it has no knob. The chosen one is then run with all seeds. Twelve sites
+take what was chosen at four. A seed that diverges is left out and counted. The tables and the scores of every site are
+kept under benchmarks/results.
 
     python benchmarks/methods.py                       # everything, some hours on two cores
     python benchmarks/methods.py phantoms-4 --seeds 2  # one federation, quickly
@@ -32,7 +32,7 @@ FEDERATIONS = {
     "pneumoniamnist-4": {"dataset": "pneumoniamnist", "sites": 4, "quantity": 0.5, "batch_size": 32},
     "pneumoniamnist-12": {"dataset": "pneumoniamnist", "sites": 12, "quantity": 0.25, "batch_size": 32},
 }
-CHOSEN_ON = {"pneumoniamnist-12": "pneumoniamnist-4"}  # federation -> where its settings are chosen
+CHOSEN_ON = {"phantoms-12": "phantoms-4", "pneumoniamnist-12": "pneumoniamnist-4"}  # whose settings it takes
 COMMON = {"prevalence": 0.7, "rounds": 15, "lr": 0.05, "schedule": "cosine", "evaluate_every": 3}
 RATES = (0.02, 0.035, 0.05, 0.07, 0.1, 0.14)  # the choice of methods without a knob
 TWO_RATES = (0.05, 0.1)  # and of those with one, beside

@@ -242,6 +242,13 @@ def test_a_setting_that_a_method_cannot_heed_is_told(tmp_path):
         warnings.simplefilter("error")
         fedlab.run(experiment.with_(method="fedavg", attack="signflip"), partition(), folder=tmp_path)
         fedlab.run(experiment.with_(watch_visits=True), partition(), folder=tmp_path)
+        fedlab.run(experiment.with_(method="ensemble", attack="signflip"), partition(), folder=tmp_path)
+        rare = {"method": "fedavg", "availability": 0.3, "failures": 0.3, "rounds": 8, "aggregate": "median"}
+        fedlab.run(experiment.with_(**rare), partition(sizes=(24, 24)), folder=tmp_path)
+    for method in ("gossip", "swarm"):
+        with pytest.warns(UserWarning, match=f"local_optimizer='keep': no effect on '{method}'"):
+            asked = {"method": method, "local_optimizer": "keep", "momentum": 0.9}
+            fedlab.run(experiment.with_(**asked), partition(), folder=tmp_path)
     with pytest.warns(UserWarning, match="watch_visits=True: no effect on 'fedavg'"):
         fedlab.run(experiment.with_(method="fedavg", watch_visits=True), partition(), folder=tmp_path)
 

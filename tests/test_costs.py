@@ -8,9 +8,21 @@ from worlds import CNN, partition
 import fedlab
 from fedlab.algorithms import METHODS
 from fedlab.costs import critical_path
-from fedlab.spending import spending
+from fedlab.spending import spending, training
 
-SOME = ["local", "centralized", "fedavg", "scaffold", "cyclic", "split(tail=1)", "splitfed", "swarm", "gossip", "ditto"]
+SOME = [
+    "local",
+    "centralized",
+    "fedavg",
+    "scaffold",
+    "cyclic",
+    "split(tail=1)",
+    "splitfed",
+    "swarm",
+    "gossip",
+    "ditto",
+    "ensemble",
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +81,8 @@ def test_what_waits_for_what_tells_topologies_apart(runs):
     """Four sites with two steps in three rounds: side by side six steps, one after the other twenty-four."""
     table = fedlab.costs(runs).set_index("method")
     steps = table["sequential steps"].to_dict()
-    assert {name: steps[name] for name in ("local", "fedavg", "splitfed", "swarm", "gossip")} == dict.fromkeys(
-        ("local", "fedavg", "splitfed", "swarm", "gossip"), 6
-    )
+    parallel = ("local", "fedavg", "splitfed", "swarm", "gossip", "ensemble")
+    assert {name: steps[name] for name in parallel} == dict.fromkeys(parallel, 6)
     assert steps["cyclic"] == steps["split(tail=1)"] == 24 and steps["ditto"] == 12
     hand_overs = table["hand-overs"].to_dict()
     assert hand_overs["cyclic"] == 11 and hand_overs["fedavg"] == 0 and hand_overs["swarm"] == 3 * 2 * 3
@@ -96,3 +107,36 @@ def test_personal_and_shared_models_can_be_told_apart(runs):
 
 def test_every_method_has_a_line_of_meaning():
     assert all(len(meaning) > 20 and meaning[0].isupper() for meaning in METHODS.values())
+
+
+def test_the_models_of_an_ensemble_travel_once(runs, tmp_path):
+    """After the last round, planned or by patience, and whether or not the run was finished at one go."""
+    (run,) = [each for each in runs if each.method == "ensemble"]
+    size = run.ledger.query("what == 'weights'")
+    assert size["round"].tolist() == [3] * 4 and set(size["direction"]) == {"up"} and size["bytes"].nunique() == 1
+    assert critical_path(run)["messages"] == 1 and critical_path(run)["bytes"] == size["bytes"].iloc[0]
+    early = run.experiment.with_(rounds=30, patience=1, lr=0.0)
+    stopped = fedlab.run(early, partition(), folder=tmp_path)
+    assert stopped.rounds["round"].max() == 2 and stopped.ledger["round"].tolist() == [2] * 4
+
+
+def test_paths_of_rounds_add_up(runs):
+    """Three rounds are three times one: trips there and back of a model, hand-overs, and what all wait for."""
+    size = runs[0].weights("Site A", "last")
+    model = sum(t.numel() * t.element_size() for t in size.values())
+    trips = {"fedavg": 2, "cyclic": 4, "swarm": 2, "gossip": 1, "ditto": 2, "local": 0, "centralized": 0}
+    bytes_a_trip = {"swarm": 3, "gossip": 2}
+    for run in runs:
+        if run.method in trips:
+            path, each = critical_path(run), trips[run.method]
+            assert path["messages"] == 3 * each
+            assert path["bytes"] == 3 * each * bytes_a_trip.get(run.method, 1) * model
+
+
+def test_looking_at_losses_takes_time_on_the_path(tmp_path):
+    """A pass over all cases without a step: seconds of the path, no steps."""
+    base = fedlab.Experiment(model=CNN, rounds=2, local_steps=2, device="cpu")
+    for method in ("qfedavg", "scaffold(option=1)"):
+        run = fedlab.run(base.with_(method=method), partition(), folder=tmp_path)
+        path, slowest = critical_path(run), training(run).groupby("round")["seconds"].max().sum()
+        assert path["steps"] == 4 and path["seconds"] >= slowest * 0.999

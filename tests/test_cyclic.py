@@ -7,9 +7,10 @@ from worlds import CNN, cases, federation, last, partition, repeated, same
 
 import fedlab
 from fedlab.algorithms.cyclic import MITIGATIONS, ORDERS, best, mitigated, visits
-from fedlab.federation import Clock
+from fedlab.federation import Clock, DivergedError
 from fedlab.models import build
 from fedlab.partition import Partition
+from fedlab.training import SCHEDULES
 from fedlab.turnout import everybody
 
 EVERYBODY = everybody(4)
@@ -289,3 +290,24 @@ def test_order_matters_more_to_a_cycle_than_to_a_mean():
     mean = [last("fedavg", federation(partition(names=each), precision="float64", batch_size=None))
             for each in (names, names[::-1])]  # fmt: skip
     assert float((mean[0].parameters - mean[1].parameters).norm()) < 1e-12
+
+
+def test_a_single_pass_that_diverges_names_the_round_in_which_it_did():
+    """Batches of the site's first round come in whichever round the visit falls."""
+    fed = federation(rounds=4, lr=1e30, precision="float32")
+    with pytest.raises(DivergedError, match="Site A, round 1"):
+        last("single_pass", fed)
+    late = federation(rounds=4, schedule="rising_at_the_end")
+    with pytest.raises(DivergedError, match="Site D, round 4"):
+        last("single_pass", late)
+
+
+@pytest.fixture(autouse=True)
+def _schedule():
+    def rising_at_the_end(t: float) -> float:
+        """Nothing until the last quarter, then far too much."""
+        return 1e30 if t >= 0.75 else 0.0
+
+    SCHEDULES.add(rising_at_the_end)
+    yield
+    SCHEDULES.remove("rising_at_the_end")

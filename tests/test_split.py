@@ -350,3 +350,37 @@ def test_every_round_of_split_learning_is_evaluated_whole():
         assert outcome.models["global"].layout is fed.layout
     assert set(ends("splitfed(version=3)", federation())) == {"global"}
     assert splitting.check_cut(1, 0, 2) is None
+
+
+@pytest.mark.parametrize(
+    "rule", ["median", "trimmed(0.25)", "krum(f=0)", "multikrum(f=0, c=2)", "geomedian", "clipped(0.05)"]
+)
+def test_robust_rules_judge_the_whole_model_of_splitfed(rule):  # O31
+    """Halves are put together before they are merged: fedavg, and lg_fedavg, with that rule, bit for bit."""
+    fedavg, splitfed = (last(method, federation(aggregate=rule)) for method in ("fedavg", "splitfed"))
+    assert same(fedavg, splitfed)
+    own, third = (at_sites(m, federation(aggregate=rule)) for m in ("lg_fedavg(cut=2)", "splitfed(version=3, cut=2)"))
+    assert same(own, third)
+
+
+@pytest.mark.parametrize("method", ["moon", "split", "splitfed", "fedper"])
+def test_a_model_that_is_no_sequence_is_refused_by_what_cuts_it(method):
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat, self.out = torch.nn.Flatten(), torch.nn.Linear(144, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.flat(x))
+
+    def whole_net(shape: tuple[int, ...], outputs: int) -> torch.nn.Module:
+        """One piece."""
+        return Net()
+
+    MODELS.add(whole_net)
+    try:
+        assert torch.isfinite(last("fedavg", federation(model="whole_net")).vector).all()
+        with pytest.raises(ValueError, match=r"no sequence of stages.*register it as an nn\.Sequential"):
+            last(method, federation(model="whole_net"))
+    finally:
+        MODELS.remove("whole_net")

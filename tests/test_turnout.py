@@ -269,3 +269,34 @@ def test_a_straggler_stops_at_its_share_of_alternate_batches():
         assert fed.costs[fed.names[k]].steps == max(1, int(8 * share))
     crossed = fed.ledger.frame().query("what == 'weights'")
     assert crossed["messages"].sum() <= sum(cost.steps for cost in fed.costs.values())  # none for a step not done
+
+
+def test_fine_tuning_does_not_wait_for_stragglers():
+    """The further steps are those asked for, at every site, whoever was slow or away in the round."""
+    fed = federation(rounds=1, local_steps=4, stragglers=1.0, availability=[1.0, 1.0, 0.0, 1.0])
+    work = fed.attendance.at(1).work
+    last("finetune(steps=3)", fed)
+    done = {k: fed.costs[name].steps for k, name in enumerate(fed.names)}
+    assert done == {k: 3 if k == 2 else 3 + max(1, int(4 * work[k])) for k in range(4)}
+
+
+def test_a_loss_is_that_of_the_shared_model():
+    """What a site does for itself alone has no place in it: NaN where that was all."""
+    changes = {"rounds": 1, "availability": [1.0, 1.0, 0.0, 1.0]}
+    tuned, plain = federation(**changes), federation(**changes)
+    last("finetune", tuned), last("fedavg", plain)
+    assert np.isnan(tuned.costs["Site C"].loss) and tuned.costs["Site C"].steps == 3
+    assert all(tuned.costs[name].loss == plain.costs[name].loss for name in ("Site A", "Site B", "Site D"))
+
+
+@pytest.mark.parametrize("method", ["fedbn", "fedper", "splitfed(version=3)"])
+def test_the_best_of_what_stays_is_chosen_though_nobody_answered_at_first(method, tmp_path):
+    """The first evaluated rounds are those of the start everywhere; later ones are of models in parts."""
+    rule = {"availability": 0.2, "seed": 38, "rounds": 6, "local_steps": 2, "device": "cpu"}
+    experiment = fedlab.Experiment(model="small_cnn(width=4, depth=2)", method=method, **rule)
+    run = fedlab.run(experiment, partition(), folder=tmp_path)
+    away = run.events.query("event == 'absent'").groupby("round")["site"].nunique()
+    assert away[1] == away[2] == 4 and away.min() < 4
+    for choice in ("last", "best"):
+        told = run.predictions[run.predictions["choice"].eq(choice) & run.predictions["split"].eq("test")]
+        assert told.groupby("site")["case"].nunique().tolist() == [8] * 4 and told["p0"].notna().all()
