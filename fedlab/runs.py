@@ -28,7 +28,7 @@ from fedlab.record import Record
 from fedlab.registry import nearest, split_call
 from fedlab.weights import Weights
 
-FORMAT = 3  # of the run folder; a folder of another format is refused, not misread
+FORMAT = 4  # of the run folder; a folder of another format is refused, not misread
 UNFINISHED = ".unfinished"
 CHOICES = ("last", "best")
 

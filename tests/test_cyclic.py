@@ -251,6 +251,17 @@ def test_recalibration_costs_one_more_pass_of_the_model():
     )
 
 
+def test_recalibration_asks_whoever_is_there_and_leaves_the_model_where_it_was():
+    """The next cycle sets out from the last site that trained, not from the last one that was asked."""
+    there = {"rounds": 2, "availability": [1.0, 0.0, 1.0, 1.0]}
+    plain, again = federation(**there), federation(**there)
+    last("cyclic('reversed')", plain), last("cyclic('reversed', recalibrate=True)", again)
+    rows = again.ledger.frame()
+    assert "Site B" not in {*rows["site"], *rows["other"]}
+    assert rows[rows["round"] == 2]["other"].iloc[0] == "Site A"
+    assert same(plain._memory.w, again._memory.w)
+
+
 def test_identical_sites_need_no_recalibration():
     part = repeated(cases(20), sites=3)
     plain, again = (federation(part, batch_size=None, rounds=30, lr=0.0, precision="float64") for _ in range(2))

@@ -243,9 +243,19 @@ def test_the_best_round_is_chosen_on_validation_alone(part, tmp_path):
         assert same == (chosen == 6), site
 
 
-def test_patience_stops_and_resumes_alike(part, tmp_path):
-    run = fedlab.run(experiment(rounds=40, patience=2, lr=0.0), part, folder=tmp_path)
-    assert run.rounds["round"].max() == 3  # the first is the best, two more without improvement
+@pytest.mark.parametrize("method", ["fedavg", "ensemble", "cyclic"])
+def test_patience_stops_and_resumes_alike(method, part, tmp_path, monkeypatch):
+    """Cut off in the midst of training, or after the round that was the last, before the run was finished."""
+    asked = experiment(method=method, rounds=40, patience=2, lr=0.0)
+    whole = fedlab.run(asked, part, folder=tmp_path / "whole")
+    assert whole.rounds["round"].max() == 3  # the first is the best, two more without improvement
+    assert_resumes(asked, part, tmp_path, monkeypatch, after=10)
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(runs, "finish", lambda *_: (_ for _ in ()).throw(PowerCut))
+        fedlab.run(asked, part, folder=tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        interrupt(patch, after=1)  # nothing is trained any more
+        assert_same_run(fedlab.run(asked, part, folder=tmp_path / "stopped"), whole)
 
 
 def test_live_follows_what_trains_and_shows_nothing_for_what_is_finished(part, tmp_path, capsys):

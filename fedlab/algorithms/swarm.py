@@ -72,7 +72,7 @@ def _check(fed: Federation, sync: Any, min_peers: int, merge: str, optimizer: st
 
 
 def catch_up(fed: Federation, s: Any, r: Clock) -> None:
-    """Peers that missed the last merge adopt it from one that did not, before anything else."""
+    """Peers that missed the last merge adopt it before anything else, if anybody is there who has it."""
     late = [k for k in r.turnout.answering if k in s.behind]
     current = [k for k in r.turnout.answering if k not in s.behind]
     if late and current:

@@ -60,6 +60,15 @@ class Side:
         with self.autocast():
             return entered, stages(entered.clone() if leaf else entered)  # stages may write on what they are given
 
+    def judged(self, stages: nn.Module, given: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+        """(loss, gradient of what was given) where the prediction of these stages meets the labels."""
+        entered, logits = self.run(stages, given)
+        with self.autocast():
+            loss = task.loss(logits, labels)
+        loss.backward()
+        assert entered.grad is not None
+        return loss.detach(), entered.grad
+
     def step(self, lr: float) -> None:
         """One step along the gradients that were collected in the layers."""
         if self.learns:
@@ -85,12 +94,7 @@ class Client(Side):
 
     def judge(self, features: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
         """(loss, gradient at the second cut): the labels meet the prediction at the institution."""
-        entered, logits = self.run(self.tail, features)
-        with self.autocast():
-            loss = task.loss(logits, labels)
-        loss.backward()
-        assert entered.grad is not None
-        return loss.detach(), entered.grad
+        return self.judged(self.tail, features, labels, task)
 
     def finish(self, gradient: Tensor) -> None:
         """Back through the first stages."""
@@ -103,12 +107,7 @@ class Server(Side):
     def learn(self, activations: Tensor, labels: Tensor, task: Task) -> tuple[Tensor, Tensor]:
         """(loss, gradient at the cut) with labels that were sent along."""
         self.flat.forget()
-        entered, logits = self.run(self.flat.model, activations)
-        with self.autocast():
-            loss = task.loss(logits, labels)
-        loss.backward()
-        assert entered.grad is not None
-        return loss.detach(), entered.grad
+        return self.judged(self.flat.model, activations, labels, task)
 
     def pass_on(self, activations: Tensor) -> Tensor:
         """Features at the second cut."""
