@@ -301,6 +301,16 @@ def test_all_sites_take_part_in_the_bounds_and_the_ensemble(method, runs, base, 
         assert len(table) == 4 * 4 and set(table["state"]) == {"took part"}
 
 
+def test_tuning_a_model_of_ones_own_is_no_part_in_the_round(base, folder):
+    """Sites that were not drawn train afterwards, for themselves."""
+    tuned, plain = (
+        fedlab.run(base.with_(method=m, participation="sample(0.5)"), partition(), folder=folder)
+        for m in ("finetune", "fedavg")
+    )
+    pd.testing.assert_frame_equal(presence_table(tuned), presence_table(plain))
+    assert set(presence_table(tuned)["state"]) == {"took part", "not drawn"}
+
+
 # -- leakage ---------------------------------------------------------------------------------------------------------
 
 

@@ -56,9 +56,10 @@ def presence(run: Any, *, ax: Axes | None = None) -> style.Drawing:
 def presence_table(run: Any) -> pd.DataFrame:
     """The state of every site in every round, the most telling one where there are several.
 
-    Where the union of all sites is trained, all of them take part.
+    Where the union of all sites is trained, all of them take part; who only trained a model of its own does not.
     """
-    trained = run.rounds[(run.rounds["split"] == "train") & (run.rounds["metric"] == "loss")]
+    rounds = run.rounds
+    trained = rounds[(rounds["split"] == "train") & (rounds["metric"] == "loss") & rounds["value"].notna()]
     sites = [site for site in training_sizes([run]).index if site not in getattr(run, "unseen", ())]
     worked = set(zip(trained["site"], trained["round"], strict=True))
     worked |= {(site, number) for name, number in worked if name == UNION for site in sites}
