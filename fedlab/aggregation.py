@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlab.registry import Registry
+from fedlab.registry import Registry, split_call
 from fedlab.weights import PIECE, Weights, distances, mix, stack
 
 RULES = Registry("aggregation rule")
@@ -43,8 +43,9 @@ def rule(text: str) -> Rule:
 
 def least(text: str) -> int:
     """The fewest models that a rule works with; ValueError where its knobs make no sense."""
-    function, args, knobs = RULES.parse(text, given=3)
-    return LEAST[function.__name__](*args, **knobs) if function.__name__ in LEAST else 1
+    _, args, knobs = RULES.parse(text, given=3)
+    name = split_call(text)[0]
+    return LEAST[name](*args, **knobs) if name in LEAST else 1
 
 
 @RULES.add

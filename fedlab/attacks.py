@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.randomness import torch_stream
-from fedlab.registry import Registry
+from fedlab.registry import Registry, split_call
 from fedlab.weights import Weights
 
 ATTACKS = Registry("attack")
@@ -41,7 +41,7 @@ class Attack:
             raise ValueError(f"attack={text!r}: count is {count!r}, give the number of hostile sites")
         if count >= sites > 0:
             raise ValueError(f"attack={text!r}: {count} of {sites} sites would be hostile, leave at least one honest")
-        return cls(function.__name__, tuple(range(sites - count, sites)), function, named)
+        return cls(split_call(text)[0], tuple(range(sites - count, sites)), function, named)
 
     @property
     def flips_labels(self) -> bool:

@@ -39,7 +39,7 @@ def price(
             role = roles[str(row.method)]
             ax.plot(row.cost, row.value, marker=role.marker, color=role.color, ls="none", ms=8, zorder=3)
         ax.set_xscale("log")
-        _room(ax, sends)
+        _room(ax, drawn)
         for row in drawn[drawn["cost"] <= 0].itertuples():
             ax.axhline(row.value, color=roles[str(row.method)].color, lw=1.2, dashes=(4, 2), zorder=1)
         _names(ax, drawn, roles)
@@ -75,18 +75,18 @@ def unbeaten(score: pd.Series, cost: pd.Series, among: pd.Series) -> pd.Series:
     return ~pd.Series(beaten, score.index, dtype=bool)
 
 
-def _room(ax: Axes, sends: pd.DataFrame) -> None:
+def _room(ax: Axes, drawn: pd.DataFrame) -> None:
+    """Axes a little wider than the marks and lines."""
+    sends = drawn.loc[drawn["cost"] > 0, "cost"]
     if len(sends):
-        ax.set_xlim(sends["cost"].min() / 2, sends["cost"].max() * 2)
-        spare = max(0.01, 0.12 * float(np.ptp(sends["value"])))
-        ax.set_ylim(sends["value"].min() - spare, sends["value"].max() + spare)
+        ax.set_xlim(sends.min() / 2, sends.max() * 2)
+    if len(drawn):
+        spare = max(0.01, 0.08 * float(np.ptp(drawn["value"])))
+        ax.set_ylim(drawn["value"].min() - spare, drawn["value"].max() + spare)
 
 
 def _names(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role]) -> None:
     """Names at the right edge, joined to their marks; those of lines level with them."""
     right = ax.get_xlim()[1]
-    low, high = ax.get_ylim()
-    low, high = min(low, table["value"].min()), max(high, table["value"].max())
-    ax.set_ylim(low, high)
     ends = [(r.cost if r.cost > 0 else right, r.value, r.method, roles[r.method].ink) for r in table.itertuples()]
     style.end_labels(ax, ends)
