@@ -418,9 +418,9 @@ def test_a_really_full_disk_stops_a_run_wherever_it_is_and_loses_nothing(small_d
 def test_a_run_folder_of_another_version_is_neither_returned_nor_overwritten(tmp_path):
     run = fedlab.run(experiment(), folder=tmp_path)
     about = run.folder / "experiment.json"
-    about.write_text(about.read_text().replace('"format": 3', '"format": 99'))
+    about.write_text(about.read_text().replace(f'"format": {runs.FORMAT}', '"format": 99'))
     before = contents(tmp_path)
-    told = (str(run.folder), "written in format 99", "reads format 4", "install the fedlab that wrote it")
+    told = (str(run.folder), "written in format 99", f"reads format {runs.FORMAT}", "install the fedlab that wrote it")
     for read in (lambda: fedlab.run(experiment(), folder=tmp_path), lambda: runs.read(run.folder)):
         with refused(*told):
             read()

@@ -308,7 +308,7 @@ def test_a_full_disk_loses_nothing(part, tmp_path, monkeypatch):
 def test_a_folder_of_another_version_is_refused_not_misread(part, tmp_path):
     run = fedlab.run(experiment(), part, folder=tmp_path)
     about = run.folder / "experiment.json"
-    about.write_text(about.read_text().replace('"format": 3', '"format": 99'))
+    about.write_text(about.read_text().replace(f'"format": {runs.FORMAT}', '"format": 99'))
     with pytest.raises(ValueError, match=r"written in format 99 .* run the experiment again"):
         runs.read(run.folder)
     with pytest.raises(ValueError, match="no run folder"):
