@@ -101,8 +101,8 @@ def multikrum(models: Weights, shares: Floats, w: Weights, f: int = 1, c: int | 
     np.fill_diagonal(apart, np.inf)
     score = np.sort(apart, 1)[:, : m - f - 2].sum(1)
     best = np.argsort(score, kind="stable")[:chosen]
-    influence = np.zeros(m)
-    influence[best] = shares[best] / shares[best].sum()
+    influence, held = np.zeros(m), float(shares[best].sum())
+    influence[best] = shares[best] / held if held else 1 / len(best)
     return Merged(_of_rows(models, influence), influence)
 
 
@@ -189,16 +189,23 @@ def _of_rows(models: Weights, influence: Floats) -> Weights:
 
 
 def _by_coordinate(models: Weights, weigh: Callable[[Tensor], Tensor]) -> Merged:
-    """Sort each coordinate's values and weigh them by rank; weigh(sorted rows' weights) has shape (m, coordinates)."""
+    """Sort each coordinate's values and weigh them by rank; weigh(sorted rows' weights) has shape (m, coordinates).
+
+    Influence is of the coordinates in which models differ.
+    """
     m, size = models.vector.shape
     vector, counted = torch.empty_like(models.vector[0]), torch.zeros(m, dtype=torch.float64)
+    differing = 0
     for start in range(0, size, PIECE):
         piece = slice(start, start + PIECE)
         values, order = models.vector[:, piece].double().sort(0)
         ranks = weigh(order)
         vector[piece] = values[0] + ((values - values[0]) * ranks).sum(0)  # exact where all agree
-        counted.index_add_(0, order.flatten().cpu(), ranks.flatten().cpu())
-    return Merged(Weights(models.layout, vector, models.counts.amax(0)), (counted / size).numpy())
+        apart = values[0] != values[-1]
+        counted.index_add_(0, order[:, apart].flatten().cpu(), ranks[:, apart].flatten().cpu())
+        differing += int(apart.sum())
+    influence = (counted / differing).numpy() if differing else np.full(m, 1 / m)
+    return Merged(Weights(models.layout, vector, models.counts.amax(0)), influence)
 
 
 def _middle(order: Tensor, p: Tensor) -> Tensor:

@@ -47,12 +47,12 @@ class Attack:
     def flips_labels(self) -> bool:
         return self.name == "labelflip"
 
-    def apply(self, models: Weights, w: Weights, shares: Floats, seed: int, number: int) -> Weights:
-        """What arrives at the server of a stack of models."""
+    def apply(self, models: Weights, w: Weights, shares: Floats, seed: int, number: int, turn: int = 0) -> Weights:
+        """What arrives at the server of a stack of models; number, turn: the round, and the merge in it."""
         rows = [i for i, k in enumerate(models.owners) if k in self.who]
         if not rows or self.send in (none, labelflip):
             return models
-        rng = torch_stream(seed, "attack", number)
+        rng = torch_stream(seed, "attack", number, turn)
         parameters = self.send(models.parameters.clone(), w.parameters, rows, shares, rng, **self.knobs)
         vector = torch.cat([parameters, models.vector[:, models.layout.parameters :]], 1)
         return replace(models, vector=vector)

@@ -99,6 +99,7 @@ def _train(experiment: Experiment, fed: Federation, work: Path, screen: Any) -> 
                 screen.update(record.frame(), fed.round)
             if record.stale:
                 fed.halt()
+        record.conclude()
     finally:
         if screen is not None:
             screen.close()

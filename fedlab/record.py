@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from fedlab import checkpoint
 from fedlab.evaluation import Evaluation, Models
 from fedlab.federation import ALL, Federation, Round
+from fedlab.federation.wire import Path as CriticalPath
 from fedlab.selection import Scores, Selection
 
 ROUND_COLUMNS = ["round", "model", "site", "split", "metric", "value", "bytes", "steps", "samples", "seconds"]
@@ -44,11 +45,21 @@ class Record:
         number = self.fed.round
         self.last = {name: self.fed.localised(model) for name, model in outcome.models.items()}
         self.rows += self._costs(number)
+        self.fed.wire.path = CriticalPath()  # what still comes in this round is told by `conclude`
         if number % self.fed.settings.evaluate_every == 0 or number == self.fed.settings.rounds:
             scores = list(self.evaluation.scores(self.last))
             self.selection.consider(self.last, scores, number)
             self.rows += self._scored(number, scores)
         self._store()
+
+    def conclude(self) -> None:
+        """Add what crossed after the last round to that round."""
+        fed, late = self.fed, {f"critical {name}": value for name, value in vars(self.fed.wire.path).items()}
+        for place, row in enumerate(self.rows):
+            if row[0] == fed.round:
+                *about, value, nbytes, steps, samples, seconds = row
+                nbytes = fed.ledger.bytes_of(fed.round, about[2]) if about[2] in fed.names else nbytes
+                self.rows[place] = (*about, value + late.get(about[4], 0), nbytes, steps, samples, seconds)
 
     @property
     def stale(self) -> bool:

@@ -16,21 +16,22 @@ from torch import Tensor
 from fedlab.randomness import torch_stream
 from fedlab.weights import Weights
 
+Once = tuple[int, int, int]  # seed of the run, round, merge in the round
 FRACTION = {torch.float32: (32, 20), torch.float64: (64, 40)}  # dtype -> bits of the ring, bits after the point
 
 
 def mean(
-    models: Weights, shares: NDArray[np.float64], w: Weights, seed: int, number: int,
+    models: Weights, shares: NDArray[np.float64], w: Weights, once: Once,
     show: Callable[[int, Tensor, Weights], None] | None = None,
 ) -> Weights:  # fmt: skip
     """w + sum of shares[k] (w_k - w) by masked messages; at most K 2^-(s+1) off, with s bits after the point.
 
-    show: is given every site, its message, and the models. Raises OverflowError where an update is too large for the
-    ring.
+    once: names the merge, of which there may be only one, since masks that serve twice show the difference. show: is
+    given every site, its message, and the models. Raises OverflowError where an update is too large for the ring.
     """
     bits, after = FRACTION[models.vector.dtype]
     total = torch.zeros_like(models.vector[0], dtype=torch.int64)
-    for k, message in zip(models.owners, messages(models, shares, w, seed, number), strict=True):
+    for k, message in zip(models.owners, messages(models, shares, w, once), strict=True):
         total.add_(message)
         if show is not None:
             show(k, message, models)
@@ -39,7 +40,7 @@ def mean(
     return Weights(models.layout, vector, models.counts.amax(0))
 
 
-def messages(models: Weights, shares: NDArray[np.float64], w: Weights, seed: int, number: int) -> list[Tensor]:
+def messages(models: Weights, shares: NDArray[np.float64], w: Weights, once: Once) -> list[Tensor]:
     """What the server sees of each site: integers (P + Q,) in [0, 2^bits), each by itself uniform noise."""
     bits, after = FRACTION[models.vector.dtype]
     sent = []
@@ -49,7 +50,7 @@ def messages(models: Weights, shares: NDArray[np.float64], w: Weights, seed: int
         for j in range(len(models)):
             if i != j:
                 pair = models.owners[min(i, j)], models.owners[max(i, j)]
-                mask = _mask(len(encoded), bits, seed, number, *pair).to(encoded.device)
+                mask = _mask(len(encoded), bits, once, *pair).to(encoded.device)
                 encoded = encoded + mask if i < j else encoded - mask
         sent.append(_ring(encoded, bits))
     return sent
@@ -79,8 +80,9 @@ def _ring(values: Tensor, bits: int) -> Tensor:
     return values if bits == 64 else values & (2**bits - 1)
 
 
-def _mask(size: int, bits: int, seed: int, number: int, first: int, second: int) -> Tensor:
-    """The mask that two sites share in a round."""
-    generator = torch_stream(seed, "pairwise mask", first, second, number)
+def _mask(size: int, bits: int, once: Once, first: int, second: int) -> Tensor:
+    """The mask that two sites share in a merge."""
+    seed, number, turn = once
+    generator = torch_stream(seed, "pairwise mask", first, second, number, turn)
     low, high = (0, 2**bits) if bits < 64 else (-(2**63), 2**63 - 1)
     return torch.randint(low, high, (size,), generator=generator, dtype=torch.int64)

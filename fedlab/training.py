@@ -95,10 +95,16 @@ class Training(BaseModel):
         """A secure sum shows no single update, so nothing may look at one or miss one."""
         aggregation.least(self.aggregate)
         Attack.of(self.attack, 0)
+        rule = aggregation.RULES.parse(self.aggregate, given=3)[0]
+        if self.batchnorm == "pooled" and rule in (aggregation.median, aggregation.trimmed):
+            raise ValueError(
+                f"aggregate={self.aggregate!r} goes by coordinates and cannot tell the variance of the union: use"
+                " another rule, or another batchnorm than 'pooled'"
+            )
         if not self.secure_sum:
             return
         dropped = straggling(self.stragglers)[1] or self.failures > 0
-        if aggregation.RULES.parse(self.aggregate, given=3)[0] is not aggregation.mean:
+        if rule is not aggregation.mean:
             raise ValueError(
                 f"secure_sum=True hides single models, which aggregate={self.aggregate!r} must see: choose one of them"
             )

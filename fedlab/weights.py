@@ -205,7 +205,7 @@ def mix(models: Weights, shares: np.ndarray | Sequence[float]) -> Weights:
         raise ValueError("a mean of no models: ask whether anybody answered, `if len(back)`, before merging")
     if models.sites is not None and len(models) < len(weights) > max(models.sites):  # of the sites that take part
         weights = weights[list(models.sites)] / weights[list(models.sites)].sum()
-    if len(weights) != len(models) or abs(weights.sum() - 1) > 1e-9 or (weights < 0).any():
+    if len(weights) != len(models) or not abs(weights.sum() - 1) <= 1e-9 or (weights < 0).any():
         raise ValueError(f"shares {weights} must be {len(models)} non-negative numbers that sum to 1")
     vector = torch.empty_like(models.vector[0])
     for piece, rows in zip(vector.split(PIECE), models.vector.split(PIECE, dim=1), strict=True):

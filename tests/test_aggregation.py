@@ -19,6 +19,8 @@ from fedlab.weights import Layout, Weights, distances, mix
 
 ROBUST = ["median", "median(weighted=True)", "trimmed(0.2)", "krum(f=1)", "multikrum(f=1)", "geomedian", "clipped(0.5)"]
 
+ONCE = (0, 1, 0)  # seed, round, merge
+
 
 def models(rows, dtype=torch.float64) -> Weights:
     vector = torch.as_tensor(np.asarray(rows), dtype=dtype)
@@ -336,14 +338,14 @@ def test_the_masked_sum_is_the_plain_sum_of_encodings(dtype, after):
         np.array([1, 2, 3, 4, 5]) / 15,
     )
     bits, _ = secure.FRACTION[dtype]
-    masked = secure.messages(stack, p, w, seed=0, number=1)
+    masked = secure.messages(stack, p, w, ONCE)
     plain = [
         secure.encode(float(p[i]) * (stack.vector[i].double() - w.vector.double()), bits, after, 5) for i in range(5)
     ]
     total = torch.stack(masked).sum(0)
     assert torch.equal(secure.centred(total, bits), torch.stack(plain).sum(0))
     exact = w.vector.double() + sum(float(p[i]) * (stack.vector[i].double() - w.vector.double()) for i in range(5))
-    found = secure.mean(stack, p, w, 0, 1).vector.double()
+    found = secure.mean(stack, p, w, ONCE).vector.double()
     slack = {torch.float32: 3e-7, torch.float64: 1e-14}[dtype]  # of the final rounding to the type
     assert float((found - exact).abs().max()) <= 5 * 2.0 ** -(after + 1) + slack * 4
 
@@ -351,11 +353,12 @@ def test_the_masked_sum_is_the_plain_sum_of_encodings(dtype, after):
 def test_a_single_message_is_noise():
     """What one site sends does not depend on what it has learnt, as far as its distribution goes."""
     stack, w = random_models(3, d=20000, dtype=torch.float32), random_models(1, 20000, 9, torch.float32)[0]
-    for message in secure.messages(stack, np.full(3, 1 / 3), w, 0, 1):
+    for message in secure.messages(stack, np.full(3, 1 / 3), w, ONCE):
         spread = message.double() / 2.0**32
         assert abs(float(spread.mean()) - 0.5) < 0.01 and abs(float(spread.std()) - 12**-0.5) < 0.01
-    first, second = (secure.messages(stack, np.full(3, 1 / 3), w, 0, number)[0] for number in (1, 2))
-    assert (first != second).double().mean() > 0.99
+    each = [secure.messages(stack, np.full(3, 1 / 3), w, once)[0] for once in (ONCE, (0, 2, 0), (0, 1, 1), (1, 1, 0))]
+    for i, first in enumerate(each):
+        assert all((first != second).double().mean() > 0.99 for second in each[:i])
 
 
 def test_training_by_secure_sums_is_training_by_means():
@@ -366,7 +369,7 @@ def test_training_by_secure_sums_is_training_by_means():
 def test_an_update_too_large_for_the_ring_is_refused_with_what_to_do():
     w = random_models(1, 3, 9, torch.float32)[0]
     with pytest.raises(OverflowError, match="lower `lr`, or use precision='float64'"):
-        secure.mean(models(np.full((2, 3), 1e5), torch.float32), np.full(2, 0.5), w, 0, 1)
+        secure.mean(models(np.full((2, 3), 1e5), torch.float32), np.full(2, 0.5), w, ONCE)
 
 
 @pytest.mark.parametrize(

@@ -221,8 +221,8 @@ def feddyn(fed: Federation, alpha: float = 0.1, weighting: str = "uniform", rele
         back = fed.gather(back)
         if len(back):
             s.gone = s.gone.index_add(0, who, moved)  # -g_k / alpha_k
-            s.h = s.h + fed.shared(back.parameters - s.w.parameters).sum(0) / len(fed.sites)  # -h / alpha
-            mean = fed.merge(s.w, back, "uniform")
+            mean = fed.merge(s.w, back, np.full(len(back), 1 / len(back)))
+            s.h = s.h + len(back) / len(fed.sites) * fed.shared(mean.parameters - s.w.parameters)  # -h / alpha
             s.w = mean.with_parameters(mean.parameters + s.h)
             s.latest = s.latest.put(back) if release == "all" else None
             s.released = {"cloud": s.w, "active": mean}.get(release) or mix(s.latest, fed.site_weights("uniform"))

@@ -59,7 +59,5 @@ def ensemble(fed: Federation, weighting: str = "uniform") -> Iterator[Round]:
     s = fed.memory(w=fed.start.expand(len(fed.sites)))
     for r in fed.rounds(s, together=False):
         s.w = fed.fit(s.w, r, keep_optimizer=True)
-        last = r.number == fed.settings.rounds
-        yield Round({"global": Ensemble(fed.gather(s.w) if last else fed.attacked(s.w.bare(), fed.start), shares)})
-    if fed.halted:
-        fed.gather(s.w)
+        yield Round({"global": Ensemble(fed.attacked(s.w.bare(), fed.start), shares)})
+    fed.gather(s.w)

@@ -1,5 +1,6 @@
 """Weight transfer: one model travels from institution to institution and trains at each."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,6 +43,9 @@ def cyclic(
     for pair in ({"iterations", "rate"}, {"sampling", "loss"}):
         if pair <= set(asked):
             raise ValueError(f"mitigation={mitigation!r}: {' and '.join(sorted(pair))} do the same, choose one of them")
+    if recalibrate and not fed.shares_statistics:
+        told = f"recalibrate=True: sites share no normalisation statistics with batchnorm={fed.settings.batchnorm!r}"
+        warnings.warn(f"{told}, nothing is recalibrated", UserWarning, stacklevel=3)
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
         stops: dict[int, Weights] = {}
@@ -64,6 +68,8 @@ def single_pass(fed: Federation, order: str = "fixed", optimizer: str = "travel"
     """
     choose("order", order, ORDERS)
     choose("optimizer", optimizer, ("travel", "reset"))
+    if fed.settings.patience is not None:
+        raise ValueError("patience would end a single pass before every site was visited: leave it out")
     rounds, sites = fed.settings.rounds, len(fed.sites)
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s, together=False):

@@ -54,6 +54,9 @@ def stable(fed: Federation, knob: str, strength: Any) -> None:
 def plain_sgd(fed: Federation, method: str, why: str, *, momentum: bool = False) -> None:
     """Warn where the derivation of a method does not cover the local optimizer."""
     settings = fed.settings
+    if settings.momentum and settings.local_optimizer != "reset":
+        told = f"{method} with local_optimizer={settings.local_optimizer!r}: it counts on a momentum that begins at 0"
+        warnings.warn(told, UserWarning, stacklevel=4)
     used = settings.optimizer if settings.optimizer != "sgd" else f"momentum={settings.momentum:g}"
     if settings.optimizer != "sgd" or (settings.momentum and not momentum):
         warnings.warn(f"{method} with {used}: {why}", UserWarning, stacklevel=4)

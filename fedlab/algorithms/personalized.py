@@ -181,7 +181,7 @@ def pfedme(
     for r in fed.rounds(s):
         sent = fed.broadcast(s.w)
         rules = [Envelope(lam, inner, r.lr if inner_lr is None else inner_lr) for _ in sent.owners]
-        back = fed.fit(sent, r, rule=rules, decays=False)
+        back = fed.fit(sent, r, rule=rules, decays=fed.settings.optimizer == "adamw")  # else theta's gradient has it
         for i, k in enumerate(back.owners):
             theta = rules[sent.owners.index(k)].theta
             s.theta = s.theta.put(_row(back, i, torch.cat([theta, back.vector[i, len(theta) :]])))

@@ -42,8 +42,8 @@ def split(
     s = fed.memory(client=client.expand(len(fed.sites)) if own else client, server=server)
     for r in fed.rounds(s):
         for k, part in turns_of(fed, r, order, turns):
-            here = s.client[k] if own else handed(fed, s.client, k, handover)
-            here = here.bare() if optimizer == "reset" else here
+            client = s.client.bare() if optimizer == "reset" else s.client
+            here = client[k] if own else handed(fed, client, k, handover)
             there, s.server = halves.fit(here, s.server, r, at=k, part=part, keep_optimizer=True)
             s.client = s.client.put(stack([there], (k,))) if own else there
             if turns == "site":

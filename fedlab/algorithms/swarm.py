@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from fedlab.aggregation import least
 from fedlab.algorithms.knobs import whole, within
 from fedlab.algorithms.registry import algorithm
 from fedlab.federation import Clock, Federation, Round
@@ -41,7 +40,7 @@ def swarm(
             mine = s.peers.only(ready) if optimizer == "keep" else s.peers.only(ready).bare()
             trained = fed.fit(mine, r, part=part, keep_optimizer=optimizer == "keep")
             s.peers = s.peers.put(trained)
-            leader = elect(fed, s, trained, leader_failure) if quorum(fed, ready, min_peers) else None
+            leader = elect(fed, s, trained, leader_failure) if quorum(fed, s, ready, min_peers) else None
             if leader is not None:
                 arrived = fed.meet(trained.bare(), leader, since=s.w)
                 s.w = fed.merge(s.w, arrived, weighting, MERGES[merge])
@@ -69,6 +68,10 @@ def _check(fed: Federation, sync: Any, min_peers: int, merge: str, optimizer: st
         )
     if merge != "mean" and fed.settings.secure_sum:
         raise ValueError(f"secure_sum=True hides single models, which merge={merge!r} must see: choose one of the two")
+    if leader_failure and fed.settings.secure_sum:
+        raise ValueError("secure_sum=True: masks serve one leader alone, so set leader_failure=0")
+    if merge == "median" and fed.settings.batchnorm == "pooled":
+        raise ValueError("merge='median' cannot tell the variance of the union: use another batchnorm than 'pooled'")
 
 
 def catch_up(fed: Federation, s: Any, r: Clock) -> None:
@@ -87,12 +90,14 @@ def intervals(fed: Federation, ready: tuple[int, ...], sync: int | None) -> list
     return [None] if sync is None else [(first, first + sync) for first in range(0, most, sync)]
 
 
-def quorum(fed: Federation, ready: tuple[int, ...], min_peers: int) -> bool:
-    """Whether enough peers are ready to merge, and for the rule of the settings to work with."""
-    needed = max(min_peers, least(fed.settings.aggregate))
+def quorum(fed: Federation, s: Any, ready: tuple[int, ...], min_peers: int) -> bool:
+    """Whether peers can merge: as many as are needed, by the rule of the settings too, and up to date."""
+    needed = max(min_peers, fed.merger.least())
     if len(ready) < needed:
         fed.note("no quorum", f"{len(ready)} of {needed} peers ready; training goes on")
-    return len(ready) >= needed
+    elif any(k in s.behind for k in ready):
+        fed.note("no quorum", "nobody who is ready has the last merge; training goes on")
+    return len(ready) >= needed and not any(k in s.behind for k in ready)
 
 
 def elect(fed: Federation, s: Any, trained: Weights, failure: float) -> int | None:

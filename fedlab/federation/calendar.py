@@ -13,7 +13,12 @@ Part = tuple[int, int] | tuple[float, float]  # of a round's steps: from .. to, 
 
 
 class Calendar(Assembly):
-    """An assembled federation whose rounds can be counted, stored and resumed."""
+    """An assembled federation whose rounds can be counted, stored and resumed.
+
+    together: whether sites meet in rounds.
+    """
+
+    together = True
 
     def memory(self, **initial: Any) -> SimpleNamespace:
         """What a checkpoint must hold: the values given, or those of the round at which a killed run stopped."""
@@ -22,6 +27,7 @@ class Calendar(Assembly):
 
     def rounds(self, memory: SimpleNamespace, *, together: bool = True) -> Iterator[Clock]:
         """The rounds still to do. together: sites meet, so that it matters who is absent, slow or fails."""
+        self.together = together
         while memory.round < self.settings.rounds and not self.halted:
             memory.round += 1
             self.journal.begin()
@@ -36,7 +42,7 @@ class Calendar(Assembly):
         total = steps or site.steps(self.settings)
         share = 1.0 if k is None else r.turnout.work.get(k, 1.0)
         most = total if share == 1 else max(1, int(total * share))
-        first, last = (int(end * total + 1e-9) if isinstance(end, float) else end for end in part or (0, total))
+        first, last = (int(end * most + 1e-9) if isinstance(end, float) else end for end in part or (0, total))
         base = ((r.turn or r.number) - 1) * total
         return base + min(first, most), base + min(last, most)
 

@@ -18,10 +18,11 @@ from fedlab.weights import Weights, mix, stack
 class Exchange(Practice):
     """A federation whose sites can exchange models.
 
-    attackable: whether a method ever took models from sites. weighting: that of the method's mean.
+    attackable: whether a method ever took models from sites. mixing: whether neighbours ever mixed theirs. weighting:
+    that of the method's mean.
     """
 
-    attackable = False
+    attackable = mixing = False
     weighting = "cases"
 
     def broadcast(self, w: Weights, **beside: Tensor) -> Weights:
@@ -43,13 +44,16 @@ class Exchange(Practice):
         beside: tensors (m, ...) of which each site sends its own row.
         """
         arrived, sizes = self.attacked(back.bare(), self.sent), []
+        kept = self.merger.enough(arrived, self.round)
+        if self.settings.secure_sum:  # who would stand alone in a sum sends nothing
+            arrived = kept
         for i, k in enumerate(arrived.owners):  # weights cross, site to server
             sizes.append(self._pass("up", k, "weights", arrived[i], masked=self.settings.secure_sum))
             sizes[-1] += sum(self._pass_tensors("up", k, what, [t[i]]) for what, t in beside.items())
             sizes[-1] += self._pass_tensors("up", k, "optimizer state", self.optimizers.crossing(k))
-        self.optimizers.average(back.owners, self._renormalised(back.owners))
+        self.optimizers.average(kept.owners, self._renormalised(kept.owners))
         self.wire.path.trip(sizes)
-        return self.merger.enough(arrived, self.round)
+        return kept
 
     def hand_over(self, w: Weights, to: int) -> Weights:
         """One model, with the optimizer state that it carries, to the next site."""
@@ -130,7 +134,7 @@ class Exchange(Practice):
 
     def to_neighbours(self, peers: Weights, links: NDArray[np.bool_]) -> None:
         """Each site's model to each of its neighbours; links (m, m): who is whose."""
-        sizes = []
+        self.mixing, sizes = True, []
         for i, k in enumerate(peers.owners):  # weights cross, site to site
             near = np.flatnonzero(links[i]).tolist()
             sizes.append(sum(self._pass("peer", k, "weights", peers[j], self.names[peers.owners[j]]) for j in near))
@@ -159,8 +163,19 @@ class Exchange(Practice):
         """Whole models leave the sites, whatever `batchnorm` says: for a method that answers with each of them."""
         self.staying.add_none()
 
+    @property
+    def shares_statistics(self) -> bool:
+        """Whether the model has normalisation statistics that are estimated and leave the sites."""
+        estimated = self.layout.mask("mean", "variance").to(self.staying.mask.device) & ~self.staying.mask
+        return self.settings.batchnorm != "frozen" and bool(estimated.any())
+
     def recalibrate(self, w: Weights) -> Weights:
-        """The model with the normalisation statistics of all sites that are there, which it visits without training."""
+        """The model with the normalisation statistics of all sites that are there, which it visits without training.
+
+        The same model where sites share no statistics.
+        """
+        if not self.shares_statistics:
+            return w
         who, holder, found = self.turnout.answering, self.holder, []
         for k in who:
             here = self.hand_over(w.bare(), to=k)
@@ -178,7 +193,8 @@ class Exchange(Practice):
             hostile = [self.names[k] for k in arrived.owners if k in self.attack.who]
             self.note("attack", f"{self.attack.name} by {', '.join(hostile) or 'nobody present'}")
             shares = self.weights(arrived.owners, self.weighting)
-            arrived = self.attack.apply(arrived, since, shares, self.settings.seed, self.round)
+            turn = self.merger.turn(self.round)
+            arrived = self.attack.apply(arrived, since, shares, self.settings.seed, self.round, turn)
         return self.staying.hidden(arrived, since)
 
     def _renormalised(self, who: tuple[int, ...]) -> NDArray[np.float64]:
@@ -189,7 +205,7 @@ class Exchange(Practice):
         """Count one model that crosses site k's border; its bytes. masked: for a secure sum, see `_show_masked`."""
         tensors = self.staying.leaving(w) if self.wire.taps and not masked else ()
         message, nbytes = Message(self.round, self.names[k], direction, other, what, tensors), self.staying.nbytes(w)
-        if masked:
+        if masked and nbytes:
             self.wire.masked[self.names[k] if other == SERVER else other] = message, w.layout
             return self.wire.count(message, nbytes)
         return self.wire.pass_on(message, nbytes)
@@ -204,7 +220,7 @@ class Exchange(Practice):
         message, layout = self.wire.masked.pop(self.names[k])
         width = torch.int32 if models.vector.dtype == torch.float32 else torch.int64
         whole = replace(models[models.owners.index(k)].bare(), vector=integers.to(width))
-        crossed = take(whole, layout) if isinstance(layout, Part) else whole
+        crossed = take(whole, layout) if isinstance(layout, Part) and layout is not whole.layout else whole
         self.wire.show(replace(message, tensors=self.staying.leaving(crossed)))
 
     def _pass_tensors(self, direction: str, k: int, what: str, tensors: Sequence[Tensor]) -> int:

@@ -16,6 +16,8 @@ from fedlab.federation.wire import Ledger
 from fedlab.metrics import HIGHER_IS_BETTER, METRICS
 from fedlab.weights import Weights, stack
 
+ATTENDANCE = {"participation": "all", "availability": 1.0, "stragglers": 0.0, "failures": 0.0}
+
 
 class Federation(Exchange):
     """Sites of a partition with one architecture, on one device.
@@ -51,7 +53,9 @@ class Federation(Exchange):
             "attack": self.attack.who and not self.attack.flips_labels and not self.attackable,
             "local_optimizer": asked.local_optimizer != "reset" and not self.optimizers.used,
             "watch_visits": asked.watch_visits and not self.watched,
+            "batchnorm": asked.batchnorm == "pooled" and not (self.merger.used or self.mixing),
         }
+        idle |= {name: getattr(asked, name) != default and not self.together for name, default in ATTENDANCE.items()}
         crossed = any(row[4] == "weights" for row in self.ledger.rows)
         return [f"{name}={getattr(asked, name)!r}" for name, is_idle in idle.items() if is_idle and crossed]
 

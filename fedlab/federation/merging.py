@@ -12,6 +12,7 @@ from fedlab.training import Training
 from fedlab.weights import Weights, toward
 
 Floats = NDArray[np.float64]
+SUMMANDS = 2  # fewer hide nothing in a secure sum
 
 
 class Merger:
@@ -19,12 +20,23 @@ class Merger:
 
     def __init__(self, settings: Training, names: tuple[str, ...], journal: Journal) -> None:
         aggregation.check(settings.aggregate, len(names))
+        if settings.secure_sum and len(names) < SUMMANDS:
+            raise ValueError("secure_sum=True with one site: a sum of one update is that update, so use more sites")
         self.settings, self.names, self.journal = settings, names, journal
-        self.used = False
+        self.used, self._latest = False, (0, 0)
+
+    def turn(self, number: int) -> int:
+        """How many merges there were in round `number` so far."""
+        return self._latest[1] if self._latest[0] == number else 0
+
+    def least(self, rule: str | None = None) -> int:
+        """The fewest models that can be merged."""
+        needed = aggregation.least(rule or self.settings.aggregate)
+        return max(needed, SUMMANDS if self.settings.secure_sum else 1)
 
     def enough(self, back: Weights, number: int, rule: str | None = None) -> Weights:
         """The models that came back; none of them where they are fewer than the rule can work with, which is noted."""
-        needed = max(1, aggregation.least(rule or self.settings.aggregate))
+        needed = self.least(rule)
         if len(back) >= needed:
             return back
         self.journal.note(number, "", "nothing merged", f"{len(back)} models came back, {needed} are needed")
@@ -43,9 +55,10 @@ class Merger:
         if not len(back) or not len(self.enough(back, number, rule)):
             return w.bare()
         text, total = rule or self.settings.aggregate, float(coefficients.sum())
-        shares = coefficients / total
+        shares, turn = coefficients / total, self.turn(number)
+        self._latest = number, turn + 1
         if self.settings.secure_sum:
-            merged, influence = secure.mean(back, shares, w, self.settings.seed, number, show), shares
+            merged, influence = secure.mean(back, shares, w, (self.settings.seed, number, turn), show), shares
         else:
             merged, influence = aggregation.rule(text)(back, shares, w)
         for k, counted in zip(back.owners, influence, strict=True):

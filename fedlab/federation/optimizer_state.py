@@ -35,7 +35,9 @@ class OptimizerState:
     def _averaged_at(self, k: int) -> list[Tensor] | None:
         """The state of all sites, with site k's own where coordinates stay there."""
         found, leaves = self.held.get(SHARED), self.staying.shared
-        if found is None or leaves is None:
+        if found is None:
+            return self.held.get(str(k))
+        if leaves is None:
             return found
         own = self.held[str(k)][0] if str(k) in self.held else torch.zeros_like(found[0])
         return [torch.where(leaves, found[0], own), found[1]]
