@@ -45,7 +45,8 @@ def compare(
     "true", or "marked" as each site's readers wrote them. A site whose labels leave the metric undefined is NaN and
     left out of mean and worst, whose notes count it. by: a setting in which runs of one method differ; it then is part
     of the method, "fedavg (normalisation=site)". use: "own", the model that each site uses; "global", the shared one
-    also where sites have their own.
+    also where sites have their own; parts that stay at sites are the sites' own in either, and methods that share no
+    model say so in their notes.
 
     Each unseen site is one more row, "unseen: Site D", in no summary; there a method without a global model stands for
     the mean of what its sites' own models reach. Then there are columns gap, gap_low, gap_high: the generalisation gap,
@@ -65,6 +66,10 @@ def compare(
     rows = []
     for method, places in scores.items():
         notes = _notes(places, home) | _remarks(places, away)
+        if use == "global" and not _shares(methods[method], home):
+            notes = {
+                site: "; ".join(filter(None, [told, "own models, none is shared"])) for site, told in notes.items()
+            }
         for site, score in places.items():
             gain = score - scores[versus][site] if versus else UNDEFINED
             terms = away if site in away.sites else home
@@ -99,6 +104,11 @@ def transfer(
                     row = {"trained_at": trained_at, "tested_on": site, "metric": terms.metric, "value": score.value}
                     rows.append(row | {"low": score.low, "high": score.high, "cases": terms.size(site)})
     return pd.DataFrame(rows, columns=["trained_at", "tested_on", "metric", "value", "low", "high", "cases"])
+
+
+def _shares(group: "list[Run]", home: Terms) -> bool:
+    """Whether a method ends with a model for all sites."""
+    return all("global" in set(kept(run, home.choice, home.stored)["model"]) for run in group)
 
 
 def _has_own(run: "Run", home: Terms) -> bool:
@@ -145,8 +155,7 @@ def _named(run: "Run", by: str | None) -> str:
 
 def _scores(group: "list[Run]", home: Terms, away: Terms, use: str, unseen: str) -> dict[str, Estimate]:
     """Site, summary of sites, or unseen site -> what a method reaches there."""
-    shared = all("global" in set(kept(run, home.choice, home.stored)["model"]) for run in group)
-    model = "global" if use == "global" and shared else None
+    model = "global" if use == "global" and _shares(group, home) else None
     scores = _each(group, home, [*home.sites, POOLED], model)
     inside = [scores[site] for site in home.scored]
     worst = np.min if HIGHER_IS_BETTER[home.metric] else np.max

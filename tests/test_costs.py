@@ -105,6 +105,12 @@ def test_personal_and_shared_models_can_be_told_apart(runs):
     )
 
 
+def test_methods_that_share_no_model_say_so(runs):
+    frame = fedlab.compare([run for run in runs if run.method in ("local", "fedavg")], draws=5, use="global")
+    told = frame.groupby("method")["note"].agg(lambda notes: notes.str.contains("own models, none is shared").mean())
+    assert told.to_dict() == {"fedavg": 0.0, "local": 1.0}
+
+
 def test_every_method_has_a_line_of_meaning():
     assert all(len(meaning) > 20 and meaning[0].isupper() for meaning in METHODS.values())
 

@@ -122,6 +122,21 @@ def test_ranking_titles_tell_the_best_its_distance_and_how_many_are_clear():
     )
 
 
+def test_ranking_titles_name_all_that_lead():
+    table = ranked(fedavg=(0.85, 0.15, 1), swarm=(0.85, 0.15, 1), cyclic=(0.8, 0.1, 0), local=(0.7, 0.0, 0))
+    told = findings.ranking(table, "auroc")
+    assert told == "fedavg and swarm are best of 3; 2 of 3 methods clearly beat local"
+
+
+def test_a_presence_title_names_all_who_were_missing_and_counts_no_idle_round():
+    states = {"A": ["led", "absent"], "B": ["absent", "took part"], "C": ["took part", "took part"]}
+    rows = [(site, number, state) for site, each in states.items() for number, state in enumerate(each, 1)]
+    table = pd.DataFrame(rows, columns=["site", "round", "state"])
+    most = "A and B were missing most, in 1 of 2 rounds"
+    assert findings.presence(table, []) == f"67 % of all site rounds counted; {most}"
+    assert findings.presence(table, [2]) == f"33 % of all site rounds counted; {most}; in 1 round nothing was merged"
+
+
 def test_ranking_titles_count_the_methods_that_are_not_the_reference():
     table = ranked(centralized=(0.9, 0.0, 0), fedavg=(0.85, -0.05, 0), cyclic=(0.8, -0.1, -1), local=(0.7, -0.2, -1))
     told = findings.ranking(table.assign(versus="centralized"), "auroc")
@@ -279,8 +294,9 @@ def test_presence_is_what_events_and_costs_tell(faulty):
         assert (place in worked) == (state in ("took part", "led", "straggled"))
     assert (table == "led").sum() == (faulty.events["event"] == "leader").sum()
     told = title(plots.presence(faulty))
-    share = table.isin(["took part", "led", "straggled"]).mean()
-    idle = faulty.events.query("event == 'no quorum'")["round"].nunique()
+    stalled = set(faulty.events.query("event == 'no quorum'")["round"])
+    merged = ~table.index.get_level_values("round").isin(stalled)
+    share, idle = (table.isin(["took part", "led", "straggled"]) & merged).mean(), len(stalled)
     assert told.startswith(f"{100 * share:.0f} % of all site rounds counted")
     assert told.endswith(f"in {idle} round{'s' * (idle != 1)} nothing was merged")
 

@@ -479,8 +479,8 @@ def gains(*values: tuple[float, int]) -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("rows", "title"),
     [
-        ([(5, 1), (6, 1)], "clearly beats local at all 2 sites; it gains most at Site B, the smallest"),
-        ([(6, 1), (5, 0)], "beats local at all 2 sites, clearly at 1; it gains most at Site A, the largest"),
+        ([(5, 1), (6, 1)], "clearly beats local at both sites; it gains most at Site B, the smallest"),
+        ([(6, 1), (5, 0)], "beats local at both sites, clearly at 1; it gains most at Site A, the largest"),
         ([(1, 0), (5, 0), (2, 0)], "beats local at all 3 sites, nowhere clearly; it gains most at Site B"),
         (
             [(5, 1), (-6, -1)],
@@ -492,7 +492,7 @@ def gains(*values: tuple[float, int]) -> pd.DataFrame:
         ),
         ([(-5, 0), (-6, 0)], "beats local at none of 2 sites"),
         ([(-5, -1), (-6, -1)], "beats local at none of 2 sites and clearly loses at all"),
-        ([(5, 1), (6, 1), (np.nan, 0)], "clearly beats local at all 2 sites; it gains most at Site B"),
+        ([(5, 1), (6, 1), (np.nan, 0)], "clearly beats local at both sites; it gains most at Site B"),
         ([(5, 1)], "clearly beats local at Site A"),
         ([(5, 0)], "does not clearly beat local at Site A"),
         ([(-5, -1)], "clearly loses to local at Site A"),
@@ -511,8 +511,8 @@ def test_transfer_titles_tell_diagonal_dominance():
     dominance = np.diag(square).mean() - square[~np.eye(2, dtype=bool)].mean()
     assert dominance == pytest.approx(0.2)
     home = "fedavg beats the home model at 1 of 2 sites"
-    assert titles.transfer(values, "auroc") == f"Local models lose 20.0 points away from home; {home}"
-    assert "Local models gain 0.200 Brier score away" in titles.transfer(values, "brier")
+    assert titles.transfer(values, "auroc") == f"Sites' own models lose 20.0 points away from home; {home}"
+    assert "Sites' own models gain 0.200 Brier score away" in titles.transfer(values, "brier")
     assert titles.transfer(values.loc[["A"], ["A"]], "auroc") == "AUROC of each model at each site"
 
 

@@ -115,7 +115,7 @@ def test_doses_draw_medians_over_seeds_in_their_null_band():
     title = plots.doses(frame).figure.axes[0].get_title(loc="left").replace("\n", " ")
     assert (
         title
-        == "The measured shift rises with the dose on all 2 axes; at dose 0 it is chance; no other axis leaves chance"
+        == "The measured shift rises with the dose on both axes; at dose 0 it is chance; no other axis leaves chance"
     )
     flat = frame.assign(value=np.where(frame["axis"] == "acquisition", 0.5 - frame["dose"], frame["value"]))
     assert "on 1 of 2 axes" in plots.doses(flat).figure.axes[0].get_title(loc="left").replace("\n", " ")

@@ -280,7 +280,7 @@ def qfedavg(fed: Federation, q: float = 0.2) -> Iterator[Round]:
     """Averaging that counts sites with a high loss for more (Li 2020).
 
     arXiv:1905.10497, Algorithm 2. With F_k the loss of all training cases at w and L = 1/lr: w = w - sum F_k^q L (w -
-    w_k) / sum [q F_k^(q-1) |L (w - w_k)|^2 + L F_k^q]. q = 0 is fedavg with uniform weights; n_k has no part in it.
+    w_k) / sum [q F_k^(q-1) |L (w - w_k)|^2 + L F_k^q]. q = 0 is uniform fedavg. No robust rule reaches the sum.
     """
     at_least("q", q, 0)
     s = fed.memory(w=fed.start)

@@ -28,11 +28,12 @@ def cyclic(
     optimizer="travel" hands over its state with the weights: then this is centralized SGD on the batches in order of
     sites. "reset" begins afresh at each site. With one site it is `local`. The model remembers its last site best:
     compare orders. mitigation: for unequal sites (Balachandar 2020, doi:10.1093/jamia/ocaa017), one or several of
-    "iterations" (steps in proportion to cases), "rate" (learning rate in proportion to cases, equal steps), "sampling"
-    (batches in which classes are met alike), "loss" (cases weighed by class). release: after a cycle the "last" model,
-    or the one that did "best" on the validation cases of the site it left; training goes on from the last (Sheller
-    2018). recalibrate: batch normalisation statistics are those of one more pass over all sites, not of the last one.
-    Absent sites are left out.
+    "iterations" (steps in proportion to cases; so they are anyway with `local_epochs`), "rate" (learning rate in
+    proportion to cases, equal steps), "sampling" (batches in which classes are met alike), "loss" (cases weighed by
+    class); the equations are a reading of the abstract. release: after a cycle the "last" model, or the one that did
+    "best" on the validation cases of the site it left; training goes on from the last (Sheller 2018). recalibrate:
+    batch normalisation statistics are those of one more pass over all sites, not of the last one. Absent sites are left
+    out.
     """
     choose("order", order, ORDERS)
     choose("optimizer", optimizer, ("travel", "reset"))

@@ -80,9 +80,10 @@ def splitfed(
 
     arXiv:2004.12088. version=1: the server keeps a copy of its half for each site and averages them, as clients are
     averaged: fedavg, bit for bit. version=2: one server half that learns from one site after the other, in random
-    order. version=3: clients are never averaged: lg_fedavg. optimizer: "reset" in every round; "keep": the server's
-    goes on over rounds in version 2; "reference": the server's begins afresh in every step, as in the authors' code,
-    where Adam then takes steps of plus or minus lr. cut, tail: as in `split`. Departs: weights of the mean by cases.
+    order. version=3: clients are never averaged (Gawali 2020, arXiv:2012.12591): lg_fedavg. optimizer: "reset" in every
+    round; "keep": the server's goes on over rounds in version 2; "reference": the server's begins afresh in every step,
+    as in the authors' code, where Adam then takes steps of plus or minus lr. cut, tail: as in `split`. Departs: weights
+    of the mean by cases.
     """
     choose("version", version, (1, 2, 3))
     choose("optimizer", optimizer, ("reset", "keep", "reference"))

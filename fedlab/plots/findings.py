@@ -1,5 +1,7 @@
 """The findings that titles of figures on methods state, computed from the tables that the figures draw."""
 
+from collections.abc import Collection, Sized
+
 import pandas as pd
 
 from fedlab.plots.style import family, is_federated, metric_label, rises
@@ -25,13 +27,14 @@ def ranking(table: pd.DataFrame, metric: str) -> str:
     shared = known[known["method"].map(is_federated)]
     others = known[known["gain"].notna() & (known["method"] != known["versus"])]
     best = str((shared if len(shared) else known)["method"].iloc[0])
-    told = f"{best} is best of {len(shared)}" if len(shared) > 1 else f"{best} leads"
+    level = list(shared.loc[shared["value"] == shared["value"].iloc[0], "method"]) if len(shared) else [best]
+    told = f"{listed(level)} {_are(level)} best of {len(shared)}" if len(shared) > 1 else f"{best} leads"
     central = known.loc[known["method"].map(family) == "centralized", "value"]
     value = float(known.loc[known["method"] == best, "value"].iloc[0])
     if len(central) and family(best) != "centralized":
         gain = (value - float(central.iloc[0])) * (1 if rises(metric) else -1)
-        level = number(gain, metric)[1:] == number(0.0, metric)[1:]
-        told += ", level with centralized" if level else f", {distance(gain, metric)} {_side(gain)} centralized"
+        equal = number(gain, metric)[1:] == number(0.0, metric)[1:]
+        told += ", level with centralized" if equal else f", {distance(gain, metric)} {_side(gain)} centralized"
     return told + (f"; {_clear(others)}" if len(others) else "")
 
 
@@ -70,7 +73,11 @@ def price(table: pd.DataFrame, metric: str, against: str) -> str:
 
 def _who(tied: pd.DataFrame) -> str:
     """ "a is", or "a and b are" where methods tie."""
-    return f"{listed(list(tied['method']))} {'is' if len(tied) == 1 else 'are'}"
+    return f"{listed(list(tied['method']))} {_are(tied)}"
+
+
+def _are(several: Sized) -> str:
+    return "is" if len(several) == 1 else "are"
 
 
 def _cost(value: float) -> str:
@@ -93,15 +100,16 @@ def forgetting(falls: pd.Series, metric: str) -> str:
     return told + (f", most at {worst} ({distance(lost[worst], metric)})" if lost[worst] > 0 and len(lost) > 1 else "")
 
 
-def presence(table: pd.DataFrame, idle: int) -> str:
-    """The share of site rounds that counted, who was missing most, and how many rounds merged nothing."""
-    counted = table["state"].isin(["took part", "led", "straggled"])
-    missing = (~counted).groupby(table["site"]).sum()
-    rounds = table["round"].nunique()
-    told = f"{percent(counted.mean())} of all site rounds counted"
-    if missing.max() > 0:
-        told += f"; {missing.idxmax()} was missing most, in {int(missing.max())} of {rounds} rounds"
-    return told + (f"; in {idle} round{'s' * (idle != 1)} nothing was merged" if idle else "")
+def presence(table: pd.DataFrame, idle: Collection[int]) -> str:
+    """The share of site rounds that counted, who was missing most, and how many rounds merged nothing (`idle`)."""
+    there = table["state"].isin(["took part", "led", "straggled"])
+    missing = (~there).groupby(table["site"]).sum()
+    told = f"{percent((there & ~table['round'].isin(idle)).mean())} of all site rounds counted"
+    if (most := int(missing.max())) > 0:
+        who = list(missing.index[missing == most])
+        was = f"{listed(who)} {'was' if len(who) == 1 else 'were'} missing most"
+        told += f"; {was}, in {most} of {table['round'].nunique()} rounds"
+    return told + (f"; in {len(idle)} round{'s' * (len(idle) != 1)} nothing was merged" if idle else "")
 
 
 def leakage(table: pd.DataFrame) -> str:

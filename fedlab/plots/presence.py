@@ -49,7 +49,7 @@ def presence(run: Any, *, ax: Axes | None = None) -> style.Drawing:
         ax.set_xlabel("round" + (" (shaded: nothing merged)" if idle else ""))
         ax.tick_params(axis="y", length=0)
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
-        style.headline(ax, findings.presence(table, len(idle)))
+        style.headline(ax, findings.presence(table, idle))
     return style.Drawing(style.root(ax), table)
 
 

@@ -13,6 +13,7 @@ from fedlab.plots.reading import listed
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+ALIKE = 1.01  # factor between costs that are told apart
 AXES = {"megabytes": "megabytes that crossed institutions' borders", "estimated minutes": "estimated minutes"}
 
 
@@ -38,7 +39,7 @@ def price(
         for row in sends.itertuples():
             role = roles[str(row.method)]
             ax.plot(row.cost, row.value, marker=role.marker, color=role.color, ls="none", ms=8, zorder=3)
-        ax.set_xscale("log")
+        _logarithmic(ax)
         _room(ax, drawn)
         for row in drawn[drawn["cost"] <= 0].itertuples():
             ax.axhline(row.value, color=roles[str(row.method)].color, lw=1.2, dashes=(4, 2), zorder=1)
@@ -67,12 +68,25 @@ def price_table(runs: list[Any], against: str, bandwidth: float, latency: float)
 
 
 def unbeaten(score: pd.Series, cost: pd.Series, among: pd.Series) -> pd.Series:
-    """Whether none of the methods `among` is at least as good and as cheap, and strictly better in one of the two."""
+    """Whether none of the methods `among` is at least as good and as cheap, and strictly better in one of the two.
+
+    Costs within a hundredth of each other are alike.
+    """
     beaten = [
-        (among & (score >= s) & (cost <= c) & ((score > s) | (cost < c))).any()
+        (among & (score >= s) & (cost <= ALIKE * c) & ((score > s) | (ALIKE * cost < c))).any()
         for s, c in zip(score, cost, strict=True)
     ]
     return ~pd.Series(beaten, score.index, dtype=bool)
+
+
+def _logarithmic(ax: Axes) -> None:
+    """Costs by their ratio, labelled in plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _room(ax: Axes, drawn: pd.DataFrame) -> None:

@@ -23,7 +23,7 @@ def number(difference: float, metric: str) -> str:
     if not np.isfinite(difference):
         return "–"
     text = f"{difference:+.3f}" if metric in NATURAL_UNIT else f"{100 * difference:+.1f}"
-    return text.replace("-", "−")
+    return text.replace("-", "−" if float(text) else "+")
 
 
 def unit(metric: str) -> str:
@@ -48,7 +48,8 @@ def count(some: int, sites: int, things: str = "sites") -> str:
     """How many of the sites (or other things), in words where it is all or none."""
     if sites == 1:
         return "the only site" if some else "no site"
-    return f"all {sites} {things}" if some == sites else f"{some or 'none'} of {sites} {things}"
+    whole = f"both {things}" if sites == 2 else f"all {sites} {things}"
+    return whole if some == sites else f"{some or 'none'} of {sites} {things}"
 
 
 def label_skew(counts: pd.DataFrame) -> float:
@@ -184,8 +185,8 @@ def transfer(values: pd.DataFrame, metric: str) -> str:
 
 def _away(lost: float, metric: str) -> str:
     if number(lost, metric)[1:] == number(0.0, metric)[1:]:
-        return "Local models lose nothing away from home"
-    return f"Local models {'lose' if lost > 0 else 'gain'} {distance(lost, metric)} away from home"
+        return "Sites' own models lose nothing away from home"
+    return f"Sites' own models {'lose' if lost > 0 else 'gain'} {distance(lost, metric)} away from home"
 
 
 def samples(brightness: pd.Series, scanners: int | None) -> str:
