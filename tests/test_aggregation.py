@@ -1,5 +1,6 @@
 """Rules of merging: laws of location, breakdown, what a hostile site can do to each, and sums that show no addend."""
 
+import re
 import warnings
 
 import numpy as np
@@ -55,6 +56,19 @@ def test_influence_is_a_share_of_the_whole(text):
 
 
 @pytest.mark.parametrize("text", ["median", "trimmed(0.2)", "geomedian", "krum(f=1)", "multikrum(f=1)", "mean"])
+def test_influence_is_of_the_coordinates_that_differ(text):
+    """Coordinates in which all models agree, such as those that stay at sites, are due to nobody."""
+    stack = random_models(5)
+    shares, w = np.full(5, 0.2), random_models(1, seed=9)[0]
+    padded = models(np.concatenate([stack.vector.numpy(), np.zeros((5, 300))], 1))
+    around = models(np.concatenate([w.vector.numpy()[None], np.zeros((1, 300))], 1))[0]
+    found, alone = (rule(text)(each, shares, at).influence for each, at in ((padded, around), (stack, w)))
+    np.testing.assert_allclose(found, alone, atol=1e-12)
+    alike = models(np.ones((5, 4)))
+    np.testing.assert_allclose(rule("median")(alike, shares, alike[0]).influence, 0.2)
+
+
+@pytest.mark.parametrize("text", RULES)
 def test_merging_moves_with_the_models(text):
     """Adding a vector to all models adds it to the result; it does not matter whether models or updates are merged."""
     stack, by = random_models(7), torch.linspace(-2, 3, 12, dtype=torch.float64)
@@ -117,6 +131,18 @@ def test_krum_is_its_definition():
     order = np.argsort(scores)
     assert torch.equal(merged("krum(f=2)", stack), stack.vector[order[0]])
     assert np.abs(merged("multikrum(f=2, c=3)", stack).numpy() - x[order[:3]].mean(0)).max() < 1e-14
+
+
+@pytest.mark.parametrize("text", ["krum(f=0)", "multikrum(f=0, c=2)"])
+def test_krum_may_choose_models_of_no_weight(text):
+    """Those of agnostic learning may be 0: the chosen count alike then."""
+    stack = models([[0.0, 0], [0.1, 0], [0.2, 0], [9.0, 0], [-9.0, 5.0]])
+    shares = np.array([0.0, 0, 0, 0.5, 0.5])
+    found = rule(text)(stack, shares, stack[0])
+    assert found.influence.sum() == 1 and set(np.flatnonzero(found.influence)) <= {0, 1, 2}
+    assert torch.isfinite(found.model.vector).all()
+    with pytest.raises(ValueError, match="must be 5 non-negative numbers that sum to 1"):
+        mix(stack, np.full(5, np.nan))
 
 
 def test_krum_gives_ties_to_the_first_site():
@@ -395,3 +421,48 @@ def test_every_rule_says_how_few_models_it_needs():
         assert torch.isfinite(merged(name, random_models(size))).all()
     with pytest.raises(aggregation.TooFewError):
         merged("multikrum(f=0, c=9)", random_models(4))
+
+
+@pytest.mark.parametrize("method", ["fedavg", "feddyn(alpha=1.0)", "scaffold", "fedadam", "pfedme"])
+def test_one_boundless_update_does_not_get_past_the_median(method):
+    part, changes = partition(sizes=(24, 40, 16, 8, 12)), {"rounds": 2, "batchnorm": "group", "aggregate": "median"}
+    moved = []
+    for attack in ("none", "scaled(boost=1000)"):
+        fed = federation(part, attack=attack, **changes)
+        moved.append(float((last(method, fed).parameters - fed.start.parameters).norm()))
+    assert moved[1] < 2 * moved[0]
+
+
+def test_a_median_cannot_pool_variances():
+    for changes in ({"aggregate": "median"}, {"aggregate": "trimmed(0.2)"}):
+        with pytest.raises(ValueError, match="goes by coordinates and cannot tell the variance of the union"):
+            fedlab.Experiment(batchnorm="pooled", **changes)
+    fedlab.Experiment(batchnorm="pooled", aggregate="geomedian")
+    with pytest.raises(ValueError, match="merge='median' cannot tell the variance of the union"):
+        last("swarm(merge='median')", federation(batchnorm="pooled"))
+
+
+IDLE = {  # (method, setting) -> what is told of it
+    ("cyclic", "batchnorm"): "pooled",
+    ("split", "batchnorm"): "pooled",
+    ("ensemble", "failures"): 0.5,
+    ("ensemble", "availability"): 0.5,
+    ("single_pass", "participation"): "sample(0.5)",
+    ("ensemble", "stragglers"): 0.5,
+}
+
+
+@pytest.mark.parametrize("method,setting", IDLE)
+def test_settings_of_rounds_and_merges_that_do_nothing_are_told(method, setting, tmp_path):
+    value = IDLE[method, setting]
+    asked = {"model": "small_cnn(width=4, depth=2)", "rounds": 1, "local_steps": 1, "method": method, setting: value}
+    with pytest.warns(UserWarning, match=re.escape(f"{setting}={value!r}: no effect on '{method}'")):
+        fedlab.run(fedlab.Experiment(**asked), partition(), folder=tmp_path)
+
+
+@pytest.mark.parametrize("method", ["gossip", "splitfed", "fedavg"])
+def test_pooled_variances_are_pooled_wherever_models_are_merged(method, tmp_path):
+    asked = {"model": "small_cnn(width=4, depth=2)", "rounds": 1, "local_steps": 1, "method": method}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fedlab.run(fedlab.Experiment(batchnorm="pooled", **asked), partition(), folder=tmp_path)

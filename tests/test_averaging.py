@@ -396,6 +396,22 @@ def test_shared_optimizer_state_is_averaged_and_crosses():
     assert plain.ledger.frame().query("what == 'optimizer state'").empty
 
 
+def test_moments_of_models_that_were_not_merged_are_not_averaged():
+    """Two of five answer, krum needs five: no merge, and no shared state either."""
+    part = partition(sizes=(24, 40, 16, 8, 12))
+    there = [1.0, 1.0, 0.0, 0.0, 0.0]
+    fed = federation(part, momentum=0.9, local_optimizer="share", aggregate="krum", availability=there)
+    last("fedavg", fed)
+    assert "shared" not in fed.optimizers.held
+    assert {event for *_, event, _ in fed.journal.events} == {"absent", "nothing merged"}
+
+
+@pytest.mark.parametrize("method", ["scaffold", "fednova"])
+def test_methods_that_count_gradients_want_a_momentum_that_begins_at_nothing(method):
+    with pytest.warns(UserWarning, match=f"{method} with local_optimizer='keep': it counts on a momentum that begins"):
+        last(method, federation(momentum=0.9, local_optimizer="keep"))
+
+
 def test_sites_that_do_the_same_share_their_state_without_loss():
     data, changes = cases(20), {"batch_size": None, "local_steps": 3, "rounds": 3, "optimizer": "adam", "lr": 0.01}
     one, three = (

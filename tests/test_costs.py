@@ -124,6 +124,11 @@ def test_the_models_of_an_ensemble_travel_once(runs, tmp_path):
     early = run.experiment.with_(rounds=30, patience=1, lr=0.0)
     stopped = fedlab.run(early, partition(), folder=tmp_path)
     assert stopped.rounds["round"].max() == 2 and stopped.ledger["round"].tolist() == [2] * 4
+    barely = fedlab.run(early.with_(rounds=2), partition(), folder=tmp_path)
+    for each in (stopped, barely):
+        assert each.ledger["messages"].tolist() == [1] * 4 and critical_path(each)["messages"] == 1
+        rows = each.rounds.query("round == 2 and metric == 'loss' and split == 'train'")
+        assert set(rows["bytes"]) == set(size["bytes"])
 
 
 def test_paths_of_rounds_add_up(runs):

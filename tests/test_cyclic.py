@@ -322,3 +322,17 @@ def _schedule():
     SCHEDULES.add(rising_at_the_end)
     yield
     SCHEDULES.remove("rising_at_the_end")
+
+
+@pytest.mark.parametrize("batchnorm", ["group", "frozen", "silobn", "fedbn"])
+def test_where_sites_share_no_statistics_there_is_nothing_to_recalibrate(batchnorm):
+    plain, again = (federation(batchnorm=batchnorm) for _ in range(2))
+    w = last("cyclic", plain)
+    with pytest.warns(UserWarning, match="recalibrate=True: sites share no normalisation statistics.*nothing"):
+        assert same(last("cyclic(recalibrate=True)", again), w)
+    assert again.ledger.rows == plain.ledger.rows
+
+
+def test_a_single_pass_does_not_lose_patience():
+    with pytest.raises(ValueError, match="patience would end a single pass before every site was visited"):
+        last("single_pass", federation(patience=2))

@@ -292,3 +292,29 @@ def test_a_head_that_would_never_train_is_warned_of():
         warnings.simplefilter("error")
         last("fedrep", federation(local_steps=2))
         last("fedrep(head_epochs=0)", federation(local_steps=1))
+
+
+def test_a_head_that_shares_its_optimizer_with_nobody_keeps_it_within_the_round():
+    """The base is trained after the head: the head's momentum is still there at the end."""
+    for policy in ("keep", "share"):
+        fed = federation(rounds=1, momentum=0.9, local_optimizer=policy, local_steps=12)
+        last("fedrep(head_epochs=1)", fed)
+        personal = head(fed)[: fed.layout.parameters]
+        assert all(fed.optimizers.begin(fed.start, k).moments[0, personal].any() for k in range(4)), policy
+
+
+def test_stragglers_shorten_head_and_base_alike():
+    """Half of the steps is half of the head's and half of the base's."""
+    whole, slow = federation(rounds=1, local_steps=20), federation(rounds=1, local_steps=20, stragglers=1.0, seed=1)
+    now = first_round(slow)
+    for k, share in now.turnout.work.items():
+        most = max(1, int(20 * share))
+        parts = [slow.span(now, slow.sites[k], k, None, part) for part in ((0.0, 0.75), (0.75, 1.0))]
+        assert parts == [(0, int(0.75 * most)), (int(0.75 * most), most)]
+    assert len(now.turnout.work) == 4 and whole.sites[0].steps(whole.settings) == 20
+
+
+def test_weight_decay_reaches_pfedme_with_every_optimizer():
+    for optimizer in ("sgd", "adam", "adamw"):
+        a, b = (last("pfedme", federation(optimizer=optimizer, weight_decay=d, lr=0.01)) for d in (0.0, 1.0))
+        assert not same(a, b), optimizer

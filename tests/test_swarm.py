@@ -6,8 +6,9 @@ import torch
 from worlds import ends, error, federation, last, partition, same
 
 import fedlab
-from fedlab.algorithms import swarm
+from fedlab.algorithms import start, swarm
 from fedlab.topology import TOPOLOGIES, links, metropolis
+from fedlab.turnout import Attendance, Turnout
 from fedlab.weights import mix
 
 RNG = np.random.default_rng(0)
@@ -238,3 +239,15 @@ def test_swarm_and_gossip_in_a_run_folder(tmp_path):
     assert list(ours.events) == ["round", "site", "event", "detail"] and "leader" in set(ours.events["event"])
     assert "consensus distance" in set(theirs.rounds["metric"])
     assert set(theirs.predictions["model"]) == {"global", "Site A", "Site B", "Site C", "Site D"}
+
+
+def test_peers_that_all_missed_the_last_merge_do_not_merge_without_it(monkeypatch):
+    """Sites B and C merged, then A and D are there alone: they train, and the last merge stays the last one."""
+    there = {1: (1, 2), 2: (0, 3), 3: (0, 1, 2, 3)}
+    monkeypatch.setattr(Attendance, "at", lambda self, number: Turnout(dict.fromkeys(there[number], 1)))
+    fed = federation(rounds=3)
+    found = [outcome.models["global"] for outcome in start("swarm", fed)]
+    assert same(found[0], found[1]) and not same(found[1], found[2])
+    assert [detail for _, _, event, detail in fed.journal.events if event == "no quorum"] == [
+        "nobody who is ready has the last merge; training goes on"
+    ]

@@ -60,6 +60,17 @@ def test_a_travelling_optimizer_weighs_as_much_as_its_state(optimizer, slots):  
     assert set(again.ledger.frame()["bytes"]) == {M}
 
 
+@pytest.mark.parametrize("handover", ["peer", "server"])
+@pytest.mark.parametrize("turns", ["site", "batch"])
+def test_an_optimizer_that_begins_afresh_does_not_travel(handover, turns):
+    sent = []
+    for optimizer, momentum in (("travel", 0.9), ("reset", 0.9), ("reset", 0.0)):
+        fed = federation(rounds=1, momentum=momentum)
+        last(f"split(optimizer={optimizer!r}, turns={turns!r}, handover={handover!r})", fed)
+        sent.append(fed.ledger.frame().query("what == 'weights'")["bytes"].sum())
+    assert sent[0] > sent[1] == sent[2]
+
+
 @pytest.mark.parametrize(
     "policy,kinds", [("silobn", ("mean", "variance")), ("fedbn", ("mean", "variance", "batchnorm"))]
 )
