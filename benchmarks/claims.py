@@ -77,16 +77,17 @@ def gains(pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[str
     yield from zip(differences, differences.values(), holm(p), strict=True)
 
 
-def verdict(holds: bool | int, of: int = 1) -> str:
-    return {0: "no", of: "yes"}.get(int(holds), f"in {int(holds)} of {of}")
+def verdict(*holds: bool) -> str:
+    """Whether all conditions hold, or how many of them."""
+    count = sum(bool(each) for each in holds)
+    return {0: "no", len(holds): "yes"}.get(count, f"in {count} of {len(holds)}")
 
 
 def repaired(pairs: dict[str, tuple[np.ndarray, np.ndarray]], claim: str, experiment: str, rule: str) -> Verdict:
     """Whether a remedy gains clearly, in each pair of scores without and with it."""
     found = list(gains(pairs))
     rows = "; ".join(f"{name}: {told(d)} (p {p:.3f})" for name, d, p in found)
-    clear = sum(d.mean() > 0 and p < 0.05 for _, d, p in found)
-    return Verdict(claim, experiment, rule, rows, verdict(clear, len(found)))
+    return Verdict(claim, experiment, rule, rows, verdict(*(d.mean() > 0 and p < 0.05 for _, d, p in found)))
 
 
 @claim
@@ -106,7 +107,7 @@ def normal(pool: ProcessPoolExecutor) -> Verdict:
         "phantoms, 4 alike sites, 20 epochs in visits of 1, 5, 20; pooled AUROC, 10 seeds",
         "gap to centralized at most 0.02 (upper end of its one-sided 95 % interval); monotone in the length of a visit",
         f"centralized {told(central)}; {found}; upper end of the gap {upper:+.3f}",
-        verdict((upper < 0.02) + (means == sorted(means, reverse=True)), 2),
+        verdict(upper < 0.02, means == sorted(means, reverse=True)),
     )
 
 
@@ -182,7 +183,7 @@ def ladder(pool: ProcessPoolExecutor) -> Verdict:
         "phantoms, 4 sites, quantity, prevalence and acquisition .3; pooled AUROC, 10 seeds",
         "ordering of the means",
         ", ".join(f"{m} {told(each)}" for m, each in found.items()),
-        verdict((low < min(middle)) + (max(middle) < mean["centralized"]), 2),
+        verdict(low < min(middle), max(middle) < mean["centralized"]),
     )
 
 
@@ -201,7 +202,7 @@ def many(pool: ProcessPoolExecutor) -> Verdict:
         "phantoms dealt to 1 .. 50 alike sites; pooled AUROC, 5 seeds",
         "slope of split learning over log K not below -0.01, that of local training below it",
         f"slopes {slope['split']:+.4f} (split) and {slope['local']:+.4f} (local); split against local: {rows}",
-        verdict((slope["split"] >= -0.01) + (slope["local"] < -0.01), 2),
+        verdict(slope["split"] >= -0.01, slope["local"] < -0.01),
     )
 
 
@@ -225,7 +226,7 @@ def benefit(pool: ProcessPoolExecutor) -> Verdict:
         "phantoms, 8 sites, quantity .3 and acquisition .5; AUROC, 10 seeds",
         "rank correlation of gain and size below 0; gain of fedavg over local models away from home above that at home",
         f"rank correlation {rho:+.2f}; gain away {away:+.3f}, at home {home:+.3f}",
-        verdict((rho < 0) + (away > home), 2),
+        verdict(rho < 0, away > home),
     )
 
 
@@ -240,13 +241,13 @@ def scanners(pool: ProcessPoolExecutor) -> Verdict:
     }
     crossing = {policy: next((h for h in doses if found[h, policy] > found[h, "avg"]), None) for policy in policies[1:]}
     rows = "; ".join(f"{h}: " + ", ".join(f"{p} {found[h, p]:.3f}" for p in policies) for h in doses)
-    beats = sum(found[1.0, policy] > found[1.0, "avg"] for policy in ("fedbn", "silobn"))
+    beats = [found[1.0, policy] > found[1.0, "avg"] for policy in ("fedbn", "silobn")]
     return Verdict(
         "Under acquisition shift local normalisation (FedBN, SiloBN) beats averaging on a site's own cases",
         "phantoms, 4 sites, acquisition 0 .. 1, fedavg; mean of sites of AUROC, 5 seeds",
         "both above averaged normalisation at dose 1; the crossing point is reported",
         f"first dose above avg: {', '.join(f'{p} {c}' for p, c in crossing.items())}; {rows}",
-        verdict(beats, 2),
+        verdict(*beats),
     )
 
 
@@ -259,38 +260,38 @@ def tables() -> dict[str, pd.DataFrame]:
 @claim
 def servers(pool: ProcessPoolExecutor) -> Verdict:
     """Server optimizers against the proximal term."""
-    rows, wins = [], 0
+    rows, wins = [], []
     for name, frame in tables().items():
         mean = frame.loc["pooled"]["value"]
         gain = {m: mean[m] - mean["fedavg"] for m in ("fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad")}
         best = max(value for method, value in gain.items() if method != "fedprox")
-        wins += best > gain["fedprox"]
+        wins.append(best > gain["fedprox"])
         rows.append(f"{name}: " + ", ".join(f"{m} {g:+.3f}" for m, g in gain.items()))
     return Verdict(
         "Momentum or adaptivity at the server helps more than a proximal term",
         "all federations of the tables of methods; pooled AUROC less that of fedavg",
         "the best server optimizer gains more than fedprox",
         "; ".join(rows),
-        verdict(wins, len(rows)),
+        verdict(*wins),
     )
 
 
 @claim
 def fairness(pool: ProcessPoolExecutor) -> Verdict:
     """The worst site."""
-    rows, wins = [], 0
+    rows, wins = [], []
     for name, frame in tables().items():
         worst, mean = frame.loc["worst site"]["value"], frame.loc["mean of sites"]["value"]
         for method in ("qfedavg", "afl"):
             up, cost = worst[method] - worst["fedavg"], mean[method] - mean["fedavg"]
-            wins += up > 0 and cost <= 0
+            wins.append(up > 0 and cost <= 0)
             rows.append(f"{name}, {method}: worst {up:+.3f}, mean {cost:+.3f}")
     return Verdict(
         "q-FedAvg and agnostic learning lift the worst site at a cost in the mean",
         "all federations of the tables of methods; AUROC less that of fedavg",
         "worst site up, mean down or equal",
         "; ".join(rows),
-        verdict(wins, len(rows)),
+        verdict(*wins),
     )
 
 
