@@ -305,13 +305,13 @@ def test_a_head_that_shares_its_optimizer_with_nobody_keeps_it_within_the_round(
 
 def test_stragglers_shorten_head_and_base_alike():
     """Half of the steps is half of the head's and half of the base's."""
-    whole, slow = federation(rounds=1, local_steps=20), federation(rounds=1, local_steps=20, stragglers=1.0, seed=1)
+    slow = federation(rounds=1, local_steps=20, stragglers=1.0, seed=1)
     now = first_round(slow)
     for k, share in now.turnout.work.items():
         most = max(1, int(20 * share))
         parts = [slow.span(now, slow.sites[k], k, None, part) for part in ((0.0, 0.75), (0.75, 1.0))]
         assert parts == [(0, int(0.75 * most)), (int(0.75 * most), most)]
-    assert len(now.turnout.work) == 4 and whole.sites[0].steps(whole.settings) == 20
+    assert len(now.turnout.work) == 4
 
 
 def test_weight_decay_reaches_pfedme_with_every_optimizer():

@@ -92,12 +92,14 @@ def intervals(fed: Federation, ready: tuple[int, ...], sync: int | None) -> list
 
 def quorum(fed: Federation, s: Any, ready: tuple[int, ...], min_peers: int) -> bool:
     """Whether peers can merge: as many as are needed, by the rule of the settings too, and up to date."""
-    needed = max(min_peers, fed.merger.least())
+    needed, lacks = max(min_peers, fed.merger.least()), ""
     if len(ready) < needed:
-        fed.note("no quorum", f"{len(ready)} of {needed} peers ready; training goes on")
+        lacks = f"{len(ready)} of {needed} peers ready"
     elif any(k in s.behind for k in ready):
-        fed.note("no quorum", "nobody who is ready has the last merge; training goes on")
-    return len(ready) >= needed and not any(k in s.behind for k in ready)
+        lacks = "nobody who is ready has the last merge"
+    if lacks:
+        fed.note("no quorum", f"{lacks}; training goes on")
+    return not lacks
 
 
 def elect(fed: Federation, s: Any, trained: Weights, failure: float) -> int | None:

@@ -16,7 +16,7 @@ from fedlab.federation.wire import Ledger
 from fedlab.metrics import HIGHER_IS_BETTER, METRICS
 from fedlab.weights import Weights, stack
 
-ATTENDANCE = {"participation": "all", "availability": 1.0, "stragglers": 0.0, "failures": 0.0}
+ATTENDANCE = ("participation", "availability", "stragglers", "failures")  # settings of rounds in which sites meet
 
 
 class Federation(Exchange):
@@ -55,7 +55,8 @@ class Federation(Exchange):
             "watch_visits": asked.watch_visits and not self.watched,
             "batchnorm": asked.batchnorm == "pooled" and not (self.merger.used or self.mixing),
         }
-        idle |= {name: getattr(asked, name) != default and not self.together for name, default in ATTENDANCE.items()}
+        fields = type(asked).model_fields
+        idle |= {n: getattr(asked, n) != fields[n].default and not self.together for n in ATTENDANCE}
         crossed = any(row[4] == "weights" for row in self.ledger.rows)
         return [f"{name}={getattr(asked, name)!r}" for name, is_idle in idle.items() if is_idle and crossed]
 
