@@ -17,6 +17,8 @@ ACQUAINTED = "global, own statistics"  # an unseen site's second model: statisti
 Models = dict[str, Model]
 Place = tuple[str, str]  # site and split
 Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
+Asked = tuple[Weights | Ensemble, str, str, str, Index]  # model, its owner, site, split, cases
 
 
 class Evaluation:
@@ -59,24 +61,26 @@ class Evaluation:
 
     def predictions(self, models: Models, choice: str) -> pd.DataFrame:
         """Every model on every site's validation and test cases: the transfer matrix, case by case."""
-        frames = []
+        asked: list[Asked] = []
         for owner, model in owners(models, self.sites).items():
             anywhere = model.shared if isinstance(model, Localised) else model
             for (site, split), index in self.index.items():
                 used = anywhere
                 if isinstance(model, Localised) and split != UNSEEN:
                     used = model.sites[self.sites.index(site)]
-                frames.append(self._frame(used, owner, choice, site, split, index))
-            frames.append(self._frame(anywhere, owner, choice, UNASSIGNED, "test", self.outside))
+                asked.append((used, owner, site, split, index))
+            asked.append((anywhere, owner, UNASSIGNED, "test", self.outside))
             if owner == "global" and isinstance(anywhere, Weights):
-                frames += self._acquainted(anywhere, choice)
+                asked += self._acquainted(anywhere)
+        found = self.fed.predict_each([(model, index) for model, _, _, _, index in asked])
+        frames = [self._frame(p, choice, one) for p, one in zip(found, asked, strict=True)]
         return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
-    def _acquainted(self, w: Weights, choice: str) -> Iterator[pd.DataFrame]:
-        """Predictions at unseen sites with normalisation statistics of their own test images, where there are any."""
+    def _acquainted(self, w: Weights) -> Iterator[Asked]:
+        """At unseen sites: the model with normalisation statistics of their own test images, where there are any."""
         for site in self.unseen if any(entry.kind == "mean" for entry in w.layout.entries) else ():
             index = self.index[site, UNSEEN]
-            yield self._frame(self.fed.acquainted(w, index), ACQUAINTED, choice, site, UNSEEN, index)
+            yield self.fed.acquainted(w, index), ACQUAINTED, site, UNSEEN, index
 
     def _answers(self, model: Model) -> dict[Place, list[Floats]]:
         """Probabilities for the cases of each site and split: of the model used there, or of each that is offered.
@@ -84,13 +88,15 @@ class Evaluation:
         All sites in one pass where they share a model; unseen ones apart, so that they change no bit of the others.
         """
         own = model.sites if isinstance(model, Localised) else model
+        at_home: list[tuple[Weights | Ensemble, list[Place]]]
         if isinstance(own, Weights) and own.stacked:
-            each = [self._together(own[k], [(site, split) for split in SPLITS]) for k, site in enumerate(self.sites)]
-            found = {place: [p] for answers in each for place, p in answers.items()}
+            at_home = [(own[k], [(site, split) for split in SPLITS]) for k, site in enumerate(self.sites)]
         else:
-            found = {place: [p] for place, p in self._together(own, self._places(at_home=True)).items()}
+            at_home = [(own, self._places(at_home=True))]
+        found = {place: [p] for place, p in self._together(at_home).items()}
         for place in self._places(at_home=False):
-            found[place] = [self.fed.predict(one, self.index[place]) for one in self._offered(model)]
+            offered = [(one, self.index[place]) for one in self._offered(model)]
+            found[place] = self.fed.predict_each(offered)
         return found
 
     def _offered(self, model: Model) -> list[Weights | Ensemble]:
@@ -103,18 +109,17 @@ class Evaluation:
     def _places(self, at_home: bool) -> list[Place]:
         return [place for place in self.index if (place[1] != UNSEEN) == at_home]
 
-    def _together(self, model: Weights | Ensemble, places: list[Place]) -> dict[Place, Floats]:
-        """One model's probabilities for the cases of several sites and splits, in one pass."""
-        index = [self.index[place] for place in places]
-        ends = np.cumsum([len(each) for each in index])
-        p = self.fed.predict(model, np.concatenate(index))
-        return dict(zip(places, np.split(p, ends[:-1]), strict=True))
+    def _together(self, asked: list[tuple[Weights | Ensemble, list[Place]]]) -> dict[Place, Floats]:
+        """Each model's probabilities for the cases of several sites and splits, in one pass."""
+        each = [(model, np.concatenate([self.index[place] for place in places])) for model, places in asked]
+        found: dict[Place, Floats] = {}
+        for (_, places), p in zip(asked, self.fed.predict_each(each), strict=True):
+            ends = np.cumsum([len(self.index[place]) for place in places])
+            found |= dict(zip(places, np.split(p, ends[:-1]), strict=True))
+        return found
 
-    def _frame(
-        self, model: Weights | Ensemble, owner: str, choice: str, site: str, split: str, index: NDArray[np.int64]
-    ) -> pd.DataFrame:
-        cases = self.fed.partition.cases
-        p = self.fed.predict(model, index)
+    def _frame(self, p: Floats, choice: str, asked: Asked) -> pd.DataFrame:
+        cases, (_, owner, site, split, index) = self.fed.partition.cases, asked
         marked = {"marked": self.fed.labels[index]} if self.fed.partition.annotators else {}
         return pd.DataFrame(
             {

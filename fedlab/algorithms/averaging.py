@@ -261,9 +261,9 @@ def fedsam(fed: Federation, rho: float = 0.1, adaptive: float = 0.0, weighting: 
     at_least("rho", rho, 0)
     scales = fed.layout.mask("weight")[: fed.layout.parameters].to(fed.device) if adaptive else None
 
-    def sharp(w: Tensor, g: Tensor, grad: Callable[[Tensor], Tensor]) -> Tensor:
+    def sharp(w: Tensor, g: Tensor, grad: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         t = 1.0 if scales is None else torch.where(scales, w.abs() + adaptive, 1.0)
-        return grad(w + rho * t * (t * g) / ((t * g).norm() + 1e-16))
+        return grad(w + rho * t * (t * g) / ((t * g).norm(dim=1, keepdim=True) + 1e-16))
 
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):

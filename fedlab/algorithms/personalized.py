@@ -6,7 +6,7 @@ an institution that took no part it is the mean over sites, which in practice wo
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -128,34 +128,40 @@ def apfl(fed: Federation, alpha: float = 0.5, adaptive: bool = True, weighting: 
     s = fed.memory(w=fed.start, v=fed.start.expand(sites), alpha=[float(alpha)] * sites, mixed=fed.start.expand(sites))
     for r in fed.rounds(s):
         sent = fed.broadcast(s.w)
-        rules = [Mixture(s.v[k].vector.clone(), s.alpha[k], r.lr, adaptive) for k in sent.owners]
-        back = fed.fit(sent, r, rule=rules)
-        for i, k in enumerate(back.owners):
-            rule = rules[sent.owners.index(k)]
-            s.alpha = [*s.alpha[:k], rule.alpha, *s.alpha[k + 1 :]]
-            s.v = s.v.put(_row(back, i, rule.v))
-            s.mixed = s.mixed.put(_row(back, i, rule.alpha * rule.v + (1 - rule.alpha) * back.vector[i]))
-            fed.journal.numbers[fed.names[k], "alpha"] = rule.alpha
+        mixture = Mixture(
+            s.v.only(sent.owners).vector, torch.tensor(s.alpha, dtype=torch.float64)[list(sent.owners)], r.lr, adaptive
+        )
+        back = fed.fit(sent, r, rule=mixture)
+        rows = [sent.owners.index(k) for k in back.owners]
+        v, learnt = mixture.v[rows], mixture.alpha[rows]
+        s.alpha = [dict(zip(back.owners, learnt.tolist(), strict=True)).get(k, s.alpha[k]) for k in range(sites)]
+        share = learnt.to(v)[:, None]
+        s.v = s.v.put(replace(back, vector=v))
+        s.mixed = s.mixed.put(replace(back, vector=share * v + (1 - share) * back.vector))
+        fed.journal.numbers |= {(fed.names[k], "alpha"): s.alpha[k] for k in back.owners}
         s.w = fed.merge(s.w, fed.gather(back), weighting)
         yield Round({"global": s.w, "local": s.mixed})
 
 
 @dataclass
 class Mixture:
-    """APFL's step at one site: v (P + Q,) and alpha learn beside w."""
+    """APFL's step at m sites: v (m, P + Q) and alpha (m,), in float64, learn beside w."""
 
     v: Tensor
-    alpha: float
+    alpha: Tensor
     lr: float
     adaptive: bool
 
-    def __call__(self, w: Tensor, g: Tensor, grad: Callable[..., Tensor]) -> Tensor:
-        v, own = self.v[: len(w)], self.v[len(w) :]
-        slope = grad(self.alpha * v + (1 - self.alpha) * w, own, decay=True)
-        towards = float(torch.dot(v - w, slope))
-        v.sub_(slope, alpha=self.lr * self.alpha)
+    def __call__(self, w: Tensor, g: Tensor, grad: Callable[..., Tensor], rows: Tensor) -> Tensor:
+        size, here = w.shape[1], self.v[rows]
+        v, own, alpha = here[:, :size], here[:, size:], self.alpha[rows.cpu(), None]
+        share = alpha.to(w)
+        slope = grad(share * v + (1 - share) * w, own, decay=True)
+        towards = ((v - w) * slope).sum(1, keepdim=True)
+        v.sub_(self.lr * share * slope)
+        self.v[rows] = here
         if self.adaptive:
-            self.alpha = min(max(self.alpha - self.lr * towards, 0.0), 1.0)
+            self.alpha[rows.cpu()] = (alpha - self.lr * towards.to(alpha)).clamp(0, 1)[:, 0]
         return g
 
 
@@ -180,11 +186,10 @@ def pfedme(
     s = fed.memory(w=fed.start, theta=fed.start.expand(len(fed.sites)))
     for r in fed.rounds(s):
         sent = fed.broadcast(s.w)
-        rules = [Envelope(lam, inner, r.lr if inner_lr is None else inner_lr) for _ in sent.owners]
-        back = fed.fit(sent, r, rule=rules, decays=fed.settings.optimizer == "adamw")  # else theta's gradient has it
-        for i, k in enumerate(back.owners):
-            theta = rules[sent.owners.index(k)].theta
-            s.theta = s.theta.put(_row(back, i, torch.cat([theta, back.vector[i, len(theta) :]])))
+        envelope = Envelope(lam, inner, r.lr if inner_lr is None else inner_lr, sent.parameters.clone())
+        back = fed.fit(sent, r, rule=envelope, decays=fed.settings.optimizer == "adamw")  # else theta's gradient has it
+        theta = envelope.theta[[sent.owners.index(k) for k in back.owners]]
+        s.theta = s.theta.put(back.with_parameters(theta))
         back = fed.gather(back)
         if len(back):
             s.w = toward(s.w, fed.merge(s.w, back, weighting), beta)
@@ -193,18 +198,18 @@ def pfedme(
 
 @dataclass
 class Envelope:
-    """pFedMe's gradient at one site: lam (w - theta), theta the approximate minimum near w."""
+    """pFedMe's gradient at m sites: lam (w - theta), theta (m, P) the approximate minima near w, at first w."""
 
     lam: float
     inner: int
     lr: float
-    theta: Tensor = field(default_factory=lambda: torch.empty(0))
+    theta: Tensor
 
-    def __call__(self, w: Tensor, g: Tensor, grad: Callable[..., Tensor]) -> Tensor:
-        theta = self.theta if len(self.theta) else w.clone()
+    def __call__(self, w: Tensor, g: Tensor, grad: Callable[..., Tensor], rows: Tensor) -> Tensor:
+        theta = self.theta[rows]
         for _ in range(self.inner):
             theta = theta - self.lr * (grad(theta, decay=True) + self.lam * (theta - w))
-        self.theta = theta
+        self.theta[rows] = theta
         return self.lam * (w - theta)
 
 
@@ -224,9 +229,3 @@ def _head(fed: Federation, personal: int) -> Tensor:
     """The coordinates (P + Q,) of the last `personal` stages that have parameters."""
     whole("personal", personal, 0)
     return stages.head(fed.layout, personal)
-
-
-def _row(back: Weights, i: int, vector: Tensor) -> Weights:
-    """A stack of one: another vector in the place of row i's."""
-    k = back.owners[i]
-    return replace(back.only((k,)), vector=vector[None])

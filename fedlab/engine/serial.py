@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from fedlab.engine.batches import Batches
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.optimizers import Moments, Optimizer
 from fedlab.engine.store import Store
-from fedlab.engine.work import Cost, Work
+from fedlab.engine.work import Cost, Job, Trained, Work
 from fedlab.stages import sequence
 from fedlab.tasks import Task
 from fedlab.training import Training
@@ -30,14 +30,32 @@ class Result:
     cost: Cost
 
 
+class StoppedError(RuntimeError):
+    """Work was given up because work beside it failed or was interrupted."""
+
+
 class Serial:
-    """Trains and predicts with one flat model."""
+    """Trains and predicts with one flat model.
+
+    stopped: set from outside, ends a training at its next step.
+    """
+
+    stopped = False
 
     def __init__(self, flat: FlatModel, store: Store, task: Task, optimizer: Optimizer, settings: Training) -> None:
         self.flat, self.store, self.task, self.optimizer = flat, store, task, optimizer
         self.mixed_precision = settings.precision == "bf16"
         self._state = optimizer.fresh(flat.parameters).vectors
         self._passes = 0  # cases whose gradient was computed since the start of a fit
+
+    def train(self, job: Job) -> Trained:
+        """The model after the job's steps, in its room or in memory of its own."""
+        result = self.fit(job.start, job.work, job.keep)
+        w = self.flat.read(into=job.room)
+        if result.moments is None:
+            return Trained(w, result.cost)
+        clock = torch.tensor(result.moments.clock)
+        return Trained(replace(w, moments=result.moments.vectors, clock=clock), result.cost)
 
     def fit(self, start: Weights, work: Work, keep: bool = False) -> Result:
         """Local training from `start`, which leaves the trained weights in `flat`.
@@ -51,6 +69,8 @@ class Serial:
         rested = moments.vectors.clone() if work.frozen is not None else moments.vectors
         total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
         for step in range(work.first, work.first + work.steps):
+            if self.stopped:
+                raise StoppedError("training was stopped")
             if step == work.first or work.batches.per_epoch > 1:  # a full batch is gathered once
                 rows = self.store.rows(work.batches.at(step))
                 images, targets = self.store.images(rows), self.store.targets[rows]
@@ -163,27 +183,27 @@ class Serial:
         Normalisation statistics are those of the pass at w; other passes leave them, unless given buffers of their own,
         which they update.
         """
-        flat = self.flat
+        flat, row = self.flat, torch.tensor([work.row], device=self.flat.vector.device)
         before, counts = flat.vector.clone(), flat.counts.clone()
         w, buffers = before[: flat.layout.parameters], before[flat.layout.parameters :]
 
         def grad(point: Tensor, own: Tensor | None = None, decay: bool = False) -> Tensor:
-            flat.parameters.copy_(point)
+            flat.parameters.copy_(point[0])
             if own is not None:
-                flat.buffers.copy_(own)
+                flat.buffers.copy_(own[0])
             flat.differentiate(self._loss(images, targets, rows, work))
             self._passes += len(rows)
             if own is not None:
-                own.copy_(flat.buffers)
+                own[0].copy_(flat.buffers)
             flat.buffers.copy_(buffers)
             found, factor = flat.gradient.clone(), self.optimizer.coupled
-            return found.addcmul_(point, factor) if decay and factor is not None else found
+            return (found.addcmul_(point[0], factor) if decay and factor is not None else found)[None]
 
         with torch.no_grad():
-            step = work.rule(w, flat.gradient.clone(), torch.enable_grad()(grad))  # type: ignore[misc]
+            step = work.rule(w[None], flat.gradient.clone()[None], torch.enable_grad()(grad), row)  # type: ignore[misc]
             flat.vector.copy_(before)
             flat.counts.copy_(counts)
-        return step
+        return step[0]
 
     def _restore(self, start: Weights, frozen: Tensor, moments: Moments, rested: Tensor) -> None:
         """What is frozen has its weights and its optimizer's state again."""

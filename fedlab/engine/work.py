@@ -3,6 +3,11 @@
 A method changes a local step by a vector expression on the flat gradient (`pull`, `shift`), by the point at which
 gradients are taken (`rule`), by a term of the loss (`term`), by which coordinates move (`frozen`), or by how cases are
 drawn and weighed (`batches`, `weights`). It never has a loop of its own.
+
+A rule works on the models of m sites at once, since the engine may train them one by one or as one batch:
+`rule(w (m, P), gradient at w (m, P), grad, rows (m,)) -> the gradients to step along`, where `rows` are the models'
+places among the starts, and `grad(points (m, P), own=None, decay=False)` gives gradients (m, P) of the batches' losses
+elsewhere; own: normalisation statistics (m, Q) to use and update there; decay: with the L2 term.
 """
 
 from collections.abc import Callable
@@ -12,9 +17,10 @@ from typing import Protocol
 from torch import Tensor
 
 from fedlab.engine.batches import Batches
+from fedlab.weights import Weights
 
-Gradient = Callable[..., Tensor]  # grad(point, own=None, decay=False): gradient (P,) of the batch's loss elsewhere
-Rule = Callable[[Tensor, Tensor, Gradient], Tensor]  # rule(w, gradient at w, grad) -> the gradient to step along
+Gradient = Callable[..., Tensor]
+Rule = Callable[[Tensor, Tensor, Gradient, Tensor], Tensor]
 Term = Callable[[Tensor, Tensor], Tensor]  # term(representation (b, d), rows) -> a scalar beside the loss
 
 
@@ -32,7 +38,7 @@ class Work:
 
     pull: (mu, anchor (P,)) adds mu (w - anchor) to the gradient. shift: (P,) is added to it. frozen: bool (P + Q,), the
     coordinates that stay as they are. weights: of each row of the store, for the mean loss of a batch. decays: whether
-    the optimizer applies weight decay.
+    the optimizer applies weight decay. row: the model's place among the starts, by which a rule knows it.
     """
 
     batches: Sampler
@@ -46,6 +52,7 @@ class Work:
     frozen: Tensor | None = None
     weights: Tensor | None = None
     decays: bool = True
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,4 +65,26 @@ class Cost:
     seconds: float
 
 
-__all__ = ["Batches", "Cost", "Gradient", "Rule", "Sampler", "Term", "Work"]
+@dataclass(frozen=True)
+class Job:
+    """One model to train at one site.
+
+    keep: the result carries the optimizer's state. room: where to write it.
+    """
+
+    site: str
+    start: Weights
+    work: Work
+    keep: bool = False
+    room: Weights | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a job came to."""
+
+    weights: Weights
+    cost: Cost
+
+
+__all__ = ["Batches", "Cost", "Gradient", "Job", "Rule", "Sampler", "Term", "Trained", "Work"]

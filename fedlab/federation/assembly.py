@@ -5,11 +5,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from fedlab import models, protocol
 from fedlab.attacks import Attack
 from fedlab.engine import normalisation
 from fedlab.engine.batches import Batches
+from fedlab.engine.execution import Execution
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.optimizers import optimizer_of
 from fedlab.engine.serial import Serial
@@ -54,9 +56,9 @@ class Assembly:
         self.wire, self.journal, self.halted = Wire(), Journal(), False
         self._agree_on_statistics()
         self._engine = self._build(model)
-        self.layout = self._engine.flat.layout
         self.start = self._engine.flat.read()
-        self.local = LocalTraining(self._engine, settings, self.journal)
+        self.execution = Execution(self._engine, lambda: self._another(model))
+        self.local = LocalTraining(self.execution, settings, self.journal)
         self.staying = Staying(self.layout, settings.batchnorm, self.start, len(self.sites))
         self.optimizers = OptimizerState(settings.local_optimizer, self.staying)
         self.merger = Merger(settings, self.names, self.journal)
@@ -105,11 +107,20 @@ class Assembly:
                 self.wire.ledger.record(0, site.name, "down", "statistics", down)
 
     def _build(self, text: str) -> Serial:
+        """The engine: the model that `text` names, and all images."""
         settings, cases = self.settings, self.partition.cases
         model = models.build(text, cases.shape, self.task.outputs, settings.seed, settings.batchnorm)
-        layout = Layout.of(model, pooled=settings.batchnorm == "pooled")
+        self.layout = Layout.of(model, pooled=settings.batchnorm == "pooled")
+        return self._with(model, Store(self.partition, self.task.targets(self._taught), self.device, settings))
+
+    def _another(self, text: str) -> Serial:
+        """One more engine on the same images, to train beside the first."""
+        model = models.build(text, self.partition.cases.shape, self.task.outputs, 0, self.settings.batchnorm)
+        return self._with(model, self._engine.store)
+
+    def _with(self, model: nn.Sequential, store: Store) -> Serial:
+        settings = self.settings
         model = model.to(device=self.device, dtype=settings.dtype)
-        flat = FlatModel(model, layout, frozen_norm=settings.batchnorm == "frozen")
-        store = Store(self.partition, self.task.targets(self._taught), self.device, settings)
-        decays = layout.mask("weight")[: layout.parameters].to(self.device)
+        flat = FlatModel(model, self.layout, frozen_norm=settings.batchnorm == "frozen")
+        decays = self.layout.mask("weight")[: self.layout.parameters].to(self.device)
         return Serial(flat, store, self.task, optimizer_of(settings, decays), settings)

@@ -5,6 +5,8 @@ where the pixels are, how steps are executed, who takes part, what stays at a si
 below, for every algorithm alike.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,25 +83,37 @@ class Federation(Exchange):
 
     def predict(self, model: Weights | Ensemble, index: NDArray[np.int64]) -> NDArray[np.float64]:
         """Probabilities (n, classes) of one model or an ensemble for these cases."""
-        if isinstance(model, Ensemble):
-            each = [self._engine.predict(model.models[k], index) for k in range(len(model.models))]
-            return np.tensordot(model.shares, np.stack(each), 1)
-        return self._engine.predict(model, index)
+        return self.predict_each([(model, index)])[0]
+
+    def predict_each(self, asked: Sequence[tuple[Weights | Ensemble, NDArray[np.int64]]]) -> list[NDArray[np.float64]]:
+        """Probabilities (n, classes) of several models, of each for its cases, side by side."""
+        members = [
+            (model.models[k], index) if isinstance(model, Ensemble) else (model, index)
+            for model, index in asked
+            for k in range(len(model.models) if isinstance(model, Ensemble) else 1)
+        ]
+        found = iter(self.execution.predict(members))
+        return [
+            np.tensordot(model.shares, np.stack([next(found) for _ in model.shares]), 1)
+            if isinstance(model, Ensemble)
+            else next(found)
+            for model, _ in asked
+        ]
 
     def validate(self, w: Weights) -> NDArray[np.float64]:
         """The headline metric (K,) of one model on each site's validation cases; NaN where it is undefined."""
-        return np.array([self._validated(w, k) for k in range(len(self.sites))], np.float64)
+        return np.array(self._validated(w, range(len(self.sites))), np.float64)
 
-    def _validated(self, w: Weights, k: int) -> float:
-        index = self.partition.index(self.names[k], "val")
-        y = self.task.targets(self.labels)[index]
-        measure = METRICS.function(self.task.metrics[0])
-        return float(measure(y, self.predict(self.at_site(w, k), index))) if len(index) else np.nan
+    def _validated(self, w: Weights, who: Sequence[int]) -> list[float]:
+        each = [self.partition.index(self.names[k], "val") for k in who]
+        found = self.predict_each([(self.at_site(w, k), index) for k, index in zip(who, each, strict=True)])
+        y, measure = self.task.targets(self.labels), METRICS.function(self.task.metrics[0])
+        return [float(measure(y[i], p)) if len(i) else np.nan for i, p in zip(each, found, strict=True)]
 
     def score(self, w: Weights, k: int) -> float:
         """The headline metric of a model on site k's validation cases, such that higher is better; NaN without any."""
         sign = 1 if HIGHER_IS_BETTER[self.task.metrics[0]] else -1
-        return sign * self._validated(w, k)
+        return sign * self._validated(w, [k])[0]
 
     def watch(self, w: Weights, at: str) -> None:
         """Record how a travelling model does on every site's validation cases after a visit, if that is wanted."""

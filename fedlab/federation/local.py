@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.engine.serial import Serial
-from fedlab.engine.work import Cost, Sampler, Work
+from fedlab.engine.execution import Execution
+from fedlab.engine.work import Cost, Job, Sampler, Work
 from fedlab.federation.journal import Journal
-from fedlab.federation.sites import Clock, Site
+from fedlab.federation.sites import Clock
 from fedlab.training import Training
 from fedlab.weights import Weights
 
@@ -31,13 +31,14 @@ class Corrections:
 
     pull: tuple[Any, Weights] | None = None
     shift: Tensor | None = None
-    rule: Any = None  # a Rule, or one a row
+    rule: Any = None  # a Rule
     term: Any = None  # a Term, or one a row
     frozen: Tensor | None = None
     batches: Sampler | None = None
     weights: Tensor | None = None
     rate: float = 1.0
     decays: bool = True
+    row: int = 0
 
     def of(self, i: int) -> "Corrections":
         """Those of row i."""
@@ -46,68 +47,54 @@ class Corrections:
             mu, anchor = pull
             pull = (float(mu if np.ndim(mu) == 0 else mu[i]), anchor[i] if anchor.stacked else anchor)
         shift = self.shift if self.shift is None or self.shift.ndim == 1 else self.shift[i]
-        rule, term = (each[i] if isinstance(each, Sequence) else each for each in (self.rule, self.term))
-        return replace(self, pull=pull, shift=shift, rule=rule, term=term)
+        term = self.term[i] if isinstance(self.term, Sequence) else self.term
+        return replace(self, pull=pull, shift=shift, term=term, row=i)
 
     def work(self, batches: Sampler, first: int, steps: int, lr: float) -> Work:
         """What the engine is asked for."""
         pull = None if self.pull is None else (self.pull[0], self.pull[1].parameters)
-        asked = (pull, self.shift, self.rule, self.term, self.frozen, self.weights, self.decays)
+        asked = (pull, self.shift, self.rule, self.term, self.frozen, self.weights, self.decays, self.row)
         return Work(self.batches or batches, first, steps, lr * self.rate, *asked)
 
 
 @dataclass
 class LocalTraining:
-    """Trains one model at one site; `last` is what the latest training took."""
+    """Trains models at their sites; `last` is what the latest training took."""
 
-    engine: Serial
+    execution: Execution
     settings: Training
     journal: Journal
-    last: Cost = field(default_factory=lambda: Cost(0.0, 0, 0, 0.0))
+    last: list[Cost] = field(default_factory=list)
 
-    def fit(
-        self,
-        start: Weights,
-        r: Clock,
-        site: Site,
-        corrections: Corrections,
-        span: tuple[int, int],
-        keep: bool = False,
-        private: bool = False,
-        room: Weights | None = None,
-    ) -> Weights:
-        """The model after the steps `span` (first, last + 1) of the site's batches; written into `room` if given.
+    def fit(self, jobs: Sequence[Job], r: Clock, private: bool = False) -> list[Weights]:
+        """The model of each job after its steps, in its room if it has one. private: none ever leaves its site.
 
-        keep: with the optimizer's state. private: the model never leaves the site. Raises DivergedError.
+        Raises DivergedError.
         """
-        work = corrections.work(site.batches, span[0], span[1] - span[0], r.lr)
-        with named(site, r):
-            result = self.engine.fit(start, work, keep)
-        self.last = result.cost
-        check_finite(result.cost.loss, self.engine.flat.vector, r, site, work.lr)
-        self.journal.charge(site.name, result.cost, private)
-        trained = self.engine.flat.read(into=room)
-        if result.moments is None:
-            return trained
-        return replace(trained, moments=result.moments.vectors, clock=torch.tensor(result.moments.clock))
+        found = self.execution.train(jobs, lambda job: named(job.site, r))
+        self.last = [trained.cost for trained in found]
+        for job, trained in zip(jobs, found, strict=True):
+            check_finite(trained.cost.loss, trained.weights.vector, r, job.site, job.work.lr)
+            self.journal.charge(job.site, trained.cost, private)
+        return [trained.weights for trained in found]
 
 
 @contextmanager
-def named(site: Site, r: Clock) -> Iterator[None]:
+def named(site: str, r: Clock) -> Iterator[None]:
     """Say at which site and in which round a training was refused, and what would do."""
     try:
         yield
     except ValueError as error:
         raise ValueError(
-            f"{site.name}, round {r.number}: {error}; a batch of one case may leave batch normalisation nothing to"
+            f"{site}, round {r.number}: {error}; a batch of one case may leave batch normalisation nothing to"
             " average over: use a larger `batch_size`, larger sites, or batchnorm='group'"
         ) from error
 
 
-def check_finite(loss: float, vector: Tensor, r: Clock, site: Site, lr: float) -> None:
+def check_finite(loss: float, vector: Tensor, r: Clock, site: str, lr: float) -> None:
     """Raise DivergedError where a loss or weights are no longer finite."""
     if not (np.isfinite(loss) and bool(torch.isfinite(vector.sum()))):
         raise DivergedError(
-            f"{site.name}, round {r.number}: training diverged (mean loss {loss:.3g}) at lr={lr:g}: lower `lr` (try a"
+            f"{site}, round {r.number}: training diverged (mean loss {loss:.3g}) at lr={lr:g}: lower `lr` (try a"
             " tenth), or shorten local work; nothing of this round was averaged"
         )

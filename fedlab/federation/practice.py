@@ -1,5 +1,6 @@
 """Training and looking at the sites: the calls by which a method makes them work."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.engine import updates
+from fedlab.engine.work import Job
 from fedlab.federation.calendar import Calendar, Part
 from fedlab.federation.local import Corrections
 from fedlab.federation.sites import Clock, Site
@@ -50,38 +52,46 @@ class Practice(Calendar):
         asked, how = Corrections(**corrections), (keep_optimizer, private)
         if at is None:
             return self._fit_all(start, r, asked, (steps, part), how)
-        trained = self._fit_one(start, r, at, asked, (steps, part), how)
-        self.wire.path.train([self.local.last.steps], [self.local.last.seconds])
+        job = self._job(start, r, at, asked, (steps, part), bool(keep_optimizer))
+        (trained,) = self._train([job], r, [at], private)
+        self.wire.path.train([self.local.last[0].steps], [self.local.last[0].seconds])
         return trained
 
     def _fit_all(self, start: Weights, r: Clock, asked: Corrections, span: Span, how: Keeping) -> Weights:
         rows = [i for i, k in enumerate(start.owners) if start.sites is None or k in r.turnout.answering]
         who = tuple(start.owners[i] for i in rows)
         state = self.optimizers if start.sites is not None and how == (None, False) else None
-        keeps = (how[0] or (state is not None and state.policy != "reset"), how[1])
-        room, each, costs = start.blank(None if start.sites is None else who), [], []
+        keep = bool(how[0] or (state is not None and state.policy != "reset"))
+        room, jobs = start.blank(None if start.sites is None else who), []
         for place, (i, k) in enumerate(zip(rows, who, strict=True)):
             begin = start[i] if state is None else state.begin(start[i], k)
-            each.append(self._fit_one(begin, r, k, asked.of(i), span, keeps, room[place]))
-            costs.append(self.local.last)
-            if state is not None:
-                state.store(k, each[-1])
+            jobs.append(self._job(begin, r, k, asked.of(i), span, keep, room[place]))
+        each = self._train(jobs, r, who, how[1])
+        if state is not None:
+            for k, trained in zip(who, each, strict=True):
+                state.store(k, trained)
+        costs = self.local.last
         self.wire.path.train([cost.steps for cost in costs], [cost.seconds for cost in costs])
         self.done = np.array([cost.steps for cost in costs], np.float64)
         if not how[1]:
             self._measure_updates(start if len(who) == len(start) else start.only(who), room)
         return stack(each, room.sites) if how[0] and each and each[0].moments is not None else room
 
-    def _fit_one(
-        self, start: Weights, r: Clock, at: int | Site, asked: Corrections, span: Span, how: Keeping,
+    def _job(
+        self, start: Weights, r: Clock, at: int | Site, asked: Corrections, span: Span, keep: bool,
         room: Weights | None = None,
-    ) -> Weights:  # fmt: skip
-        k = at if isinstance(at, int) else None
-        site = self.sites[at] if isinstance(at, int) else at
-        trained = self.local.fit(start, r, site, asked, self.span(r, site, k, *span), bool(how[0]), how[1], room)
-        if k is not None and not how[1]:
-            self.staying.store(k, trained)
-        return trained
+    ) -> Job:  # fmt: skip
+        site, k = (self.sites[at], at) if isinstance(at, int) else (at, None)
+        first, last = self.span(r, site, k, *span)
+        return Job(site.name, start, asked.work(site.batches, first, last - first, r.lr), keep, room)
+
+    def _train(self, jobs: list[Job], r: Clock, at: Sequence[int | Site], private: bool) -> list[Weights]:
+        """The jobs done; what stays at the sites is kept there."""
+        each = self.local.fit(jobs, r, private)
+        for k, trained in zip(at, each, strict=True):
+            if isinstance(k, int) and not private:
+                self.staying.store(k, trained)
+        return each
 
     def split(self, cut: int, tail: int = 0) -> Split:
         """The model cut between institutions and a server, at a stage."""
@@ -108,14 +118,12 @@ class Practice(Calendar):
 
     def _whole(self, at: Weights, gradient: bool) -> list[Any]:
         """(loss, gradient if wanted) of each site's model over all its training cases, side by side."""
-        found, seconds = [], []
-        for i, k in enumerate(at.owners):
-            *both, cost = self._engine.whole(at[i], self.sites[k].batches, gradient)
+        models = [(at[i], self.sites[k].batches) for i, k in enumerate(at.owners)]
+        found = self.execution.each(lambda engine, model: engine.whole(model[0], model[1], gradient), models)
+        for k, (*_, cost) in zip(at.owners, found, strict=True):
             self.journal.charge(self.sites[k].name, cost, private=True)
-            found.append(both)
-            seconds.append(cost.seconds)
-        self.wire.path.train([], seconds)
-        return found
+        self.wire.path.train([], [cost.seconds for *_, cost in found])
+        return [both for *both, _ in found]
 
     def case_weights(self, k: int) -> Tensor | None:
         """The class weights of site k's training cases by their rows in the store; None where all are 1."""
@@ -129,11 +137,10 @@ class Practice(Calendar):
 
     def features(self, models: Weights) -> list["Features"]:
         """What enters the last stage of each model of a stack, for the training cases of its site."""
-        return [self._features(models[i], self.sites[k]) for i, k in enumerate(models.owners)]
-
-    def _features(self, w: Weights, site: Site) -> "Features":
-        index = site.batches.index
-        return Features(self._engine.features(w, index), self._engine.store.rows(index))
+        asked = [(models[i], self.sites[k].batches.index) for i, k in enumerate(models.owners)]
+        found = self.execution.each(lambda engine, model: engine.features(*model), asked)
+        rows = [self._engine.store.rows(index) for _, index in asked]
+        return [Features(values, where) for values, where in zip(found, rows, strict=True)]
 
 
 class Features:

@@ -83,7 +83,7 @@ class Split:
         self._client.load(client)
         self._server.load(fed.staying.at(server, k))
         total = torch.zeros((), device=fed.device, dtype=fed.settings.dtype)
-        with named(site, r):
+        with named(site.name, r):
             for step in range(first, last):
                 index = site.batches.at(step)
                 total += self._step(fed._engine.store.rows(index), r, k, path)
@@ -92,7 +92,7 @@ class Split:
                     self._server.forget_moments()
         loss = float(total) / max(1, last - first)
         for side in (self._client, self._server):
-            check_finite(loss, side.flat.vector, r, site, r.lr)
+            check_finite(loss, side.flat.vector, r, site.name, r.lr)
         cost = Cost(loss, last - first, samples, time.perf_counter() - begun)
         fed.journal.charge(site.name, cost)
         path.train([cost.steps], [cost.seconds])

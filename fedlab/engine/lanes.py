@@ -1,0 +1,77 @@
+"""Sites side by side on one machine: one engine a processor core, each taking the next site that waits.
+
+Threads, not processes: PyTorch lets go of the interpreter inside every operation, images and weights are shared as
+they are, and what a method adds to a step need not be pickled. Each lane computes on one core, so that results do not
+depend on how many there are.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import torch
+
+from fedlab.engine.serial import Serial, StoppedError
+
+
+class Lanes:
+    """Up to `count` engines: the first one and, once they are needed, others made like it."""
+
+    def __init__(self, first: Serial, another: Callable[[], Serial], count: int) -> None:
+        self.engines, self._another, self.count = [first], another, max(1, count)
+        self._free: list[Serial] = []
+        self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def each(self, call: Callable[[Serial, Any], Any], items: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
+        """call(engine, item) of every item, in their order; the largest are begun first.
+
+        The first failure, or an interrupt, stops the others at their next step.
+        """
+        if self.count == 1 or len(items) < 2:
+            return [call(self.engines[0], item) for item in items]
+        pool = self._ready(min(self.count, len(items)))
+        order = sorted(range(len(items)), key=lambda i: -sizes[i])
+        futures = {i: pool.submit(self._take, call, items[i]) for i in order}
+        try:
+            wait(futures.values(), return_when=FIRST_EXCEPTION)
+        finally:
+            self._stop(list(futures.values()))
+        return [futures[i].result() for i in self._failed(futures) or range(len(items))]
+
+    @staticmethod
+    def _failed(futures: dict[int, Future]) -> list[int]:
+        """Which failed of themselves, the first item first."""
+        ended = [i for i, future in sorted(futures.items()) if not future.cancelled()]
+        return [i for i in ended if not isinstance(futures[i].exception(), StoppedError | None)]
+
+    def _take(self, call: Callable[[Serial, Any], Any], item: Any) -> Any:
+        with self._lock:
+            engine = self._free.pop()
+        try:
+            return call(engine, item)
+        finally:
+            with self._lock:
+                self._free.append(engine)
+
+    def _ready(self, count: int) -> ThreadPoolExecutor:
+        """The threads, and as many engines as are needed at once."""
+        while len(self.engines) < count:
+            self.engines.append(self._another())
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.count, "fedlab lane", initializer=torch.set_num_threads, initargs=(1,))
+        self._free = list(self.engines)
+        return self._pool
+
+    def _stop(self, futures: list[Future]) -> None:
+        """Wait until nothing runs any more; what has not finished is given up."""
+        if all(future.done() for future in futures):
+            return
+        for engine in self.engines:
+            engine.stopped = True
+        for future in futures:
+            future.cancel()
+        wait(futures)
+        for engine in self.engines:
+            engine.stopped = False
