@@ -17,7 +17,6 @@ MODELS = Registry("model")
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-MEAN = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 
 
 def build(text: str, shape: tuple[int, ...], outputs: int, seed: int, batchnorm: str = "avg") -> nn.Sequential:
@@ -58,17 +57,24 @@ def small_cnn(
     for level in range(depth):
         channels = width * 2**level
         conv = CONV[d](inputs, channels, 3, padding=1, bias=False)
-        stages.append(nn.Sequential(conv, NORM[d](channels), nn.ReLU(inplace=True), POOL[d](2)))
+        stages.append(nn.Sequential(conv, NORM[d](channels), POOL[d](2), nn.ReLU(inplace=True)))  # ReLU of fewer
         inputs = channels
-    return nn.Sequential(*stages, *_head(d, inputs, outputs, projection))
+    return nn.Sequential(*stages, *_head(inputs, outputs, projection))
 
 
-def _head(d: int, inputs: int, outputs: int, projection: int) -> list[nn.Module]:
+class Mean(nn.Module):
+    """The mean over the image of each channel: (b, channels, height, width[, depth]) -> (b, channels)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(tuple(range(2, x.ndim)))
+
+
+def _head(inputs: int, outputs: int, projection: int) -> list[nn.Module]:
     """The last stages: the mean over the image, a projection if one is wanted (Li 2021, arXiv:2103.16257), logits.
 
     What enters the last stage is the representation of a case.
     """
-    stages: list[nn.Module] = [nn.Sequential(MEAN[d](1), nn.Flatten())]
+    stages: list[nn.Module] = [Mean()]
     if projection:
         stages.append(nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Linear(inputs, projection)))
     return [*stages, nn.Linear(projection or inputs, outputs)]
@@ -103,7 +109,7 @@ def resnet18(shape: tuple[int, ...], outputs: int, projection: int = 0) -> nn.Se
         blocks = Residual(d, inputs, channels, stride), Residual(d, channels, channels, 1)
         stages.append(nn.Sequential(*blocks))
         inputs = channels
-    return nn.Sequential(*stages, *_head(d, inputs, outputs, projection))
+    return nn.Sequential(*stages, *_head(inputs, outputs, projection))
 
 
 @MODELS.add

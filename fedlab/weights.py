@@ -70,8 +70,11 @@ class Layout:
         return chosen
 
     def views(self, vector: Tensor) -> dict[str, Tensor]:
-        """Name -> view of the vector, convolution kernels in channels-last memory order."""
-        return {entry.name: _view(vector, entry) for entry in self.entries}
+        """Name -> view of the vector or, with an axis before it, of a stack; kernels in channels-last memory order.
+
+        Of vectors (..., P) without buffers, views of the parameters.
+        """
+        return {entry.name: _view(vector, entry) for entry in self.entries if entry.stop <= vector.shape[-1]}
 
     def state(self, weights: "Weights") -> dict[str, Tensor]:
         """Name -> tensor, as PyTorch's `state_dict` has it."""
@@ -266,8 +269,8 @@ def _norm_kind(module: nn.Module) -> str:
 
 
 def _view(vector: Tensor, entry: Entry) -> Tensor:
-    flat = vector[entry.start : entry.stop]
+    flat, many = vector[..., entry.start : entry.stop], vector.shape[:-1]
     if len(entry.shape) < 4:
-        return flat.view(entry.shape)
+        return flat.view(*many, *entry.shape)
     outputs, inputs, *kernel = entry.shape
-    return flat.view(outputs, *kernel, inputs).movedim(-1, 1)
+    return flat.view(*many, outputs, *kernel, inputs).movedim(-1, len(many) + 1)

@@ -1,11 +1,17 @@
 """However the work of the sites is carried out, it comes to the same."""
 
+import numpy as np
 import pytest
 import torch
-from worlds import CNN, ends, federation
+from hypothesis import given
+from hypothesis import strategies as st
+from worlds import CNN, cases, ends, federation, partition
 
 import fedlab
+from fedlab.engine.batches import Batches
+from fedlab.engine.lockstep import lockstep
 from fedlab.engine.serial import Serial
+from fedlab.engine.work import Work
 
 
 def beside(fed, count):
@@ -41,3 +47,78 @@ def test_a_site_that_fails_stops_the_others(monkeypatch):
     with pytest.raises(ValueError, match="Site B, round 1: no good"):
         ends("fedavg", fed)
     assert len(begun) < 400 and not any(engine.stopped for engine in fed.execution.lanes.engines)
+
+
+def apart(a, b):
+    """The largest difference between two outcomes, relative to the largest coordinate."""
+    pairs = [pair for name in a for pair in zip(parts(a[name]), parts(b[name]), strict=True)]
+    assert a.keys() == b.keys() and all(torch.equal(one.counts, other.counts) for one, other in pairs)
+    each = [(float((one.vector - other.vector).abs().max()), float(one.vector.abs().max())) for one, other in pairs]
+    return max(distance / (size or 1) for distance, size in each)
+
+
+UNEQUAL = {"rounds": 2, "local_steps": None, "batch_size": 12}  # sites of 24, 40, 16 and 8 cases
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+
+
+@pytest.mark.parametrize("method", sorted(fedlab.METHODS))
+def test_a_stack_is_one_site_after_another(method, precision):
+    asked = {**UNEQUAL, "momentum": 0.5, "weight_decay": 0.01, "precision": precision}
+    alone, together = (federation(execution=mode, **asked) for mode in ("serial", "stacked"))
+    assert apart(ends(method, alone), ends(method, together)) < TOLERANCE[precision]
+    assert alone.ledger.rows == together.ledger.rows
+    assert {site: cost.samples for site, cost in alone.costs.items()} == {
+        site: cost.samples for site, cost in together.costs.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adam", "local_optimizer": "keep", "local_epochs": 2},
+        {"optimizer": "adamw", "weight_decay": 0.1, "local_optimizer": "share"},
+        {"batchnorm": "frozen"},
+        {"batchnorm": "silobn", "participation": "sample(0.5)"},
+        {"batchnorm": "pooled", "failures": 0.3},
+        {"batchnorm": "group", "stragglers": 0.5},
+        {"batch_size": None, "local_steps": 3},
+        {"model": "logistic", "normalisation": "site"},
+        {"model": "small_cnn(width=4, depth=2, projection=6)"},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize(
+    "method", ["fedavg", "fedrep(head_epochs=1)", "local", "moon", "apfl", "cyclic(mitigation='loss')"]
+)
+def test_a_stack_heeds_every_setting(method, changes):
+    asked = {**UNEQUAL, "precision": "float64", "lr": 0.01, **changes}
+    alone, together = (federation(execution=mode, **asked) for mode in ("serial", "stacked"))
+    assert apart(ends(method, alone), ends(method, together)) < TOLERANCE["float64"]
+
+
+@pytest.mark.parametrize("model", ["resnet18", "small_cnn(width=4, depth=2)"])
+@pytest.mark.parametrize("shape", [(3, 12, 12), (1, 8, 8, 8)], ids=["2D", "3D"])
+def test_every_kind_of_image_can_be_stacked(model, shape):
+    part = partition((5, 3, 5), data=cases(8 * 3 + 3 * 13, shape, classes=3), held_out=8)
+    asked = {"model": model, "rounds": 1, "batch_size": 4, "local_steps": 2, "precision": "float64", "lr": 0.01}
+    alone, together = (federation(part, execution=mode, **asked) for mode in ("serial", "stacked"))
+    assert apart(ends("fedavg", alone), ends("fedavg", together)) < TOLERANCE["float64"]
+
+
+@given(st.lists(st.tuples(st.integers(2, 40), st.integers(0, 9)), min_size=1, max_size=7), st.integers(2, 12))
+def test_in_lockstep_every_site_sees_its_own_batches_in_order(sites, size):
+    works = [
+        Work(Batches(str(i), np.arange(n) + 100 * i, size, 0), i, steps, 0.1) for i, (n, steps) in enumerate(sites)
+    ]
+    seen = [[] for _ in works]
+    for who, batches in lockstep(works):
+        assert len({len(batch) for batch in batches}) == 1 and who == sorted(set(who))
+        for i, batch in zip(who, batches, strict=True):
+            seen[i].append(batch.tolist())
+    for work, found in zip(works, seen, strict=True):
+        assert found == [work.batches.at(step).tolist() for step in range(work.first, work.first + work.steps)]
+
+
+def test_alike_sites_are_always_in_step():
+    works = [Work(Batches(str(k), np.arange(50), 32, 0), 0, 4, 0.1) for k in range(9)]
+    assert [len(who) for who, _ in lockstep(works)] == [9, 9, 9, 9]

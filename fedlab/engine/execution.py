@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedlab.engine.lanes import Lanes
 from fedlab.engine.serial import EVALUATION_BATCH, Serial
+from fedlab.engine.stacked import Stacked
 from fedlab.engine.work import Job, Trained
 from fedlab.weights import Weights
 
@@ -18,20 +20,30 @@ Named = Callable[[Job], AbstractContextManager]
 
 
 class Execution:
-    """Trains and predicts; results do not depend on how many processor cores take part."""
+    """Trains and predicts; results do not depend on how many processor cores take part.
 
-    def __init__(self, serial: Serial, another: Callable[[], Serial]) -> None:
+    mode: "serial" (one site after another, on each core), "stacked" (sites as one batched model) or "auto".
+    """
+
+    def __init__(self, serial: Serial, another: Callable[[], Serial], mode: str) -> None:
         cores = torch.get_num_threads() if serial.flat.vector.device.type == "cpu" else 1
-        self.serial, self.lanes = serial, Lanes(serial, another, cores)
+        self.serial, self.lanes, self.mode = serial, Lanes(serial, another, cores), mode
 
     def train(self, jobs: Sequence[Job], named: Named) -> list[Trained]:
         """What each job came to, in their order. named(job): the context in which a refusal is told of its site."""
+        if self.mode == "stacked" and len(jobs) > 1:
+            return self.stacked.train(jobs)
 
         def call(engine: Serial, job: Job) -> Trained:
             with named(job):
                 return engine.train(job)
 
         return self.lanes.each(call, jobs, [job.work.steps for job in jobs])
+
+    @cached_property
+    def stacked(self) -> Stacked:
+        """The engine that trains sites as one batched model."""
+        return Stacked(self.serial)
 
     def each(self, call: Callable[[Serial, Any], Any], asked: Sequence[tuple[Weights, Any]]) -> list[Any]:
         """call(engine, (model, cases or batches)) of each, in their order."""

@@ -36,7 +36,7 @@ class FlatModel:
 
     def norms(self) -> list[_BatchNorm]:
         """The batch normalisation layers."""
-        return [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        return norms(self.model)
 
     def load(self, weights: Weights) -> None:
         """Take on these weights (one model, not a stack)."""
@@ -72,10 +72,12 @@ class FlatModel:
             each = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
             torch.cat([_in_memory_order(gradient).reshape(-1) for gradient in each], out=self.gradient)
 
-    def train(self) -> None:
-        self.model.train()
+    def train(self, model: nn.Module | None = None) -> None:
+        """Put this model, or another of its architecture, into the mode of training."""
+        model = self.model if model is None else model
+        model.train()
         if self.frozen_norm:
-            for module in self.norms():
+            for module in norms(model):
                 module.eval()
 
     def _bind(self) -> None:
@@ -91,6 +93,11 @@ class FlatModel:
             view.copy_(buffer)
             owner, _, own_name = name.rpartition(".")
             self.model.get_submodule(owner)._buffers[own_name] = view
+
+
+def norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch normalisation layers of a model."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 def _in_memory_order(kernel: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
-"""Optimizers on one flat vector of parameters: a handful of kernels a step, whatever the number of layers.
+"""Optimizers on flat vectors of parameters: a handful of kernels a step, whatever the number of layers.
 
-They compute what `torch.optim` computes (a test says so), with weight decay masked to weights.
+They work on one model, or on a stack (m, P) of which each has its own clock (m, 1), and compute what `torch.optim`
+computes (a test says so), with weight decay masked to weights.
 """
 
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from fedlab.training import Training
 
 @dataclass
 class Moments:
-    """Optimizer state of one model: `vectors` (slots, P) and the number of steps behind it."""
+    """Optimizer state of one model: `vectors` (slots, P) and the number of steps behind it.
+
+    Of a stack: (slots, m, P), and the steps behind each (m, 1) in float64.
+    """
 
     vectors: Tensor
-    clock: int = 0
+    clock: int | Tensor = 0
 
 
 class Optimizer:
@@ -39,7 +43,7 @@ class Optimizer:
         return Moments(torch.zeros(self.slots, *parameters.shape, dtype=parameters.dtype, device=parameters.device))
 
     def step(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float, decays: bool = True) -> None:
-        """Change w (P,) in place; the gradient may be overwritten. decays: with weight decay."""
+        """Change w (P,) or (m, P) in place; the gradient may be overwritten. decays: with weight decay."""
         moments.clock += 1
         if decays:
             self._decay(w, gradient, lr)
@@ -76,9 +80,11 @@ class Adam(Optimizer):
         first, second = moments.vectors
         first.lerp_(gradient, 0.1)
         second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        correction = 1 - 0.999**moments.clock
-        scale = torch.sqrt(second).div_(correction**0.5).add_(1e-8)
-        w.addcdiv_(first, scale, value=-lr / (1 - 0.9**moments.clock))
+        spread, rate = (1 - 0.999**moments.clock) ** 0.5, lr / (1 - 0.9**moments.clock)
+        if isinstance(spread, Tensor) and isinstance(rate, Tensor):
+            w.sub_(first / torch.sqrt(second).div_(spread.to(w)).add_(1e-8) * rate.to(w))
+        else:
+            w.addcdiv_(first, torch.sqrt(second).div_(spread).add_(1e-8), value=-float(rate))
 
 
 class AdamW(Adam):

@@ -57,7 +57,7 @@ class Assembly:
         self._agree_on_statistics()
         self._engine = self._build(model)
         self.start = self._engine.flat.read()
-        self.execution = Execution(self._engine, lambda: self._another(model))
+        self.execution = Execution(self._engine, lambda: self._another(model), settings.execution)
         self.local = LocalTraining(self.execution, settings, self.journal)
         self.staying = Staying(self.layout, settings.batchnorm, self.start, len(self.sites))
         self.optimizers = OptimizerState(settings.local_optimizer, self.staying)
