@@ -21,6 +21,8 @@ def environment(record: Record) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": _device_name(record.fed.device),
         "threads": torch.get_num_threads(),
+        "execution": sorted(record.fed.execution.used),
+        "sites side by side": record.fed.execution.lanes.count,
         "packages": {name: version(name) for name in packages},
     }
 

@@ -110,6 +110,13 @@ def _train(experiment: Experiment, fed: Federation, work: Path, screen: Any) -> 
             UserWarning,
             stacklevel=4,
         )
+    if trained and (reason := fed.execution.fallback()):
+        warnings.warn(
+            f"execution={fed.settings.execution!r} has no place in {experiment.method!r}: {reason}; it was carried out"
+            " one site after another, with the same results",
+            UserWarning,
+            stacklevel=4,
+        )
     return record
 
 

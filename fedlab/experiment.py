@@ -101,7 +101,9 @@ class Experiment(Training):
 
     def identity(self, part: Partition, version: int) -> str:
         """Hash of all that decides the result: experiment, cases and their sites, own code, format of the folder."""
-        text = json.dumps([self.model_dump(), part.fingerprint, version, *self.own_code()], sort_keys=True)
+        text = json.dumps(
+            [self.model_dump(exclude={"execution"}), part.fingerprint, version, *self.own_code()], sort_keys=True
+        )
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
     def own_code(self) -> list[str]:

@@ -1,17 +1,23 @@
 """However the work of the sites is carried out, it comes to the same."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from worlds import CNN, cases, ends, federation, partition
 
 import fedlab
 from fedlab.engine.batches import Batches
 from fedlab.engine.lockstep import lockstep
 from fedlab.engine.serial import Serial
+from fedlab.engine.stacked import Stack
 from fedlab.engine.work import Work
+from fedlab.federation import Federation
+from fedlab.models import MODELS
 
 
 def beside(fed, count):
@@ -122,3 +128,100 @@ def test_in_lockstep_every_site_sees_its_own_batches_in_order(sites, size):
 def test_alike_sites_are_always_in_step():
     works = [Work(Batches(str(k), np.arange(50), 32, 0), 0, 4, 0.1) for k in range(9)]
     assert [len(who) for who, _ in lockstep(works)] == [9, 9, 9, 9]
+
+
+EXPERIMENT = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 3, "batch_size": 16, "precision": "float64"}
+
+
+@pytest.mark.parametrize("method", ["fedavg", "scaffold", "ditto"])
+@pytest.mark.parametrize("modes", [("serial", "stacked"), ("stacked", "serial")], ids=" then ".join)
+def test_a_run_begun_in_one_mode_goes_on_in_another(method, modes, tmp_path, monkeypatch):  # O53
+    first, second = (fedlab.Experiment(method=method, execution=mode, **EXPERIMENT) for mode in modes)
+    whole = fedlab.run(first, folder=tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Federation, "gather", interrupting(Federation.gather, 2))
+        fedlab.run(first, folder=tmp_path / "cut")
+    assert len(list((tmp_path / "cut").glob("*.unfinished"))) == 1
+    resumed = fedlab.run(second, folder=tmp_path / "cut")
+    assert resumed.folder.name == whole.folder.name and not list((tmp_path / "cut").glob("*.unfinished"))
+    a, b = whole.weights("global"), resumed.weights("global")
+    assert max(float((a[name] - b[name]).abs().max()) for name in a) < 1e-12
+    assert (
+        np.abs(whole.predictions[["p0", "p1"]].to_numpy() - resumed.predictions[["p0", "p1"]]).to_numpy().max() < 1e-9
+    )
+    told = json.loads((resumed.folder / "environment.json").read_text())["execution"]
+    assert told == [modes[1]]
+
+
+def interrupting(call, after):
+    """The call, which at its so many-th time is interrupted instead."""
+    calls = []
+
+    def wrapped(*args, **knobs):
+        calls.append(1)
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        return call(*args, **knobs)
+
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "why"),
+    [
+        ("cyclic", CNN, "its sites train one at a time"),
+        ("split", CNN, "its sites train one at a time"),
+        ("fedavg", "dropping", "layer '1' draws random numbers, which a stack would draw differently"),
+    ],
+)
+def test_what_cannot_be_stacked_is_told_and_runs_all_the_same(method, model, why, tmp_path, monkeypatch):
+    def dropping(shape, outputs):
+        layers = nn.Flatten(), nn.Dropout(0.5), nn.Linear(int(np.prod(shape)), outputs)
+        return nn.Sequential(*layers)
+
+    monkeypatch.setattr(MODELS, "_functions", {**MODELS._functions, "dropping": dropping})
+    asked = fedlab.Experiment(**{**EXPERIMENT, "rounds": 1, "model": model}, method=method, execution="stacked")
+    with pytest.warns(UserWarning, match=f"execution='stacked' has no place in {method!r}: {why}"):
+        run = fedlab.run(asked, folder=tmp_path)
+    assert json.loads((run.folder / "environment.json").read_text())["execution"] == (
+        ["serial"] if method != "split" else []
+    )
+
+
+def test_a_stack_that_does_not_fit_is_made_smaller(monkeypatch):
+    asked = {**UNEQUAL, "precision": "float64", "weight_decay": 0.01}
+    alone, together = (federation(execution=mode, **asked) for mode in ("serial", "stacked"))
+    sizes, begin = [], Stack.__init__
+
+    def fits_two(stack, serial, model, jobs):
+        sizes.append(len(jobs))
+        if len(jobs) > 2:
+            raise torch.OutOfMemoryError("no")
+        begin(stack, serial, model, jobs)
+
+    monkeypatch.setattr(Stack, "__init__", fits_two)
+    with pytest.warns(UserWarning, match="a stack of 4 sites does not fit into the device's memory: 2 at a time"):
+        found = ends("fedavg", together)
+    assert sizes == [4, 2, 2, 2, 2] and apart(ends("fedavg", alone), found) < TOLERANCE["float64"]
+
+
+def test_one_site_that_does_not_fit_says_what_to_do(monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("no")
+
+    monkeypatch.setattr(Stack, "__init__", full)
+    with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError, match="use a smaller batch_size or model"):
+        ends("fedavg", federation(execution="stacked"))
+
+
+def test_many_models_predict_as_each_alone():
+    """Of as many cases, of others and of none, of more than a batch."""
+    fed = federation(partition((300, 300, 20, 20)), execution="stacked", precision="float64")
+    models = ends("local", fed)["local"]
+    index = [site.batches.index for site in fed.sites]
+    asked = [*((models[k], index[k]) for k in range(4)), (models[0], index[1]), (models[0], index[0][:0])]
+    together = fed.predict_each(asked)
+    assert fed.execution.stacks
+    for (model, cases_), found in zip(asked, together, strict=True):
+        assert found.shape == (len(cases_), 2)
+        np.testing.assert_allclose(found, fed.predict(model, cases_), rtol=0, atol=1e-12)

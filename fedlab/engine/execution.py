@@ -1,4 +1,9 @@
-"""How the work of many sites is carried out: which engine does what, so that neither methods nor engines know."""
+"""How the work of many sites is carried out: which engine does what, so that neither methods nor engines know.
+
+Measured (benchmarks/results/modes-cpu.md): on a processor, sites one after another on each core are faster than one
+batched model wherever there are convolutions. On a GPU a small model leaves the device idle between its operations, so
+that there sites are stacked; a large one fills the device alone.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -12,27 +17,36 @@ from numpy.typing import NDArray
 from fedlab.engine.lanes import Lanes
 from fedlab.engine.serial import EVALUATION_BATCH, Serial
 from fedlab.engine.stacked import Stacked
+from fedlab.engine.threads import SMALL
 from fedlab.engine.work import Job, Trained
 from fedlab.weights import Weights
 
 Index = NDArray[np.int64]
 Named = Callable[[Job], AbstractContextManager]
+MODES = ("auto", "serial", "stacked")
+ALONE = "its sites train one at a time"
 
 
 class Execution:
     """Trains and predicts; results do not depend on how many processor cores take part.
 
-    mode: "serial" (one site after another, on each core), "stacked" (sites as one batched model) or "auto".
+    mode: "serial" (one site after another, on each core), "stacked" (sites as one batched model), or "auto", which
+    chooses by device and model. used: modes in which trainings were carried out. obstacle: why some were not stacked.
     """
 
     def __init__(self, serial: Serial, another: Callable[[], Serial], mode: str) -> None:
-        cores = torch.get_num_threads() if serial.flat.vector.device.type == "cpu" else 1
+        self.device = serial.flat.vector.device
+        cores = torch.get_num_threads() if self.device.type == "cpu" else 1
         self.serial, self.lanes, self.mode = serial, Lanes(serial, another, cores), mode
+        self.used: set[str] = set()
+        self.obstacle = ALONE
 
     def train(self, jobs: Sequence[Job], named: Named) -> list[Trained]:
         """What each job came to, in their order. named(job): the context in which a refusal is told of its site."""
-        if self.mode == "stacked" and len(jobs) > 1:
+        if len(jobs) > 1 and self.stacks:
+            self.used.add("stacked")
             return self.stacked.train(jobs)
+        self.used.add("serial")
 
         def call(engine: Serial, job: Job) -> Trained:
             with named(job):
@@ -45,16 +59,35 @@ class Execution:
         """The engine that trains sites as one batched model."""
         return Stacked(self.serial)
 
+    @cached_property
+    def stacks(self) -> bool:
+        """Whether sites that train side by side do so as one model."""
+        small = self.device.type == "cuda" and self.serial.flat.layout.parameters < SMALL
+        if not (self.mode == "stacked" or (self.mode == "auto" and small)):
+            return False
+        self.obstacle = self.stacked.obstacle or ALONE
+        return self.stacked.obstacle is None
+
+    def fallback(self) -> str | None:
+        """Why the mode that was asked for was never used; None where it was."""
+        return self.obstacle if self.mode == "stacked" and "stacked" not in self.used else None
+
     def each(self, call: Callable[[Serial, Any], Any], asked: Sequence[tuple[Weights, Any]]) -> list[Any]:
         """call(engine, (model, cases or batches)) of each, in their order."""
         return self.lanes.each(call, asked, [1] * len(asked))
 
     def predict(self, asked: Sequence[tuple[Weights, Index]]) -> list[NDArray[np.float64]]:
         """Probabilities (n, classes) of each model for its cases."""
-        pieces = [(i, w, part) for i, (w, index) in enumerate(asked) for part in self._pieces(index)]
-        sizes = [len(part) for _, _, part in pieces]
-        found = self.lanes.each(lambda engine, piece: engine.predict(*piece[1:]), pieces, sizes)
-        each = [[p for (owner, *_), p in zip(pieces, found, strict=True) if owner == i] for i in range(len(asked))]
+        pieces = [(i, part) for i, (_, index) in enumerate(asked) for part in self._pieces(index)]
+        wanted = [(asked[i][0], part) for i, part in pieces]
+        if len(asked) > 1 and self.stacks:
+            found = self.stacked.predict(wanted)
+        else:
+            sizes = [len(part) for _, part in wanted]
+            found = self.lanes.each(lambda engine, one: engine.predict(*one), wanted, sizes)
+        each: list[list[NDArray[np.float64]]] = [[] for _ in asked]
+        for (i, _), p in zip(pieces, found, strict=True):
+            each[i].append(p)
         return [np.concatenate(parts) for parts in each]
 
     def _pieces(self, index: Index) -> list[Index]:

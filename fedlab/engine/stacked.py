@@ -6,7 +6,10 @@ rounding.
 """
 
 import copy
+import gc
+import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,24 +22,26 @@ from torch.func import functional_call, vmap
 
 from fedlab.engine.lockstep import lockstep
 from fedlab.engine.optimizers import Moments
-from fedlab.engine.serial import Serial
+from fedlab.engine.serial import EVALUATION_BATCH, Serial
 from fedlab.engine.work import Cost, Job, Trained
 from fedlab.stages import sequence
-from fedlab.weights import Weights
+from fedlab.weights import Layout, Weights
 
 Index = NDArray[np.int64]
+BESIDE = 16  # models that predict side by side
 RANDOM = (nn.modules.dropout._DropoutNd,)
 
 
 class Stacked:
     """Trains the models of many sites as one; `serial` has the images, the task and the optimizer.
 
-    obstacle: why its model cannot be trained as a stack; None if it can.
+    obstacle: why its model cannot be trained as a stack; None if it can. width: the most sites at a time.
     """
 
     def __init__(self, serial: Serial) -> None:
         self.serial, self.model = serial, copy.deepcopy(serial.flat.model)
         self.obstacle: str | None = None
+        self.width = sys.maxsize
         for name, module in self.model.named_modules():
             if isinstance(module, RANDOM) and module.p > 0:
                 self.obstacle = f"layer {name!r} draws random numbers, which a stack would draw differently"
@@ -44,15 +49,64 @@ class Stacked:
                 module.__class__ = _GroupNorm
 
     def train(self, jobs: Sequence[Job]) -> list[Trained]:
-        """What each of these jobs came to, trained as one."""
-        begun = time.perf_counter()
+        """What each of these jobs came to, in their order; in smaller stacks where memory is short."""
         order = sorted(range(len(jobs)), key=lambda i: -jobs[i].work.steps)  # so that those in step are neighbours
+        found: list[Trained] = []
+        while len(found) < len(jobs):
+            part = [jobs[i] for i in order[len(found) :][: self.width]]
+            try:
+                found += self._train(part)
+            except torch.OutOfMemoryError:
+                self._narrow(len(part), part[0].work.rule is not None)
+        return [trained for _, trained in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+
+    def _train(self, jobs: Sequence[Job]) -> list[Trained]:
+        begun = time.perf_counter()
         self.serial.flat.train(self.model)
-        stack = Stack(self.serial, self.model, [jobs[i] for i in order])
-        for who, batches in lockstep([job.work for job in stack.jobs]):
+        stack = Stack(self.serial, self.model, jobs)
+        for who, batches in lockstep([job.work for job in jobs]):
             stack.step(who, batches)
-        found = dict(zip(order, stack.results(time.perf_counter() - begun), strict=True))
-        return [found[i] for i in range(len(jobs))]
+        return stack.results(time.perf_counter() - begun)
+
+    def _narrow(self, width: int, learns: bool) -> None:
+        """From now on half as many sites at a time. learns: the method's rule has learnt already and cannot go back."""
+        if width == 1 or learns:
+            remedy = "set execution='serial'" if learns else "use a smaller batch_size or model"
+            raise torch.OutOfMemoryError(f"a stack of {width} sites does not fit into the device's memory: {remedy}")
+        self.width = width // 2
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"a stack of {width} sites does not fit into the device's memory: {self.width} at a time from now on",
+            UserWarning,
+            stacklevel=2,
+        )
+
+    def predict(self, asked: Sequence[tuple[Weights, Index]]) -> list[NDArray[np.float64]]:
+        """Probabilities (n, classes) of each model for its cases; models with as many cases side by side."""
+        self.model.eval()
+        found: dict[int, NDArray[np.float64]] = {}
+        for size in sorted({len(index) for _, index in asked}):
+            alike = [i for i, (_, index) in enumerate(asked) if len(index) == size]
+            for start in range(0, len(alike), BESIDE):
+                part = alike[start : start + BESIDE]
+                found |= dict(zip(part, self._predict([asked[i] for i in part]), strict=True))
+        return [found[i] for i in range(len(asked))]
+
+    def _predict(self, asked: Sequence[tuple[Weights, Index]]) -> NDArray[np.float64]:
+        vector = torch.stack([w.vector for w, _ in asked])
+        counts = torch.stack([w.counts for w, _ in asked])
+        rows = self.serial.store.rows(np.stack([index for _, index in asked]))
+        state = _named(self.serial.flat.layout, vector, counts)
+        run = vmap(lambda state, images: functional_call(self.model, state, (images,)))
+        each = []
+        with torch.no_grad(), self.serial.autocast():
+            for part in rows.split(EVALUATION_BATCH, 1):
+                images = self.serial.store.images(part.flatten()).unflatten(0, part.shape)
+                logits = run(state, images).double()
+                each.append(self.serial.task.probabilities(logits.flatten(0, 1)).unflatten(0, part.shape))
+        return torch.cat(each, 1).cpu().numpy()
 
 
 @dataclass
@@ -157,8 +211,7 @@ class Stack:
         task, term = self.serial.task, self.work.term is not None
         model = _Pair(self.model) if term else self.model
         prefix = "model." if term else ""
-        counters = {name: counts[:, i] for i, name in enumerate(self.layout.counters)}
-        state = {prefix + name: tensor for name, tensor in {**leaves, **buffers, **counters}.items()}
+        state = {prefix + name: t for name, t in {**leaves, **buffers, **_counters(self.layout, counts)}.items()}
 
         def one(state: dict[str, Tensor], images: Tensor, targets: Tensor, weights: Tensor | None) -> Any:
             out = functional_call(model, state, (images,))
@@ -245,6 +298,15 @@ class Stack:
         anchors = [pull[1] for pull in pulls]  # type: ignore[index]
         alike = all(anchor.data_ptr() == anchors[0].data_ptr() for anchor in anchors)
         return mu, anchors[0] if alike else torch.stack(anchors)
+
+
+def _named(layout: Layout, vector: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    """Name -> stack of that tensor, out of weights (m, P + Q)."""
+    return {name: view.contiguous() for name, view in layout.views(vector).items()} | _counters(layout, counts)
+
+
+def _counters(layout: Layout, counts: Tensor) -> dict[str, Tensor]:
+    return {name: counts[:, i] for i, name in enumerate(layout.counters)}
 
 
 class _Pair(nn.Module):
