@@ -22,6 +22,7 @@ from fedlab.record import Record
 from fedlab.registry import nearest
 from fedlab.runs import Run
 from fedlab.training import find_device
+from fedlab.workers import Task, side_by_side
 
 
 def run(
@@ -46,13 +47,17 @@ def grid(
     partition: Partition | None = None,
     folder: str | Path | None = None,
     live: bool = False,
+    workers: int = 1,
     **axes: list[Any],
 ) -> list[Run]:
     """One run for each combination, the last axis fastest: `grid(base, method=["local", "fedavg"], seed=[0, 1])`.
 
     Finished runs are not run again. All combinations are validated before the first one starts. live: one figure that
-    follows the training of one run after the other.
+    follows the training of one run after the other. workers: runs at a time, each in a process with its share of the
+    processor's cores, and on a GPU of its own where there are as many; then `live` is a line of their rounds.
     """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"workers={workers!r}: give a number of processes, from 1 up")
     for name, values in axes.items():
         if name not in Experiment.model_fields:
             raise ValueError(f"unknown parameter {name!r}: {nearest(name, Experiment.model_fields)}")
@@ -65,15 +70,40 @@ def grid(
     for device in {one.device for one in experiments}:
         find_device(device)
     begun, screen = time.perf_counter(), _screen(live)
+    if workers > 1:
+        _spread(experiments, partition, folder, workers, screen)
     finished = [_run(one, partition, folder, screen) for one in experiments]
     if screen is not None:
         screen.conclude(f"{len(finished)} runs in {time.perf_counter() - begun:.0f} s")
     return finished
 
 
+def _spread(
+    experiments: list[Experiment], partition: Partition | None, folder: str | Path | None, workers: int, screen: Any
+) -> None:
+    """Do the runs that are not finished yet, several at a time."""
+    targets = {_target(one, partition if partition is not None else _dealt(one), folder): one for one in experiments}
+    missing = [(target, one) for target, one in targets.items() if not target.exists()]
+    tasks = [Task(one, partition, target, place) for place, (target, one) in enumerate(missing)]
+    if tasks:
+        side_by_side(_in_process, tasks, workers, (lambda text: None) if screen is None else screen.tell)
+
+
+def _in_process(experiment: Experiment, partition: Partition | None, target: Path) -> None:
+    """One run of a grid; its folder's name is given, since a user's own code may have no source here."""
+    _do(experiment, partition if partition is not None else _dealt(experiment), target, None)
+
+
 def _run(experiment: Experiment, partition: Partition | None, folder: str | Path | None, screen: Any) -> Run:
     part = partition if partition is not None else _dealt(experiment)
-    target = runs.folder_of(experiment, part, Path(folder or os.environ.get("FEDLAB_RUNS", "out/runs")))
+    return _do(experiment, part, _target(experiment, part, folder), screen)
+
+
+def _target(experiment: Experiment, part: Partition, folder: str | Path | None) -> Path:
+    return runs.folder_of(experiment, part, Path(folder or os.environ.get("FEDLAB_RUNS", "out/runs")))
+
+
+def _do(experiment: Experiment, part: Partition, target: Path, screen: Any) -> Run:
     if target.exists():  # also where nobody may write
         return runs.read(target)
     work = runs.unfinished(target)
@@ -108,14 +138,14 @@ def _train(experiment: Experiment, fed: Federation, work: Path, screen: Any) -> 
             f"{' and '.join(idle)}: no effect on {experiment.method!r}, whose way of training has no place for it; its"
             " results are those without",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     if trained and (reason := fed.execution.fallback()):
         warnings.warn(
             f"execution={fed.settings.execution!r} has no place in {experiment.method!r}: {reason}; it was carried out"
             " one site after another, with the same results",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return record
 

@@ -108,9 +108,12 @@ class Experiment(Training):
 
     def own_code(self) -> list[str]:
         """The source of each function of the user's own that a field names: an edited one is another experiment."""
-        named = [(registry, re.findall(r"\w+", str(getattr(self, field)))[:1]) for field, registry in CODE.items()]
-        found = [registry.fingerprint(name) for registry, names in named for name in names if name in registry]
-        return [own for own in found if own]
+        return [CODE[field].fingerprint(name) for field, name in self.own_names()]
+
+    def own_names(self) -> list[tuple[str, str]]:
+        """(field, name) of each function of the user's own that a field names."""
+        named = [(field, name) for field in CODE for name in re.findall(r"\w+", str(getattr(self, field)))[:1]]
+        return [(field, name) for field, name in named if name in CODE[field] and CODE[field].fingerprint(name)]
 
 
 def _plain(detail: Any) -> str:

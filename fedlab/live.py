@@ -134,6 +134,14 @@ class Live:
         else:
             print(f"\r{text}".ljust(shutil.get_terminal_size((120, 0)).columns - 1), file=sys.stderr)
 
+    def tell(self, text: str) -> None:
+        """One line in the place of the figure, while runs of other processes are followed."""
+        if in_notebook():
+            self.screen.show({"text/plain": text})
+        else:
+            width = shutil.get_terminal_size((120, 0)).columns - 1
+            print(f"\r{text[:width].ljust(width)}", end="", file=sys.stderr, flush=True)
+
     @property
     def pace(self) -> float | None:
         """Seconds a round took on average since the clock started; None while unknown.

@@ -14,7 +14,7 @@ import fedlab
 from fedlab.engine.batches import Batches
 from fedlab.engine.lockstep import lockstep
 from fedlab.engine.serial import Serial
-from fedlab.engine.stacked import Stack
+from fedlab.engine.stack import Stack
 from fedlab.engine.work import Work
 from fedlab.federation import Federation
 from fedlab.models import MODELS

@@ -25,6 +25,7 @@ FLOORS = [
         "spending",
         "leakage",
         "drift",
+        "workers",
     },
     {"plots", "live", "notebook", "widgets"},
 ]

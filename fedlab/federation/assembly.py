@@ -95,7 +95,7 @@ class Assembly:
                 f" classes at {self.names[int(apart.argmax())]} are {apart.max():.0%} apart from those of all sites"
                 " (total variation): see each site's `influence` in run.rounds before you trust the result",
                 MinorityWarning,
-                stacklevel=5,  # whoever asked for the run
+                stacklevel=6,  # whoever asked for the run
             )
 
     def _agree_on_statistics(self) -> None:

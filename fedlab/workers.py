@@ -1,0 +1,112 @@
+"""Runs side by side, in processes of their own: started, followed by their rounds, and their failures told.
+
+Every run writes its folder as it does alone, so that whatever ends a grid loses nothing: finished runs are finished,
+and the others go on from their last round when the grid is asked for again.
+"""
+
+import json
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlab import runs
+from fedlab.experiment import CODE, Experiment
+from fedlab.partition import Partition
+
+PAUSE = 1.0  # seconds between two looks at the rounds
+Own = list[tuple[str, str, Any, str]]  # field, name, function, meaning
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run: what, of which cases (dealt anew unless given), into which folder, and on which GPU if there are any."""
+
+    experiment: Experiment
+    partition: Partition | None
+    target: Path
+    place: int
+
+
+def side_by_side(run: Callable[..., Any], tasks: Sequence[Task], workers: int, tell: Callable[[str], None]) -> None:
+    """run(experiment, partition, target) of each task, at most `workers` at a time, sharing the processor's cores.
+
+    tell: is given a line of progress now and then. What the runs warn of is warned of here. The first failure ends all.
+    """
+    from joblib import Parallel, delayed, parallel_config
+
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    own = _own([task.experiment for task in tasks])
+    with parallel_config("loky", inner_max_num_threads=threads), _followed(tasks, tell):
+        pool = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+        said: set[tuple[type, str]] = set()
+        for warned in pool(delayed(_work)(run, task, own) for task in tasks):
+            for category, text in set(warned) - said:
+                warnings.warn(text, category, stacklevel=4)
+            said |= set(warned)
+
+
+def _work(run: Callable[..., Any], task: Task, own: Own) -> list[tuple[type, str]]:
+    """In a process of its own: one run; the warnings that it gave."""
+    for field, name, function, meaning in own:
+        CODE[field].add(function, name, meaning)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(task.place % torch.cuda.device_count())
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        try:
+            run(task.experiment, task.partition, task.target)
+        except Exception as error:
+            error.add_note(f"in the run of {task.experiment.method!r} with seed {task.experiment.seed}: {task.target}")
+            raise
+    return [(each.category, str(each.message)) for each in warned]
+
+
+def _own(experiments: Sequence[Experiment]) -> Own:
+    """Functions of the user's own that the experiments name, such as a method in a notebook cell."""
+    found = {}
+    for experiment in experiments:
+        for field, name in experiment.own_names():
+            registry = CODE[field]
+            found[field, name] = (field, name, registry.function(name), registry[name])
+    return list(found.values())
+
+
+@contextmanager
+def _followed(tasks: Sequence[Task], tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell of the runs' rounds while they are at work."""
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(PAUSE):
+            tell(progress(tasks))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def progress(tasks: Sequence[Task]) -> str:
+    """The line: how many runs are done, and the round that each of the others is in."""
+    done = [task for task in tasks if task.target.exists()]
+    rounds = {task: _round(runs.unfinished(task.target) / "rounds.jsonl") for task in tasks if task not in done}
+    going = [f"{task.experiment.method} {number}/{task.experiment.rounds}" for task, number in rounds.items() if number]
+    return f"{len(done)} of {len(tasks)} runs done" + (f"; rounds: {', '.join(going)}" if going else "")
+
+
+def _round(rows: Path) -> int:
+    """The last round that was stored."""
+    try:
+        return int(json.loads(rows.read_text().splitlines()[-1])[0])
+    except (OSError, ValueError, IndexError):
+        return 0

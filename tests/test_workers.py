@@ -1,0 +1,110 @@
+"""A grid on several processes is the same grid, and says what happens in them."""
+
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import pandas as pd
+import pytest
+import torch
+from worlds import CNN, partition
+
+import fedlab
+from fedlab.federation import DivergedError
+from fedlab.workers import Task, progress
+
+BASE = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 2, "batch_size": 16, "device": "cpu"}
+
+
+@pytest.fixture
+def base():
+    return fedlab.Experiment(**BASE)
+
+
+def test_processes_change_no_bit(base, tmp_path):
+    axes = {"method": ["fedavg", "cyclic"], "seed": [0, 1]}
+    alone = fedlab.grid(base, folder=tmp_path / "alone", **axes)
+    spread = fedlab.grid(base, folder=tmp_path / "spread", workers=2, **axes)
+    assert [run.folder.name for run in alone] == [run.folder.name for run in spread]
+    for a, b in zip(alone, spread, strict=True):
+        pd.testing.assert_frame_equal(a.predictions, b.predictions, check_exact=True)
+        first, second = a.weights("global"), b.weights("global")
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    before = [run.folder.stat().st_mtime_ns for run in spread]
+    again = fedlab.grid(base, folder=tmp_path / "spread", workers=2, **axes)  # nothing is left to do
+    assert [run.folder.stat().st_mtime_ns for run in again] == before
+
+
+def test_a_given_partition_goes_to_every_process(base, tmp_path):
+    part = partition()
+    alone = fedlab.grid(base, partition=part, folder=tmp_path / "alone", seed=[0, 1])
+    spread = fedlab.grid(base, partition=part, folder=tmp_path / "spread", workers=2, seed=[0, 1])
+    for a, b in zip(alone, spread, strict=True):
+        pd.testing.assert_frame_equal(a.predictions, b.predictions, check_exact=True)
+
+
+def test_a_failure_names_its_run_and_loses_no_other(base, tmp_path):
+    with pytest.raises(DivergedError, match="training diverged") as caught:
+        fedlab.grid(base, folder=tmp_path, workers=2, lr=[0.05, 1e30])
+    assert any("in the run of 'fedavg' with seed 0" in note for note in caught.value.__notes__)
+    (run,) = fedlab.grid(base, folder=tmp_path, lr=[0.05])
+    assert run.experiment.lr == 0.05
+
+
+def test_what_a_process_warns_of_is_warned_of_here(base, tmp_path):
+    with pytest.warns(UserWarning, match="momentum=0.9: its control variates assume plain SGD"):
+        fedlab.grid(base.with_(momentum=0.9, method="scaffold"), folder=tmp_path, workers=2, seed=[0, 1])
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, True, "two"])
+def test_a_number_of_processes_is_wanted(base, workers, tmp_path):
+    with pytest.raises(ValueError, match="give a number of processes, from 1 up"):
+        fedlab.grid(base, folder=tmp_path, workers=workers, seed=[0])
+
+
+def test_progress_counts_runs_and_rounds(base, tmp_path):
+    tasks = [Task(base, None, tmp_path / name, 0) for name in ("done", "going", "waiting")]
+    (tmp_path / "done").mkdir()
+    (tmp_path / "going.unfinished").mkdir()
+    (tmp_path / "going.unfinished" / "rounds.jsonl").write_text('[1, "a"]\n[1, "b"]\n')
+    assert progress(tasks) == "1 of 3 runs done; rounds: fedavg 1/2"
+
+
+def test_a_method_of_a_notebook_cell_reaches_the_processes(tmp_path):
+    """What is defined where the user types is known to no other process by its name."""
+    script = f"""
+        import fedlab
+        from fedlab.algorithms import algorithm
+        from fedlab.federation import Round
+
+        FACTOR = 0.5
+
+        @algorithm
+        def half(fed):
+            '''Half of the way to the mean.'''
+            s = fed.memory(w=fed.start)
+            for r in fed.rounds(s):
+                mean = fed.merge(s.w, fed.gather(fed.fit(fed.broadcast(s.w), r)))
+                s.w = mean.with_parameters(s.w.parameters + FACTOR * (mean.parameters - s.w.parameters))
+                yield Round({{"global": s.w}})
+
+        base = fedlab.Experiment(**{BASE!r}).with_(method="half")
+        spread = fedlab.grid(base, folder={str(tmp_path / "spread")!r}, workers=2, live=True, seed=[0, 1])
+        alone = fedlab.grid(base, folder={str(tmp_path / "alone")!r}, seed=[0, 1])
+        for a, b in zip(alone, spread):
+            assert a.predictions.equals(b.predictions) and a.folder.name == b.folder.name
+        print("alike")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "alike", done.stderr
+    assert "2 runs in" in done.stderr
+
+
+def test_no_process_is_started_for_what_is_finished(base, tmp_path, monkeypatch):
+    fedlab.grid(base, folder=tmp_path, seed=[0])
+    monkeypatch.setattr("fedlab.conduct.side_by_side", lambda *given: pytest.fail("started"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fedlab.grid(base, folder=tmp_path, workers=2, seed=[0])
