@@ -1,23 +1,28 @@
 """What does simulating institutions cost? Seconds a round of fedlab against a bare PyTorch loop doing the same steps.
 
-The floor is a careful loop: images preloaded as channels-last floats on the device, the model in channels-last memory,
-PyTorch's own optimizer, the same batches, the same threads. Floor and fedlab take turns, and the ratio of medians is
-what counts. `make bench` prints a table and keeps it under benchmarks/results.
+The floor is the best careful loop: images preloaded as channels-last floats, the model in channels-last memory,
+PyTorch's own optimizer, the same batches; one process on all cores, or one process a core on a share of the sites,
+whichever is faster. It neither averages nor evaluates. Floors and fedlab take turns, and ratios of medians count.
+
+    python benchmarks/rounds.py [W1 W3 ...]
+
+prints a table and keeps it under benchmarks/results.
 """
 
 import argparse
-import json
-import platform
-import resource
+import itertools
+import multiprocessing
+import os
 import statistics
-import subprocess
-import sys
 import time
 import warnings
-from datetime import date
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 import fedlab
@@ -26,126 +31,174 @@ from fedlab.algorithms import start
 from fedlab.federation import Federation
 from fedlab.training import Training
 
-WORK = {  # name: model, cases, sites, rounds measured
-    "small CNN, 8 sites, 4,500 cases": ("small_cnn", 6400, 8, 25),
-    "ResNet-18, 4 sites, 690 cases": ("resnet18", 960, 4, 6),
-}
-METHODS = ("fedavg", "centralized")
 warnings.simplefilter("ignore")  # which site lacks a class does not matter here
 HERE = Path(__file__).parent
+CORES = os.cpu_count() or 1
 
 
-def federation(model: str, cases: int, sites: int, rounds: int) -> Federation:
-    """Sites of unequal size, one epoch a round, batches of 32."""
-    part = fedlab.partition(fedlab.load(f"phantoms(cases={cases})"), sites, quantity=0.2, prevalence=0.3)
-    return Federation(part, model, Training(rounds=rounds, batch_size=32, lr=0.05, momentum=0.9))
+@dataclass(frozen=True)
+class Workload:
+    """Training cases of each site, model, image dimensions, and how often a round is measured."""
+
+    title: str
+    sizes: tuple[int, ...]
+    model: str = "small_cnn"
+    dimensions: int = 2
+    repeats: int = 9
+    modes: tuple[str, ...] = ("serial", "stacked")
 
 
-class Floor:
-    """The bare loop: one model, the batches of `sites`, nothing else."""
+SKEWED = (1680, 1280, 992, 768, 592, 448, 352, 288)  # 6,400 cases
+WORK = {
+    "W1": Workload("8 skewed sites, 6,400 images, small CNN", SKEWED),
+    "W2": Workload("8 sites, 800 images, ResNet-18", (100,) * 8, "resnet18", repeats=5, modes=("serial",)),
+    "W3": Workload("64 sites of 50 images, small CNN", (50,) * 64),
+    "W4": Workload("512 sites of 50 images, small CNN", (50,) * 512, repeats=5, modes=("serial",)),
+    "W5": Workload("8 sites of 24 volumes of 28^3, small CNN in 3D", (24,) * 8, dimensions=3, repeats=5),
+    "L3": Workload("64 sites of 50 images, logistic regression", (50,) * 64, "logistic", repeats=25),
+}
+SETTINGS = {"batch_size": 32, "lr": 0.05, "momentum": 0.9}
 
-    def __init__(self, fed: Federation, model: str, sites: list) -> None:
-        cases = fed.partition.cases
-        net = models.build(model, cases.shape, fed.task.outputs, seed=0).to(fed.device)
-        self.net = net.to(memory_format=torch.channels_last).train()
-        self.optimizer = torch.optim.SGD(self.net.parameters(), 0.05, momentum=0.9)
-        images = torch.from_numpy(np.array(cases.images)).float().div_(255).to(fed.device)
-        self.images = images.contiguous(memory_format=torch.channels_last)
-        self.labels = torch.tensor(cases.labels).float().to(fed.device)
-        self.sites, self.settings = sites, fed.settings
+
+def world(work: Workload) -> fedlab.Partition:
+    """Phantoms dealt to sites of exactly these sizes, with one validation and one test case each."""
+    count = sum(work.sizes) + 2 * len(work.sizes)
+    cases = fedlab.load(f"phantoms(cases={max(100, count)}, dimensions={work.dimensions})")
+    names = [f"Site {k:03d}" for k in range(len(work.sizes))]
+    sites = [*np.repeat(names, work.sizes), *names, *names]
+    splits = np.repeat(["train", "val", "test"], [sum(work.sizes), len(names), len(names)])
+    table = pd.DataFrame({"case": cases.table["case"][:count], "site": sites, "split": splits})
+    return fedlab.Partition.from_sites(cases, table, leakage="allow")
+
+
+def federation(work: Workload, mode: str = "serial") -> Federation:
+    """One epoch a round."""
+    return Federation(world(work), work.model, Training(rounds=10_000, execution=mode, device="cpu", **SETTINGS))
+
+
+class Loop:
+    """The bare loop: one model, the batches of these sites, nothing else."""
+
+    def __init__(self, work: Workload, who: list[int], threads: int) -> None:
+        torch.set_num_threads(threads)
+        part = world(work)
+        fed = Federation(part, work.model, Training(**SETTINGS, device="cpu"))
+        kept = [torch.channels_last, torch.channels_last_3d][work.dimensions - 2]
+        net = models.build(work.model, part.cases.shape, fed.task.outputs, seed=0)
+        self.net = net.to(memory_format=kept).train()
+        self.optimizer = torch.optim.SGD(self.net.parameters(), SETTINGS["lr"], momentum=SETTINGS["momentum"])
+        images = torch.from_numpy(np.array(part.cases.images)).float().div_(255)
+        self.images, self.labels = images.contiguous(memory_format=kept), torch.tensor(part.cases.labels).float()
+        self.sites = [fed.sites[k] for k in who]
+        self.settings = fed.settings
 
     def round(self, number: int) -> None:
         for site in self.sites:
             steps = site.steps(self.settings)
             for step in range((number - 1) * steps, number * steps):
-                index = torch.from_numpy(site.batches.at(step)).to(self.images.device)
+                index = torch.from_numpy(site.batches.at(step))
                 self.optimizer.zero_grad()
                 logits = self.net(self.images[index])[:, 0]
                 loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, self.labels[index])
                 loss.backward()
                 self.optimizer.step()
-        if self.images.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
-def measure(model: str, cases: int, sites: int, repeats: int, method: str) -> dict[str, float]:
-    """Medians of seconds a round, floor and fedlab in turn, after one round of warm-up."""
-    fed = federation(model, cases, sites, repeats + 1)
-    floor = Floor(fed, model, [fed.union] if method == "centralized" else fed.sites)
-    ours = start(method, fed)
-    seconds: dict[str, list[float]] = {"floor": [], "fedlab": []}
-    for number in range(1, repeats + 2):
-        for name, work in (("floor", lambda n=number: floor.round(n)), ("fedlab", lambda n=number: next(ours))):
-            begun = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - begun)
-    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    return {**medians, "ratio": medians["fedlab"] / medians["floor"]}
+class Floor:
+    """A bare loop in each of several processes; the sites are shared out, the largest first, to whom has least."""
+
+    def __init__(self, work: Workload, processes: int) -> None:
+        shares: list[list[int]] = [[] for _ in range(processes)]
+        for k in sorted(range(len(work.sizes)), key=lambda k: -work.sizes[k]):
+            min(shares, key=lambda share: sum(work.sizes[i] for i in share)).append(k)
+        context = multiprocessing.get_context("spawn")
+        pairs = [context.Pipe() for _ in shares]
+        self.ends = [end for end, _ in pairs]
+        threads = max(1, CORES // processes)
+        given = [(other, work, share, threads) for (_, other), share in zip(pairs, shares, strict=True)]
+        self.processes = [context.Process(target=_loop, args=each, daemon=True) for each in given]
+        for process in self.processes:
+            process.start()
+
+    def round(self, number: int) -> None:
+        for end in self.ends:
+            end.send(number)
+        for end in self.ends:
+            end.recv()
+
+    def close(self) -> None:
+        for end, process in zip(self.ends, self.processes, strict=True):
+            end.send(None)
+            process.join()
 
 
-def peak(kind: str, model: str, cases: int, sites: int) -> float:
-    """Peak resident megabytes of a process that does two rounds of the floor or of fedavg."""
-    command = [sys.executable, __file__, "--peak", kind, model, str(cases), str(sites)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+def _loop(end: Any, work: Workload, who: list[int], threads: int) -> None:
+    loop = Loop(work, who, threads)
+    for number in iter(end.recv, None):
+        loop.round(number)
+        end.send(number)
 
 
-def _peak(kind: str, model: str, cases: int, sites: int) -> None:
-    fed = federation(model, cases, sites, 2)
-    if kind == "floor":
-        floor = Floor(fed, model, fed.sites)
-        for number in (1, 2):
-            floor.round(number)
-    else:
-        list(start("fedavg", fed))
-    print(_high_water())
+class Ours:
+    """fedavg as `fedlab.run` carries it out, without evaluation."""
+
+    def __init__(self, work: Workload, mode: str) -> None:
+        torch.set_num_threads(CORES)
+        self.fed = federation(work, mode)
+        self.rounds = start("fedavg", self.fed)
+        self.threads = 1 if self.fed.layout.parameters < 1_000_000 else CORES  # as `threads_for` has it
+
+    def round(self, number: int) -> None:
+        torch.set_num_threads(self.threads)
+        next(self.rounds)
+
+    def close(self) -> None:
+        self.rounds.close()
 
 
-def _high_water() -> float:
-    """Peak resident megabytes of this process (not of the one that started it, as Linux' getrusage would say)."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
-        return int(line.split()[1]) * 1024 / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+def measure(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Medians of seconds a round, all in turn, after a round of warm-up."""
+    each = {name: make() for name, make in contestants.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in each}
+    for number, (name, one) in itertools.product(range(1, repeats + 2), each.items()):
+        begun = time.perf_counter()
+        one.round(number)
+        seconds[name].append(time.perf_counter() - begun)
+    for one in each.values():
+        one.close()
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def report() -> str:
-    lines = [
-        "| workload | method | floor s/round | fedlab s/round | ratio |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, (model, cases, sites, repeats) in WORK.items():
-        for method in METHODS:
-            m = measure(model, cases, sites, repeats, method)
-            lines.append(f"| {name} | {method} | {m['floor']:.3f} | {m['fedlab']:.3f} | {m['ratio']:.3f} |")
-            print(lines[-1], flush=True)
-    lines += ["", "| workload | peak MB floor | peak MB fedavg | difference MB | model MB |", "| --- " * 5 + "|"]
-    for name, (model, cases, sites, _) in WORK.items():
-        floor, ours = (peak(kind, model, cases, sites) for kind in ("floor", "fedavg"))
-        weight = federation(model, 100, sites, 1).start.nbytes / 1e6
-        lines.append(f"| {name} | {floor:.0f} | {ours:.0f} | {ours - floor:.0f} | {weight:.1f} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+def race(work: Workload) -> dict[str, float]:
+    """Floors of one process and of one a core, and fedlab in each mode."""
+    floors = {f"floor, {n} process{'es' * (n > 1)}": (lambda n=n: Floor(work, n)) for n in sorted({1, CORES})}
+    return measure({**floors, **{mode: (lambda mode=mode: Ours(work, mode)) for mode in work.modes}}, work.repeats)
+
+
+def row(name: str, work: Workload, found: dict[str, float]) -> str:
+    floors = {what: seconds for what, seconds in found.items() if what.startswith("floor")}
+    best = min(floors, key=lambda what: floors[what])
+    images = sum(work.sizes)
+    modes = [f"{found[m]:.3f} ({found[m] / floors[best]:.3f})" if m in found else "" for m in ("serial", "stacked")]
+    times = [f"{seconds:.3f}" for seconds in floors.values()]
+    return f"| {name} | {work.title} | {' | '.join([*times, *modes])} | {found['serial'] / images * 1e6:.0f} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peak", nargs=4, metavar=("KIND", "MODEL", "CASES", "SITES"))
-    given = parser.parse_args().peak
-    if given:
-        _peak(given[0], given[1], int(given[2]), int(given[3]))
-        return
-    machine = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "machine": platform.machine(),
-    }
-    page = f"# Rounds against a bare loop, {date.today()}\n\n`make bench` with {json.dumps(machine)}\n\n{report()}\n"
-    path = HERE / "results" / f"rounds-{machine['device'].replace(' ', '-').lower()}.md"
-    path.write_text(page)
-    print(f"\nkept in {path.relative_to(HERE.parent)}")
+    from machine import machine, page  # beside this file
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workloads", nargs="*", default=list(WORK), metavar="W", help=", ".join(WORK))
+    chosen = parser.parse_args().workloads
+    floors = [f"floor, {n} process{'es' * (n > 1)}" for n in sorted({1, CORES})]
+    head = ["", "workload", *floors, "serial (of the best floor)", "stacked (of the best floor)", "serial, us an image"]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    print("\n".join(lines))
+    for name in chosen:
+        lines.append(row(name, WORK[name], race(WORK[name])))
+        print(lines[-1], flush=True)
+    text = "Seconds a round of `fedavg`, one epoch, batches of 32.\n\n" + "\n".join(lines)
+    page(HERE / "results" / f"rounds-{machine()['device']}.md", "Rounds against the best bare loop", text)
 
 
 if __name__ == "__main__":

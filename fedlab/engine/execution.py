@@ -41,16 +41,24 @@ class Execution:
         self.used: set[str] = set()
         self.obstacle = ALONE
 
-    def train(self, jobs: Sequence[Job], named: Named) -> list[Trained]:
-        """What each job came to, in their order. named(job): the context in which a refusal is told of its site."""
+    def train(self, jobs: Sequence[Job], named: Named, check: Callable[[Job, Trained], None]) -> list[Trained]:
+        """What each job came to, in their order.
+
+        named(job): the context in which a refusal is told of its site. check(job, trained): may refuse what came of it.
+        """
         if len(jobs) > 1 and self.stacks:
             self.used.add("stacked")
-            return self.stacked.train(jobs)
+            found = self.stacked.train(jobs)
+            for job, trained in zip(jobs, found, strict=True):
+                check(job, trained)
+            return found
         self.used.add("serial")
 
         def call(engine: Serial, job: Job) -> Trained:
             with named(job):
-                return engine.train(job)
+                trained = engine.train(job)
+            check(job, trained)
+            return trained
 
         return self.lanes.each(call, jobs, [job.work.steps for job in jobs])
 

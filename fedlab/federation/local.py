@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedlab.engine.execution import Execution
-from fedlab.engine.work import Cost, Job, Sampler, Work
+from fedlab.engine.work import Cost, Job, Sampler, Trained, Work
 from fedlab.federation.journal import Journal
 from fedlab.federation.sites import Clock
 from fedlab.training import Training
@@ -71,10 +71,13 @@ class LocalTraining:
 
         Raises DivergedError.
         """
-        found = self.execution.train(jobs, lambda job: named(job.site, r))
+
+        def check(job: Job, trained: Trained) -> None:
+            check_finite(trained.cost.loss, trained.weights.vector, r, job.site, job.work.lr)
+
+        found = self.execution.train(jobs, lambda job: named(job.site, r), check)
         self.last = [trained.cost for trained in found]
         for job, trained in zip(jobs, found, strict=True):
-            check_finite(trained.cost.loss, trained.weights.vector, r, job.site, job.work.lr)
             self.journal.charge(job.site, trained.cost, private)
         return [trained.weights for trained in found]
 
