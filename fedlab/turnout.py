@@ -44,7 +44,8 @@ class Turnout:
     @property
     def answering(self) -> tuple[int, ...]:
         """Sites whose work counts."""
-        return tuple(k for k in self.present if k not in self.failed | self.late)
+        lost = self.failed | self.late
+        return tuple(k for k in self.present if k not in lost)
 
 
 def everybody(sites: int) -> Turnout:

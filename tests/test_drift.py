@@ -12,7 +12,7 @@ from worlds import CNN, cases, federation, last, partition, repeated
 import fedlab
 from fedlab.drift import drift, weight_divergence
 from fedlab.engine import updates
-from fedlab.engine.updates import MEASURES, common, gram, measures
+from fedlab.engine.updates import MEASURES, common, lengths, measures
 from fedlab.weights import Weights, mix
 
 KNOBS = {"model": CNN, "rounds": 3, "local_steps": 2, "batch_size": 8, "momentum": 0.9, "device": "cpu"}
@@ -25,8 +25,12 @@ def experiment(**changes) -> fedlab.Experiment:
 
 def of(moved, shares=P) -> dict[str, float]:
     """The measures of updates (K, P) from the origin."""
-    moved = torch.as_tensor(moved, dtype=torch.float64)
-    return measures(gram(torch.zeros(moved.shape[1], dtype=torch.float64), moved), np.asarray(shares))
+    moved, shares = torch.as_tensor(moved, dtype=torch.float64), np.asarray(shares)
+    return measures(lengths(torch.zeros(moved.shape[1], dtype=torch.float64), moved, shares), shares)
+
+
+def flat(found) -> list[float]:
+    return [*found.each, found.total, found.mean, found.direction]
 
 
 def random(k=3, n=1000, seed=0) -> np.ndarray:
@@ -86,17 +90,18 @@ def test_scale_and_rotation():
 def test_small_pieces_and_chosen_coordinates(monkeypatch):
     start, d = torch.from_numpy(random(1)[0]), torch.from_numpy(random(seed=1))
     counted = torch.arange(1000) % 3 == 0
-    whole, some = gram(start, d), gram(start, d, counted)
-    assert np.allclose(some, gram(start[counted], d[:, counted]), rtol=1e-12)
+    whole, some = (flat(lengths(start, d, P, which)) for which in (None, counted))
+    assert np.allclose(some, flat(lengths(start[counted], d[:, counted], P)), rtol=1e-12)
     monkeypatch.setattr(updates, "PIECE", 100)
-    assert np.allclose(gram(start, d), whole, rtol=1e-12) and np.allclose(gram(start, d, counted), some, rtol=1e-12)
+    assert np.allclose(flat(lengths(start, d, P)), whole, rtol=1e-12)
+    assert np.allclose(flat(lengths(start, d, P, counted)), some, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_measuring_leaves_the_weights_alone(kind):
     start, trained = (torch.from_numpy(random(k)).to(kind) for k in (1, 3))
     before = start.clone(), trained.clone()
-    gram(start[0], trained)
+    lengths(start[0], trained, P)
     assert torch.equal(start, before[0]) and torch.equal(trained, before[1])
 
 
@@ -105,7 +110,7 @@ def test_float32_weights_lose_nothing_in_the_sums():
     start = torch.full((10**6,), 1.0)
     moved = start + torch.tensor([[1.0], [-1.0]]) * 2.0**-20
     square = 10**6 * 2.0**-40
-    assert gram(start, moved).tolist() == [[square, -square], [-square, square]]
+    assert flat(lengths(start, moved, np.array([0.75, 0.25]))) == [square, square, 0, square / 4, 0]
 
 
 def test_a_common_start_is_told_by_its_values():

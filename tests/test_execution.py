@@ -12,7 +12,7 @@ from worlds import CNN, cases, ends, federation, partition
 
 import fedlab
 from fedlab.engine.batches import Batches
-from fedlab.engine.lockstep import lockstep
+from fedlab.engine.lockstep import lockstep, together
 from fedlab.engine.serial import Serial
 from fedlab.engine.stack import Stack
 from fedlab.engine.work import Work
@@ -127,7 +127,22 @@ def test_in_lockstep_every_site_sees_its_own_batches_in_order(sites, size):
 
 def test_alike_sites_are_always_in_step():
     works = [Work(Batches(str(k), np.arange(50), 32, 0), 0, 4, 0.1) for k in range(9)]
-    assert [len(who) for who, _ in lockstep(works)] == [9, 9, 9, 9]
+    assert [len(who) for who, _ in lockstep(works)] == [9, 9, 9, 9] and together(works) == 9
+
+
+@pytest.mark.parametrize(
+    ("sizes", "model", "mode"),
+    [
+        ((20,) * 8, "logistic", "stacked"),
+        ((20,) * 4, "logistic", "serial"),
+        (tuple(range(9, 17)), "logistic", "serial"),  # full batches of eight sizes: nobody is in step
+        ((20,) * 8, CNN, "serial"),
+    ],
+)
+def test_a_mode_is_chosen_by_what_is_faster(sizes, model, mode):
+    fed = federation(partition(sizes), model, batch_size=None)
+    ends("fedavg", fed)
+    assert fed.execution.used == {mode}
 
 
 EXPERIMENT = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 3, "batch_size": 16, "precision": "float64"}
@@ -221,7 +236,7 @@ def test_many_models_predict_as_each_alone():
     index = [site.batches.index for site in fed.sites]
     asked = [*((models[k], index[k]) for k in range(4)), (models[0], index[1]), (models[0], index[0][:0])]
     together = fed.predict_each(asked)
-    assert fed.execution.stacks
+    assert fed.execution.stackable
     for (model, cases_), found in zip(asked, together, strict=True):
         assert found.shape == (len(cases_), 2)
         np.testing.assert_allclose(found, fed.predict(model, cases_), rtol=0, atol=1e-12)

@@ -36,6 +36,11 @@ class Batches:
         start = position * self.size
         return self._order[start:] if position == self.per_epoch - 1 else self._order[start : start + self.size]
 
+    def length(self, step: int) -> int:
+        """How many cases that batch has."""
+        last = step % self.per_epoch == self.per_epoch - 1
+        return len(self.index) - (self.per_epoch - 1) * self.size if last else self.size
+
     def sweep(self) -> Iterator[NDArray[np.int64]]:
         """All cases once, in their own order, in pieces of the batch size; no piece of a single case."""
         ends = [position * self.size for position in range(1, self.per_epoch)]
@@ -54,6 +59,10 @@ class Balanced:
 
     def at(self, step: int) -> NDArray[np.int64]:
         """Row positions of the `step`-th batch."""
-        count = len(self.plain.at(step))
+        count = self.length(step)
         rng = stream(self.plain.seed, "balanced batches", self.plain.site, step)
         return rng.choice(self.plain.index, count, p=self.chances)
+
+    def length(self, step: int) -> int:
+        """How many cases that batch has."""
+        return self.plain.length(step)

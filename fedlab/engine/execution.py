@@ -1,8 +1,8 @@
 """How the work of many sites is carried out: which engine does what, so that neither methods nor engines know.
 
-Measured (benchmarks/results/modes-cpu.md): on a processor, sites one after another on each core are faster than one
-batched model wherever there are convolutions. On a GPU a small model leaves the device idle between its operations, so
-that there sites are stacked; a large one fills the device alone.
+What "auto" chooses was measured (benchmarks/results/modes.md). On a processor, sites one after another on each core are
+faster than one batched model wherever there are convolutions; a small network without any spends its time between
+operations, so that from some sites on it is stacked. On a GPU every small model does.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.modules.conv import _ConvNd
 
 from fedlab.engine.lanes import Lanes
+from fedlab.engine.lockstep import together
 from fedlab.engine.serial import EVALUATION_BATCH, Serial
 from fedlab.engine.stacked import Stacked
 from fedlab.engine.threads import SMALL
@@ -23,7 +25,7 @@ from fedlab.weights import Weights
 
 Index = NDArray[np.int64]
 Named = Callable[[Job], AbstractContextManager]
-MODES = ("auto", "serial", "stacked")
+ENOUGH = {"cpu": 6, "cuda": 2}  # sites in step on average from which on stacks are faster
 ALONE = "its sites train one at a time"
 
 
@@ -31,12 +33,16 @@ class Execution:
     """Trains and predicts; results do not depend on how many processor cores take part.
 
     mode: "serial" (one site after another, on each core), "stacked" (sites as one batched model), or "auto", which
-    chooses by device and model. used: modes in which trainings were carried out. obstacle: why some were not stacked.
+    chooses. idle: whether most of the time of a step is spent between operations. used: modes in which trainings were
+    carried out. obstacle: why some were not stacked.
     """
 
     def __init__(self, serial: Serial, another: Callable[[], Serial], mode: str) -> None:
         self.device = serial.flat.vector.device
-        cores = torch.get_num_threads() if self.device.type == "cpu" else 1
+        small = serial.flat.layout.parameters < SMALL
+        convolves = any(isinstance(module, _ConvNd) for module in serial.flat.model.modules())
+        self.idle = small and (self.device.type == "cuda" or not convolves)
+        cores = torch.get_num_threads() if self.device.type == "cpu" and not self.idle else 1
         self.serial, self.lanes, self.mode = serial, Lanes(serial, another, cores), mode
         self.used: set[str] = set()
         self.obstacle = ALONE
@@ -46,7 +52,7 @@ class Execution:
 
         named(job): the context in which a refusal is told of its site. check(job, trained): may refuse what came of it.
         """
-        if len(jobs) > 1 and self.stacks:
+        if self._stacks(jobs):
             self.used.add("stacked")
             found = self.stacked.train(jobs)
             for job, trained in zip(jobs, found, strict=True):
@@ -67,11 +73,16 @@ class Execution:
         """The engine that trains sites as one batched model."""
         return Stacked(self.serial)
 
+    def _stacks(self, jobs: Sequence[Job]) -> bool:
+        """Whether these sites train as one model."""
+        if len(jobs) < 2 or not self.stackable:
+            return False
+        return self.mode == "stacked" or together([job.work for job in jobs]) >= ENOUGH[self.device.type]
+
     @cached_property
-    def stacks(self) -> bool:
-        """Whether sites that train side by side do so as one model."""
-        small = self.device.type == "cuda" and self.serial.flat.layout.parameters < SMALL
-        if not (self.mode == "stacked" or (self.mode == "auto" and small)):
+    def stackable(self) -> bool:
+        """Whether sites may be stacked at all."""
+        if not (self.mode == "stacked" or (self.mode == "auto" and self.idle)):
             return False
         self.obstacle = self.stacked.obstacle or ALONE
         return self.stacked.obstacle is None
@@ -88,7 +99,7 @@ class Execution:
         """Probabilities (n, classes) of each model for its cases."""
         pieces = [(i, part) for i, (_, index) in enumerate(asked) for part in self._pieces(index)]
         wanted = [(asked[i][0], part) for i, part in pieces]
-        if len(asked) > 1 and self.stacks:
+        if len(asked) > 1 and self.stackable:
             found = self.stacked.predict(wanted)
         else:
             sizes = [len(part) for _, part in wanted]

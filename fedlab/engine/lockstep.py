@@ -11,19 +11,28 @@ Index = NDArray[np.int64]
 
 
 def lockstep(works: Sequence[Work]) -> Iterator[tuple[list[int], list[Index]]]:
-    """(which of the works, the batch of each): batches of one size, every work's own in their order.
+    """(which of the works, the batch of each): batches of one size, every work's own in their order."""
+    step = [work.first for work in works]
+    for who in groups(works):
+        yield who, [works[i].batches.at(step[i]) for i in who]
+        for i in who:
+            step[i] += 1
+
+
+def groups(works: Sequence[Work]) -> Iterator[list[int]]:
+    """Which of the works take a step together.
 
     Of the batches that are next, those of the most frequent size; where sizes are equally frequent the smallest, since
     its sites then catch up with others. So a site's last, partial batch waits until few are left, or for one as large.
     """
-    waiting = {i: _batches(work) for i, work in enumerate(works) if work.steps}
-    ahead = {i: next(batches) for i, batches in waiting.items()}
+    waiting = {i: _lengths(work) for i, work in enumerate(works) if work.steps}
+    ahead = {i: next(lengths) for i, lengths in waiting.items()}
     while ahead:
-        groups: dict[int, list[int]] = {}
-        for i, index in ahead.items():
-            groups.setdefault(len(index), []).append(i)
-        _, who = max(groups.items(), key=lambda group: (len(group[1]), -group[0]))
-        yield who, [ahead[i] for i in who]
+        alike: dict[int, list[int]] = {}
+        for i, length in ahead.items():
+            alike.setdefault(length, []).append(i)
+        _, who = max(alike.items(), key=lambda group: (len(group[1]), -group[0]))
+        yield who
         for i in who:
             following = next(waiting[i], None)
             if following is None:
@@ -32,5 +41,10 @@ def lockstep(works: Sequence[Work]) -> Iterator[tuple[list[int], list[Index]]]:
                 ahead[i] = following
 
 
-def _batches(work: Work) -> Iterator[Index]:
-    return (work.batches.at(step) for step in range(work.first, work.first + work.steps))
+def together(works: Sequence[Work]) -> float:
+    """How many sites take a step together on average."""
+    return sum(work.steps for work in works) / max(1, sum(1 for _ in groups(works)))
+
+
+def _lengths(work: Work) -> Iterator[int]:
+    return (work.batches.length(step) for step in range(work.first, work.first + work.steps))

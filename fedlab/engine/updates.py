@@ -1,7 +1,10 @@
-"""How far the updates of a round point apart: the optimisation family of heterogeneity, from one Gram matrix.
+"""How far the updates of a round point apart: the optimisation family of heterogeneity, in two passes over them.
 
 D_k = w_k - w is what site k changed of the parameters w that all sites started from; p_k are the sites' weights.
 """
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,7 +18,7 @@ MEASURES = {  # name in run.rounds -> meaning
     "update spread": "sum p_k |w_k - sum p_l w_l|^2",
     "dissimilarity": "B^2 = sum p_k |D_k|^2 / |sum p_k D_k|^2, from 1 for equal updates (Li 2020, arXiv:1812.06127)",
 }
-PIECE = 2**18  # numbers in work at a time, so that they stay in cache
+PIECE = 2**20  # numbers in work at a time
 
 Floats = NDArray[np.float64]
 
@@ -30,30 +33,47 @@ def common(start: Tensor, counted: Tensor | None = None) -> bool:
     return all(torch.equal(first, other) for other in others)
 
 
-def gram(start: Tensor, trained: Tensor, counted: Tensor | None = None) -> Floats:
-    """<D_k, D_l> of the updates from `start` (P,) to `trained` (K, P), float64 (K, K); over coordinates `counted`."""
-    products = torch.zeros(len(trained), len(trained), dtype=torch.float64, device=trained.device)
-    for first in range(0, len(start), step := max(1, PIECE // len(trained))):
+@dataclass(frozen=True)
+class Lengths:
+    """|D_k|^2 of each update (K,); |sum D_k|^2, |sum p_k D_k|^2 and |sum D_k / |D_k||^2."""
+
+    each: Floats
+    total: float
+    mean: float
+    direction: float
+
+
+def lengths(start: Tensor, trained: Tensor, shares: Floats, counted: Tensor | None = None) -> Lengths:
+    """Of the updates from `start` (P,) to `trained` (K, P) with weights p (K,), over coordinates `counted`."""
+    each = torch.zeros(len(trained), dtype=torch.float64, device=trained.device)
+    for moved in _pieces(start, trained, counted):
+        each += moved.square().sum(1)
+    p = torch.as_tensor(shares, dtype=torch.float64, device=trained.device)
+    ways = torch.stack([torch.ones_like(each), p, each.rsqrt()])
+    sums = torch.zeros(3, dtype=torch.float64, device=trained.device)
+    for moved in _pieces(start, trained, counted):
+        sums += (ways @ moved).square().sum(1)
+    return Lengths(each.cpu().numpy(), *sums.tolist())
+
+
+def _pieces(start: Tensor, trained: Tensor, counted: Tensor | None) -> Iterator[Tensor]:
+    """Updates (K, piece) in float64, whatever the weights are in."""
+    step = max(1, PIECE // len(trained))
+    for first in range(0, len(start), step):
         piece = slice(first, first + step)
-        moved = trained[:, piece] - start[piece].double()  # in float64, whatever the weights are in
-        if counted is not None:
-            moved = moved[:, counted[piece]]
-        products.addmm_(moved, moved.T)
-    return products.cpu().numpy()
+        moved = trained[:, piece].double() - start[piece].double()
+        yield moved if counted is None else moved[:, counted[piece]]
 
 
-def measures(products: Floats, shares: Floats) -> dict[str, float]:
-    """The measures of MEASURES from a Gram matrix (K, K) and weights (K,) that sum to 1; NaN where nothing moved."""
-    squares = np.diag(products)
-    apart = np.add.outer(squares, squares) - 2 * products  # |w_k - w_l|^2
-    pairs = np.triu_indices(len(products), 1)
+def measures(found: Lengths, shares: Floats) -> dict[str, float]:
+    """The measures of MEASURES from weights (K,) that sum to 1; NaN where nothing moved."""
+    squares, pairs = found.each, len(shares) * (len(shares) - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        cosines = (products / np.sqrt(np.outer(squares, squares)))[pairs]
-        found = {
-            "gradient diversity": squares.sum() / products.sum(),
-            "update cosine": cosines.mean(),
+        values = {
+            "gradient diversity": squares.sum() / np.float64(found.total),
+            "update cosine": (found.direction - len(shares)) / np.float64(pairs),
             "client drift": np.sqrt(squares).mean(),
-            "update spread": max(0.0, shares @ apart @ shares / 2),
-            "dissimilarity": shares @ squares / (shares @ products @ shares),
+            "update spread": max(0.0, shares @ squares - found.mean),
+            "dissimilarity": shares @ squares / np.float64(found.mean),
         }
-    return {name: float(value) for name, value in found.items()}
+    return {name: float(value) for name, value in values.items()}

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.engine.batches import Batches
@@ -29,7 +31,9 @@ class Sampler(Protocol):
 
     per_epoch: int
 
-    def at(self, step: int): ...
+    def at(self, step: int) -> NDArray[np.int64]: ...
+
+    def length(self, step: int) -> int: ...
 
 
 @dataclass(frozen=True)

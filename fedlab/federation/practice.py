@@ -58,7 +58,8 @@ class Practice(Calendar):
         return trained
 
     def _fit_all(self, start: Weights, r: Clock, asked: Corrections, span: Span, how: Keeping) -> Weights:
-        rows = [i for i, k in enumerate(start.owners) if start.sites is None or k in r.turnout.answering]
+        answering = set(r.turnout.answering)
+        rows = [i for i, k in enumerate(start.owners) if start.sites is None or k in answering]
         who = tuple(start.owners[i] for i in rows)
         state = self.optimizers if start.sites is not None and how == (None, False) else None
         keep = bool(how[0] or (state is not None and state.policy != "reset"))
@@ -101,10 +102,10 @@ class Practice(Calendar):
         """Of the round's first training of all sites from one start, over the parameters that they share."""
         shared = self.staying.shared
         if not self.journal.updates and updates.common(start.parameters, shared):
-            products = updates.gram(start.parameters[0], trained.parameters, shared)
-            shares = self.shares[list(start.owners)]
-            if products.any():
-                self.journal.updates = updates.measures(products, shares / shares.sum())
+            shares = self.shares[list(start.owners)] / self.shares[list(start.owners)].sum()
+            found = updates.lengths(start.parameters[0], trained.parameters, shares, shared)
+            if found.each.any():
+                self.journal.updates = updates.measures(found, shares)
 
     def gradient(self, at: Weights) -> tuple[NDArray[np.float64], Tensor]:
         """Loss (m,) and its gradient (m, P) over all training cases of each site, at the model of each."""

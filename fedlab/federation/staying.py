@@ -21,9 +21,13 @@ KINDS = {  # batch normalisation policy -> kinds of coordinates that stay (SiloB
 class Staying:
     """The coordinates that stay, and what they are at each site.
 
-    mask: bool (P + Q,). own: each site's model (K, ...), of which only these coordinates are meant; None until the
-    first training. trained: the sites that have trained.
+    mask: bool (P + Q,). any: whether there are any. shared: the parameters (P,) that leave; None where all do. own: each
+    site's model (K, ...), of which only these coordinates are meant; None until the first training. trained: the sites
+    that have trained.
     """
+
+    any: bool
+    shared: Tensor | None
 
     def __init__(self, layout: Layout, policy: str, start: Weights, sites: int) -> None:
         self.layout, self.start, self.sites = layout, start, sites
@@ -31,26 +35,25 @@ class Staying:
         self.own: Weights | None = None
         self.trained: list[int] = []
         self._sizes: dict[Any, tuple[int, int]] = {}
+        self._look()
 
     def add(self, mask: Tensor) -> None:
         """These coordinates stay, too."""
         self.mask = self.mask | mask.to(self.mask.device)
-        self._sizes.clear()
+        self._look()
 
     def add_none(self) -> None:
         """Nothing stays."""
         self.mask = torch.zeros_like(self.mask)
+        self._look()
+
+    def _look(self) -> None:
+        """What is asked of the mask again and again."""
         self._sizes.clear()
-
-    @property
-    def any(self) -> bool:
-        return bool(self.mask.any())
-
-    @property
-    def shared(self) -> Tensor | None:
-        """Which parameters (P,) leave the sites; None where all do."""
+        self.any = bool(self.mask.any())
+        self._counts_leave = not bool(self.mask[self.layout.parameters :].any())
         leaves = ~self.mask[: self.layout.parameters]
-        return None if bool(leaves.all()) else leaves
+        self.shared = None if bool(leaves.all()) else leaves
 
     def at(self, w: Weights, k: int) -> Weights:
         """A model, or a part of one, as site k uses it: with what stays there, of which no optimizer state travels."""
@@ -115,11 +118,6 @@ class Staying:
         moments = None if w.moments is None else w.moments[..., leaves[: w.layout.parameters]]
         beside = (w.counts if self._counts_leave else None, moments, w.clock)
         return (w.vector[leaves], *(t for t in beside if t is not None))
-
-    @property
-    def _counts_leave(self) -> bool:
-        """Integer buffers go with the normalisation statistics."""
-        return not bool(self.mask[self.layout.parameters :].any())
 
     def _mask_of(self, layout: Layout) -> Tensor:
         if not isinstance(layout, Part):
