@@ -80,12 +80,12 @@ def federation(work: Workload, mode: str = "serial") -> Federation:
 class Loop:
     """The bare loop: one model, the batches of these sites, nothing else."""
 
-    def __init__(self, work: Workload, who: list[int], threads: int) -> None:
+    def __init__(self, work: Workload, who: list[int], threads: int, batchnorm: str = "avg") -> None:
         torch.set_num_threads(threads)
         part = world(work)
         fed = Federation(part, work.model, Training(**SETTINGS, device="cpu"))
         kept = [torch.channels_last, torch.channels_last_3d][work.dimensions - 2]
-        net = models.build(work.model, part.cases.shape, fed.task.outputs, seed=0)
+        net = models.build(work.model, part.cases.shape, fed.task.outputs, 0, batchnorm)
         self.net = net.to(memory_format=kept).train()
         self.optimizer = torch.optim.SGD(self.net.parameters(), SETTINGS["lr"], momentum=SETTINGS["momentum"])
         images = torch.from_numpy(np.array(part.cases.images)).float().div_(255)
@@ -108,7 +108,7 @@ class Loop:
 class Floor:
     """A bare loop in each of several processes; the sites are shared out, the largest first, to whom has least."""
 
-    def __init__(self, work: Workload, processes: int) -> None:
+    def __init__(self, work: Workload, processes: int, batchnorm: str = "avg") -> None:
         shares: list[list[int]] = [[] for _ in range(processes)]
         for k in sorted(range(len(work.sizes)), key=lambda k: -work.sizes[k]):
             min(shares, key=lambda share: sum(work.sizes[i] for i in share)).append(k)
@@ -116,7 +116,7 @@ class Floor:
         pairs = [context.Pipe() for _ in shares]
         self.ends = [end for end, _ in pairs]
         threads = max(1, CORES // processes)
-        given = [(other, work, share, threads) for (_, other), share in zip(pairs, shares, strict=True)]
+        given = [(other, work, share, threads, batchnorm) for (_, other), share in zip(pairs, shares, strict=True)]
         self.processes = [context.Process(target=_loop, args=each, daemon=True) for each in given]
         for process in self.processes:
             process.start()
@@ -133,8 +133,8 @@ class Floor:
             process.join()
 
 
-def _loop(end: Any, work: Workload, who: list[int], threads: int) -> None:
-    loop = Loop(work, who, threads)
+def _loop(end: Any, work: Workload, who: list[int], threads: int, batchnorm: str) -> None:
+    loop = Loop(work, who, threads, batchnorm)
     for number in iter(end.recv, None):
         loop.round(number)
         end.send(number)

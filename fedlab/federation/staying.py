@@ -21,9 +21,9 @@ KINDS = {  # batch normalisation policy -> kinds of coordinates that stay (SiloB
 class Staying:
     """The coordinates that stay, and what they are at each site.
 
-    mask: bool (P + Q,). any: whether there are any. shared: the parameters (P,) that leave; None where all do. own: each
-    site's model (K, ...), of which only these coordinates are meant; None until the first training. trained: the sites
-    that have trained.
+    mask: bool (P + Q,). any: whether there are any. shared: the parameters (P,) that leave; None where all do.
+    own: each site's model (K, ...), of which only these coordinates are meant; None until the first training.
+    trained: the sites that have trained.
     """
 
     any: bool

@@ -1,0 +1,55 @@
+"""The work by Flower's simulation: flower.py FOLDER."""
+
+import time
+from pathlib import Path
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from flwr.simulation import run_simulation
+from work import asked, opened, train
+
+client = ClientApp()
+server = ServerApp()
+marks: list[float] = []
+
+
+@client.train()
+def learn(message: Message, context: Context) -> Message:
+    """One site's pass over its cases."""
+    about = message.content["config"]
+    work, images, labels, net = opened(Path(about["folder"]))
+    net.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    site = int(context.node_config["partition-id"])
+    train(net, work.batches(site, int(about["server-round"])), images, labels)
+    reply = {"arrays": ArrayRecord(net.state_dict()), "metrics": MetricRecord({"num-examples": work.cases[site]})}
+    return Message(content=RecordDict(reply), reply_to=message)
+
+
+@server.main()
+def lead(grid: Grid, context: Context) -> None:
+    """All rounds."""
+    work = asked()[0]
+    strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=work.sites, min_available_nodes=work.sites)
+    merge = strategy.aggregate_train
+
+    def marked(number, replies):  # type: ignore[no-untyped-def]
+        found = merge(number, replies)
+        marks.append(time.time())
+        return found
+
+    strategy.aggregate_train = marked
+    result = strategy.start(
+        grid,
+        ArrayRecord(work.initial()),
+        num_rounds=work.rounds,
+        train_config=ConfigRecord({"folder": str(work.folder)}),
+    )
+    work.finish(begun, marks, result.arrays.to_torch_state_dict())
+
+
+begun = time.time()
+if __name__ == "__main__":
+    resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+    run_simulation(server, client, num_supernodes=asked()[0].sites, backend_config=resources)
