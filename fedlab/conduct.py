@@ -161,14 +161,17 @@ def _screen(live: bool) -> Any:
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """Deterministic kernels while a run trains; the caller's choice is put back afterwards."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
+    """While a run trains: deterministic kernels, and float32 that is float32 (no TF32; precision="bf16" is for speed).
+
+    The caller's choice is put back afterwards.
+    """
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False, False
     try:
         yield
     finally:
-        cudnn.deterministic, cudnn.benchmark = before
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 _FEDERATION = ("dataset", *(name for name in ARGUMENTS if name != "seed"), "partition_seed")

@@ -46,7 +46,7 @@ def affine(policy: str, pixels: Tensor, groups: Sequence[Group], full: float, dt
     the union of the sites. Cases of no site, and sites without a training case, take the global values. pixels:
     (n, height, width[, depth], channels). full: the highest pixel value there may be.
     """
-    each = sums(pixels)
+    each = sums(pixels).to(groups[0].rows.device)
     pooled = _total(each[torch.cat([group.train for group in groups if group.trains])])
     totals = each if policy == "image" else pooled.expand_as(each).clone()
     if policy == "site":

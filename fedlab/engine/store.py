@@ -1,4 +1,4 @@
-"""All cases in use on the device, in one tensor, as their sites' scanners show them."""
+"""All cases in use, as their sites' scanners show them: gathered by row, normalised on the device."""
 
 import numpy as np
 import torch
@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.engine.normalisation import Affine, Group, affine
+from fedlab.engine.pixels import pixels
 from fedlab.partition import Partition
 from fedlab.training import Training
 
@@ -14,7 +15,7 @@ Used = tuple[str, NDArray[np.int64]]
 
 
 class Store:
-    """Pixels (n, height, width[, depth], channels) in the type they have on disk, and targets (n,).
+    """Pixels (n, height, width[, depth], channels) in the type they have on disk, and targets (n,) on the device.
 
     Rows are addressed by `rows(index)`, where index are positions in the dataset's table. Images become floats,
     channels first in channels-last memory, only when a batch is gathered: in [0, 1], or standardised as the settings
@@ -33,7 +34,7 @@ class Store:
         self._row[kept] = np.arange(len(kept))
         channels, *space = cases.shape
         kind = torch.uint8 if cases.images.dtype == np.uint8 else torch.float16
-        self.pixels = torch.empty(len(kept), *space, channels, dtype=kind, device=device)
+        self.device, self.pixels = device, pixels((len(kept), *space, channels), kind, device)
         for site, index in used:
             self._fill(partition, site, index)
         self.targets = torch.from_numpy(np.ascontiguousarray(targets[kept])).to(device)
@@ -44,7 +45,7 @@ class Store:
             part = index[start : start + CHUNK]
             images = partition.pixels(part, site) if site else np.asarray(partition.cases.images[part])
             moved = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 1, -1)))
-            self.pixels[self.rows(part)] = moved.to(self.pixels.device)
+            self.pixels.put(self._row[part], moved)
 
     def _standardised(self, partition: Partition, used: list[Used], policy: str) -> Affine | None:
         if policy == "none":
@@ -54,15 +55,19 @@ class Store:
             rows = torch.cat([self.rows(index) for name, index in used if name == site])
             train = self.rows(partition.index(site, "train"))
             groups.append(Group(rows, train[train >= 0], site not in partition.unseen))
-        return affine(policy, self.pixels, groups, self.full, self.dtype)
+        return affine(policy, self.pixels.all, groups, self.full, self.dtype)
 
     def rows(self, index: NDArray[np.int64]) -> Tensor:
         """Positions in the dataset's table -> rows of this store, on the device; -1 for cases that are not in it."""
-        return torch.from_numpy(self._row[index]).to(self.pixels.device)
+        return torch.from_numpy(self._row[index]).to(self.device)
+
+    def announce(self, index: NDArray[np.int64]) -> None:
+        """The images of these cases will be asked for next."""
+        self.pixels.announce(self._row[index])
 
     def images(self, rows: Tensor) -> Tensor:
         """A batch (b, channels, height, width[, depth]) of floats, channels-last in memory."""
-        batch = self.pixels.index_select(0, rows).movedim(-1, 1).to(self.dtype)
+        batch = self.pixels.gather(rows).movedim(-1, 1).to(self.dtype)
         if self.affine is not None:
             return self.affine.apply(batch, rows)
         return batch.div_(self.full) if self.full != 1 else batch

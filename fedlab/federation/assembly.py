@@ -57,6 +57,10 @@ class Assembly:
         self._agree_on_statistics()
         self._engine = self._build(model)
         self.start = self._engine.flat.read()
+        if self._engine.store.pixels.streamed:
+            self.journal.note(
+                0, "", "images streamed", "they do not fit into memory: read from a scratch file as needed"
+            )
         self.execution = Execution(self._engine, lambda: self._another(model), settings.execution)
         self.local = LocalTraining(self.execution, settings, self.journal)
         self.staying = Staying(self.layout, settings.batchnorm, self.start, len(self.sites))
