@@ -28,8 +28,7 @@ def fedavg(fed: Federation, weighting: str = "cases") -> Iterator[Round]:
     """
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
-        back = fed.fit(fed.broadcast(s.w), r)
-        s.w = fed.merge(s.w, fed.gather(back), weighting)
+        s.w = fed.merge(s.w, fed.gather(fed.fit(fed.broadcast(s.w), r)), weighting)
         yield Round({"global": s.w})
 
 
