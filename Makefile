@@ -54,8 +54,10 @@ notebooks: env  ## execute every notebook with its defaults
 run: env  ## one notebook: make run NB=30 PRESET=gpu DATASET=retinamnist
 	@$(MAKE) --no-print-directory _execute NB=$(NB) TO=$(OUT)/run
 
-bench: env  ## rounds against a bare PyTorch loop, a million cases dealt, the panel redrawn
+bench: env  ## rounds against the best bare PyTorch loop, memory, waiting, a million cases dealt, the panel redrawn
 	$(BIN)/python benchmarks/rounds.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/waiting.py
 	$(BIN)/python benchmarks/partitions.py
 	$(BIN)/python benchmarks/widgets.py
 

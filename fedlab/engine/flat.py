@@ -70,7 +70,7 @@ class FlatModel:
         """Copy the layers' gradients into `gradient`; zero for parameters that the loss does not depend on."""
         if any(leaf.grad is not None for leaf in self._leaves):
             each = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
-            torch.cat([_in_memory_order(gradient).reshape(-1) for gradient in each], out=self.gradient)
+            torch.cat([_flat(gradient) for gradient in each], out=self.gradient)
 
     def train(self, model: nn.Module | None = None) -> None:
         """Put this model, or another of its architecture, into the mode of training."""
@@ -100,6 +100,8 @@ def norms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-def _in_memory_order(kernel: Tensor) -> Tensor:
-    """A convolution kernel's channels last, as the vector has them."""
-    return kernel.movedim(1, -1) if kernel.ndim > 3 else kernel
+def _flat(gradient: Tensor) -> Tensor:
+    """As the vector has it: a convolution kernel's channels last."""
+    if gradient.ndim == 1:
+        return gradient
+    return (gradient.movedim(1, -1) if gradient.ndim > 3 else gradient).reshape(-1)
