@@ -1,6 +1,7 @@
 """However the work of the sites is carried out, it comes to the same."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from worlds import CNN, cases, ends, federation, partition
 
 import fedlab
+from fedlab.engine import lanes
 from fedlab.engine.batches import Batches
 from fedlab.engine.lockstep import lockstep, together
 from fedlab.engine.serial import Serial
@@ -53,6 +55,29 @@ def test_a_site_that_fails_stops_the_others(monkeypatch):
     with pytest.raises(ValueError, match="Site B, round 1: no good"):
         ends("fedavg", fed)
     assert len(begun) < 400 and not any(engine.stopped for engine in fed.execution.lanes.engines)
+
+
+def test_an_interrupt_stops_all_sites_at_their_next_step(monkeypatch):
+    fed, begun, step, wait = beside(federation(rounds=1, local_steps=10_000), 2), [], Serial._step, lanes.wait
+
+    def counted(*given):
+        begun.append(1)
+        return step(*given)
+
+    def interrupted(futures, **how):
+        if how:  # the wait for all of them, in which a user interrupts
+            while len(begun) < 6:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        return wait(futures)
+
+    monkeypatch.setattr(Serial, "_step", counted)
+    monkeypatch.setattr(lanes, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ends("fedavg", fed)
+    ended = len(begun)
+    time.sleep(0.2)
+    assert len(begun) == ended < 1000 and not any(engine.stopped for engine in fed.execution.lanes.engines)
 
 
 def apart(a, b):

@@ -1,8 +1,8 @@
 """How the work of many sites is carried out: which engine does what, so that neither methods nor engines know.
 
-What "auto" chooses was measured (benchmarks/results/modes.md). On a processor, sites one after another on each core are
-faster than one batched model wherever there are convolutions; a small network without any spends its time between
-operations, so that from some sites on it is stacked. On a GPU every small model does.
+What "auto" chooses on a processor was measured (benchmarks/README.md): sites one after another on each core are faster
+than one batched model wherever there are convolutions; a small network without any spends its time between operations,
+so that from some sites on it is stacked. The same is expected of every small model on a GPU, which is not measured yet.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,8 @@ from fedlab.weights import Weights
 
 Index = NDArray[np.int64]
 Named = Callable[[Job], AbstractContextManager]
-ENOUGH = {"cpu": 6, "cuda": 2}  # sites in step on average from which on stacks are faster
+ENOUGH = {"cuda": 2}  # sites in step on average from which on stacks are faster
+OTHERWISE = 6
 ALONE = "its sites train one at a time"
 
 
@@ -77,7 +78,7 @@ class Execution:
         """Whether these sites train as one model."""
         if len(jobs) < 2 or not self.stackable:
             return False
-        return self.mode == "stacked" or together([job.work for job in jobs]) >= ENOUGH[self.device.type]
+        return self.mode == "stacked" or together([job.work for job in jobs]) >= ENOUGH.get(self.device.type, OTHERWISE)
 
     @cached_property
     def stackable(self) -> bool:

@@ -78,7 +78,7 @@ class Stack:
 
     def results(self, seconds: float) -> list[Trained]:
         """What came of each job; the time is shared out by the cases whose gradient was computed."""
-        shares, found = self.passes / max(1, self.passes.sum()), []
+        shares, losses, found = self.passes / max(1, self.passes.sum()), self.losses.tolist(), []
         for i, job in enumerate(self.jobs):
             w = Weights(self.layout, self.vector[i], self.counts[i])
             if job.room is not None:
@@ -88,7 +88,7 @@ class Stack:
             if job.keep and self.serial.optimizer.slots:
                 clock = self.moments.clock[i, 0].to(torch.int64).cpu()  # type: ignore[index]
                 w = replace(w, moments=self.moments.vectors[:, i].clone(), clock=clock)
-            loss = float(self.losses[i]) / max(1, job.work.steps)
+            loss = losses[i] / max(1, job.work.steps)
             found.append(Trained(w, Cost(loss, job.work.steps, int(self.passes[i]), float(seconds * shares[i]))))
         return found
 
