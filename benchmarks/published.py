@@ -2,19 +2,22 @@
 
 ResNet-18 at 28 x 28, Adam 1e-3, 100 epochs, a tenth of the rate after 50 and after 75, the epoch with the best
 validation AUROC (Yang et al. 2023, doi:10.1038/s41597-022-01721-8, table 3). Batches of 128; with four sites of 32
-each, so that a round has as many steps. Published splits as they are. One line a run as it ends:
+each, so that a round has as many steps. Published splits as they are.
 
     python benchmarks/published.py breastmnist --seeds 3
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
+from machine import page
 
 import fedlab
 from fedlab.metrics import accuracy, auroc
 from fedlab.runs import Run
 
+HERE = Path(__file__).parent
 PUBLISHED = {  # (AUROC, accuracy) on the test cases
     "breastmnist": (0.901, 0.863),
     "retinamnist": (0.717, 0.524),
@@ -48,19 +51,23 @@ def main() -> None:
     parser.add_argument("dataset", choices=sorted(PUBLISHED))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--folder", default="out/published")
-    parser.add_argument("--only", choices=sorted(SETTINGS))
+    parser.add_argument("--folder", default="out/published", help="where the runs are kept, or lie already")
     given = parser.parse_args()
-    print(f"published: AUROC {PUBLISHED[given.dataset][0]}, accuracy {PUBLISHED[given.dataset][1]}")
+    published = PUBLISHED[given.dataset]
+    lines = ["| training | seed | AUROC | accuracy |", "| --- | --- | --- | --- |"]
+    lines.append(f"| published, centralized | mean | {published[0]:.3f} | {published[1]:.3f} |")
     for name, settings in SETTINGS.items():
-        if given.only in (None, name):
-            asked = recipe(given.dataset, given.rounds).with_(**settings)
-            found = []
-            for seed in range(given.seeds):
-                found.append(scored(fedlab.run(asked.with_(seed=seed), folder=given.folder)))
-                print(f"{name}, seed {seed}: AUROC {found[-1][0]:.4f}, accuracy {found[-1][1]:.4f}", flush=True)
-            mean, sd = np.mean(found, 0), np.std(found, 0, ddof=1) if len(found) > 1 else np.full(2, np.nan)
-            print(f"{name}: AUROC {mean[0]:.4f} (sd {sd[0]:.4f}), accuracy {mean[1]:.4f} (sd {sd[1]:.4f})", flush=True)
+        asked, found = recipe(given.dataset, given.rounds).with_(**settings), []
+        for seed in range(given.seeds):
+            found.append(scored(fedlab.run(asked.with_(seed=seed), folder=given.folder)))
+            lines.append(f"| {name} | {seed} | {found[-1][0]:.4f} | {found[-1][1]:.4f} |")
+            print(lines[-1], flush=True)
+        mean, error = np.mean(found, 0), np.std(found, 0, ddof=1) / len(found) ** 0.5
+        cells = [f"{value:.4f} (standard error {spread:.4f})" for value, spread in zip(mean, error, strict=True)]
+        lines.append(f"| {name} | mean | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    path = HERE / "results" / f"published-{given.dataset}.md"
+    page(path, f"The published recipe on {given.dataset}", "\n".join(lines))
 
 
 if __name__ == "__main__":
