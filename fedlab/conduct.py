@@ -86,7 +86,7 @@ def _spread(
     missing = [(target, one) for target, one in targets.items() if not target.exists()]
     tasks = [Task(one, partition, target, place) for place, (target, one) in enumerate(missing)]
     if tasks:
-        side_by_side(_in_process, tasks, workers, (lambda text: None) if screen is None else screen.tell)
+        side_by_side(_in_process, tasks, workers, None if screen is None else screen.tell)
 
 
 def _in_process(experiment: Experiment, partition: Partition | None, target: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,26 +34,35 @@ class Task:
     place: int
 
 
-def side_by_side(run: Callable[..., Any], tasks: Sequence[Task], workers: int, tell: Callable[[str], None]) -> None:
+def side_by_side(
+    run: Callable[..., Any], tasks: Sequence[Task], workers: int, tell: Callable[[str], None] | None
+) -> None:
     """run(experiment, partition, target) of each task, at most `workers` at a time, sharing the processor's cores.
 
-    tell: is given a line of progress now and then. What the runs warn of is warned of here. The first failure ends all.
+    tell: is given a line of progress now and then, if anybody looks. What the runs warn of is warned of here. The first
+    failure ends all.
     """
     from joblib import Parallel, delayed, parallel_config
 
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, torch.get_num_threads() // workers), os.environ.get("OMP_NUM_THREADS")
     own = _own([task.experiment for task in tasks])
-    with parallel_config("loky", inner_max_num_threads=threads), _followed(tasks, tell):
+    with parallel_config("loky"), _followed(tasks, tell) if tell else nullcontext():
         pool = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
         said: set[tuple[type, str]] = set()
-        for warned in pool(delayed(_work)(run, task, own) for task in tasks):
+        for warned in pool(delayed(_work)(run, task, own, *threads) for task in tasks):
             for category, text in set(warned) - said:
                 warnings.warn(text, category, stacklevel=4)
             said |= set(warned)
 
 
-def _work(run: Callable[..., Any], task: Task, own: Own) -> list[tuple[type, str]]:
-    """In a process of its own: one run; the warnings that it gave."""
+def _work(run: Callable[..., Any], task: Task, own: Own, threads: int, asked: str | None) -> list[tuple[type, str]]:
+    """In a process of its own: one run; the warnings that it gave.
+
+    threads: its share of the cores. asked: what the user set as OMP_NUM_THREADS, which joblib sets for every process.
+    """
+    if asked is None:
+        os.environ.pop("OMP_NUM_THREADS", None)
+    torch.set_num_threads(threads)
     for field, name, function, meaning in own:
         CODE[field].add(function, name, meaning)
     if torch.cuda.is_available():

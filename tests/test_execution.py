@@ -265,3 +265,11 @@ def test_many_models_predict_as_each_alone():
     for (model, cases_), found in zip(asked, together, strict=True):
         assert found.shape == (len(cases_), 2)
         np.testing.assert_allclose(found, fed.predict(model, cases_), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["serial", "stacked"])
+def test_a_batch_of_one_case_is_told_of_its_site(mode):
+    part = partition((9, 8, 1), data=cases(18 + 3 * 4, (1, 8, 8)), held_out=2)
+    fed = federation(part, "resnet18", batch_size=9, local_steps=1, execution=mode)  # one pixel is left at its end
+    with pytest.raises(ValueError, match=r"Site C, round 1: .*use a larger `batch_size`"):
+        ends("fedavg", fed)

@@ -1,5 +1,6 @@
 """A grid on several processes is the same grid, and says what happens in them."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ from worlds import CNN, partition
 
 import fedlab
 from fedlab.federation import DivergedError
-from fedlab.workers import Task, progress
+from fedlab.workers import Task, _work, progress
 
 BASE = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 2, "batch_size": 16, "device": "cpu"}
 
@@ -108,3 +109,18 @@ def test_no_process_is_started_for_what_is_finished(base, tmp_path, monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fedlab.grid(base, folder=tmp_path, workers=2, seed=[0])
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, None), ("3", "3")])
+def test_a_process_heeds_what_the_user_asked_of_threads(asked, kept, base, tmp_path, monkeypatch):
+    """joblib sets OMP_NUM_THREADS for every process; a small model would take that for the user's word."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    seen, before = [], torch.get_num_threads()
+    task = Task(base, None, tmp_path, 0)
+    try:
+        _work(
+            lambda *given: seen.append((os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads())), task, [], 3, asked
+        )
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [(kept, 3)]

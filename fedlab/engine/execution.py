@@ -6,7 +6,6 @@ so that from some sites on it is stacked. The same is expected of every small mo
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -20,18 +19,17 @@ from fedlab.engine.lockstep import together
 from fedlab.engine.serial import EVALUATION_BATCH, Serial
 from fedlab.engine.stacked import Stacked
 from fedlab.engine.threads import SMALL
-from fedlab.engine.work import Job, Trained
+from fedlab.engine.work import Job, Named, Trained
 from fedlab.weights import Weights
 
 Index = NDArray[np.int64]
-Named = Callable[[Job], AbstractContextManager]
 ENOUGH = {"cuda": 2}  # sites in step on average from which on stacks are faster
 OTHERWISE = 6
 ALONE = "its sites train one at a time"
 
 
 class Execution:
-    """Trains and predicts; results do not depend on how many processor cores take part.
+    """Trains and predicts; what sites side by side come to does not depend on how many cores take part.
 
     mode: "serial" (one site after another, on each core), "stacked" (sites as one batched model), or "auto", which
     chooses. idle: whether most of the time of a step is spent between operations. used: modes in which trainings were
@@ -55,7 +53,7 @@ class Execution:
         """
         if self._stacks(jobs):
             self.used.add("stacked")
-            found = self.stacked.train(jobs)
+            found = self.stacked.train(jobs, named)
             for job, trained in zip(jobs, found, strict=True):
                 check(job, trained)
             return found

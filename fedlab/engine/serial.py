@@ -74,7 +74,7 @@ class Serial:
             if step == work.first or work.batches.per_epoch > 1:  # a full batch is gathered once
                 rows = self.store.rows(work.batches.at(step))
                 images, targets = self.store.images(rows), self.store.targets[rows]
-                if self.store.pixels.streamed and step + 1 < work.first + work.steps:
+                if self.store.pixels.streamed and work.batches.per_epoch > 1 and step + 1 < work.first + work.steps:
                     self.store.announce(work.batches.at(step + 1))
             total += self._step(images, targets, rows, work, moments)
             if work.frozen is not None:

@@ -23,7 +23,7 @@ Index = NDArray[np.int64]
 class Group:
     """Models in a step together: weights (m, P + Q), counts (m, counters), optimizer state; their places in the stack.
 
-    Views of the whole stack's memory where it is consecutive, else copies that `Stack.put` brings back.
+    Views of the whole stack's memory where it is consecutive, else copies that are brought back.
     """
 
     vector: Tensor

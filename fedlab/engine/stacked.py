@@ -21,7 +21,7 @@ from torch.func import functional_call, vmap
 from fedlab.engine.lockstep import lockstep
 from fedlab.engine.serial import EVALUATION_BATCH, Serial
 from fedlab.engine.stack import Stack, counters
-from fedlab.engine.work import Job, Trained
+from fedlab.engine.work import Job, Named, Trained
 from fedlab.weights import Layout, Weights
 
 Index = NDArray[np.int64]
@@ -45,24 +45,28 @@ class Stacked:
             if isinstance(module, nn.GroupNorm):
                 module.__class__ = _GroupNorm
 
-    def train(self, jobs: Sequence[Job]) -> list[Trained]:
-        """What each of these jobs came to, in their order; in smaller stacks where memory is short."""
+    def train(self, jobs: Sequence[Job], named: Named) -> list[Trained]:
+        """What each of these jobs came to, in their order; in smaller stacks where memory is short.
+
+        named(job): the context in which a refusal is told of its site.
+        """
         order = sorted(range(len(jobs)), key=lambda i: -jobs[i].work.steps)  # so that those in step are neighbours
         found: list[Trained] = []
         while len(found) < len(jobs):
             part = [jobs[i] for i in order[len(found) :][: self.width]]
             try:
-                found += self._train(part)
+                found += self._train(part, named)
             except torch.OutOfMemoryError:
                 self._narrow(len(part), part[0].work.rule is not None)
         return [trained for _, trained in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
-    def _train(self, jobs: Sequence[Job]) -> list[Trained]:
+    def _train(self, jobs: Sequence[Job], named: Named) -> list[Trained]:
         begun = time.perf_counter()
         self.serial.flat.train(self.model)
         stack = Stack(self.serial, self.model, jobs)
         for who, batches in lockstep([job.work for job in jobs]):
-            stack.step(who, batches)
+            with named(jobs[who[0]]):  # what one batch is too small for, all of its size are
+                stack.step(who, batches)
         return stack.results(time.perf_counter() - begun)
 
     def _narrow(self, width: int, learns: bool) -> None:

@@ -11,6 +11,7 @@ elsewhere; own: normalisation statistics (m, Q) to use and update there; decay: 
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -91,4 +92,6 @@ class Trained:
     cost: Cost
 
 
-__all__ = ["Batches", "Cost", "Gradient", "Job", "Rule", "Sampler", "Term", "Trained", "Work"]
+Named = Callable[[Job], AbstractContextManager]
+
+__all__ = ["Batches", "Cost", "Gradient", "Job", "Named", "Rule", "Sampler", "Term", "Trained", "Work"]
