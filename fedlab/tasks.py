@@ -38,6 +38,12 @@ class Task:
         """Labels run from 0 to this; a label of a multi-label case has one bit a class."""
         return 2 ** len(self.classes) - 1 if self.name == "multilabel" else len(self.classes) - 1
 
+    def weighed(self, logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """The mean loss of a batch, with a weight for each case (b,) if there are any."""
+        if weights is None:
+            return self.loss(logits, targets)
+        return (self.loss(logits, targets, reduction="none") * weights).mean()
+
     def targets(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """What a metric compares with: class indices (n,), or for multi-label 0/1 of shape (n, classes)."""
         return targets(labels, self.name, len(self.classes))

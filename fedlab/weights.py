@@ -268,6 +268,11 @@ def _norm_kind(module: nn.Module) -> str:
     return "norm" if isinstance(module, NORMS) else ""
 
 
+def in_memory_order(tensor: Tensor, many: int = 0) -> Tensor:
+    """A convolution kernel with its channels last, as vectors have it; many: axes before it, of a stack."""
+    return tensor.movedim(1 + many, -1) if tensor.ndim > 3 + many else tensor
+
+
 def _view(vector: Tensor, entry: Entry) -> Tensor:
     flat, many = vector[..., entry.start : entry.stop], vector.shape[:-1]
     if len(entry.shape) < 4:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlab.weights import Layout, Weights
+from fedlab.weights import Layout, Weights, in_memory_order
 
 
 class FlatModel:
@@ -70,7 +70,8 @@ class FlatModel:
         """Copy the layers' gradients into `gradient`; zero for parameters that the loss does not depend on."""
         if any(leaf.grad is not None for leaf in self._leaves):
             each = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
-            torch.cat([_flat(gradient) for gradient in each], out=self.gradient)
+            flat = [g if g.ndim == 1 else in_memory_order(g).reshape(-1) for g in each]
+            torch.cat(flat, out=self.gradient)
 
     def train(self, model: nn.Module | None = None) -> None:
         """Put this model, or another of its architecture, into the mode of training."""
@@ -98,10 +99,3 @@ class FlatModel:
 def norms(model: nn.Module) -> list[_BatchNorm]:
     """The batch normalisation layers of a model."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-def _flat(gradient: Tensor) -> Tensor:
-    """As the vector has it: a convolution kernel's channels last."""
-    if gradient.ndim == 1:
-        return gradient
-    return (gradient.movedim(1, -1) if gradient.ndim > 3 else gradient).reshape(-1)

@@ -32,9 +32,6 @@ class Resident:
         """The images in these rows, on the device."""
         return self.all.index_select(0, rows)
 
-    def announce(self, rows: NDArray[np.int64]) -> None:
-        """These will be asked for next."""
-
 
 class Streamed:
     """The same in a file in the system's folder for temporary files (TMPDIR), mapped page by page as they are used.

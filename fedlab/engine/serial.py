@@ -173,10 +173,7 @@ class Serial:
                 stages = sequence(self.flat.model)
                 z = stages[:-1](images)
                 logits, beside = stages[-1](z), work.term(z.flatten(1), rows)
-            if work.weights is None:
-                loss = self.task.loss(logits, targets)
-            else:
-                loss = (self.task.loss(logits, targets, reduction="none") * work.weights[rows]).mean()
+            loss = self.task.weighed(logits, targets, None if work.weights is None else work.weights[rows])
             return loss if beside is None else loss + beside
 
     def _by_rule(self, images: Tensor, targets: Tensor, rows: Tensor, work: Work) -> Tensor:

@@ -14,7 +14,7 @@ from fedlab.engine.optimizers import Moments
 from fedlab.engine.serial import Serial
 from fedlab.engine.work import Cost, Job, Trained
 from fedlab.stages import sequence
-from fedlab.weights import Layout, Weights
+from fedlab.weights import Layout, Weights, in_memory_order
 
 Index = NDArray[np.int64]
 
@@ -112,7 +112,7 @@ class Stack:
         each = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves.values(), found, strict=True)]
         if apart:
             used.copy_(torch.cat([statistics.flatten(1) for statistics in apart.values()], 1))
-        return loss.detach(), torch.cat([_in_memory_order(g).reshape(len(vector), -1) for g in each], 1)
+        return loss.detach(), torch.cat([in_memory_order(g, 1).reshape(len(vector), -1) for g in each], 1)
 
     def _loss(
         self, leaves: dict[str, Tensor], buffers: dict[str, Tensor], counts: Tensor, who: list[int], batch: Batch
@@ -126,10 +126,7 @@ class Stack:
         def one(state: dict[str, Tensor], images: Tensor, targets: Tensor, weights: Tensor | None) -> Any:
             out = functional_call(model, state, (images,))
             logits = out[0] if term else out
-            if weights is None:
-                loss = task.loss(logits, targets)
-            else:
-                loss = (task.loss(logits, targets, reduction="none") * weights).mean()
+            loss = task.weighed(logits, targets, weights)
             return (loss, out[1].flatten(1)) if term else loss
 
         axes = (0, 0, 0, None if batch.weights is None else 0)
@@ -225,8 +222,3 @@ class _Pair(nn.Module):
         stages = sequence(self.model)
         z = stages[:-1](x)
         return stages[-1](z), z
-
-
-def _in_memory_order(kernels: Tensor) -> Tensor:
-    """Convolution kernels' channels last, as the vectors have them."""
-    return kernels.movedim(2, -1) if kernels.ndim > 4 else kernels

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.engine.normalisation import Affine, Group, affine
-from fedlab.engine.pixels import pixels
+from fedlab.engine.pixels import Streamed, pixels
 from fedlab.partition import Partition
 from fedlab.training import Training
 
@@ -62,8 +62,9 @@ class Store:
         return torch.from_numpy(self._row[index]).to(self.device)
 
     def announce(self, index: NDArray[np.int64]) -> None:
-        """The images of these cases will be asked for next."""
-        self.pixels.announce(self._row[index])
+        """The images of these cases will be asked for next; it matters where they are streamed."""
+        if isinstance(self.pixels, Streamed):
+            self.pixels.announce(self._row[index])
 
     def images(self, rows: Tensor) -> Tensor:
         """A batch (b, channels, height, width[, depth]) of floats, channels-last in memory."""
