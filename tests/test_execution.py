@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+import recordings
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from torch import nn
 from worlds import CNN, cases, ends, federation, partition
 
 import fedlab
-from fedlab.engine import lanes
+from fedlab.engine import graphed, lanes
 from fedlab.engine.batches import Batches
 from fedlab.engine.lockstep import lockstep, together
 from fedlab.engine.serial import Serial
@@ -92,10 +93,17 @@ UNEQUAL = {"rounds": 2, "local_steps": None, "batch_size": 12}  # sites of 24, 4
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 
 
+@pytest.fixture(params=["stacked", "graphed"])
+def mode(request, monkeypatch):
+    """A way of execution beside the serial one; CUDA graphs as `recordings` has them where there is no GPU."""
+    monkeypatch.setattr(graphed, "recorder", recordings.recorder)
+    return request.param
+
+
 @pytest.mark.parametrize("method", sorted(fedlab.METHODS))
-def test_a_stack_is_one_site_after_another(method, precision):
+def test_every_mode_comes_to_the_same(method, precision, mode):
     asked = {**UNEQUAL, "momentum": 0.5, "weight_decay": 0.01, "precision": precision}
-    alone, together = (federation(execution=mode, **asked) for mode in ("serial", "stacked"))
+    alone, together = (federation(execution=how, **asked) for how in ("serial", mode))
     assert apart(ends(method, alone), ends(method, together)) < TOLERANCE[precision]
     assert alone.ledger.rows == together.ledger.rows
     assert {site: cost.samples for site, cost in alone.costs.items()} == {
@@ -115,24 +123,25 @@ def test_a_stack_is_one_site_after_another(method, precision):
         {"batch_size": None, "local_steps": 3},
         {"model": "logistic", "normalisation": "site"},
         {"model": "small_cnn(width=4, depth=2, projection=6)"},
+        {"schedule": "cosine", "rounds": 3, "normalisation": "image"},
     ],
     ids=repr,
 )
 @pytest.mark.parametrize(
     "method", ["fedavg", "fedrep(head_epochs=1)", "local", "moon", "apfl", "cyclic(mitigation='loss')"]
 )
-def test_a_stack_heeds_every_setting(method, changes):
+def test_every_mode_heeds_every_setting(method, changes, mode):
     asked = {**UNEQUAL, "precision": "float64", "lr": 0.01, **changes}
-    alone, together = (federation(execution=mode, **asked) for mode in ("serial", "stacked"))
+    alone, together = (federation(execution=how, **asked) for how in ("serial", mode))
     assert apart(ends(method, alone), ends(method, together)) < TOLERANCE["float64"]
 
 
 @pytest.mark.parametrize("model", ["resnet18", "small_cnn(width=4, depth=2)"])
 @pytest.mark.parametrize("shape", [(3, 12, 12), (1, 8, 8, 8)], ids=["2D", "3D"])
-def test_every_kind_of_image_can_be_stacked(model, shape):
+def test_every_mode_takes_every_kind_of_image(model, shape, mode):
     part = partition((5, 3, 5), data=cases(8 * 3 + 3 * 13, shape, classes=3), held_out=8)
     asked = {"model": model, "rounds": 1, "batch_size": 4, "local_steps": 2, "precision": "float64", "lr": 0.01}
-    alone, together = (federation(part, execution=mode, **asked) for mode in ("serial", "stacked"))
+    alone, together = (federation(part, execution=how, **asked) for how in ("serial", mode))
     assert apart(ends("fedavg", alone), ends("fedavg", together)) < TOLERANCE["float64"]
 
 
@@ -174,8 +183,11 @@ EXPERIMENT = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 3, "batc
 
 
 @pytest.mark.parametrize("method", ["fedavg", "scaffold", "ditto"])
-@pytest.mark.parametrize("modes", [("serial", "stacked"), ("stacked", "serial")], ids=" then ".join)
+@pytest.mark.parametrize(
+    "modes", [("serial", "stacked"), ("stacked", "graphed"), ("graphed", "serial")], ids=" then ".join
+)
 def test_a_run_begun_in_one_mode_goes_on_in_another(method, modes, tmp_path, monkeypatch):  # O53
+    monkeypatch.setattr(graphed, "recorder", recordings.recorder)
     first, second = (fedlab.Experiment(method=method, execution=mode, **EXPERIMENT) for mode in modes)
     whole = fedlab.run(first, folder=tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -207,21 +219,29 @@ def interrupting(call, after):
 
 
 @pytest.mark.parametrize(
-    ("method", "model", "why"),
+    ("mode", "method", "model", "why"),
     [
-        ("cyclic", CNN, "its sites train one at a time"),
-        ("split", CNN, "its sites train one at a time"),
-        ("fedavg", "dropping", "layer '1' draws random numbers, which a stack would draw differently"),
+        ("stacked", "cyclic", CNN, "its sites train one at a time"),
+        ("stacked", "split", CNN, "its sites train one at a time"),
+        ("stacked", "fedavg", "dropping", "layer '1' draws random numbers, which would be drawn differently"),
+        ("graphed", "fedavg", CNN, "CUDA graphs need a GPU"),
+        ("on a GPU", "fedsam", CNN, "its steps run code of the method's own"),
+        ("on a GPU", "split", CNN, "its steps run code of the method's own"),
+        ("on a GPU", "fedavg", "dropping", "layer '1' draws random numbers, which would be drawn differently"),
     ],
 )
-def test_what_cannot_be_stacked_is_told_and_runs_all_the_same(method, model, why, tmp_path, monkeypatch):
+def test_a_mode_that_has_no_place_is_told_and_runs_all_the_same(mode, method, model, why, tmp_path, monkeypatch):
+    if mode == "on a GPU":
+        mode = "graphed"
+        monkeypatch.setattr(graphed, "recorder", recordings.recorder)
+
     def dropping(shape, outputs):
         layers = nn.Flatten(), nn.Dropout(0.5), nn.Linear(int(np.prod(shape)), outputs)
         return nn.Sequential(*layers)
 
     monkeypatch.setattr(MODELS, "_functions", {**MODELS._functions, "dropping": dropping})
-    asked = fedlab.Experiment(**{**EXPERIMENT, "rounds": 1, "model": model}, method=method, execution="stacked")
-    with pytest.warns(UserWarning, match=f"execution='stacked' has no place in {method!r}: {why}"):
+    asked = fedlab.Experiment(**{**EXPERIMENT, "rounds": 1, "model": model}, method=method, execution=mode)
+    with pytest.warns(UserWarning, match=f"execution='{mode}' has no place in {method!r}: {why}"):
         run = fedlab.run(asked, folder=tmp_path)
     assert json.loads((run.folder / "environment.json").read_text())["execution"] == (
         ["serial"] if method != "split" else []

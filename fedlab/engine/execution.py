@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.modules.conv import _ConvNd
 
+from fedlab.engine.graphed import Graphed
 from fedlab.engine.lanes import Lanes
 from fedlab.engine.lockstep import together
 from fedlab.engine.serial import EVALUATION_BATCH, Serial
@@ -25,15 +26,15 @@ from fedlab.weights import Weights
 Index = NDArray[np.int64]
 ENOUGH = {"cuda": 2}  # sites in step on average from which on stacks are faster
 OTHERWISE = 6
-ALONE = "its sites train one at a time"
+OBSTACLES = {"stacked": "its sites train one at a time", "graphed": "its steps run code of the method's own"}
 
 
 class Execution:
     """Trains and predicts; what sites side by side come to does not depend on how many cores take part.
 
-    mode: "serial" (one site after another, on each core), "stacked" (sites as one batched model), or "auto", which
-    chooses. idle: whether most of the time of a step is spent between operations. used: modes in which trainings were
-    carried out. obstacle: why some were not stacked.
+    mode: "serial" (one site after another, on each core), "stacked" (sites as one batched model), "graphed" (one after
+    another, steps replayed on a GPU), or "auto", which chooses. idle: whether most of the time of a step is spent
+    between operations. used: modes in which trainings were carried out. obstacle: why some were not as asked.
     """
 
     def __init__(self, serial: Serial, another: Callable[[], Serial], mode: str) -> None:
@@ -44,7 +45,9 @@ class Execution:
         cores = torch.get_num_threads() if self.device.type == "cpu" and not self.idle else 1
         self.serial, self.lanes, self.mode = serial, Lanes(serial, another, cores), mode
         self.used: set[str] = set()
-        self.obstacle = ALONE
+        self.obstacle = OBSTACLES.get(mode, "")
+        if isinstance(serial, Graphed) and serial.obstacle:
+            self.obstacle = serial.obstacle
 
     def train(self, jobs: Sequence[Job], named: Named, check: Callable[[Job, Trained], None]) -> list[Trained]:
         """What each job came to, in their order.
@@ -57,7 +60,7 @@ class Execution:
             for job, trained in zip(jobs, found, strict=True):
                 check(job, trained)
             return found
-        self.used.add("serial")
+        self.used |= {self.serial.mode_of(job.work) for job in jobs}
 
         def call(engine: Serial, job: Job) -> Trained:
             with named(job):
@@ -83,12 +86,12 @@ class Execution:
         """Whether sites may be stacked at all."""
         if not (self.mode == "stacked" or (self.mode == "auto" and self.idle)):
             return False
-        self.obstacle = self.stacked.obstacle or ALONE
+        self.obstacle = self.stacked.obstacle or self.obstacle
         return self.stacked.obstacle is None
 
     def fallback(self) -> str | None:
         """Why the mode that was asked for was never used; None where it was."""
-        return self.obstacle if self.mode == "stacked" and "stacked" not in self.used else None
+        return self.obstacle if self.mode in OBSTACLES and self.mode not in self.used else None
 
     def each(self, call: Callable[[Serial, Any], Any], asked: Sequence[tuple[Weights, Any]]) -> list[Any]:
         """call(engine, (model, cases or batches)) of each, in their order."""

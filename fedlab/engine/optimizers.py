@@ -11,6 +11,16 @@ from torch import Tensor
 
 from fedlab.training import Training
 
+Number = float | Tensor  # a tensor () where a step is recorded and played with other values
+
+
+def add(vector: Tensor, direction: Tensor, factor: Number) -> None:
+    """vector += factor * direction, in place."""
+    if isinstance(factor, Tensor):
+        vector.addcmul_(direction, factor.to(vector))
+    else:
+        vector.add_(direction, alpha=factor)
+
 
 @dataclass
 class Moments:
@@ -42,19 +52,19 @@ class Optimizer:
         """State before the first step, in memory of its own."""
         return Moments(torch.zeros(self.slots, *parameters.shape, dtype=parameters.dtype, device=parameters.device))
 
-    def step(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float, decays: bool = True) -> None:
+    def step(self, w: Tensor, gradient: Tensor, moments: Moments, lr: Number, decays: bool = True) -> None:
         """Change w (P,) or (m, P) in place; the gradient may be overwritten. decays: with weight decay."""
         moments.clock += 1
         if decays:
             self._decay(w, gradient, lr)
         self._move(w, gradient, moments, lr)
 
-    def _decay(self, w: Tensor, gradient: Tensor, lr: float) -> None:
+    def _decay(self, w: Tensor, gradient: Tensor, lr: Number) -> None:
         if self.decay is not None:
             gradient.addcmul_(w, self.decay)
 
-    def _move(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float) -> None:
-        w.add_(gradient, alpha=-lr)
+    def _move(self, w: Tensor, gradient: Tensor, moments: Moments, lr: Number) -> None:
+        add(w, gradient, -lr)
 
 
 class SGD(Optimizer):
@@ -66,9 +76,9 @@ class Momentum(Optimizer):
 
     slots = 1
 
-    def _move(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float) -> None:
+    def _move(self, w: Tensor, gradient: Tensor, moments: Moments, lr: Number) -> None:
         velocity = moments.vectors[0].mul_(self.settings.momentum).add_(gradient)
-        w.add_(velocity, alpha=-lr)
+        add(w, velocity, -lr)
 
 
 class Adam(Optimizer):
@@ -76,7 +86,7 @@ class Adam(Optimizer):
 
     slots = 2
 
-    def _move(self, w: Tensor, gradient: Tensor, moments: Moments, lr: float) -> None:
+    def _move(self, w: Tensor, gradient: Tensor, moments: Moments, lr: Number) -> None:
         first, second = moments.vectors
         first.lerp_(gradient, 0.1)
         second.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
@@ -95,9 +105,9 @@ class AdamW(Adam):
         """Decoupled decay is no part of the loss."""
         return None
 
-    def _decay(self, w: Tensor, gradient: Tensor, lr: float) -> None:
+    def _decay(self, w: Tensor, gradient: Tensor, lr: Number) -> None:
         if self.decay is not None:
-            w.addcmul_(w, self.decay, value=-lr)
+            add(w, w * self.decay, -lr)
 
 
 def optimizer_of(settings: Training, decays: Tensor) -> Optimizer:

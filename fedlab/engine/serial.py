@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedlab.engine.batches import Batches
 from fedlab.engine.flat import FlatModel
-from fedlab.engine.optimizers import Moments, Optimizer
+from fedlab.engine.optimizers import Moments, Optimizer, add
 from fedlab.engine.store import Store
 from fedlab.engine.work import Cost, Job, Trained, Work
 from fedlab.stages import sequence
@@ -48,6 +48,10 @@ class Serial:
         self._state = optimizer.fresh(flat.parameters).vectors
         self._passes = 0  # cases whose gradient was computed since the start of a fit
 
+    def mode_of(self, work: Work) -> str:
+        """The name of the way in which this work is carried out."""
+        return "serial"
+
     def train(self, job: Job) -> Trained:
         """The model after the job's steps, in its room or in memory of its own."""
         result = self.fit(job.start, job.work, job.keep)
@@ -66,19 +70,7 @@ class Serial:
         self.flat.load(start)
         self.flat.train()
         moments = self._moments(start)
-        rested = moments.vectors.clone() if work.frozen is not None else moments.vectors
-        total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
-        for step in range(work.first, work.first + work.steps):
-            if self.stopped:
-                raise StoppedError("training was stopped")
-            if step == work.first or work.batches.per_epoch > 1:  # a full batch is gathered once
-                rows = self.store.rows(work.batches.at(step))
-                images, targets = self.store.images(rows), self.store.targets[rows]
-                if self.store.pixels.streamed and work.batches.per_epoch > 1 and step + 1 < work.first + work.steps:
-                    self.store.announce(work.batches.at(step + 1))
-            total += self._step(images, targets, rows, work, moments)
-            if work.frozen is not None:
-                self._restore(start, work.frozen, moments, rested)
+        total = self._steps(start, work, moments)
         loss = float(total) / max(1, work.steps)  # waits for the device, so that the seconds are true
         kept = Moments(moments.vectors.clone(), moments.clock) if keep and self.optimizer.slots else None
         return Result(kept, Cost(loss, work.steps, self._passes, time.perf_counter() - begun))
@@ -148,6 +140,26 @@ class Serial:
         found = self.flat.read()
         return Weights(weights.layout, found.vector, weights.counts.clone())
 
+    def _steps(self, start: Weights, work: Work, moments: Moments) -> Tensor:
+        """All steps, of the model in `flat`; the sum of their losses."""
+        rested = moments.vectors.clone() if work.frozen is not None else moments.vectors
+        total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
+        for step in range(work.first, work.first + work.steps):
+            self._go_on()
+            if step == work.first or work.batches.per_epoch > 1:  # a full batch is gathered once
+                rows = self.store.rows(work.batches.at(step))
+                images, targets = self.store.images(rows), self.store.targets[rows]
+                if self.store.pixels.streamed and work.batches.per_epoch > 1 and step + 1 < work.first + work.steps:
+                    self.store.announce(work.batches.at(step + 1))
+            total += self._step(images, targets, rows, work, moments)
+            if work.frozen is not None:
+                self._restore(start.vector, work.frozen, moments, rested)
+        return total
+
+    def _go_on(self) -> None:
+        if self.stopped:
+            raise StoppedError("training was stopped")
+
     def _step(self, images: Tensor, targets: Tensor, rows: Tensor, work: Work, moments: Moments) -> Tensor:
         flat = self.flat
         loss = self._loss(images, targets, rows, work)
@@ -159,7 +171,7 @@ class Serial:
             w = flat.parameters
             if work.pull is not None:
                 mu, anchor = work.pull
-                flat.gradient.add_(w - anchor, alpha=mu)
+                add(flat.gradient, w - anchor, mu)
             if work.shift is not None:
                 flat.gradient.add_(work.shift)
             self.optimizer.step(w, flat.gradient, moments, work.lr, work.decays)
@@ -204,9 +216,9 @@ class Serial:
             flat.counts.copy_(counts)
         return step[0]
 
-    def _restore(self, start: Weights, frozen: Tensor, moments: Moments, rested: Tensor) -> None:
+    def _restore(self, start: Tensor, frozen: Tensor, moments: Moments, rested: Tensor) -> None:
         """What is frozen has its weights and its optimizer's state again."""
-        self.flat.vector.copy_(torch.where(frozen, start.vector, self.flat.vector))
+        self.flat.vector.copy_(torch.where(frozen, start, self.flat.vector))
         moments.vectors.copy_(torch.where(frozen[: self.flat.layout.parameters], rested, moments.vectors))
 
     def _moments(self, start: Weights) -> Moments:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from fedlab.engine.flat import draws
 from fedlab.engine.lockstep import lockstep
 from fedlab.engine.serial import EVALUATION_BATCH, Serial
 from fedlab.engine.stack import Stack, counters
@@ -26,7 +27,6 @@ from fedlab.weights import Layout, Weights
 
 Index = NDArray[np.int64]
 BESIDE = 16  # models that predict side by side
-RANDOM = (nn.modules.dropout._DropoutNd,)
 
 
 class Stacked:
@@ -37,11 +37,8 @@ class Stacked:
 
     def __init__(self, serial: Serial) -> None:
         self.serial, self.model = serial, copy.deepcopy(serial.flat.model)
-        self.obstacle: str | None = None
-        self.width = sys.maxsize
-        for name, module in self.model.named_modules():
-            if isinstance(module, RANDOM) and module.p > 0:
-                self.obstacle = f"layer {name!r} draws random numbers, which a stack would draw differently"
+        self.obstacle, self.width = draws(self.model), sys.maxsize
+        for module in self.model.modules():
             if isinstance(module, nn.GroupNorm):
                 module.__class__ = _GroupNorm
 

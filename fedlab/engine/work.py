@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.engine.batches import Batches
+from fedlab.engine.optimizers import Number
 from fedlab.weights import Weights
 
 Gradient = Callable[..., Tensor]
@@ -49,8 +50,8 @@ class Work:
     batches: Sampler
     first: int
     steps: int
-    lr: float
-    pull: tuple[float, Tensor] | None = None
+    lr: Number
+    pull: tuple[Number, Tensor] | None = None
     shift: Tensor | None = None
     rule: Rule | None = None
     term: Term | None = None

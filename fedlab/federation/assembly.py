@@ -13,6 +13,7 @@ from fedlab.engine import normalisation
 from fedlab.engine.batches import Batches
 from fedlab.engine.execution import Execution
 from fedlab.engine.flat import FlatModel
+from fedlab.engine.graphed import Graphed
 from fedlab.engine.optimizers import optimizer_of
 from fedlab.engine.serial import Serial
 from fedlab.engine.store import Store
@@ -127,4 +128,5 @@ class Assembly:
         model = model.to(device=self.device, dtype=settings.dtype)
         flat = FlatModel(model, self.layout, frozen_norm=settings.batchnorm == "frozen")
         decays = self.layout.mask("weight")[: self.layout.parameters].to(self.device)
-        return Serial(flat, store, self.task, optimizer_of(settings, decays), settings)
+        engine = Graphed if settings.execution == "graphed" else Serial
+        return engine(flat, store, self.task, optimizer_of(settings, decays), settings)

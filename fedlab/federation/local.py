@@ -73,7 +73,7 @@ class LocalTraining:
         """
 
         def check(job: Job, trained: Trained) -> None:
-            check_finite(trained.cost.loss, trained.weights.vector, r, job.site, job.work.lr)
+            check_finite(trained.cost.loss, trained.weights.vector, r, job.site, float(job.work.lr))
 
         found = self.execution.train(jobs, lambda job: named(job.site, r), check)
         self.last = [trained.cost for trained in found]

@@ -1,0 +1,147 @@
+"""A training step recorded once as a CUDA graph and played again: no time is spent between its operations.
+
+A graph reads and writes fixed memory, so what differs from one site to the next (weights, optimizer state, cases,
+learning rate, corrections) is copied into the memory that the graph was recorded with. One graph is recorded for each
+batch size and kind of correction, and serves all sites and rounds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlab.engine.flat import draws
+from fedlab.engine.optimizers import Moments, Number
+from fedlab.engine.serial import Serial
+from fedlab.engine.work import Work
+from fedlab.weights import Weights
+
+Call = Callable[[], Any]
+WARM = 3  # steps before a recording, in which libraries choose their kernels and take their memory
+
+
+class Graphed(Serial):
+    """The serial engine with steps that are played from recordings, where they can be.
+
+    obstacle: why none of its steps can be recorded; None if they can.
+    """
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.record = recorder(self.flat.vector.device)
+        self._held: dict[str, Tensor] = {}
+        self._played: dict[tuple[Any, ...], Call] = {}
+        self._clock = self.flat.vector.new_zeros((), dtype=torch.float64)
+        self._total = self.flat.vector.new_zeros(())
+
+    @cached_property
+    def obstacle(self) -> str | None:
+        if self.record is None:
+            return "CUDA graphs need a GPU"
+        if self.store.pixels.streamed:
+            return "its images do not fit into the device's memory"
+        return draws(self.flat.model)
+
+    def mode_of(self, work: Work) -> str:
+        """Steps are played from a recording, except those in which a method runs code of its own."""
+        plays = self.obstacle is None and work.rule is None and work.term is None
+        return "graphed" if plays else "serial"
+
+    def _steps(self, start: Weights, work: Work, moments: Moments) -> Tensor:
+        if self.mode_of(work) == "serial" or not work.steps:
+            return super()._steps(start, work, moments)
+        given = self._given(start, work, moments)
+        steps = range(work.first, work.first + work.steps)
+        batches = [work.batches.at(step) for step in steps]
+        rows = self.store.rows(np.concatenate(batches)).split([len(batch) for batch in batches])
+        for cases in rows:
+            self._go_on()
+            self._hold(f"{len(cases)} rows", cases)
+            self._play(len(cases), given)()
+        self._passes = sum(len(batch) for batch in batches)
+        moments.clock = int(moments.clock) + work.steps
+        return self._total
+
+    def _given(self, start: Weights, work: Work, moments: Moments) -> "Given":
+        """What the recorded steps read, set to what this work asks for."""
+        pull, rest, rested = work.pull, start.vector, moments.vectors
+        if pull is not None:
+            pull = self._hold("mu", self._number(pull[0])), self._hold("anchor", pull[1])
+        if work.frozen is not None:
+            rest, rested = self._hold("rest", rest), self._hold("rested", rested)
+        self._clock.fill_(moments.clock)
+        self._total.zero_()
+        held = replace(
+            work,
+            lr=self._hold("lr", self._number(work.lr)),
+            pull=pull,
+            shift=self._held_if("shift", work.shift),
+            frozen=self._held_if("frozen", work.frozen),
+            weights=self._held_if("weights", work.weights),
+        )
+        return Given(held, Moments(moments.vectors, self._clock), rest, rested)
+
+    def _play(self, size: int, given: "Given") -> Call:
+        """The step on so many cases, from memory or recorded now."""
+        work = given.work
+        key = (size, work.pull is None, work.shift is None, work.frozen is None, work.weights is None, work.decays)
+        if key not in self._played:
+            changes = (self.flat.vector, self.flat.counts, given.moments.vectors, self._clock, self._total)
+            before = [tensor.clone() for tensor in changes]
+            self._played[key] = self.record(lambda: self._once(size, given))  # type: ignore[misc]
+            for tensor, value in zip(changes, before, strict=True):
+                tensor.copy_(value)
+        return self._played[key]
+
+    def _once(self, size: int, given: "Given") -> None:
+        rows, work = self._held[f"{size} rows"], given.work
+        self._total += self._step(self.store.images(rows), self.store.targets[rows], rows, work, given.moments)
+        if work.frozen is not None:
+            self._restore(given.rest, work.frozen, given.moments, given.rested)
+
+    def _hold(self, name: str, value: Tensor) -> Tensor:
+        """Memory of that name that recordings may read, with this value."""
+        if name in self._held:
+            return self._held[name].copy_(value)
+        self._held[name] = value.clone()
+        return self._held[name]
+
+    def _held_if(self, name: str, value: Tensor | None) -> Tensor | None:
+        return None if value is None else self._hold(name, value)
+
+    def _number(self, value: Number) -> Tensor:
+        return torch.tensor(float(value), dtype=torch.float64, device=self.flat.vector.device)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a recorded step reads: the work, the optimizer's state, and what frozen coordinates go back to."""
+
+    work: Work
+    moments: Moments
+    rest: Tensor
+    rested: Tensor
+
+
+def recorder(device: torch.device) -> Callable[[Call], Call] | None:
+    """What turns a call into its recording on this device; None where nothing does."""
+    return (lambda call: _recording(call, device)) if device.type == "cuda" else None
+
+
+def _recording(call: Call, device: torch.device) -> Call:
+    """The call's operations as a CUDA graph. It runs a few times before, and changes what it changes."""
+    with torch.cuda.device(device):
+        beside = torch.cuda.Stream()
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(WARM):
+                call()
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+    return graph.replay
