@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from fedlab import algorithms, runs
+from fedlab.abreast import companies, in_step, worthwhile
 from fedlab.datasets import home
+from fedlab.engine.meeting import Member
 from fedlab.engine.threads import threads_for
 from fedlab.experiment import Experiment
 from fedlab.federation import Federation
@@ -52,12 +54,30 @@ def grid(
 ) -> list[Run]:
     """One run for each combination, the last axis fastest: `grid(base, method=["local", "fedavg"], seed=[0, 1])`.
 
-    Finished runs are not run again. All combinations are validated before the first one starts. live: one figure that
-    follows the training of one run after the other. workers: runs at a time, each in a process with its share of the
-    processor's cores, and on a GPU of its own where there are as many; then `live` is a line of their rounds.
+    Finished runs are not run again. All combinations are validated before the first one starts. Runs that differ only
+    in their seed go on in step where sites are stacked, see `execution`, and their sites train as one model. workers:
+    runs at a time, each in a process with its share of the processor's cores, and on a GPU of its own where there are
+    as many. live: one figure that follows the training of one run after the other; a line of their rounds where
+    several are at work.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers={workers!r}: give a number of processes, from 1 up")
+    experiments = _combinations(experiment, partition, axes)
+    begun, screen = time.perf_counter(), _screen(live)
+    if workers > 1 and (tasks := _unfinished(experiments, partition, folder)):
+        side_by_side(_in_process, tasks, workers, None if screen is None else screen.tell)
+    together = {id(company[0]): company for company in (companies(experiments) if workers == 1 else [])}
+    finished = []
+    for one in experiments:
+        _in_step(together.get(id(one), []), partition, folder, screen)
+        finished.append(_run(one, partition, folder, screen))
+    if screen is not None:
+        screen.conclude(f"{len(finished)} runs in {time.perf_counter() - begun:.0f} s")
+    return finished
+
+
+def _combinations(experiment: Experiment, partition: Partition | None, axes: dict[str, list[Any]]) -> list[Experiment]:
+    """All of a grid, the last axis fastest."""
     for name, values in axes.items():
         if name not in Experiment.model_fields:
             raise ValueError(f"unknown parameter {name!r}: {nearest(name, Experiment.model_fields)}")
@@ -69,29 +89,32 @@ def grid(
     experiments = [experiment.with_(**changes) for changes in each]
     for device in {one.device for one in experiments}:
         find_device(device)
-    begun, screen = time.perf_counter(), _screen(live)
-    if workers > 1:
-        _spread(experiments, partition, folder, workers, screen)
-    finished = [_run(one, partition, folder, screen) for one in experiments]
-    if screen is not None:
-        screen.conclude(f"{len(finished)} runs in {time.perf_counter() - begun:.0f} s")
-    return finished
+    return experiments
 
 
-def _spread(
-    experiments: list[Experiment], partition: Partition | None, folder: str | Path | None, workers: int, screen: Any
-) -> None:
-    """Do the runs that are not finished yet, several at a time."""
+def _unfinished(experiments: list[Experiment], partition: Partition | None, folder: str | Path | None) -> list[Task]:
     targets = {_target(one, partition if partition is not None else _dealt(one), folder): one for one in experiments}
     missing = [(target, one) for target, one in targets.items() if not target.exists()]
-    tasks = [Task(one, partition, target, place) for place, (target, one) in enumerate(missing)]
-    if tasks:
-        side_by_side(_in_process, tasks, workers, None if screen is None else screen.tell)
+    return [Task(one, partition, target, place) for place, (target, one) in enumerate(missing)]
+
+
+def _in_step(company: list[Experiment], partition: Partition | None, folder: str | Path | None, screen: Any) -> None:
+    """Do those runs that are not finished yet together, where that is faster."""
+    if len(company) > 1 and company[0].execution in ("auto", "stacked"):
+        part = partition if partition is not None else _dealt(company[0])
+        tasks = _unfinished(company, part, folder)
+        if len(tasks) > 1 and worthwhile(company[0], part):
+            in_step(_in_thread, tasks, None if screen is None else screen.tell)
 
 
 def _in_process(experiment: Experiment, partition: Partition | None, target: Path) -> None:
     """One run of a grid; its folder's name is given, since a user's own code may have no source here."""
     _do(experiment, partition if partition is not None else _dealt(experiment), target, None)
+
+
+def _in_thread(experiment: Experiment, partition: Partition, target: Path, member: Member) -> None:
+    """One run of several that go on in step."""
+    _do(experiment, partition, target, None, member)
 
 
 def _run(experiment: Experiment, partition: Partition | None, folder: str | Path | None, screen: Any) -> Run:
@@ -103,7 +126,7 @@ def _target(experiment: Experiment, part: Partition, folder: str | Path | None) 
     return runs.folder_of(experiment, part, Path(folder or os.environ.get("FEDLAB_RUNS", "out/runs")))
 
 
-def _do(experiment: Experiment, part: Partition, target: Path, screen: Any) -> Run:
+def _do(experiment: Experiment, part: Partition, target: Path, screen: Any, beside: Member | None = None) -> Run:
     if target.exists():  # also where nobody may write
         return runs.read(target)
     work = runs.unfinished(target)
@@ -111,7 +134,7 @@ def _do(experiment: Experiment, part: Partition, target: Path, screen: Any) -> R
         if target.exists():
             return runs.read(target)
         work.mkdir(parents=True, exist_ok=True)
-        fed = Federation(part, experiment.model, experiment)
+        fed = Federation(part, experiment.model, experiment, beside)
         with threads_for(fed.layout.parameters, fed.device):
             record = _train(experiment, fed, work, screen)
             return runs.finish(record, experiment, target)

@@ -33,6 +33,11 @@ class Task:
     target: Path
     place: int
 
+    @property
+    def note(self) -> str:
+        """What is added to an error."""
+        return f"in the run of {self.experiment.method!r} with seed {self.experiment.seed}: {self.target}"
+
 
 def side_by_side(
     run: Callable[..., Any], tasks: Sequence[Task], workers: int, tell: Callable[[str], None] | None
@@ -46,7 +51,7 @@ def side_by_side(
 
     threads = max(1, torch.get_num_threads() // workers), os.environ.get("OMP_NUM_THREADS")
     own = _own([task.experiment for task in tasks])
-    with parallel_config("loky"), _followed(tasks, tell) if tell else nullcontext():
+    with parallel_config("loky"), followed(tasks, tell) if tell else nullcontext():
         pool = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
         said: set[tuple[type, str]] = set()
         for warned in pool(delayed(_work)(run, task, own, *threads) for task in tasks):
@@ -72,7 +77,7 @@ def _work(run: Callable[..., Any], task: Task, own: Own, threads: int, asked: st
         try:
             run(task.experiment, task.partition, task.target)
         except Exception as error:
-            error.add_note(f"in the run of {task.experiment.method!r} with seed {task.experiment.seed}: {task.target}")
+            error.add_note(task.note)
             raise
     return [(each.category, str(each.message)) for each in warned]
 
@@ -88,7 +93,7 @@ def _own(experiments: Sequence[Experiment]) -> Own:
 
 
 @contextmanager
-def _followed(tasks: Sequence[Task], tell: Callable[[str], None]) -> Iterator[None]:
+def followed(tasks: Sequence[Task], tell: Callable[[str], None]) -> Iterator[None]:
     """Tell of the runs' rounds while they are at work."""
     over = threading.Event()
 

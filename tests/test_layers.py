@@ -26,6 +26,7 @@ FLOORS = [
         "leakage",
         "drift",
         "workers",
+        "abreast",
     },
     {"plots", "live", "notebook", "widgets"},
 ]

@@ -7,11 +7,12 @@ so that from some sites on it is stacked. The same is expected of every small mo
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from fedlab.engine.graphed import Graphed
@@ -29,19 +30,36 @@ OTHERWISE = 6
 OBSTACLES = {"stacked": "its sites train one at a time", "graphed": "its steps run code of the method's own"}
 
 
+class Beside(Protocol):
+    """Other runs, with which work is shared, see `fedlab.engine.meeting`."""
+
+    def train(
+        self, execution: "Execution", jobs: Sequence[Job], named: Named, check: Callable[[Job, Trained], None]
+    ) -> list[Trained]: ...
+
+    def predict(self, execution: "Execution", asked: Sequence[tuple[Weights, Index]]) -> list[NDArray[np.float64]]: ...
+
+
+def idles(model: nn.Module, device: torch.device) -> bool:
+    """Whether most of the time of a step is spent between operations."""
+    small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
+    return small and (device.type == "cuda" or not any(isinstance(module, _ConvNd) for module in model.modules()))
+
+
 class Execution:
     """Trains and predicts; what sites side by side come to does not depend on how many cores take part.
 
     mode: "serial" (one site after another, on each core), "stacked" (sites as one batched model), "graphed" (one after
-    another, steps replayed on a GPU), or "auto", which chooses. idle: whether most of the time of a step is spent
-    between operations. used: modes in which trainings were carried out. obstacle: why some were not as asked.
+    another, steps replayed on a GPU), or "auto", which chooses. idle: see `idles`. used: modes in which trainings were
+    carried out. obstacle: why some were not as asked.
     """
 
-    def __init__(self, serial: Serial, another: Callable[[], Serial], mode: str) -> None:
-        self.device = serial.flat.vector.device
-        small = serial.flat.layout.parameters < SMALL
-        convolves = any(isinstance(module, _ConvNd) for module in serial.flat.model.modules())
-        self.idle = small and (self.device.type == "cuda" or not convolves)
+    def __init__(
+        self, serial: Serial, another: Callable[[], Serial], mode: str, beside: "Beside | None" = None
+    ) -> None:
+        """beside: the run's place among others that go on in step."""
+        self.device, self.parameters = serial.flat.vector.device, serial.flat.layout.parameters
+        self.idle, self.beside = idles(serial.flat.model, self.device), beside
         cores = torch.get_num_threads() if self.device.type == "cpu" and not self.idle else 1
         self.serial, self.lanes, self.mode = serial, Lanes(serial, another, cores), mode
         self.used: set[str] = set()
@@ -54,7 +72,13 @@ class Execution:
 
         named(job): the context in which a refusal is told of its site. check(job, trained): may refuse what came of it.
         """
-        if self._stacks(jobs):
+        if self.beside is not None:
+            return self.beside.train(self, jobs, named, check)
+        return self.carry_out(jobs, named, check)
+
+    def carry_out(self, jobs: Sequence[Job], named: Named, check: Callable[[Job, Trained], None]) -> list[Trained]:
+        """The same, whatever goes on beside."""
+        if self.stacks(jobs):
             self.used.add("stacked")
             found = self.stacked.train(jobs, named)
             for job, trained in zip(jobs, found, strict=True):
@@ -75,7 +99,7 @@ class Execution:
         """The engine that trains sites as one batched model."""
         return Stacked(self.serial)
 
-    def _stacks(self, jobs: Sequence[Job]) -> bool:
+    def stacks(self, jobs: Sequence[Job]) -> bool:
         """Whether these sites train as one model."""
         if len(jobs) < 2 or not self.stackable:
             return False
@@ -99,6 +123,10 @@ class Execution:
 
     def predict(self, asked: Sequence[tuple[Weights, Index]]) -> list[NDArray[np.float64]]:
         """Probabilities (n, classes) of each model for its cases."""
+        return self.foretell(asked) if self.beside is None else self.beside.predict(self, asked)
+
+    def foretell(self, asked: Sequence[tuple[Weights, Index]]) -> list[NDArray[np.float64]]:
+        """The same, whatever goes on beside."""
         pieces = [(i, part) for i, (_, index) in enumerate(asked) for part in self._pieces(index)]
         wanted = [(asked[i][0], part) for i, part in pieces]
         if len(asked) > 1 and self.stackable:

@@ -80,7 +80,7 @@ class Stack:
         """What came of each job; the time is shared out by the cases whose gradient was computed."""
         shares, losses, found = self.passes / max(1, self.passes.sum()), self.losses.tolist(), []
         for i, job in enumerate(self.jobs):
-            w = Weights(self.layout, self.vector[i], self.counts[i])
+            w = Weights(job.start.layout, self.vector[i], self.counts[i])
             if job.room is not None:
                 job.room.vector.copy_(w.vector)
                 job.room.counts.copy_(w.counts)

@@ -14,6 +14,7 @@ from fedlab.engine.batches import Batches
 from fedlab.engine.execution import Execution
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.graphed import Graphed
+from fedlab.engine.meeting import Member
 from fedlab.engine.optimizers import optimizer_of
 from fedlab.engine.serial import Serial
 from fedlab.engine.store import Store
@@ -40,8 +41,9 @@ class MinorityWarning(UserWarning):
 class Assembly:
     """Sites of a partition with one architecture, on one device; see `Federation`."""
 
-    def __init__(self, partition: Partition, model: str, settings: Training) -> None:
-        self.partition, self.settings = partition, settings
+    def __init__(self, partition: Partition, model: str, settings: Training, beside: Member | None = None) -> None:
+        """beside: the run's place among others of the same cases that go on in step."""
+        self.partition, self.settings, self.beside = partition, settings, beside
         self.task: Task = task_of(partition.cases)
         protocol.check(partition)
         self.device = find_device(settings.device)
@@ -62,7 +64,7 @@ class Assembly:
             self.journal.note(
                 0, "", "images streamed", "they do not fit into memory: read from a scratch file as needed"
             )
-        self.execution = Execution(self._engine, lambda: self._another(model), settings.execution)
+        self.execution = Execution(self._engine, lambda: self._another(model), settings.execution, beside)
         self.local = LocalTraining(self.execution, settings, self.journal)
         self.staying = Staying(self.layout, settings.batchnorm, self.start, len(self.sites))
         self.optimizers = OptimizerState(settings.local_optimizer, self.staying)
@@ -116,7 +118,15 @@ class Assembly:
         settings, cases = self.settings, self.partition.cases
         model = models.build(text, cases.shape, self.task.outputs, settings.seed, settings.batchnorm)
         self.layout = Layout.of(model, pooled=settings.batchnorm == "pooled")
-        return self._with(model, Store(self.partition, self.task.targets(self._taught), self.device, settings))
+        return self._with(model, self._store())
+
+    def _store(self) -> Store:
+        """All images, and what is to be learnt of them; with runs beside this one, theirs."""
+        there = None if self.beside is None else self.beside.meeting.store
+        store = there or Store(self.partition, self.task.targets(self._taught), self.device, self.settings)
+        if self.beside is not None:
+            self.beside.meeting.store = store
+        return store
 
     def _another(self, text: str) -> Serial:
         """One more engine on the same images, to train beside the first."""
