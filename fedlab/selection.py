@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import pandas as pd
 
 from fedlab.evaluation import Models
 from fedlab.federation import Model
@@ -32,18 +31,19 @@ class Selection:
 
     def consider(self, models: Models, scores: Scores, number: int) -> None:
         """Keep what is better than before."""
-        table = pd.DataFrame(scores, columns=["model", "site", "split", "metric", "value"])
-        table = table[(table["split"] == "val") & (table["metric"] == self.metric)]
-        own = table[table["model"] == "local"]  # what sites use where there is a global model, too
-        self.mean.append(self._mean(own if len(own) else table))
+        found: dict[str, dict[str, float]] = {}  # by model and site
+        for name, site, split, metric, value in scores:
+            if (split, metric) == ("val", self.metric):
+                found.setdefault(name, {})[site] = value
+        used = [found["local"]] if "local" in found else list(found.values())  # own models count where there are any
+        self.mean.append(self._mean(used))
         for name, model in models.items():
-            rows = table[table["model"] == name]
+            values = found.get(name, {})
             if isinstance(model, Weights) and model.stacked:
-                values = rows.set_index("site")["value"]
                 for k, site in enumerate(self.sites):
                     if self._improves(site, values[site], number):
                         self.models[name] = _with_row(self.models.get(name, model), model, k)
-            elif self._improves(name, self._mean(rows), number):
+            elif self._improves(name, self._mean([values]), number):
                 self.models[name] = model
 
     def stale(self, patience: int | None) -> bool:
@@ -53,10 +53,12 @@ class Selection:
         values = np.array(self.mean) * (1 if HIGHER_IS_BETTER[self.metric] else -1)
         return len(values) - 1 - int(np.nanargmax(values)) >= patience
 
-    def _mean(self, rows: pd.DataFrame) -> float:
-        known = rows[rows["value"].notna()]
-        weights = known["site"].map(self.cases).to_numpy(np.float64)
-        return float(np.average(known["value"], weights=weights)) if len(known) else float("nan")
+    def _mean(self, found: list[dict[str, float]]) -> float:
+        known = [(value, self.cases[site]) for each in found for site, value in each.items() if not np.isnan(value)]
+        if not known:
+            return float("nan")
+        values, counts = np.array(known, np.float64).T
+        return float(np.average(values, weights=counts))
 
     def _improves(self, owner: str, score: float, number: int) -> bool:
         """Remember a better score; an undefined one is better only than nothing, so that the last such round counts."""

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -114,7 +115,8 @@ def progress(tasks: Sequence[Task]) -> str:
     """The line: how many runs are done, and the round that each of the others is in."""
     done = [task for task in tasks if task.target.exists()]
     rounds = {task: _round(runs.unfinished(task.target) / "rounds.jsonl") for task in tasks if task not in done}
-    going = [f"{task.experiment.method} {number}/{task.experiment.rounds}" for task, number in rounds.items() if number]
+    each = (f"{task.experiment.method} {number}/{task.experiment.rounds}" for task, number in rounds.items() if number)
+    going = [text if count == 1 else f"{text} in {count} runs" for text, count in Counter(each).items()]
     return f"{len(done)} of {len(tasks)} runs done" + (f"; rounds: {', '.join(going)}" if going else "")
 
 

@@ -65,11 +65,12 @@ def test_a_number_of_processes_is_wanted(base, workers, tmp_path):
 
 
 def test_progress_counts_runs_and_rounds(base, tmp_path):
-    tasks = [Task(base, None, tmp_path / name, 0) for name in ("done", "going", "waiting")]
+    tasks = [Task(base, None, tmp_path / name, 0) for name in ("done", "first", "waiting", "second")]
     (tmp_path / "done").mkdir()
-    (tmp_path / "going.unfinished").mkdir()
-    (tmp_path / "going.unfinished" / "rounds.jsonl").write_text('[1, "a"]\n[1, "b"]\n')
-    assert progress(tasks) == "1 of 3 runs done; rounds: fedavg 1/2"
+    for name, told in [("first", "1 of 4 runs done; rounds: fedavg 1/2"), ("second", "in 2 runs")]:
+        (tmp_path / f"{name}.unfinished").mkdir()
+        (tmp_path / f"{name}.unfinished" / "rounds.jsonl").write_text('[1, "a"]\n[1, "b"]\n')
+        assert progress(tasks).endswith(told)
 
 
 def test_a_method_of_a_notebook_cell_reaches_the_processes(tmp_path):
