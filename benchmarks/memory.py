@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 CASES = 10  # of each site, one batch
-SITES = {"small_cnn": (4, 16, 64, 256), "resnet18": (4, 16, 64)}
+SITES = {"small_cnn": (4, 16, 64, 256), "resnet18": (4, 16, 64, 256)}
 STACKED = {"small_cnn": 256, "resnet18": 16}  # the most sites that are tried
 HERE = Path(__file__).parent
 

@@ -28,7 +28,7 @@ def fedavg(fed: Federation, weighting: str = "cases") -> Iterator[Round]:
     """
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
-        s.w = fed.merge(s.w, fed.gather(fed.fit(fed.broadcast(s.w), r)), weighting)
+        s.w = fed.average(fed.broadcast(s.w), r, weighting) or s.w
         yield Round({"global": s.w})
 
 
@@ -48,9 +48,8 @@ def fedavgm(
     within("beta", beta, 0, 1, open_above=True)
     s = fed.memory(w=fed.start, v=fed.zeros())
     for r in fed.rounds(s):
-        back = fed.gather(fed.fit(fed.broadcast(s.w), r))
-        if len(back):
-            mean = fed.merge(s.w, back, weighting)
+        mean = fed.average(fed.broadcast(s.w), r, weighting)
+        if mean is not None:
             d = s.w.parameters - mean.parameters
             s.v = beta * s.v + d
             s.w = mean.with_parameters(s.w.parameters - server_lr * (d + beta * s.v if nesterov else s.v))
@@ -111,9 +110,8 @@ def _adaptive(
     at_least("tau", tau, 0, strictly=True)
     s = fed.memory(w=fed.start, m=fed.zeros(), v=fed.zeros() + v0, t=0)
     for r in fed.rounds(s):
-        back = fed.gather(fed.fit(fed.broadcast(s.w), r))
-        if len(back):
-            mean = fed.merge(s.w, back, weighting)
+        mean = fed.average(fed.broadcast(s.w), r, weighting)
+        if mean is not None:
             d = mean.parameters - s.w.parameters
             s.m, s.v, s.t = betas[0] * s.m + (1 - betas[0]) * d, second(s.v, d * d), s.t + 1
             m, v = (x / (1 - b**s.t) if bias_correction else x for x, b in zip((s.m, s.v), betas, strict=True))
@@ -135,8 +133,7 @@ def fedprox(fed: Federation, mu: float = 0.01, weighting: str = "cases") -> Iter
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
         sent = fed.broadcast(s.w)
-        back = fed.fit(sent, r, pull=(mu, sent))
-        s.w = fed.merge(s.w, fed.gather(back), weighting)
+        s.w = fed.average(sent, r, weighting, pull=(mu, sent)) or s.w
         yield Round({"global": s.w})
 
 
@@ -266,8 +263,7 @@ def fedsam(fed: Federation, rho: float = 0.1, adaptive: float = 0.0, weighting: 
 
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
-        back = fed.fit(fed.broadcast(s.w), r, rule=sharp)
-        s.w = fed.merge(s.w, fed.gather(back), weighting)
+        s.w = fed.average(fed.broadcast(s.w), r, weighting, rule=sharp) or s.w
         yield Round({"global": s.w})
 
 

@@ -30,12 +30,17 @@ OTHERWISE = 6
 OBSTACLES = {"stacked": "its sites train one at a time", "graphed": "its steps run code of the method's own"}
 
 
+Done = Callable[[Job, Trained, Callable[[], None]], Trained]  # (job, what it came to, go on?) -> what is kept of it
+
+
+def always() -> None:
+    """Nothing stops what is done already."""
+
+
 class Beside(Protocol):
     """Other runs, with which work is shared, see `fedlab.engine.meeting`."""
 
-    def train(
-        self, execution: "Execution", jobs: Sequence[Job], named: Named, check: Callable[[Job, Trained], None]
-    ) -> list[Trained]: ...
+    def train(self, execution: "Execution", jobs: Sequence[Job], named: Named, done: Done) -> list[Trained]: ...
 
     def predict(self, execution: "Execution", asked: Sequence[tuple[Weights, Index]]) -> list[NDArray[np.float64]]: ...
 
@@ -67,30 +72,28 @@ class Execution:
         if isinstance(serial, Graphed) and serial.obstacle:
             self.obstacle = serial.obstacle
 
-    def train(self, jobs: Sequence[Job], named: Named, check: Callable[[Job, Trained], None]) -> list[Trained]:
+    def train(self, jobs: Sequence[Job], named: Named, done: Done) -> list[Trained]:
         """What each job came to, in their order.
 
-        named(job): the context in which a refusal is told of its site. check(job, trained): may refuse what came of it.
+        named(job): the context in which a refusal is told of its site. done: may refuse what came of a job, or keep
+        less of it.
         """
         if self.beside is not None:
-            return self.beside.train(self, jobs, named, check)
-        return self.carry_out(jobs, named, check)
+            return self.beside.train(self, jobs, named, done)
+        return self.carry_out(jobs, named, done)
 
-    def carry_out(self, jobs: Sequence[Job], named: Named, check: Callable[[Job, Trained], None]) -> list[Trained]:
+    def carry_out(self, jobs: Sequence[Job], named: Named, done: Done) -> list[Trained]:
         """The same, whatever goes on beside."""
         if self.stacks(jobs):
             self.used.add("stacked")
             found = self.stacked.train(jobs, named)
-            for job, trained in zip(jobs, found, strict=True):
-                check(job, trained)
-            return found
+            return [done(job, trained, always) for job, trained in zip(jobs, found, strict=True)]
         self.used |= {self.serial.mode_of(job.work) for job in jobs}
 
         def call(engine: Serial, job: Job) -> Trained:
             with named(job):
                 trained = engine.train(job)
-            check(job, trained)
-            return trained
+            return done(job, trained, engine.go_on)
 
         return self.lanes.each(call, jobs, [job.work.steps for job in jobs])
 

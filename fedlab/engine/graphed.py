@@ -59,7 +59,7 @@ class Graphed(Serial):
         batches = [work.batches.at(step) for step in steps]
         rows = self.store.rows(np.concatenate(batches)).split([len(batch) for batch in batches])
         for cases in rows:
-            self._go_on()
+            self.go_on()
             self._hold(f"{len(cases)} rows", cases)
             self._play(len(cases), given)()
         self._passes = sum(len(batch) for batch in batches)

@@ -15,6 +15,11 @@ import torch
 from fedlab.engine.serial import Serial, StoppedError
 
 
+def by_size(sizes: Sequence[int]) -> list[int]:
+    """The places of the largest first."""
+    return sorted(range(len(sizes)), key=lambda i: -sizes[i])
+
+
 class Lanes:
     """Up to `count` engines: the first one and, once they are needed, others made like it."""
 
@@ -29,10 +34,11 @@ class Lanes:
 
         The first failure, or an interrupt, stops the others at their next step.
         """
+        order = by_size(sizes)
         if self.count == 1 or len(items) < 2:
-            return [call(self.engines[0], item) for item in items]
+            found = {i: call(self.engines[0], items[i]) for i in order}
+            return [found[i] for i in range(len(items))]
         pool = self._ready(min(self.count, len(items)))
-        order = sorted(range(len(items)), key=lambda i: -sizes[i])
         futures = {i: pool.submit(self._take, call, items[i]) for i in order}
         try:
             wait(futures.values(), return_when=FIRST_EXCEPTION)

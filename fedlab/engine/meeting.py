@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedlab.engine.execution import Execution
+from fedlab.engine.execution import Done, Execution, always
 from fedlab.engine.serial import StoppedError
 from fedlab.engine.store import Store
 from fedlab.engine.threads import threads_for
@@ -36,7 +36,7 @@ class Training(Asked):
 
     jobs: Sequence[Job]
     named: Named
-    check: Callable[[Job, Trained], None]
+    done: Done
 
 
 @dataclass
@@ -58,11 +58,9 @@ class Member:
         self._mine, self._theirs = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, name="fedlab run", daemon=True)
 
-    def train(
-        self, execution: Execution, jobs: Sequence[Job], named: Named, check: Callable[[Job, Trained], None]
-    ) -> list[Trained]:
+    def train(self, execution: Execution, jobs: Sequence[Job], named: Named, done: Done) -> list[Trained]:
         """As `Execution.train`."""
-        return self._ask(Training(jobs, named, check, execution=execution))
+        return self._ask(Training(jobs, named, done, execution=execution))
 
     def predict(
         self, execution: Execution, asked: Sequence[tuple[Weights, NDArray[np.int64]]]
@@ -155,16 +153,14 @@ def _train(group: Sequence[Training]) -> None:
     lead = group[0].execution
     if len(group) == 1 or not lead.stacks([job for _, job in jobs]):
         for asked in group:
-            asked.answer = asked.execution.carry_out(asked.jobs, asked.named, asked.check)
+            asked.answer = asked.execution.carry_out(asked.jobs, asked.named, asked.done)
         return
     whose = {id(job): asked for asked, job in jobs}
     found = iter(lead.stacked.train([job for _, job in jobs], lambda job: whose[id(job)].named(job)))
     for asked in group:
         asked.execution.used.add("stacked")
         trained = [next(found) for _ in asked.jobs]
-        for job, each in zip(asked.jobs, trained, strict=True):
-            asked.check(job, each)
-        asked.answer = trained
+        asked.answer = [asked.done(job, each, always) for job, each in zip(asked.jobs, trained, strict=True)]
 
 
 def _predict(group: Sequence[Prediction]) -> None:

@@ -145,7 +145,7 @@ class Serial:
         rested = moments.vectors.clone() if work.frozen is not None else moments.vectors
         total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
         for step in range(work.first, work.first + work.steps):
-            self._go_on()
+            self.go_on()
             if step == work.first or work.batches.per_epoch > 1:  # a full batch is gathered once
                 rows = self.store.rows(work.batches.at(step))
                 images, targets = self.store.images(rows), self.store.targets[rows]
@@ -156,7 +156,8 @@ class Serial:
                 self._restore(start.vector, work.frozen, moments, rested)
         return total
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
+        """Raise StoppedError where work was stopped from outside."""
         if self.stopped:
             raise StoppedError("training was stopped")
 

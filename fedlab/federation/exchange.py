@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from fedlab.federation.local import Corrections
 from fedlab.federation.practice import Practice
+from fedlab.federation.sites import Clock
 from fedlab.federation.wire import SERVER, Message
 from fedlab.registry import choose
 from fedlab.stages import Part, mask, take
 from fedlab.weights import Weights, mix, stack
+
+TOGETHER = 2**28  # bytes that the models of all sites may take side by side where that is not needed
 
 
 class Exchange(Practice):
@@ -85,6 +90,30 @@ class Exchange(Practice):
         """
         given = weighting if isinstance(weighting, np.ndarray) else self.weights(back.owners, weighting)
         return self.merger.merge(w, self.staying.hidden(back, w), given, self.round, rule, self._show_masked)
+
+    def average(self, sent: Weights, r: Clock, weighting: str = "cases", **corrections: Any) -> Weights | None:
+        """A round of averaging: sites train from the model that was broadcast, and the server merges what comes back.
+
+        None where nothing came back. weighting: as in `merge`. corrections: see `fit`. The same as `fit`, `gather` and
+        `merge`; but where models would take much memory together, and nobody needs to see them so, each is merged when
+        it comes and let go.
+        """
+        who = tuple(k for k in sent.owners if k in set(r.turnout.answering))
+        if self._side_by_side or len(who) * self.sent.nbytes <= TOGETHER:
+            back = self.gather(self.fit(sent, r, **corrections))
+            return self.merge(self.sent, back, weighting) if len(back) else None
+        coefficients = self.weights(who, weighting)
+        running = self.fit_running(sent, r, coefficients / coefficients.sum(), Corrections(**corrections))
+        self.wire.path.trip([self._pass("up", k, "weights", self.sent.bare()) for k in who])
+        total = float(coefficients.sum())
+        return self.merger.settle(self.sent.bare(), running.mean(), who, coefficients / total, total, self.round)
+
+    @property
+    def _side_by_side(self) -> bool:
+        """Whether somebody needs the sites' models side by side."""
+        keeps = self.staying.any or self.settings.local_optimizer != "reset"
+        seen = self.merger.sees_all or bool(self.attack.who) or bool(self.wire.taps)
+        return keeps or seen or self.execution.beside is not None or self.execution.stackable
 
     def weights(self, who: tuple[int, ...], weighting: str = "cases") -> NDArray[np.float64]:
         """The coefficients (m,) of these sites' updates, as participation and weighting have them."""

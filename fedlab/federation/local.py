@@ -1,6 +1,6 @@
 """Training at a site: from what a method asks for to the engine's work, and what came of it to the journal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedlab.engine.execution import Execution
+from fedlab.engine.running import Running
 from fedlab.engine.work import Cost, Job, Sampler, Trained, Work
 from fedlab.federation.journal import Journal
 from fedlab.federation.sites import Clock
@@ -66,16 +67,22 @@ class LocalTraining:
     journal: Journal
     last: list[Cost] = field(default_factory=list)
 
-    def fit(self, jobs: Sequence[Job], r: Clock, private: bool = False) -> list[Weights]:
+    def fit(
+        self, jobs: Sequence[Job], r: Clock, private: bool = False, running: Running | None = None
+    ) -> list[Weights]:
         """The model of each job after its steps, in its room if it has one. private: none ever leaves its site.
 
-        Raises DivergedError.
+        running: takes the models in the place of the caller. Raises DivergedError.
         """
 
-        def check(job: Job, trained: Trained) -> None:
+        def done(job: Job, trained: Trained, go_on: Callable[[], None]) -> Trained:
             check_finite(trained.cost.loss, trained.weights.vector, r, job.site, float(job.work.lr))
+            if running is None:
+                return trained
+            running.add(job.site, trained.weights, go_on)
+            return replace(trained, weights=job.start)
 
-        found = self.execution.train(jobs, lambda job: named(job.site, r), check)
+        found = self.execution.train(jobs, lambda job: named(job.site, r), done)
         self.last = [trained.cost for trained in found]
         for job, trained in zip(jobs, found, strict=True):
             self.journal.charge(job.site, trained.cost, private)

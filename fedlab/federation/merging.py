@@ -1,6 +1,6 @@
 """The server's step: the rule by which models are merged, in the clear or as a secure sum, and who counted for what."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,13 +54,26 @@ class Merger:
         self.used = True
         if not len(back) or not len(self.enough(back, number, rule)):
             return w.bare()
-        text, total = rule or self.settings.aggregate, float(coefficients.sum())
-        shares, turn = coefficients / total, self.turn(number)
-        self._latest = number, turn + 1
+        text, turn = rule or self.settings.aggregate, self.turn(number)
+        shares = coefficients / coefficients.sum()
         if self.settings.secure_sum:
             merged, influence = secure.mean(back, shares, w, (self.settings.seed, number, turn), show), shares
         else:
             merged, influence = aggregation.rule(text)(back, shares, w)
-        for k, counted in zip(back.owners, influence, strict=True):
+        return self.settle(w, merged, back.owners, influence, float(coefficients.sum()), number)
+
+    def settle(
+        self, w: Weights, merged: Weights, who: Sequence[int], influence: Floats, total: float, number: int
+    ) -> Weights:
+        """w + total (merged - w); who counted for how much is noted."""
+        self.used, self._latest = True, (number, self.turn(number) + 1)
+        for k, counted in zip(who, influence, strict=True):
             self.journal.numbers[self.names[k], "influence"] = float(counted)
         return toward(w, merged, 1.0 if abs(total - 1) < 1e-9 else total)
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether models are needed side by side: for a rule that is no mean, a secure sum, variances of the union."""
+        return aggregation.RULES.parse(self.settings.aggregate, given=3)[0] is not aggregation.mean or (
+            self.settings.secure_sum or self.settings.batchnorm == "pooled"
+        )

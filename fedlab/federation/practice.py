@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.engine import updates
+from fedlab.engine.lanes import by_size
+from fedlab.engine.running import Running
 from fedlab.engine.work import Job
 from fedlab.federation.calendar import Calendar, Part
 from fedlab.federation.local import Corrections
@@ -58,8 +60,7 @@ class Practice(Calendar):
         return trained
 
     def _fit_all(self, start: Weights, r: Clock, asked: Corrections, span: Span, how: Keeping) -> Weights:
-        answering = set(r.turnout.answering)
-        rows = [i for i, k in enumerate(start.owners) if start.sites is None or k in answering]
+        rows = _answering(start, r)
         who = tuple(start.owners[i] for i in rows)
         state = self.optimizers if start.sites is not None and how == (None, False) else None
         keep = bool(how[0] or (state is not None and state.policy != "reset"))
@@ -71,12 +72,31 @@ class Practice(Calendar):
         if state is not None:
             for k, trained in zip(who, each, strict=True):
                 state.store(k, trained)
-        costs = self.local.last
-        self.wire.path.train([cost.steps for cost in costs], [cost.seconds for cost in costs])
-        self.done = np.array([cost.steps for cost in costs], np.float64)
+        self._note_work()
         if not how[1]:
             self._measure_updates(start if len(who) == len(start) else start.only(who), room)
         return stack(each, room.sites) if how[0] and each and each[0].moments is not None else room
+
+    def fit_running(self, start: Weights, r: Clock, shares: NDArray[np.float64], asked: Corrections) -> Running:
+        """Local training of those who answer, whose models are merged as they come and let go.
+
+        start: one model, as it was broadcast. shares: the weight of each in the mean.
+        """
+        rows, cases = _answering(start, r), self.shares[[start.owners[i] for i in _answering(start, r)]]
+        jobs = [self._job(start[i], r, start.owners[i], asked.of(i), (None, None), False) for i in rows]
+        order = by_size([job.work.steps for job in jobs])
+        cases = cases / cases.sum()
+        running = Running(start[0], [jobs[j].site for j in order], shares[order], cases[order])
+        self.local.fit(jobs, r, running=running)
+        self._note_work()
+        self._note_updates(running.lengths(), cases[order])
+        return running
+
+    def _note_work(self) -> None:
+        """What the latest training of all sites took."""
+        costs = self.local.last
+        self.wire.path.train([cost.steps for cost in costs], [cost.seconds for cost in costs])
+        self.done = np.array([cost.steps for cost in costs], np.float64)
 
     def _job(
         self, start: Weights, r: Clock, at: int | Site, asked: Corrections, span: Span, keep: bool,
@@ -103,9 +123,11 @@ class Practice(Calendar):
         shared = self.staying.shared
         if not self.journal.updates and updates.common(start.parameters, shared):
             shares = self.shares[list(start.owners)] / self.shares[list(start.owners)].sum()
-            found = updates.lengths(start.parameters[0], trained.parameters, shares, shared)
-            if found.each.any():
-                self.journal.updates = updates.measures(found, shares)
+            self._note_updates(updates.lengths(start.parameters[0], trained.parameters, shares, shared), shares)
+
+    def _note_updates(self, found: updates.Lengths, shares: NDArray[np.float64]) -> None:
+        if not self.journal.updates and len(shares) > 1 and found.each.any():
+            self.journal.updates = updates.measures(found, shares)
 
     def gradient(self, at: Weights) -> tuple[NDArray[np.float64], Tensor]:
         """Loss (m,) and its gradient (m, P) over all training cases of each site, at the model of each."""
@@ -142,6 +164,12 @@ class Practice(Calendar):
         found = self.execution.each(lambda engine, model: engine.features(*model), asked)
         rows = [self._engine.store.rows(index) for _, index in asked]
         return [Features(values, where) for values, where in zip(found, rows, strict=True)]
+
+
+def _answering(start: Weights, r: Clock) -> list[int]:
+    """The rows of those who will answer; all where nothing was broadcast."""
+    answering = set(r.turnout.answering)
+    return [i for i, k in enumerate(start.owners) if start.sites is None or k in answering]
 
 
 class Features:
