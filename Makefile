@@ -12,7 +12,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo lab test check format notebooks run bench lock clean
+.PHONY: help env demo lab test check format notebooks run bench peers lock clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -61,11 +61,17 @@ bench: env  ## rounds against the best bare PyTorch loop, memory, waiting, a mil
 	$(BIN)/python benchmarks/partitions.py
 	$(BIN)/python benchmarks/widgets.py
 
+peers: env  ## the same work by Flower, pfl-research and NVIDIA FLARE, each in an environment of its own
+	@for peer in flower pfl_research flare; do \
+	  test -x .peers/$$peer/bin/python || $(PYTHON) -m venv .peers/$$peer; \
+	  .peers/$$peer/bin/python -m pip install --quiet --requirement benchmarks/peers/$$peer.txt; done
+	$(BIN)/python benchmarks/peers.py
+
 lock: env  ## write the installed versions into requirements.lock
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//; /^[^=]+ @ /d' > requirements.lock
 
 clean:  ## remove the environment and all outputs
-	rm -rf .venv $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .peers $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 _execute:
 	@mkdir -p $(TO)

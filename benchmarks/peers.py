@@ -1,12 +1,13 @@
 """How long do other simulators take for the same work? Flower, pfl-research and NVIDIA FLARE beside fedlab.
 
-Same sites, same batches in the same order, same initial weights; the final weights are compared. Each peer runs in an
-environment of its own, whose interpreter is named:
+Same sites, same batches in the same order, same initial weights; final weights are compared, and what they are worth on
+2,000 new images. Each peer runs in an environment of its own, since their requirements do not agree with each other:
 
-    python -m venv /tmp/flower && /tmp/flower/bin/pip install torch "flwr[simulation]"
-    python -m venv /tmp/pfl && /tmp/pfl/bin/pip install torch pfl
-    python -m venv /tmp/flare && /tmp/flare/bin/pip install torch nvflare
-    python benchmarks/peers.py --flower /tmp/flower/bin/python --pfl /tmp/pfl/bin/python --flare /tmp/flare/bin/python
+    make peers
+
+makes them under .peers, from the versions in benchmarks/peers/*.txt, and runs this. Other ones can be named:
+
+    python benchmarks/peers.py --flower /tmp/flower/bin/python W1
 """
 
 import argparse
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +26,18 @@ import torch
 from machine import machine, page
 from rounds import SKEWED, Floor, Workload, world
 
+import fedlab
+from fedlab import models
 from fedlab.algorithms import start
+from fedlab.cases import Cases
 from fedlab.federation import Federation
+from fedlab.metrics import METRICS
 from fedlab.training import Training
 
 HERE = Path(__file__).parent
 CORES = os.cpu_count() or 1
+PEERS = ("flower", "pfl_research", "flare")
+NEW = "phantoms(cases=2000, seed=1)"
 ROUNDS = int(os.environ.get("ROUNDS", 12))
 THREADS = 8  # of NVIDIA FLARE: with fewer than there are sites it starts them anew in every round
 MEMORY = ("default memory format", "channels last")  # as users write it, and as fedlab and the floor have it
@@ -87,16 +96,32 @@ def floor(work: Workload) -> float:
     return min(found)
 
 
+@lru_cache
+def new() -> Cases:
+    """Images that nobody has trained on."""
+    return fedlab.load(NEW)
+
+
+def worth(work: Workload, weights: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """(accuracy, AUROC) of final weights on new images."""
+    cases, net = new(), models.build(work.model, new().shape, 1, 0, SETTINGS["batchnorm"])
+    net.load_state_dict({name: torch.from_numpy(weights[name]) for name in net.state_dict()})
+    with torch.inference_mode():
+        p = net.eval()(torch.from_numpy(np.array(cases.images)).float().div_(255)).sigmoid().double().numpy()
+    both, y = np.concatenate([1 - p, p], 1), np.array(cases.labels)
+    return float(METRICS.function("accuracy")(y, both)), float(METRICS.function("auroc")(y, both))
+
+
 def commands(given: argparse.Namespace, name: str, folder: Path) -> dict[str, list[str]]:
     """What is run."""
-    script = {peer: str(HERE / "peers" / f"{peer}.py") for peer in ("flower", "pfl_research", "flare")}
+    script = {peer: str(HERE / "peers" / f"{peer}.py") for peer in PEERS}
     found = {"fedlab": [sys.executable, __file__, "--ours", name, str(folder)]}
     for memory in MEMORY:
-        if given.pfl:
+        if given.pfl_research:
             alone = [script["pfl_research"], str(folder)]
-            found[f"pfl-research, 1 process, {memory}"] = [given.pfl, *alone, f"threads={CORES}"]
+            found[f"pfl-research, 1 process, {memory}"] = [given.pfl_research, *alone, f"threads={CORES}"]
             several = ["-m", "torch.distributed.run", f"--nproc_per_node={CORES}"]
-            found[f"pfl-research, {CORES} processes, {memory}"] = [given.pfl, *several, *alone]
+            found[f"pfl-research, {CORES} processes, {memory}"] = [given.pfl_research, *several, *alone]
         if given.flower:
             found[f"Flower, {memory}"] = [given.flower, script["flower"], str(folder)]
     if given.flare and len(WORK[name].sizes) <= THREADS:
@@ -116,7 +141,7 @@ def compare(given: argparse.Namespace, name: str) -> list[str]:
             with log.open("w") as out:
                 done = subprocess.run(command, stdout=out, stderr=out, env=environment)
             if done.returncode or not (folder / "found.json").exists():
-                rows.append(f"| {name} | {who} | failed | | | |")
+                rows.append(f"| {name} | {who} | failed | | | | | |")
                 print(rows[-1], log.read_text()[-2000:], sep="\n", flush=True)
                 continue
             told = json.loads((folder / "found.json").read_text())
@@ -125,7 +150,8 @@ def compare(given: argparse.Namespace, name: str) -> list[str]:
             reference = flat if reference is None else reference
             apart = np.abs(flat - reference).max() / np.abs(reference).max()
             ratio = told["round"] / best
-            cells = [name, who, f"{told['round']:.3f}", f"{ratio:.2f}", f"{told['wall']:.1f}", f"{apart:.0e}"]
+            cells = [name, who, f"{told['round']:.3f}", f"{ratio:.2f}", f"{told['wall']:.1f}"]
+            cells += [f"{value:.3f}" for value in worth(WORK[name], weights)] + [f"{apart:.0e}"]
             rows.append(f"| {' | '.join(cells)} |")
             print(rows[-1], flush=True)
             for left in ("found.json", "found.npz"):
@@ -136,14 +162,26 @@ def compare(given: argparse.Namespace, name: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="*", default=list(WORK), metavar="W")
-    for peer in ("flower", "pfl", "flare"):
-        parser.add_argument(f"--{peer}", metavar="PYTHON", help=f"the interpreter of an environment with {peer}")
+    for peer in PEERS:
+        made = HERE.parent / ".peers" / peer / "bin" / "python"
+        about = f"the interpreter of an environment with {peer}"
+        name = f"--{peer.replace('_', '-')}"
+        parser.add_argument(name, metavar="PYTHON", default=str(made) if made.exists() else None, help=about)
     parser.add_argument("--ours", nargs=2, metavar=("W", "FOLDER"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.ours:
         ours(WORK[given.ours[0]], Path(given.ours[1]))
         return
-    head = ["", "simulator", "s a round", "of the floor", "whole job, s", "weights apart from fedlab's"]
+    head = [
+        "",
+        "simulator",
+        "s a round",
+        "of the floor",
+        "whole job, s",
+        "accuracy",
+        "AUROC",
+        "weights apart from fedlab's",
+    ]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     print("\n".join(lines))
     for name in given.workloads:
