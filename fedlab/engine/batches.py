@@ -55,7 +55,7 @@ class Balanced:
     """
 
     def __init__(self, batches: Batches, chances: NDArray[np.float64]) -> None:
-        self.plain, self.chances, self.per_epoch = batches, chances, max(2, batches.per_epoch)
+        self.site, self.plain, self.chances, self.per_epoch = batches.site, batches, chances, max(2, batches.per_epoch)
 
     def at(self, step: int) -> NDArray[np.int64]:
         """Row positions of the `step`-th batch."""

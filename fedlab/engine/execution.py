@@ -65,7 +65,8 @@ class Execution:
         """beside: the run's place among others that go on in step."""
         self.device, self.parameters = serial.flat.vector.device, serial.flat.layout.parameters
         self.idle, self.beside = idles(serial.flat.model, self.device), beside
-        cores = torch.get_num_threads() if self.device.type == "cpu" and not self.idle else 1
+        alone = self.idle or self.device.type != "cpu" or serial.chance.layer  # layers draw from one generator
+        cores = 1 if alone else torch.get_num_threads()
         self.serial, self.lanes, self.mode = serial, Lanes(serial, another, cores), mode
         self.used: set[str] = set()
         self.obstacle = OBSTACLES.get(mode, "")

@@ -99,11 +99,3 @@ class FlatModel:
 def norms(model: nn.Module) -> list[_BatchNorm]:
     """The batch normalisation layers of a model."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
-
-
-def draws(model: nn.Module) -> str | None:
-    """Why a model cannot be trained by repeating or batching what one step does; None if it can."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            return f"layer {name!r} draws random numbers, which would be drawn differently"
-    return None

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.engine.flat import draws
 from fedlab.engine.optimizers import Moments, Number
 from fedlab.engine.serial import Serial
 from fedlab.engine.work import Work
@@ -44,7 +43,7 @@ class Graphed(Serial):
             return "CUDA graphs need a GPU"
         if self.store.pixels.streamed:
             return "its images do not fit into the device's memory"
-        return draws(self.flat.model)
+        return self.chance.obstacle
 
     def mode_of(self, work: Work) -> str:
         """Steps are played from a recording, except those in which a method runs code of its own."""

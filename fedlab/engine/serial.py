@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.engine.batches import Batches
+from fedlab.engine.chance import Chance
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.optimizers import Moments, Optimizer, add
 from fedlab.engine.store import Store
@@ -44,6 +45,7 @@ class Serial:
 
     def __init__(self, flat: FlatModel, store: Store, task: Task, optimizer: Optimizer, settings: Training) -> None:
         self.flat, self.store, self.task, self.optimizer = flat, store, task, optimizer
+        self.chance = Chance(flat.model, flat.vector.device, settings.seed)
         self.mixed_precision = settings.precision == "bf16"
         self._state = optimizer.fresh(flat.parameters).vectors
         self._passes = 0  # cases whose gradient was computed since the start of a fit
@@ -105,7 +107,7 @@ class Serial:
         self.flat.train()
         for index in batches.sweep():
             rows, share = self.store.rows(index), len(index) / len(batches.index)
-            with self.autocast(), torch.set_grad_enabled(gradient):
+            with self.chance.at(batches.site, "whole"), self.autocast(), torch.set_grad_enabled(gradient):
                 value = self.task.loss(self.flat.model(self.store.images(rows)), self.store.targets[rows])
             loss += share * float(value.detach())
             if gradient:
@@ -132,7 +134,7 @@ class Serial:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the plain mean over batches
-        with torch.no_grad(), self.autocast():
+        with self.chance.at("statistics"), torch.no_grad(), self.autocast():
             for index in batches:
                 self.flat.model(self.store.images(self.store.rows(index)))
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -151,7 +153,8 @@ class Serial:
                 images, targets = self.store.images(rows), self.store.targets[rows]
                 if self.store.pixels.streamed and work.batches.per_epoch > 1 and step + 1 < work.first + work.steps:
                     self.store.announce(work.batches.at(step + 1))
-            total += self._step(images, targets, rows, work, moments)
+            with self.chance.at(work.batches.site, step):
+                total += self._step(images, targets, rows, work, moments)
             if work.frozen is not None:
                 self._restore(start.vector, work.frozen, moments, rested)
         return total

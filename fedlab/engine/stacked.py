@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedlab.engine.flat import draws
 from fedlab.engine.lockstep import lockstep
 from fedlab.engine.serial import EVALUATION_BATCH, Serial
 from fedlab.engine.stack import Stack, counters
@@ -37,7 +36,7 @@ class Stacked:
 
     def __init__(self, serial: Serial) -> None:
         self.serial, self.model = serial, copy.deepcopy(serial.flat.model)
-        self.obstacle, self.width = draws(self.model), sys.maxsize
+        self.obstacle, self.width = serial.chance.obstacle, sys.maxsize
         for module in self.model.modules():
             if isinstance(module, nn.GroupNorm):
                 module.__class__ = _GroupNorm

@@ -29,8 +29,9 @@ Term = Callable[[Tensor, Tensor], Tensor]  # term(representation (b, d), rows) -
 
 
 class Sampler(Protocol):
-    """Which cases a step sees."""
+    """Which cases of a site a step sees."""
 
+    site: str
     per_epoch: int
 
     def at(self, step: int) -> NDArray[np.int64]: ...

@@ -86,7 +86,8 @@ class Split:
         with named(site.name, r):
             for step in range(first, last):
                 index = site.batches.at(step)
-                total += self._step(fed._engine.store.rows(index), r, k, path)
+                with fed._engine.chance.at(site.name, step):
+                    total += self._step(fed._engine.store.rows(index), r, k, path)
                 samples += len(index)
                 if fresh:
                     self._server.forget_moments()
