@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from fedlab import aggregation, attacks, datasets, training, turnout
+from fedlab import aggregation, attacks, augmentation, datasets, training, turnout
 from fedlab.algorithms import METHODS, check_secure
 from fedlab.heterogeneity import (
     AXES,
@@ -35,6 +35,7 @@ CODE: dict[str, Registry] = {  # field -> the functions that its text may name
     "stragglers": turnout.STRAGGLING,
     "aggregate": aggregation.RULES,
     "attack": attacks.ATTACKS,
+    "augment": augmentation.AUGMENTATIONS,
     "quantity": quantity.SIZES,
     "prevalence": label_schemes.SCHEMES,
     "presentation": presentation.SCHEMES,
@@ -112,8 +113,14 @@ class Experiment(Training):
 
     def own_names(self) -> list[tuple[str, str]]:
         """(field, name) of each function of the user's own that a field names."""
-        named = [(field, name) for field in CODE for name in re.findall(r"\w+", str(getattr(self, field)))[:1]]
+        named = [(field, name) for field in CODE for name in _names(field, getattr(self, field))]
         return [(field, name) for field, name in named if name in CODE[field] and CODE[field].fingerprint(name)]
+
+
+def _names(field: str, value: Any) -> list[str]:
+    """What a field's text names: one function, or several augmentations."""
+    words = re.findall(r"\w+", str(value))
+    return words if field == "augment" else words[:1]
 
 
 def _plain(detail: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fedlab import aggregation
+from fedlab import aggregation, augmentation
 from fedlab.attacks import Attack
 from fedlab.registry import Registry, nearest
 from fedlab.turnout import check_participation, fraction, straggling
@@ -60,6 +60,7 @@ class Training(BaseModel):
     watch_visits: bool = False  # evaluate also between the visits of a travelling model
     batchnorm: Literal["avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"] = "avg"
     normalisation: Literal["none", "image", "site", "global"] = "none"  # decides what of scanners' differences survives
+    augment: str = "none"  # random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)"
     precision: Literal["float32", "float64", "bf16"] = "float32"
     device: str = "auto"  # "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
     execution: Literal["auto", "serial", "stacked", "graphed"] = "auto"  # changes speed, not results
@@ -77,6 +78,7 @@ class Training(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
         SCHEDULES.parse(self.schedule, given=1)
+        augmentation.parse(self.augment)
         if self.optimizer != "sgd" and self.momentum:
             raise ValueError(
                 f"momentum={self.momentum} belongs to optimizer='sgd', found {self.optimizer!r}: remove it"

@@ -70,6 +70,7 @@ def test_in_step_every_method_comes_to_what_it_comes_to_alone(method, tmp_path):
         {"optimizer": "adam", "lr": 0.01, "local_optimizer": "keep"},
         {"schedule": "cosine", "normalisation": "site", "quantity": 0.8},
         {"aggregate": "median", "attack": "signflip(count=1)"},
+        {"augment": "flip + zoom(0.1)"},
     ],
     ids=repr,
 )

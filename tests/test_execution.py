@@ -124,6 +124,7 @@ def test_every_mode_comes_to_the_same(method, precision, mode):
         {"model": "logistic", "normalisation": "site"},
         {"model": "small_cnn(width=4, depth=2, projection=6)"},
         {"schedule": "cosine", "rounds": 3, "normalisation": "image"},
+        {"augment": "flip + rotate(10) + shift(0.1) + light(0.1)", "normalisation": "global"},
     ],
     ids=repr,
 )

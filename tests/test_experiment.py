@@ -148,6 +148,7 @@ OWN = {  # a field, the text in it, and a function of the user's own that the te
     "stragglers": "def mine(share=0.5):\n    return {} * share, False",
     "aggregate": "def mine(models, shares, w, trim=0.1):\n    return {}",
     "attack": "def mine(models, w, who, shares, rng, count=1):\n    return {}",
+    "augment": "def mine(rng, count, shape, share=0.5):\n    return {}",
     "quantity": "def mine(beta=0.5):\n    return {}",
     "prevalence": "def mine(alpha=0.5):\n    return {}",
     "presentation": "def mine(cases, atlas, dose):\n    return {}",

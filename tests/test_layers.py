@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "fedlab"
 FLOORS = [
     {"registry", "randomness", "weights", "topology", "cases", "metrics", "intervals"},
-    {"phantoms", "heterogeneity", "tasks", "models", "stages", "aggregation", "attacks", "secure"},
+    {"phantoms", "heterogeneity", "tasks", "models", "stages", "augmentation", "aggregation", "attacks", "secure"},
     {"partition", "making", "observing", "dose_response", "datasets", "training", "turnout"},
     {"federation", "engine", "protocol"},
     {"algorithms", "evaluation", "selection"},

@@ -55,12 +55,13 @@ class Balanced:
     """
 
     def __init__(self, batches: Batches, chances: NDArray[np.float64]) -> None:
-        self.site, self.plain, self.chances, self.per_epoch = batches.site, batches, chances, max(2, batches.per_epoch)
+        self.seed, self.site = batches.seed, batches.site
+        self.plain, self.chances, self.per_epoch = batches, chances, max(2, batches.per_epoch)
 
     def at(self, step: int) -> NDArray[np.int64]:
         """Row positions of the `step`-th batch."""
         count = self.length(step)
-        rng = stream(self.plain.seed, "balanced batches", self.plain.site, step)
+        rng = stream(self.seed, "balanced batches", self.site, step)
         return rng.choice(self.plain.index, count, p=self.chances)
 
     def length(self, step: int) -> int:

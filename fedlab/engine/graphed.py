@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab import augmentation
 from fedlab.engine.optimizers import Moments, Number
 from fedlab.engine.serial import Serial
 from fedlab.engine.work import Work
@@ -33,6 +34,7 @@ class Graphed(Serial):
         super().__init__(*given)
         self.record = recorder(self.flat.vector.device)
         self._held: dict[str, Tensor] = {}
+        self._changes: dict[int, dict[str, Tensor]] = {}
         self._played: dict[tuple[Any, ...], Call] = {}
         self._clock = self.flat.vector.new_zeros((), dtype=torch.float64)
         self._total = self.flat.vector.new_zeros(())
@@ -57,9 +59,10 @@ class Graphed(Serial):
         steps = range(work.first, work.first + work.steps)
         batches = [work.batches.at(step) for step in steps]
         rows = self.store.rows(np.concatenate(batches)).split([len(batch) for batch in batches])
-        for cases in rows:
+        for step, cases in zip(steps, rows, strict=True):
             self.go_on()
             self._hold(f"{len(cases)} rows", cases)
+            self._hold_change(work.place(step), len(cases))
             self._play(len(cases), given)()
         self._passes = sum(len(batch) for batch in batches)
         moments.clock = int(moments.clock) + work.steps
@@ -98,9 +101,19 @@ class Graphed(Serial):
 
     def _once(self, size: int, given: "Given") -> None:
         rows, work = self._held[f"{size} rows"], given.work
-        self._total += self._step(self.store.images(rows), self.store.targets[rows], rows, work, given.moments)
+        images = self.store.images(rows)
+        if self.augmentation.any:
+            images = augmentation.apply(images, self._changes[size])
+        self._total += self._step(images, self.store.targets[rows], rows, work, given.moments)
         if work.frozen is not None:
             self._restore(given.rest, work.frozen, given.moments, given.rested)
+
+    def _hold_change(self, place: augmentation.Place, size: int) -> None:
+        """What becomes of the images of this step."""
+        if self.augmentation.any:
+            change = self.augmentation.draw(place, size, self.store.space)
+            drawn = augmentation.tensors([change], self.flat.vector)
+            self._changes[size] = {name: self._hold(f"{size} {name}", value) for name, value in drawn.items()}
 
     def _hold(self, name: str, value: Tensor) -> Tensor:
         """Memory of that name that recordings may read, with this value."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlab import augmentation
 from fedlab.engine.batches import Batches
 from fedlab.engine.chance import Chance
 from fedlab.engine.flat import FlatModel
@@ -46,6 +48,7 @@ class Serial:
     def __init__(self, flat: FlatModel, store: Store, task: Task, optimizer: Optimizer, settings: Training) -> None:
         self.flat, self.store, self.task, self.optimizer = flat, store, task, optimizer
         self.chance = Chance(flat.model, flat.vector.device, settings.seed)
+        self.augmentation = augmentation.Augmentation(settings.augment)
         self.mixed_precision = settings.precision == "bf16"
         self._state = optimizer.fresh(flat.parameters).vectors
         self._passes = 0  # cases whose gradient was computed since the start of a fit
@@ -150,9 +153,10 @@ class Serial:
             self.go_on()
             if step == work.first or work.batches.per_epoch > 1:  # a full batch is gathered once
                 rows = self.store.rows(work.batches.at(step))
-                images, targets = self.store.images(rows), self.store.targets[rows]
+                gathered, targets = self.store.images(rows), self.store.targets[rows]
                 if self.store.pixels.streamed and work.batches.per_epoch > 1 and step + 1 < work.first + work.steps:
                     self.store.announce(work.batches.at(step + 1))
+            images = self.augmented(gathered, [work.place(step)])
             with self.chance.at(work.batches.site, step):
                 total += self._step(images, targets, rows, work, moments)
             if work.frozen is not None:
@@ -163,6 +167,14 @@ class Serial:
         """Raise StoppedError where work was stopped from outside."""
         if self.stopped:
             raise StoppedError("training was stopped")
+
+    def augmented(self, images: Tensor, places: Sequence[augmentation.Place]) -> Tensor:
+        """The images of several sites' steps, as many of each, as a network sees them in training."""
+        if not self.augmentation.any:
+            return images
+        count, shape = len(images) // len(places), tuple(images.shape[2:])
+        changes = [self.augmentation.draw(place, count, shape) for place in places]
+        return augmentation.apply(images, augmentation.tensors(changes, images))
 
     def _step(self, images: Tensor, targets: Tensor, rows: Tensor, work: Work, moments: Moments) -> Tensor:
         flat = self.flat

@@ -56,12 +56,13 @@ class Stack:
         self.pull = self._pull()
         self.shift = None if self.work.shift is None else torch.stack([job.work.shift for job in jobs])  # type: ignore[misc]
         self.losses = self.vector.new_zeros(len(jobs))
+        self.steps = np.array([job.work.first for job in jobs])
         self.passes = np.zeros(len(jobs), np.int64)
         self._gathered: tuple[list[Index], Any] = [], None
 
     def step(self, who: list[int], batches: list[Index]) -> None:
         """One step of these jobs, each on its batch."""
-        group, batch = self._take(who), self._gather(who, batches)
+        group, batch = self._take(who), self._augmented(who, self._gather(who, batches))
         loss, gradient = self._differentiate(group.vector, group.counts, who, batch)
         self.losses[group.place] += loss
         w = group.vector[:, : self.layout.parameters]
@@ -167,6 +168,15 @@ class Stack:
             weights = torch.stack([self.jobs[i].work.weights[at] for i, at in zip(who, rows.view(size), strict=True)])  # type: ignore[index]
         self._gathered = batches, Batch(images.unflatten(0, size), targets.unflatten(0, size), rows.view(size), weights)
         return self._gathered[1]
+
+    def _augmented(self, who: list[int], batch: Batch) -> Batch:
+        """The batch as networks see it in training."""
+        if not self.serial.augmentation.any:
+            return batch
+        places = [self.jobs[i].work.place(int(self.steps[i])) for i in who]
+        self.steps[who] += 1
+        images = self.serial.augmented(batch.images.flatten(0, 1), places)
+        return replace(batch, images=images.unflatten(0, batch.rows.shape))
 
     def _take(self, who: list[int]) -> Group:
         place: slice | Tensor = slice(who[0], who[-1] + 1)

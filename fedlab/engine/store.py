@@ -34,6 +34,7 @@ class Store:
         self._row[kept] = np.arange(len(kept))
         channels, *space = cases.shape
         kind = torch.uint8 if cases.images.dtype == np.uint8 else torch.float16
+        self.space = tuple(space)
         self.device, self.pixels = device, pixels((len(kept), *space, channels), kind, device)
         for site, index in used:
             self._fill(partition, site, index)

@@ -31,6 +31,7 @@ Term = Callable[[Tensor, Tensor], Tensor]  # term(representation (b, d), rows) -
 class Sampler(Protocol):
     """Which cases of a site a step sees."""
 
+    seed: int
     site: str
     per_epoch: int
 
@@ -60,6 +61,10 @@ class Work:
     weights: Tensor | None = None
     decays: bool = True
     row: int = 0
+
+    def place(self, step: int) -> tuple[int, str, int]:
+        """By which what is drawn at random in a step is named."""
+        return self.batches.seed, self.batches.site, step
 
 
 @dataclass(frozen=True)

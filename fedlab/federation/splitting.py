@@ -77,7 +77,7 @@ class Split:
         return clients, servers
 
     def _fit_one(self, client: Weights, server: Weights, r: Clock, k: int, part, keep: bool, fresh: bool) -> tuple:
-        fed, site = self.fed, self.fed.sites[k]
+        fed, site, engine = self.fed, self.fed.sites[k], self.fed._engine
         first, last = fed.span(r, site, k, None, part)
         begun, path, samples = time.perf_counter(), Path(), 0
         self._client.load(client)
@@ -86,8 +86,10 @@ class Split:
         with named(site.name, r):
             for step in range(first, last):
                 index = site.batches.at(step)
-                with fed._engine.chance.at(site.name, step):
-                    total += self._step(fed._engine.store.rows(index), r, k, path)
+                rows = engine.store.rows(index)
+                images = engine.augmented(engine.store.images(rows), [(site.batches.seed, site.name, step)])
+                with engine.chance.at(site.name, step):
+                    total += self._step(images, engine.store.targets[rows], r, k, path)
                 samples += len(index)
                 if fresh:
                     self._server.forget_moments()
@@ -102,9 +104,8 @@ class Split:
             fed.staying.store(k, w.bare())
         return both, path
 
-    def _step(self, rows: Tensor, r: Clock, k: int, path: Path) -> Tensor:
+    def _step(self, images: Tensor, targets: Tensor, r: Clock, k: int, path: Path) -> Tensor:
         """One batch, then a step on either side."""
-        store, task = self.fed._engine.store, self.fed.task
 
         def wire(tensor: Tensor, direction: str, what: str) -> Tensor:
             name = self.fed.names[k]
@@ -113,7 +114,7 @@ class Split:
             return arrived
 
         protocol = u_shaped if self.tail else vanilla
-        loss = protocol(self._client, self._server, store.images(rows), store.targets[rows], task, wire)
+        loss = protocol(self._client, self._server, images, targets, self.fed.task, wire)
         self._client.step(r.lr)
         self._server.step(r.lr)
         return loss
