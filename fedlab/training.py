@@ -63,7 +63,7 @@ class Training(BaseModel):
     augment: str = "none"  # random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)"
     precision: Literal["float32", "float64", "bf16"] = "float32"
     device: str = "auto"  # "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
-    execution: Literal["auto", "serial", "stacked", "graphed"] = "auto"  # changes speed, not results
+    execution: Literal["auto", "serial", "stacked", "graphed", "compiled"] = "auto"  # changes speed, not results
     seed: int = Field(0, ge=0)  # initial weights and order of batches
     evaluate_every: int = Field(1, ge=1)  # rounds between evaluations; the last round is always evaluated
 

@@ -13,7 +13,7 @@ from torch import nn
 from worlds import CNN, cases, ends, federation, partition
 
 import fedlab
-from fedlab.engine import graphed, lanes
+from fedlab.engine import compiled, graphed, lanes
 from fedlab.engine.batches import Batches
 from fedlab.engine.lockstep import lockstep, together
 from fedlab.engine.serial import Serial
@@ -135,6 +135,30 @@ def test_every_mode_heeds_every_setting(method, changes, mode):
     asked = {**UNEQUAL, "precision": "float64", "lr": 0.01, **changes}
     alone, together = (federation(execution=how, **asked) for how in ("serial", mode))
     assert apart(ends(method, alone), ends(method, together)) < TOLERANCE["float64"]
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedsam", "ditto", "cyclic"])
+def test_a_compiled_network_comes_to_the_same(method, precision, monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")  # all of torch.compile but the compiler
+    asked = {**UNEQUAL, "momentum": 0.5, "weight_decay": 0.01, "precision": precision}
+    alone, other = (federation(execution=how, **asked) for how in ("serial", "compiled"))
+    assert apart(ends(method, alone), ends(method, other)) < TOLERANCE[precision]
+    assert other.execution.used == {"compiled"} and other.execution.fallback() is None
+
+
+def test_a_network_is_compiled_by_the_compiler():
+    alone, other = (federation(execution=how, rounds=1) for how in ("serial", "compiled"))
+    assert apart(ends("fedavg", alone), ends("fedavg", other)) < TOLERANCE["float32"]
+
+
+def test_without_a_compiler_it_is_told_and_the_run_goes_on(monkeypatch):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(compiled, "BACKEND", broken)
+    alone, other = (federation(execution=how, rounds=1) for how in ("serial", "compiled"))
+    assert apart(ends("fedavg", alone), ends("fedavg", other)) == 0
+    assert "torch.compile failed" in other.execution.fallback() and "no compiler here" in other.execution.fallback()
 
 
 @pytest.mark.parametrize("model", ["resnet18", "small_cnn(width=4, depth=2)"])

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from fedlab.engine.graphed import Graphed
 from fedlab.engine.lanes import Lanes
 from fedlab.engine.lockstep import together
 from fedlab.engine.serial import EVALUATION_BATCH, Serial
@@ -27,7 +26,11 @@ from fedlab.weights import Weights
 Index = NDArray[np.int64]
 ENOUGH = {"cuda": 2}  # sites in step on average from which on stacks are faster
 OTHERWISE = 6
-OBSTACLES = {"stacked": "its sites train one at a time", "graphed": "its steps run code of the method's own"}
+OBSTACLES = {  # mode -> why a method has no place for it, where the model has
+    "stacked": "its sites train one at a time",
+    "graphed": "its steps run code of the method's own",
+    "compiled": "its steps go through the model's stages one by one",
+}
 
 
 Done = Callable[[Job, Trained, Callable[[], None]], Trained]  # (job, what it came to, go on?) -> what is kept of it
@@ -55,8 +58,8 @@ class Execution:
     """Trains and predicts; what sites side by side come to does not depend on how many cores take part.
 
     mode: "serial" (one site after another, on each core), "stacked" (sites as one batched model), "graphed" (one after
-    another, steps replayed on a GPU), or "auto", which chooses. idle: see `idles`. used: modes in which trainings were
-    carried out. obstacle: why some were not as asked.
+    another, steps replayed on a GPU), "compiled" (one after another, by `torch.compile`), or "auto", which chooses.
+    idle: see `idles`. used: modes in which trainings were carried out.
     """
 
     def __init__(
@@ -65,13 +68,10 @@ class Execution:
         """beside: the run's place among others that go on in step."""
         self.device, self.parameters = serial.flat.vector.device, serial.flat.layout.parameters
         self.idle, self.beside = idles(serial.flat.model, self.device), beside
-        alone = self.idle or self.device.type != "cpu" or serial.chance.layer  # layers draw from one generator
+        alone = self.idle or self.device.type != "cpu" or serial.chance.layer or mode == "compiled"
         cores = 1 if alone else torch.get_num_threads()
         self.serial, self.lanes, self.mode = serial, Lanes(serial, another, cores), mode
         self.used: set[str] = set()
-        self.obstacle = OBSTACLES.get(mode, "")
-        if isinstance(serial, Graphed) and serial.obstacle:
-            self.obstacle = serial.obstacle
 
     def train(self, jobs: Sequence[Job], named: Named, done: Done) -> list[Trained]:
         """What each job came to, in their order.
@@ -89,14 +89,15 @@ class Execution:
             self.used.add("stacked")
             found = self.stacked.train(jobs, named)
             return [done(job, trained, always) for job, trained in zip(jobs, found, strict=True)]
-        self.used |= {self.serial.mode_of(job.work) for job in jobs}
 
         def call(engine: Serial, job: Job) -> Trained:
             with named(job):
                 trained = engine.train(job)
             return done(job, trained, engine.go_on)
 
-        return self.lanes.each(call, jobs, [job.work.steps for job in jobs])
+        found = self.lanes.each(call, jobs, [job.work.steps for job in jobs])
+        self.used |= {self.serial.mode_of(job.work) for job in jobs}
+        return found
 
     @cached_property
     def stacked(self) -> Stacked:
@@ -114,12 +115,14 @@ class Execution:
         """Whether sites may be stacked at all."""
         if not (self.mode == "stacked" or (self.mode == "auto" and self.idle)):
             return False
-        self.obstacle = self.stacked.obstacle or self.obstacle
         return self.stacked.obstacle is None
 
     def fallback(self) -> str | None:
         """Why the mode that was asked for was never used; None where it was."""
-        return self.obstacle if self.mode in OBSTACLES and self.mode not in self.used else None
+        if self.mode not in OBSTACLES or self.mode in self.used:
+            return None
+        engine = self.stacked if self.mode == "stacked" else self.serial
+        return engine.obstacle or OBSTACLES[self.mode]
 
     def each(self, call: Callable[[Serial, Any], Any], asked: Sequence[tuple[Weights, Any]]) -> list[Any]:
         """call(engine, (model, cases or batches)) of each, in their order."""

@@ -40,7 +40,7 @@ class Graphed(Serial):
         self._total = self.flat.vector.new_zeros(())
 
     @cached_property
-    def obstacle(self) -> str | None:
+    def obstacle(self) -> str | None:  # type: ignore[override]
         if self.record is None:
             return "CUDA graphs need a GPU"
         if self.store.pixels.streamed:

@@ -40,10 +40,12 @@ class StoppedError(RuntimeError):
 class Serial:
     """Trains and predicts with one flat model.
 
-    stopped: set from outside, ends a training at its next step.
+    stopped: set from outside, ends a training at its next step. obstacle: why another way of training that was asked
+    for is not taken.
     """
 
     stopped = False
+    obstacle: str | None = None
 
     def __init__(self, flat: FlatModel, store: Store, task: Task, optimizer: Optimizer, settings: Training) -> None:
         self.flat, self.store, self.task, self.optimizer = flat, store, task, optimizer
@@ -196,13 +198,17 @@ class Serial:
     def _loss(self, images: Tensor, targets: Tensor, rows: Tensor, work: Work) -> Tensor:
         with self.autocast():
             if work.term is None:
-                logits, beside = self.flat.model(images), None
+                logits, beside = self.forward(images), None
             else:
                 stages = sequence(self.flat.model)
                 z = stages[:-1](images)
                 logits, beside = stages[-1](z), work.term(z.flatten(1), rows)
             loss = self.task.weighed(logits, targets, None if work.weights is None else work.weights[rows])
             return loss if beside is None else loss + beside
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits in training."""
+        return self.flat.model(images)
 
     def _by_rule(self, images: Tensor, targets: Tensor, rows: Tensor, work: Work) -> Tensor:
         """What the method's rule makes of the gradient at w and of gradients at other points, on the same batch.

@@ -11,6 +11,7 @@ from fedlab import models, protocol
 from fedlab.attacks import Attack
 from fedlab.engine import normalisation
 from fedlab.engine.batches import Batches
+from fedlab.engine.compiled import Compiled
 from fedlab.engine.execution import Execution
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.graphed import Graphed
@@ -138,5 +139,5 @@ class Assembly:
         model = model.to(device=self.device, dtype=settings.dtype)
         flat = FlatModel(model, self.layout, frozen_norm=settings.batchnorm == "frozen")
         decays = self.layout.mask("weight")[: self.layout.parameters].to(self.device)
-        engine = Graphed if settings.execution == "graphed" else Serial
+        engine = {"graphed": Graphed, "compiled": Compiled}.get(settings.execution, Serial)
         return engine(flat, store, self.task, optimizer_of(settings, decays), settings)
