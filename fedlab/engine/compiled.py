@@ -34,5 +34,6 @@ class Compiled(Serial):
             try:
                 return self._network(images)
             except torch._dynamo.exc.TorchDynamoException as error:
-                self.obstacle = f"torch.compile failed: {' '.join(str(error).split(maxsplit=40)[:40])}"
+                told = [line.strip() for line in str(error).splitlines() if line.strip()]
+                self.obstacle = f"torch.compile failed: {' '.join(told[:2])}"
         return super().forward(images)
