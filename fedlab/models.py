@@ -99,6 +99,9 @@ class Residual(nn.Module):
         return torch.relu_(self.norm2(self.conv2(y)).add_(self.shortcut(x)))
 
 
+OWN = (Mean, Residual)  # layers of fedlab's own
+
+
 @MODELS.add
 def resnet18(shape: tuple[int, ...], outputs: int, projection: int = 0) -> nn.Sequential:
     """ResNet-18 for small images: 3x3 stem, no first pooling, as in the MedMNIST v2 benchmark."""

@@ -22,7 +22,7 @@ class Compiled(Serial):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self._network = torch.compile(self.flat.model, backend=BACKEND)
+        self._compiled = torch.compile(self.flat.model, backend=BACKEND)
 
     def mode_of(self, work: Work) -> str:
         """A step in which a method looks at representations goes through the stages one by one."""
@@ -32,7 +32,7 @@ class Compiled(Serial):
         """Logits in training."""
         if self.obstacle is None:
             try:
-                return self._network(images)
+                return self._compiled(images)
             except torch._dynamo.exc.TorchDynamoException as error:
                 told = [line.strip() for line in str(error).splitlines() if line.strip()]
                 self.obstacle = f"torch.compile failed: {' '.join(told[:2])}"

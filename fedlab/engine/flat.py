@@ -16,23 +16,17 @@ class FlatModel:
     def __init__(
         self, model: nn.Sequential, layout: Layout, like: Tensor | None = None, *, frozen_norm: bool = False
     ) -> None:
-        """like: a tensor of the type and on the device to use, for a model that may have no parameter."""
+        """like: a tensor of the type and on the device to use, for a model that may have no parameter.
+
+        parameters: the trainable part of the vector, a view of shape (P,). buffers: normalisation statistics (Q,).
+        """
         self.model, self.layout, self.frozen_norm = model, layout, frozen_norm
         reference = next(model.parameters()) if like is None else like
         self.vector = torch.empty(layout.size, dtype=reference.dtype, device=reference.device)
+        self.parameters, self.buffers = self.vector.tensor_split((layout.parameters,))
         self.gradient = torch.zeros(layout.parameters, dtype=reference.dtype, device=reference.device)
         self.counts = torch.zeros(len(layout.counters), dtype=torch.int64, device=reference.device)
         self._bind()
-
-    @property
-    def parameters(self) -> Tensor:
-        """The trainable part of the vector, a view of shape (P,)."""
-        return self.vector[: self.layout.parameters]
-
-    @property
-    def buffers(self) -> Tensor:
-        """The normalisation statistics, a view of shape (Q,)."""
-        return self.vector[self.layout.parameters :]
 
     def norms(self) -> list[_BatchNorm]:
         """The batch normalisation layers."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,15 +55,13 @@ class Graphed(Serial):
         if self.mode_of(work) == "serial" or not work.steps:
             return super()._steps(start, work, moments)
         given = self._given(start, work, moments)
-        steps = range(work.first, work.first + work.steps)
-        batches = [work.batches.at(step) for step in steps]
-        rows = self.store.rows(np.concatenate(batches)).split([len(batch) for batch in batches])
-        for step, cases in zip(steps, rows, strict=True):
+        rows = self._rows(work)
+        for step, cases in enumerate(rows, work.first):
             self.go_on()
             self._hold(f"{len(cases)} rows", cases)
             self._hold_change(work.place(step), len(cases))
             self._play(len(cases), given)()
-        self._passes = sum(len(batch) for batch in batches)
+        self._passes = sum(len(cases) for cases in rows)
         moments.clock = int(moments.clock) + work.steps
         return self._total
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from fedlab.engine.serial import Serial, StoppedError
+from fedlab.engine.threads import keep_freed_memory
 
 
 def by_size(sizes: Sequence[int]) -> list[int]:
@@ -66,6 +67,7 @@ class Lanes:
         while len(self.engines) < count:
             self.engines.append(self._another())
         if self._pool is None:
+            keep_freed_memory()
             self._pool = ThreadPoolExecutor(self.count, "fedlab lane", initializer=torch.set_num_threads, initargs=(1,))
         self._free = list(self.engines)
         return self._pool

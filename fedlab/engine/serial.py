@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from fedlab.engine.chance import Chance
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.optimizers import Moments, Optimizer, add
 from fedlab.engine.store import Store
+from fedlab.engine.traced import traceable, traced
 from fedlab.engine.work import Cost, Job, Trained, Work
 from fedlab.stages import sequence
 from fedlab.tasks import Task
@@ -52,6 +53,8 @@ class Serial:
         self.chance = Chance(flat.model, flat.vector.device, settings.seed)
         self.augmentation = augmentation.Augmentation(settings.augment)
         self.mixed_precision = settings.precision == "bf16"
+        plain = flat.vector.device.type == "cpu" and not self.mixed_precision and traceable(flat.model)
+        self._network: Callable[[Tensor], Tensor] | None = None if plain else flat.model
         self._state = optimizer.fresh(flat.parameters).vectors
         self._passes = 0  # cases whose gradient was computed since the start of a fit
 
@@ -151,12 +154,12 @@ class Serial:
         """All steps, of the model in `flat`; the sum of their losses."""
         rested = moments.vectors.clone() if work.frozen is not None else moments.vectors
         total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
-        for step in range(work.first, work.first + work.steps):
+        before, last = None, work.first + work.steps - 1
+        for step, rows in zip(range(work.first, last + 1), self._rows(work), strict=True):
             self.go_on()
-            if step == work.first or work.batches.per_epoch > 1:  # a full batch is gathered once
-                rows = self.store.rows(work.batches.at(step))
-                gathered, targets = self.store.images(rows), self.store.targets[rows]
-                if self.store.pixels.streamed and work.batches.per_epoch > 1 and step + 1 < work.first + work.steps:
+            if rows is not before:  # a full batch is gathered once
+                gathered, targets, before = self.store.images(rows), self.store.targets[rows], rows
+                if self.store.pixels.streamed and work.batches.per_epoch > 1 and step < last:
                     self.store.announce(work.batches.at(step + 1))
             images = self.augmented(gathered, [work.place(step)])
             with self.chance.at(work.batches.site, step):
@@ -164,6 +167,15 @@ class Serial:
             if work.frozen is not None:
                 self._restore(start.vector, work.frozen, moments, rested)
         return total
+
+    def _rows(self, work: Work) -> list[Tensor]:
+        """The rows of each step's batch; the same tensor in each where all of a site's cases are one batch."""
+        steps = range(work.first, work.first + work.steps)
+        if work.batches.per_epoch == 1:
+            return [self.store.rows(work.batches.at(work.first))] * len(steps)
+        batches = [work.batches.at(step) for step in steps]
+        whole = np.concatenate(batches) if batches else np.zeros(0, np.int64)
+        return list(self.store.rows(whole).split([len(batch) for batch in batches]))
 
     def go_on(self) -> None:
         """Raise StoppedError where work was stopped from outside."""
@@ -208,7 +220,19 @@ class Serial:
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits in training."""
-        return self.flat.model(images)
+        if len(images) == 1:  # which some layers refuse
+            return self.flat.model(images)
+        if self._network is None:
+            self._network = self._trace(images)
+        return self._network(images)
+
+    def _trace(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """The network as one call; it runs once, without a trace of its own in the statistics."""
+        before, counts = self.flat.vector.clone(), self.flat.counts.clone()
+        network = traced(self.flat.model, images)
+        self.flat.vector.copy_(before)
+        self.flat.counts.copy_(counts)
+        return network
 
     def _by_rule(self, images: Tensor, targets: Tensor, rows: Tensor, work: Work) -> Tensor:
         """What the method's rule makes of the gradient at w and of gradients at other points, on the same batch.
