@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedlab.engine.threads import SMALL
 from fedlab.weights import Layout, Weights, in_memory_order
 
 
@@ -48,12 +49,17 @@ class FlatModel:
     def differentiate(self, loss: Tensor) -> None:
         """Set `gradient` to that of the loss.
 
-        Layers' gradients are made anew and copied once, which is faster than accumulating into the vector; they are
-        let go in the next step, so that their memory is used again.
+        Small models' layers add to it in place, in the one call of the backward pass. Of large ones, layers' gradients
+        are made anew and copied once, which takes less of the memory's time; they are let go in the next step, so that
+        their memory is used again.
         """
-        self.forget()
-        loss.backward()
-        self.collect()
+        if self._in_place:
+            self.gradient.zero_()
+            loss.backward()
+        else:
+            self.forget()
+            loss.backward()
+            self.collect()
 
     def forget(self) -> None:
         """Let go of the layers' gradients."""
@@ -82,6 +88,11 @@ class FlatModel:
             values[name].copy_(parameter.detach())
             parameter.data = values[name]
         self._leaves = list(self.model.parameters())
+        self._in_place = self.vector.device.type == "cpu" and self.layout.parameters < SMALL
+        if self._in_place:
+            slots = self.layout.views(self.gradient)
+            for name, leaf in self.model.named_parameters():
+                leaf.grad = slots[name]
         counters = {name: self.counts[i] for i, name in enumerate(self.layout.counters)}
         for name, buffer in list(self.model.named_buffers()):
             view = values[name] if name in values else counters[name]
