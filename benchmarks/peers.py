@@ -38,6 +38,7 @@ HERE = Path(__file__).parent
 CORES = os.cpu_count() or 1
 PEERS = ("flower", "pfl_research", "flare")
 NEW = "phantoms(cases=2000, seed=1)"
+ATTEMPTS = 2  # processes of torch.distributed now and then abort when they end
 ROUNDS = int(os.environ.get("ROUNDS", 12))
 THREADS = 8  # of NVIDIA FLARE: with fewer than there are sites it starts them anew in every round
 MEMORY = ("default memory format", "channels last")  # as users write it, and as fedlab and the floor have it
@@ -45,11 +46,17 @@ WORK = {
     "W1": Workload("8 skewed sites, 6,400 images", SKEWED),
     "W3": Workload("64 sites of 50 images", (50,) * 64),
 }
-SETTINGS = {"batch_size": 32, "lr": 0.05, "momentum": 0.9, "batchnorm": "group", "device": "cpu"}
+SETTINGS = {"batch_size": 32, "lr": 0.02, "momentum": 0.9, "batchnorm": "group", "device": "cpu"}
 
 
 def federation(work: Workload) -> Federation:
-    return Federation(world(work), work.model, Training(rounds=ROUNDS, **SETTINGS))
+    return Federation(world(work, by_sex), work.model, Training(rounds=ROUNDS, **SETTINGS))
+
+
+def by_sex(dataset: str) -> Cases:
+    """Phantoms labelled by the patient's sex, which a small network learns in a few rounds."""
+    cases = fedlab.load(dataset)
+    return Cases(cases.images, cases.table.assign(label=(cases.table["sex"] == "M").astype(int)), cases.card)
 
 
 def export(work: Workload, folder: Path) -> None:
@@ -99,7 +106,7 @@ def floor(work: Workload) -> float:
 @lru_cache
 def new() -> Cases:
     """Images that nobody has trained on."""
-    return fedlab.load(NEW)
+    return by_sex(NEW)
 
 
 def worth(work: Workload, weights: Mapping[str, np.ndarray]) -> tuple[float, float]:
@@ -129,6 +136,13 @@ def commands(given: argparse.Namespace, name: str, folder: Path) -> dict[str, li
     return found
 
 
+def finished(command: list[str], log: Path, environment: dict[str, str], folder: Path) -> bool:
+    """Whether a contestant came to an end and told what it found."""
+    with log.open("w") as out:
+        done = subprocess.run(command, stdout=out, stderr=out, env=environment)
+    return done.returncode == 0 and (folder / "found.json").exists()
+
+
 def compare(given: argparse.Namespace, name: str) -> list[str]:
     """A row a contestant; the largest difference between its final weights and ours."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -138,9 +152,7 @@ def compare(given: argparse.Namespace, name: str) -> list[str]:
         for who, command in commands(given, name, folder).items():
             log = folder / "log"
             environment = {**os.environ, "MEMORY": who.rpartition(", ")[2]}
-            with log.open("w") as out:
-                done = subprocess.run(command, stdout=out, stderr=out, env=environment)
-            if done.returncode or not (folder / "found.json").exists():
+            if not any(finished(command, log, environment, folder) for _ in range(ATTEMPTS)):
                 rows.append(f"| {name} | {who} | failed | | | | | |")
                 print(rows[-1], log.read_text()[-2000:], sep="\n", flush=True)
                 continue
@@ -180,13 +192,16 @@ def main() -> None:
         "whole job, s",
         "accuracy",
         "AUROC",
-        "weights apart from fedlab's",
+        "weights apart",
     ]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     print("\n".join(lines))
     for name in given.workloads:
         lines += compare(given, name)
-    text = f"{ROUNDS} rounds of federated averaging, one epoch, batches of 32, small CNN with group normalisation.\n\n"
+    text = (
+        f"{ROUNDS} rounds of federated averaging, one epoch, batches of 32, small CNN with group normalisation, which"
+        " learns the sex of phantoms.\n\n"
+    )
     page(HERE / "results" / f"peers-{machine()['device']}.md", "The same work elsewhere", text + "\n".join(lines))
 
 

@@ -28,6 +28,7 @@ import torch
 import fedlab
 from fedlab import models
 from fedlab.algorithms import start
+from fedlab.cases import Cases
 from fedlab.federation import Federation
 from fedlab.training import Training
 
@@ -61,10 +62,10 @@ WORK = {
 SETTINGS = {"batch_size": 32, "lr": 0.05, "momentum": 0.9}
 
 
-def world(work: Workload) -> fedlab.Partition:
+def world(work: Workload, load: Callable[[str], Cases] = fedlab.load) -> fedlab.Partition:
     """Phantoms dealt to sites of exactly these sizes, with one validation and one test case each."""
     count = sum(work.sizes) + 2 * len(work.sizes)
-    cases = fedlab.load(f"phantoms(cases={max(100, count)}, dimensions={work.dimensions})")
+    cases = load(f"phantoms(cases={max(100, count)}, dimensions={work.dimensions})")
     names = [f"Site {k:03d}" for k in range(len(work.sizes))]
     sites = [*np.repeat(names, work.sizes), *names, *names]
     splits = np.repeat(["train", "val", "test"], [sum(work.sizes), len(names), len(names)])

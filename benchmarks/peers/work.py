@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-LR, MOMENTUM = 0.05, 0.9
+LR, MOMENTUM = 0.02, 0.9
 MEMORY = torch.channels_last if os.environ.get("MEMORY") == "channels last" else torch.contiguous_format
 
 
