@@ -21,6 +21,7 @@ from fedlab.engine.stack import Stack
 from fedlab.engine.work import Work
 from fedlab.federation import Federation
 from fedlab.models import MODELS
+from fedlab.weights import Weights
 
 
 def beside(fed, count):
@@ -318,3 +319,14 @@ def test_a_batch_of_one_case_is_told_of_its_site(mode):
     fed = federation(part, "resnet18", batch_size=9, local_steps=1, execution=mode)  # one pixel is left at its end
     with pytest.raises(ValueError, match=r"Site C, round 1: .*use a larger `batch_size`"):
         ends("fedavg", fed)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("how", ["auto", "serial", "stacked", "graphed"])
+def test_a_gpu_comes_to_the_same(how):
+    asked = {**UNEQUAL, "momentum": 0.5, "weight_decay": 0.01, "precision": "float64"}
+    for method in sorted(fedlab.METHODS):
+        here, there = federation(**asked), federation(device="cuda", execution=how, **asked)
+        found = {name: model.to("cpu") for name, model in ends(method, there).items() if isinstance(model, Weights)}
+        expected = {name: model for name, model in ends(method, here).items() if isinstance(model, Weights)}
+        assert apart(expected, found) < 1e-9, method

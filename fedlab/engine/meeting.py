@@ -130,13 +130,15 @@ class Meeting:
 
 
 def serve(everything: Sequence[Asked]) -> None:
-    """Answer all, as few at a time as can be."""
+    """Answer all, as many together as can be."""
+    if not everything:
+        return
     trainings = [asked for asked in everything if isinstance(asked, Training)]
     predictions = [asked for asked in everything if isinstance(asked, Prediction)]
-    for asked in everything[:1]:
-        with threads_for(asked.execution.parameters, asked.execution.device):
-            for group in _alike(trainings):
-                _answer(_train, group)
+    with threads_for(everything[0].execution.parameters, everything[0].execution.device):
+        for group in _alike(trainings):
+            _answer(_train, group)
+        if predictions:
             _answer(_predict, predictions)
 
 
@@ -164,10 +166,9 @@ def _train(group: Sequence[Training]) -> None:
 
 
 def _predict(group: Sequence[Prediction]) -> None:
-    if group:
-        found = iter(group[0].execution.foretell([one for asked in group for one in asked.asked]))
-        for asked in group:
-            asked.answer = [next(found) for _ in asked.asked]
+    found = iter(group[0].execution.foretell([one for asked in group for one in asked.asked]))
+    for asked in group:
+        asked.answer = [next(found) for _ in asked.asked]
 
 
 def _alike(trainings: Sequence[Training]) -> Iterator[list[Training]]:

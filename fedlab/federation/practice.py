@@ -80,12 +80,13 @@ class Practice(Calendar):
     def fit_running(self, start: Weights, r: Clock, shares: NDArray[np.float64], asked: Corrections) -> Running:
         """Local training of those who answer, whose models are merged as they come and let go.
 
-        start: one model, as it was broadcast. shares: the weight of each in the mean.
+        start: what was broadcast, one model to all. shares: the weight of each who answers in the mean.
         """
-        rows, cases = _answering(start, r), self.shares[[start.owners[i] for i in _answering(start, r)]]
+        rows = _answering(start, r)
+        cases = self.shares[[start.owners[i] for i in rows]]
+        cases = cases / cases.sum()
         jobs = [self._job(start[i], r, start.owners[i], asked.of(i), (None, None), False) for i in rows]
         order = by_size([job.work.steps for job in jobs])
-        cases = cases / cases.sum()
         running = Running(start[0], [jobs[j].site for j in order], shares[order], cases[order])
         self.local.fit(jobs, r, running=running)
         self._note_work()
