@@ -117,6 +117,15 @@ def test_training_is_alike(method, monkeypatch, precision):
     assert same(last(method, federation(partition((9, 17, 5)), **asked)), expected)
 
 
+def test_without_traces_training_is_the_same(monkeypatch):
+    def gone(*given, **knobs):
+        raise RuntimeError("traces are no more")
+
+    expected = last("fedavg", federation())
+    monkeypatch.setattr(torch.jit, "trace", gone)
+    assert same(last("fedavg", federation()), expected)
+
+
 class Choosing(nn.Conv2d):
     """Does not do the same with every batch."""
 

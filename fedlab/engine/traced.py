@@ -36,10 +36,16 @@ def traceable(model: nn.Module) -> bool:
 
 
 def traced(model: nn.Module, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """The network in its present mode; it is run once on the images, which may change its statistics."""
+    """The network in its present mode; it is run once on the images, which may change its statistics.
+
+    Where PyTorch cannot trace it, or no longer traces, it is the network as it is.
+    """
     with _one_at_a_time, warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")  # PyTorch means to replace traces, one day
-        network = torch.jit.trace(model, images, check_trace=False)
+        try:
+            network = torch.jit.trace(model, images, check_trace=False)
+        except Exception:
+            return model
 
     def call(images: Tensor) -> Tensor:
         with torch.jit.optimized_execution(False):  # which has formulas of its own for some gradients
