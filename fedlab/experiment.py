@@ -113,14 +113,8 @@ class Experiment(Training):
 
     def own_names(self) -> list[tuple[str, str]]:
         """(field, name) of each function of the user's own that a field names."""
-        named = [(field, name) for field in CODE for name in _names(field, getattr(self, field))]
+        named = [(field, name) for field in CODE for name in re.findall(r"\w+", str(getattr(self, field)))]
         return [(field, name) for field, name in named if name in CODE[field] and CODE[field].fingerprint(name)]
-
-
-def _names(field: str, value: Any) -> list[str]:
-    """What a field's text names: one function, or several augmentations."""
-    words = re.findall(r"\w+", str(value))
-    return words if field == "augment" else words[:1]
 
 
 def _plain(detail: Any) -> str:

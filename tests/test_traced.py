@@ -103,7 +103,7 @@ def test_tracing_leaves_the_random_numbers_alone():
 @pytest.mark.parametrize("model", ["small_cnn", "resnet18", "logistic", "small_cnn(projection=8)"])
 @pytest.mark.parametrize("batchnorm", ["avg", "group", "frozen"])
 @pytest.mark.parametrize("shape", [(3, 12, 12), (1, 8, 8, 8)], ids=["2D", "3D"])
-def test_models_are_traced_and_alike(model, batchnorm, shape, monkeypatch):
+def test_models_are_traced_and_alike(model, batchnorm, shape):
     net = models.build(model, shape, 2, 0, batchnorm)
     assert traceable(net)
     assert_alike(net, torch.rand(6, *shape))
