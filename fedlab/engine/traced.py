@@ -1,9 +1,9 @@
 """A network's pass as one call into PyTorch instead of one for each layer.
 
 Sites that train side by side in threads wait for each other whenever one is between two layers, which takes up to a
-tenth of a round of small models on two cores; inside the one call nobody waits. The operations are the same, and so are their
-results to the last bit. A trace keeps what a network did once, so only networks made of layers that always do the same
-are traced.
+tenth of a round of small models on two cores; inside the one call nobody waits. The operations are the same, and so are
+their results to the last bit. A trace keeps what a network did once, so only networks made of layers that always do the
+same are traced.
 """
 
 import threading
