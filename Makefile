@@ -12,7 +12,7 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo lab test check format notebooks run bench peers lock clean
+.PHONY: help env demo lab test gpu check format notebooks run bench peers lock clean
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ lab: env  ## JupyterLab on the notebooks
 
 test: env  ## all tests, notebooks included
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+gpu: env  ## every method, mode and precision on a GPU against the CPU, in four minutes; says so where there is none
+	$(BIN)/python tests/gpu.py
 
 check: env  ## lint, format, types, stripped notebooks
 	$(BIN)/ruff check .

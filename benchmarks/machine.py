@@ -4,7 +4,9 @@ import json
 import os
 import platform
 import sys
+import tomllib
 from datetime import date
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,31 @@ def machine() -> dict[str, Any]:
     }
 
 
+def about() -> str:
+    """The command, the date and the machine, as every page of results has them."""
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return f"`{command}`, {date.today()}, {json.dumps(machine())}"
+
+
 def page(path: Path, title: str, text: str) -> None:
     """Keep a result with its command, its machine and its date."""
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    about = f"`{command}`, {date.today()}, {json.dumps(machine())}"
-    path.write_text(f"# {title}\n\n{about}\n\n{text}\n")
+    path.write_text(f"# {title}\n\n{about()}\n\n{text}\n")
     print(f"\nkept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+def describe_checkout(folder: Path) -> list[str]:
+    """What to add to PYTHONPATH so that a checkout that is not installed has a version, as runs store it.
+
+    Writes the metadata into `folder`; nothing is added where fedlab is installed.
+    """
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    try:
+        version(project["name"])
+    except PackageNotFoundError:
+        place = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        )
+        return [str(folder)]
+    return []

@@ -5,8 +5,9 @@ PyTorch's own optimizer, the same batches; one process on all cores, or one proc
 whichever is faster. It neither averages nor evaluates. Floors and fedlab take turns, and ratios of medians count.
 
     python benchmarks/rounds.py [W1 W3 ...]
+    python benchmarks/rounds.py --device cuda --precision bf16 --batch 256 [W3 R256 ...]
 
-prints a table and keeps it under benchmarks/results.
+prints a table and keeps it under benchmarks/results. On a GPU the bare loops are those of `cards.py`.
 """
 
 import argparse
@@ -73,9 +74,9 @@ def world(work: Workload, load: Callable[[str], Cases] = fedlab.load) -> fedlab.
     return fedlab.Partition.from_sites(cases, table, leakage="allow")
 
 
-def federation(work: Workload, mode: str = "serial") -> Federation:
+def federation(work: Workload, mode: str = "serial", device: str = "cpu") -> Federation:
     """One epoch a round."""
-    return Federation(world(work), work.model, Training(rounds=10_000, execution=mode, device="cpu", **SETTINGS))
+    return Federation(world(work), work.model, Training(rounds=10_000, execution=mode, device=device, **SETTINGS))
 
 
 class Loop:
@@ -158,8 +159,8 @@ class Ours:
         self.rounds.close()
 
 
-def measure(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Medians of seconds a round, all in turn, after a round of warm-up."""
+def in_turn(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each round of each, all in turn, after a round of warm-up."""
     each = {name: make() for name, make in contestants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in each}
     for number, (name, one) in itertools.product(range(1, repeats + 2), each.items()):
@@ -168,7 +169,12 @@ def measure(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str
         seconds[name].append(time.perf_counter() - begun)
     for one in each.values():
         one.close()
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def measure(contestants: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Medians of seconds a round."""
+    return {name: statistics.median(values) for name, values in in_turn(contestants, repeats).items()}
 
 
 def race(work: Workload) -> dict[str, float]:
@@ -187,11 +193,34 @@ def row(name: str, work: Workload, found: dict[str, float]) -> str:
 
 
 def main() -> None:
+    given = arguments()
+    if given.device == "cuda":
+        import cards  # beside this file
+
+        cards.report(given.workloads, given.precision or "float32", given.batch or SETTINGS["batch_size"])
+    else:
+        report(given.workloads or list(WORK))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    about = f"{', '.join(WORK)}; on a GPU also R32 and R256, ResNet-18 on 1,600 and 16,384 images"
+    parser.add_argument("workloads", nargs="*", metavar="W", help=about)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("float32", "bf16"), help="on a GPU (default: float32)")
+    parser.add_argument("--batch", type=int, help="cases in a step, on a GPU (default: 32)")
+    given = parser.parse_args()
+    if given.device == "cpu" and (given.precision or given.batch):
+        parser.error("--precision and --batch are for --device cuda; on a CPU the floor is float32 in batches of 32")
+    if unknown := set(given.workloads) - {*WORK, *(("R32", "R256") if given.device == "cuda" else ())}:
+        parser.error(f"unknown workload {', '.join(sorted(unknown))}: choose from {about}")
+    return given
+
+
+def report(chosen: list[str]) -> None:
+    """Print the table of these workloads on the CPU, and keep it."""
     from machine import machine, page  # beside this file
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workloads", nargs="*", default=list(WORK), metavar="W", help=", ".join(WORK))
-    chosen = parser.parse_args().workloads
     floors = [f"floor, {n} process{'es' * (n > 1)}" for n in sorted({1, CORES})]
     head = ["", "workload", *floors, *(f"{mode} (of the best floor)" for mode in MODES), "auto, us an image"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from fedlab import models
-from fedlab.engine.execution import idles
+from fedlab.engine.execution import dense, small
 from fedlab.engine.meeting import Meeting, Member
 from fedlab.experiment import Experiment
 from fedlab.partition import Partition
@@ -19,11 +19,12 @@ MOST = 32  # runs that hold memory at a time
 
 
 def worthwhile(experiment: Experiment, partition: Partition) -> bool:
-    """Whether runs of this kind are faster together: where sites are stacked."""
+    """Whether runs of this kind are faster together: where sites are stacked, or fill a GPU together."""
     if experiment.execution == "stacked":
         return True
     model = models.build(experiment.model, partition.cases.shape, task_of(partition.cases).outputs, 0)
-    return experiment.execution == "auto" and idles(model, find_device(experiment.device))
+    fits = small if find_device(experiment.device).type == "cuda" else dense
+    return experiment.execution == "auto" and fits(model)
 
 
 def companies(experiments: Sequence[Experiment]) -> list[list[Experiment]]:

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlab.memory import pieces, read
 from fedlab.registry import Registry, split_call
-from fedlab.weights import PIECE, Weights, distances, mix, stack
+from fedlab.weights import Weights, distances, mix, stack
 
 RULES = Registry("aggregation rule")
 Floats = NDArray[np.float64]
@@ -193,18 +194,18 @@ def _by_coordinate(models: Weights, weigh: Callable[[Tensor], Tensor]) -> Merged
 
     Influence is of the coordinates in which models differ.
     """
-    m, size = models.vector.shape
-    vector, counted = torch.empty_like(models.vector[0]), torch.zeros(m, dtype=torch.float64)
-    differing = 0
-    for start in range(0, size, PIECE):
-        piece = slice(start, start + PIECE)
+    m, vector = len(models), torch.empty_like(models.vector[0])
+    counted = vector.new_zeros(m, dtype=torch.float64)
+    differing = vector.new_zeros((), dtype=torch.int64)
+    for piece in pieces(vector, m):
         values, order = models.vector[:, piece].double().sort(0)
         ranks = weigh(order)
         vector[piece] = values[0] + ((values - values[0]) * ranks).sum(0)  # exact where all agree
         apart = values[0] != values[-1]
-        counted.index_add_(0, order[:, apart].flatten().cpu(), ranks[:, apart].flatten().cpu())
-        differing += int(apart.sum())
-    influence = (counted / differing).numpy() if differing else np.full(m, 1 / m)
+        counted += torch.zeros_like(values).scatter_(0, order, ranks).mul_(apart).sum(1)
+        differing += apart.sum()
+    influence = np.array(read([counted / differing])[0])  # NaN where no two models differ
+    influence = np.full(m, 1 / m) if np.isnan(influence).all() else influence
     return Merged(Weights(models.layout, vector, models.counts.amax(0)), influence)
 
 

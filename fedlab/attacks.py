@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlab.memory import to_device
 from fedlab.randomness import torch_stream
 from fedlab.registry import Registry, split_call
 from fedlab.weights import Weights
@@ -53,8 +54,10 @@ class Attack:
         if not rows or self.send in (none, labelflip):
             return models
         rng = torch_stream(seed, "attack", number, turn)
-        parameters = self.send(models.parameters.clone(), w.parameters, rows, shares, rng, **self.knobs)
-        vector = torch.cat([parameters, models.vector[:, models.layout.parameters :]], 1)
+        held = to_device(models.layout.places[: models.layout.parameters], w.vector.device)
+        sent = self.send(models.parameters[:, held], w.parameters[held], rows, shares, rng, **self.knobs)
+        vector = models.vector.clone()
+        vector[:, held] = sent
         return replace(models, vector=vector)
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlab.memory import to_device
 from fedlab.randomness import stream
 from fedlab.registry import Registry
 
@@ -118,7 +119,7 @@ def tensors(changes: list[Change], like: Tensor) -> dict[str, Tensor]:
     for field in fields(Change):
         each = [getattr(change, field.name) for change in changes]
         if each[0] is not None:
-            whole = torch.from_numpy(np.concatenate(each)).to(like.device)
+            whole = to_device(np.concatenate(each), like.device)
             found[field.name] = whole if field.name == "flips" else whole.to(like.dtype)
     return found
 

@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fedlab.federation import Ensemble, Localised
+from fedlab.layout import Layout
 from fedlab.stages import part
-from fedlab.weights import Layout, Weights
+from fedlab.weights import Weights
 
 PLAIN = (type(None), bool, int, float, str)  # as JSON has them, nan and inf included
 Node = dict[str, Any]
@@ -71,6 +72,7 @@ class _Writer:
     def _models(self, value: Any, name: str) -> Node:
         if isinstance(value, Weights):
             held = {key: self._tensor(tensor, name) for key, tensor in value.tensors().items()}
+            held |= {} if value.clock is None else {"clock": self._array(value.clock, name)}
             return {"weights": [held, value.sites, getattr(value.layout, "stages", None)]}
         if isinstance(value, Ensemble):
             return {"ensemble": [self.node(each, name) for each in (value.models, value.shares)]}
@@ -143,7 +145,14 @@ class _Reader:
         tensors, sites, stages = held
         layout = self.layout if stages is None else part(self.layout, stages)
         owners = None if sites is None else tuple(sites)
-        return Weights(layout, **{name: self._tensor(key) for name, key in tensors.items()}, sites=owners)
+        clock = self._array(tensors.pop("clock")) if "clock" in tensors else None
+        found = Weights(layout, **{name: self._tensor(key) for name, key in tensors.items()}, clock=clock, sites=owners)
+        if found.vector.shape[-1] != layout.size:
+            raise ValueError(
+                f"its weights are vectors of {found.vector.shape[-1]} numbers, this fedlab lays the model out in"
+                f" {layout.size}: it was written by another version"
+            )
+        return found
 
     def _ensemble(self, held: list[Node]) -> Ensemble:
         return Ensemble(*self._list(held))

@@ -6,14 +6,16 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fedlab import algorithms, runs
-from fedlab.abreast import companies, in_step, worthwhile
+from fedlab.abreast import MOST, companies, in_step, worthwhile
 from fedlab.datasets import home
+from fedlab.devices import Load, device_name, find_device, idle_gpu
 from fedlab.engine.meeting import Member
 from fedlab.engine.threads import threads_for
 from fedlab.experiment import Experiment
@@ -23,7 +25,6 @@ from fedlab.partition import Partition
 from fedlab.record import Record
 from fedlab.registry import nearest
 from fedlab.runs import Run
-from fedlab.training import find_device
 from fedlab.workers import Task, side_by_side
 
 
@@ -56,9 +57,9 @@ def grid(
 
     Finished runs are not run again. All combinations are validated before the first one starts. Runs that differ only
     in their seed go on in step where sites are stacked, see `execution`, and their sites train as one model. workers:
-    runs at a time, each in a process with its share of the processor's cores, and on a GPU of its own where there are
-    as many. live: one figure that follows the training of one run after the other; a line of their rounds where
-    several are at work.
+    runs at a time, each in a process with its share of the processor's cores; runs on GPUs are placed round robin in
+    their order, see `fedlab.devices.assign_gpus`. live: one figure that follows the training of one run after the
+    other; a line of their rounds where several train at a time.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers={workers!r}: give a number of processes, from 1 up")
@@ -95,7 +96,7 @@ def _combinations(experiment: Experiment, partition: Partition | None, axes: dic
 def _unfinished(experiments: list[Experiment], partition: Partition | None, folder: str | Path | None) -> list[Task]:
     targets = {_target(one, partition if partition is not None else _dealt(one), folder): one for one in experiments}
     missing = [(target, one) for target, one in targets.items() if not target.exists()]
-    return [Task(one, partition, target, place) for place, (target, one) in enumerate(missing)]
+    return [Task(one, partition, target) for target, one in missing]
 
 
 def _in_step(company: list[Experiment], partition: Partition | None, folder: str | Path | None, screen: Any) -> None:
@@ -104,7 +105,12 @@ def _in_step(company: list[Experiment], partition: Partition | None, folder: str
         part = partition if partition is not None else _dealt(company[0])
         tasks = _unfinished(company, part, folder)
         if len(tasks) > 1 and worthwhile(company[0], part):
-            in_step(_in_thread, tasks, None if screen is None else screen.tell)
+            in_step(partial(_in_thread, _current(company[0])), tasks, None if screen is None else screen.tell)
+
+
+def _current(experiment: Experiment) -> int | None:
+    """The GPU that "cuda" means here; in a new thread it would be GPU 0 again, whatever the user has set."""
+    return torch.cuda.current_device() if find_device(experiment.device).type == "cuda" else None
 
 
 def _in_process(experiment: Experiment, partition: Partition | None, target: Path) -> None:
@@ -112,8 +118,10 @@ def _in_process(experiment: Experiment, partition: Partition | None, target: Pat
     _do(experiment, partition if partition is not None else _dealt(experiment), target, None)
 
 
-def _in_thread(experiment: Experiment, partition: Partition, target: Path, member: Member) -> None:
+def _in_thread(gpu: int | None, experiment: Experiment, partition: Partition, target: Path, member: Member) -> None:
     """One run of several that go on in step."""
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
     _do(experiment, partition, target, None, member)
 
 
@@ -135,15 +143,26 @@ def _do(experiment: Experiment, part: Partition, target: Path, screen: Any, besi
             return runs.read(target)
         work.mkdir(parents=True, exist_ok=True)
         fed = Federation(part, experiment.model, experiment, beside)
+        if reason := idle_gpu(experiment, fed.device, _load(fed, 1 if beside is None else MOST)):
+            warnings.warn(reason, UserWarning, stacklevel=4)
         with threads_for(fed.layout.parameters, fed.device):
             record = _train(experiment, fed, work, screen)
             return runs.finish(record, experiment, target)
 
 
+def _load(fed: Federation, runs_in_step: int) -> Load:
+    """What this run, and those that train with it as one model, give the device to do."""
+    batches = [min(fed.settings.batch_size or site.cases, site.cases) for site in fed.sites]
+    streamed = any(event == "images streamed" for _, _, event, _ in fed.journal.events)
+    space = tuple(fed.partition.cases.shape[1:])
+    return Load(fed.layout.parameters, space, max(batches), sum(batches) * runs_in_step, streamed)
+
+
 def _train(experiment: Experiment, fed: Federation, work: Path, screen: Any) -> Record:
     record, trained = Record(fed, work), False
     if screen is not None:
-        screen.restart(experiment.rounds, f"{experiment.method} on {experiment.dataset}")
+        title = f"{experiment.method} on {experiment.dataset}"
+        screen.restart(experiment.rounds, title, device_name(fed.device))
     try:
         for outcome in algorithms.start(experiment.method, fed):
             trained = True

@@ -14,8 +14,13 @@ from typing import Any
 
 import pandas as pd
 
+from fedlab.devices import throughput
+from fedlab.record import trained_images
+
 PAUSE = 0.5  # seconds at least between two redraws
 SHARE = 0.05  # of the time, at most, that redrawing may take from training
+WIDE = 110  # characters of the line of progress that the figure has room for
+LEFT_OUT = ("mean", "pace", "device", "speed", "left")  # parts of that line, in the order in which they are left out
 
 
 class Screen:
@@ -88,11 +93,13 @@ class Live:
     """Shows the rounds of one run while it trains; an error in showing is reported once and never stops training.
 
     rounds: how many are planned. title: of the figure. metric: the first of the validation metrics if None. output: an
-    ipywidgets.Output to draw in.
+    ipywidgets.Output to draw in. device: the name of the device that the run trains on.
     """
 
-    def __init__(self, rounds: int, title: str, metric: str | None = None, output: Any = None) -> None:
-        self.rounds, self.title, self.metric = rounds, title, metric
+    def __init__(
+        self, rounds: int, title: str, metric: str | None = None, output: Any = None, device: str = ""
+    ) -> None:
+        self.rounds, self.title, self.metric, self.device = rounds, title, metric, device
         self.frame, self.round = pd.DataFrame(), 0
         self.screen = Screen(output)
         self._broken = self._closed = False
@@ -120,9 +127,9 @@ class Live:
             self._closed = True
             self._show()
 
-    def restart(self, rounds: int, title: str) -> None:
+    def restart(self, rounds: int, title: str, device: str = "") -> None:
         """Follow another run in the same place."""
-        self.rounds, self.title = rounds, title
+        self.rounds, self.title, self.device = rounds, title, device
         self.frame, self.round, self._closed = pd.DataFrame(), 0, False
         self._finished, self._next = {0: time.perf_counter()}, 0.0
 
@@ -152,28 +159,58 @@ class Live:
         (first, start), (last, end) = marks[1 if marks[0][0] == 0 and len(marks) > 2 else 0], marks[-1]
         return (end - start) / (last - first) if last > first else None
 
-    def progress(self) -> str:
-        """The line: the round, the time that rounds take, the time left, the metric now."""
-        parts = [f"round {self.round} of {self.rounds}"]
-        if self._closed and self.round < self.rounds:
-            parts = [f"ended after round {self.round} of {self.rounds}"]
-        if self.pace is not None:
-            parts.append(f"{duration(self.pace)} a round")
-            if not self._closed and self.round < self.rounds:
-                parts.append(f"about {duration(self.pace * (self.rounds - self.round))} left")
-        return ", ".join([*parts, *self._level()])
+    @property
+    def speed(self) -> float | None:
+        """Training images a second since the end of the first round; None while there is no other round.
 
-    def _level(self) -> list[str]:
+        Time includes evaluation and merging, as it does for a user who waits.
+        """
+        marks = [(number, when) for number, when in self._finished.items() if number > 0]
+        if len(marks) < 2 or "samples" not in self.frame:
+            return None
+        (first, start), (last, end) = marks[0], marks[-1]
+        images = trained_images(self.frame[self.frame["round"].between(first + 1, last)])
+        return images / (end - start) if end > start else None
+
+    def progress(self, width: int | None = None) -> str:
+        """The line: the round, the time that rounds take, the time left, images a second, the device, the metric now.
+
+        What does not fit into `width` characters is left out, the least important first.
+        """
+        parts = self._parts()
+        for name in () if width is None else LEFT_OUT:
+            if len("".join(parts.values())) <= (width or 0):
+                break
+            parts.pop(name, None)
+        return "".join(parts.values())
+
+    def _parts(self) -> dict[str, str]:
+        """Pieces of the line in the order in which they are read."""
+        parts = {"round": f"round {self.round} of {self.rounds}"}
+        if self._closed and self.round < self.rounds:
+            parts = {"round": f"ended after round {self.round} of {self.rounds}"}
+        if self.pace is not None:
+            parts["pace"] = f", {duration(self.pace)} a round"
+            if not self._closed and self.round < self.rounds:
+                parts["left"] = f", about {duration(self.pace * (self.rounds - self.round))} left"
+        speed = self.speed
+        if speed is not None:
+            parts["speed"] = f", {throughput(speed)}"
+        if self.device:
+            parts["device"] = f"{',' if speed is None else ''} on {self.device}"
+        return parts | self._level()
+
+    def _level(self) -> dict[str, str]:
         """The newest value of the metric, in words; empty before the first one."""
         from fedlab.plots.lines import site_means
         from fedlab.plots.reading import SPLITS
         from fedlab.plots.style import metric_label
 
         if not len(self.frame):
-            return []
+            return {}
         metric, split = self._watched()
         last = site_means(self.frame, metric, split).iloc[-1]
-        return [f"{SPLITS[split]} {metric_label(metric)} {last['value']:.3f} (mean over sites)"]
+        return {"level": f", {SPLITS[split]} {metric_label(metric)} {last['value']:.3f}", "mean": " (mean over sites)"}
 
     def _watched(self) -> tuple[str, str]:
         """(metric, split): a validation metric once there is one, the training loss until then."""
@@ -190,7 +227,7 @@ class Live:
                 self._display()
             else:
                 width = shutil.get_terminal_size((120, 0)).columns - 1
-                line = f"{self.title}: {self.progress()}"[:width].ljust(width)
+                line = f"{self.title}: {self.progress(width - len(self.title) - 2)}"[:width].ljust(width)
                 print(f"\r{line}", end="\n" if self._closed else "", file=sys.stderr, flush=True)
         except Exception as error:  # whatever it is, training is worth more than its picture
             self._broken = True
@@ -219,7 +256,7 @@ class Live:
                 "fontsize": 8.5,
                 "color": "#555555",
             }
-            ax.annotate(self.progress(), (0, 1), xycoords="axes fraction", **look)
+            ax.annotate(self.progress(WIDE), (0, 1), xycoords="axes fraction", **look)
             style.headline(ax, self.title, pad=24)
         return style.root(ax)
 

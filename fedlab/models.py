@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fedlab.layout import BATCH_NORMS
 from fedlab.randomness import torch_stream
 from fedlab.registry import Registry
-from fedlab.weights import BATCH_NORMS
 
 MODELS = Registry("model")
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}

@@ -16,6 +16,12 @@ from fedlab.federation.wire import Path as CriticalPath
 from fedlab.selection import Scores, Selection
 
 ROUND_COLUMNS = ["round", "model", "site", "split", "metric", "value", "bytes", "steps", "samples", "seconds"]
+CRITICAL = ("steps", "messages", "bytes")  # of a round's critical path
+
+
+def trained_images(rounds: pd.DataFrame) -> int:
+    """Training cases whose gradient was computed; every row of a round repeats those of its site."""
+    return int(rounds.groupby(["round", "site"])["samples"].max().sum())
 
 
 class Record:
@@ -54,7 +60,7 @@ class Record:
 
     def conclude(self) -> None:
         """Add what crossed after the last round to that round."""
-        fed, late = self.fed, {f"critical {name}": value for name, value in vars(self.fed.wire.path).items()}
+        fed, late = self.fed, {f"critical {name}": getattr(self.fed.wire.path, name) for name in CRITICAL}
         for place, row in enumerate(self.rows):
             if row[0] == fed.round:
                 *about, value, nbytes, steps, samples, seconds = row
@@ -87,7 +93,7 @@ class Record:
             for site, cost in self.fed.costs.items()
         ]
         found = {(ALL, name): value for name, value in self.fed.updates.items()}
-        found |= {(ALL, f"critical {name}"): getattr(path, name) for name in ("steps", "messages", "bytes")}
+        found |= {(ALL, f"critical {name}"): getattr(path, name) for name in CRITICAL}
         took = {(ALL, "critical steps"): path.seconds}
         return losses + [
             (number, model, place[0], "train", place[1], float(value), 0, 0, 0, took.get(place, 0.0))
@@ -130,7 +136,7 @@ class Record:
         fed = self.fed
         try:
             state = checkpoint.load(self.work / "checkpoint.safetensors", fed.layout, fed.device)
-        except SafetensorError as error:
+        except (SafetensorError, ValueError) as error:
             raise self._damaged(f"checkpoint.safetensors: {error}") from error
         self._written, self.last = state["written"], state["last"]
         self.selection = Selection(**state["selection"])

@@ -287,7 +287,7 @@ def _save_weights(record: Record, path: Path) -> None:
         "same": same,
         "rounds": record.selection.round,
         "names": [e.name for e in layout.entries] + [*layout.counters],
-        "trainable": [e.name for e in layout.entries if e.stop <= layout.parameters],
+        "trainable": [e.name for e in layout.entries if e.stop <= layout.trained],
     }
     save_file(tensors, path, metadata={key: json.dumps(value) for key, value in about.items()})
 

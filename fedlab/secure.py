@@ -6,13 +6,14 @@ Departs: masks come from named streams instead of a key agreement, whose bytes a
 of sites that drop out after the masks are agreed. Integer buffers are sent as they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlab.memory import to_device
 from fedlab.randomness import torch_stream
 from fedlab.weights import Weights
 
@@ -41,29 +42,37 @@ def mean(
 
 
 def messages(models: Weights, shares: NDArray[np.float64], w: Weights, once: Once) -> list[Tensor]:
-    """What the server sees of each site: integers (P + Q,) in [0, 2^bits), each by itself uniform noise."""
+    """What the server sees of each site: integers (size,) in [0, 2^bits), each by itself uniform noise."""
     bits, after = FRACTION[models.vector.dtype]
+    updates = [
+        float(share) * (row.double() - w.vector.double()) for share, row in zip(shares, models.vector, strict=True)
+    ]
+    check(updates, bits, after)
     sent = []
-    for i in range(len(models)):
-        update = float(shares[i]) * (models.vector[i].double() - w.vector.double())
-        encoded = encode(update, bits, after, len(models))
+    for i, update in enumerate(updates):
+        encoded = encode(update, after)
         for j in range(len(models)):
             if i != j:
                 pair = models.owners[min(i, j)], models.owners[max(i, j)]
-                mask = _mask(len(encoded), bits, once, *pair).to(encoded.device)
+                mask = to_device(_mask(len(encoded), bits, once, *pair), encoded.device)
                 encoded = encoded + mask if i < j else encoded - mask
         sent.append(_ring(encoded, bits))
     return sent
 
 
-def encode(values: Tensor, bits: int, after: int, sites: int) -> Tensor:
-    """Fixed-point numbers with `after` bits after the point, as int64."""
-    most = 2.0 ** (bits - 1 - after) / sites
-    if len(values) and (found := float(values.abs().max())) >= most:
+def check(updates: Sequence[Tensor], bits: int, after: int) -> None:
+    """Raise OverflowError where a sum of as large updates could leave the ring."""
+    most, sites = 2.0 ** (bits - 1 - after) / len(updates), len(updates)
+    found = float(torch.stack([update.abs().max() for update in updates]).max()) if len(updates[0]) else 0.0
+    if found >= most:
         raise OverflowError(
             f"an update reaches {found:.3g}, a secure sum of {sites} sites holds {most:.3g}: lower `lr`, or use"
             " precision='float64', whose ring is larger"
         )
+
+
+def encode(values: Tensor, after: int) -> Tensor:
+    """Fixed-point numbers with `after` bits after the point, as int64."""
     return (values * 2.0**after).round().to(torch.int64)
 
 

@@ -5,19 +5,20 @@ neighbouring stages are one slice, and so are their buffers.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from fedlab.weights import Entry, Layout, Weights
+from fedlab.layout import Entry, Layout, after, place
+from fedlab.weights import Weights
 
 Ranges = tuple[tuple[int, int], ...]  # of stages: first, last + 1
 
 
 @dataclass(frozen=True, eq=False)
 class Part(Layout):
-    """The layout of some stages, as a model of its own; and where it stands in that of the whole.
+    """The layout of some stages, as a model of its own; and where it is in that of the whole.
 
     stages: ranges of stages. spans: slices of the whole vector's parameters, of its buffers, and of its counts, one of
     each a range.
@@ -36,21 +37,17 @@ def part(layout: Layout, ranges: Iterable[Sequence[int]]) -> Part:
     names: list[str] = []
     for first, last in stages:
         inside = [entry for entry in layout.entries if first <= stage(entry.name) < last]
-        mine = [entry for entry in inside if entry.start < layout.parameters]
-        rest = [entry for entry in inside if entry.start >= layout.parameters]
+        mine = [entry for entry in inside if entry.start < layout.trained]
+        rest = [entry for entry in inside if entry.start >= layout.trained]
         counters = [i for i, name in enumerate(layout.counters) if first <= stage(name) < last]
         for found, each in zip(spans, (mine, rest), strict=False):
-            found.append(slice(each[0].start, each[-1].stop) if each else slice(0, 0))
+            found.append(slice(each[0].start, after(each[-1])) if each else slice(0, 0))
         spans[2].append(slice(counters[0], counters[-1] + 1) if counters else slice(0, 0))
         trained, buffers = trained + mine, buffers + rest
         names += [layout.counters[i] for i in counters]
-    entries, start = [], 0
-    for entry in trained + buffers:
-        entries.append(replace(entry, start=start))
-        start = entries[-1].stop
-    parameters = entries[len(trained) - 1].stop if trained else 0
+    entries, boundary, size = place(trained + buffers, len(trained))
     where = (tuple(spans[0]), tuple(spans[1]), tuple(spans[2]))
-    return Part(tuple(entries), tuple(names), parameters, start, layout.pooled, stages, where)
+    return Part(entries, tuple(names), boundary, size, layout.pooled, stages, where)
 
 
 def take(w: Weights, where: Part) -> Weights:
@@ -66,7 +63,7 @@ def join(parts: Sequence[Weights], layout: Layout) -> Weights:
     """The whole model from parts that together have all of its stages, without optimizer state."""
     first = parts[0]
     rows = first.vector.shape[:-1]
-    vector = first.vector.new_empty(*rows, layout.size)
+    vector = first.vector.new_zeros(*rows, layout.size)
     counts = first.counts.new_empty(*rows, len(layout.counters))
     for piece in parts:
         spread(piece, vector, counts)
@@ -74,7 +71,7 @@ def join(parts: Sequence[Weights], layout: Layout) -> Weights:
 
 
 def spread(piece: Weights, vector: Tensor, counts: Tensor) -> None:
-    """Write a part's weights to where they stand in the vector (..., P + Q) and the counts of the whole."""
+    """Write a part's weights to their places in the vector (..., size) and the counts of the whole."""
     assert isinstance(piece.layout, Part)
     trained, buffers, counters = piece.layout.spans
     for values, spans, whole in ((piece.vector, (*trained, *buffers), vector), (piece.counts, counters, counts)):
@@ -97,7 +94,7 @@ def module(model: nn.Sequential, ranges: Iterable[Sequence[int]]) -> nn.Sequenti
 
 
 def mask(layout: Layout, first: int, last: int) -> Tensor:
-    """Which coordinates (P + Q,) of the whole vector belong to stages first .. last - 1."""
+    """Which places (size,) of the whole vector belong to stages first .. last - 1."""
     chosen = torch.zeros(layout.size, dtype=torch.bool)
     for entry in layout.entries:
         if first <= stage(entry.name) < last:
@@ -106,8 +103,8 @@ def mask(layout: Layout, first: int, last: int) -> Tensor:
 
 
 def head(layout: Layout, how_many: int) -> Tensor:
-    """The coordinates (P + Q,) of the last `how_many` stages that have parameters; ValueError where there are fewer."""
-    trained = sorted({stage(entry.name) for entry in layout.entries if entry.start < layout.parameters})
+    """The places (size,) of the last `how_many` stages that have parameters; ValueError where there are fewer."""
+    trained = sorted({stage(entry.name) for entry in layout.entries if entry.start < layout.trained})
     if not 0 <= how_many <= len(trained):
         raise ValueError(
             f"personal={how_many}: the model has {len(trained)} stages with parameters, so choose from 0 (nothing) to"

@@ -8,8 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedlab import aggregation, augmentation
 from fedlab.attacks import Attack
+from fedlab.devices import find_device
 from fedlab.registry import Registry, nearest
 from fedlab.turnout import check_participation, fraction, straggling
+
+__all__ = ["SCHEDULES", "Training", "constant", "cosine", "find_device", "step"]
 
 SCHEDULES = Registry("schedule")
 
@@ -63,7 +66,7 @@ class Training(BaseModel):
     augment: str = "none"  # random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)"
     precision: Literal["float32", "float64", "bf16"] = "float32"
     device: str = "auto"  # "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
-    execution: Literal["auto", "serial", "stacked", "graphed", "compiled"] = "auto"  # changes speed, not results
+    execution: Literal["auto", "serial", "stacked", "graphed"] = "auto"  # changes speed, not results
     seed: int = Field(0, ge=0)  # initial weights and order of batches
     evaluate_every: int = Field(1, ge=1)  # rounds between evaluations; the last round is always evaluated
 
@@ -136,18 +139,3 @@ class Training(BaseModel):
     def dtype(self) -> torch.dtype:
         """Of the stored weights; bf16 keeps float32 weights and computes layers in bfloat16."""
         return torch.float64 if self.precision == "float64" else torch.float32
-
-
-def find_device(name: str) -> torch.device:
-    """The torch device that `name` asks for; ValueError where the machine has none."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device {name!r}: write 'auto', 'cpu', 'cuda' or 'cuda:1'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} asked for, but PyTorch finds no CUDA here: use device='cpu' or 'auto'")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r} asked for, but there are {torch.cuda.device_count()}: count from cuda:0")
-    return device

@@ -7,6 +7,7 @@ nothing.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,12 @@ class Turnout:
     failed: frozenset[int] = frozenset()
     arrival: Floats | None = None
 
-    @property
+    @cached_property
     def present(self) -> tuple[int, ...]:
         """Sites that were drawn and are there."""
         return tuple(k for k in sorted(self.drawn) if k not in self.absent)
 
-    @property
+    @cached_property
     def answering(self) -> tuple[int, ...]:
         """Sites whose work counts."""
         lost = self.failed | self.late

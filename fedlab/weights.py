@@ -1,8 +1,8 @@
 """A model's state as one contiguous vector, and the verbs on it.
 
-The vector holds the P trainable parameters in the order of the model's stages, then the Q floating buffers
-(normalisation statistics). Integer buffers stand apart in `counts`: they are never averaged. A stack of K site models
-has a leading axis, so `mix` is one weighted sum and a personal layer is a mask.
+The vector is laid out by `fedlab.layout`: trainable parameters, then floating buffers, with padding between tensors.
+Integer buffers are kept apart in `counts`: they are never averaged. A stack of K site models has a leading axis, so
+`mix` is one weighted sum and a personal layer is a mask.
 """
 
 from collections.abc import Sequence
@@ -11,91 +11,28 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # by type: names tell nothing ("downsample.1" is one, too)
-PIECE = 2**16  # coordinates mixed at a time
-NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor of the model and its place in the vector."""
-
-    name: str
-    shape: tuple[int, ...]
-    start: int
-    kind: (
-        str  # weight (decays) | bias | norm | batchnorm (scale and offset) | mean | variance (of a batch norm) | buffer
-    )
-
-    @property
-    def stop(self) -> int:
-        return self.start + int(np.prod(self.shape))
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Where each tensor of one architecture stands in the vector.
-
-    parameters: P. size: P + Q. counters: names of integer buffers. pooled: merge variances as those of the union.
-    """
-
-    entries: tuple[Entry, ...]
-    counters: tuple[str, ...]
-    parameters: int
-    size: int
-    pooled: bool = False
-
-    @classmethod
-    def of(cls, model: nn.Module, *, pooled: bool = False) -> "Layout":
-        """The layout of a model: parameters in stage order, then floating buffers."""
-        kinds = _kinds(model)
-        parameters = [(name, p.shape, kinds[name]) for name, p in model.named_parameters()]
-        floating = [(name, b.shape, kinds[name]) for name, b in model.named_buffers() if b.is_floating_point()]
-        counters = tuple(name for name, b in model.named_buffers() if not b.is_floating_point())
-        entries, start = [], 0
-        for name, shape, kind in parameters + floating:
-            entries.append(Entry(name, tuple(shape), start, kind))
-            start = entries[-1].stop
-        count = entries[len(parameters) - 1].stop if parameters else 0
-        return cls(tuple(entries), counters, count, start, pooled)
-
-    def mask(self, *kinds: str) -> Tensor:
-        """Which coordinates of the vector are of these kinds, bool of shape (P + Q,)."""
-        chosen = torch.zeros(self.size, dtype=torch.bool)
-        for entry in self.entries:
-            if entry.kind in kinds:
-                chosen[entry.start : entry.stop] = True
-        return chosen
-
-    def views(self, vector: Tensor) -> dict[str, Tensor]:
-        """Name -> view of the vector or, with an axis before it, of a stack; kernels in channels-last memory order.
-
-        Of vectors (..., P) without buffers, views of the parameters.
-        """
-        return {entry.name: _view(vector, entry) for entry in self.entries if entry.stop <= vector.shape[-1]}
-
-    def state(self, weights: "Weights") -> dict[str, Tensor]:
-        """Name -> tensor, as PyTorch's `state_dict` has it."""
-        named = {name: view.contiguous() for name, view in self.views(weights.vector).items()}
-        return named | {name: weights.counts[i].clone() for i, name in enumerate(self.counters)}
+from fedlab.layout import Layout
+from fedlab.memory import pieces, to_device
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Weights:
     """One model, or a stack of them.
 
-    vector: (..., P + Q). counts: (..., integer buffers) int64. moments: optimizer state (..., slots, P), kept only
-    where a method lets it travel. clock: optimizer steps behind those moments (...,) int64. sites: whose model each row
-    of a stack is, as positions in the federation's sites, ascending; None where it is one a site.
+    vector: (..., size), see `Layout`. counts: (..., integer buffers) int64. moments: optimizer state
+    (..., slots, trained), kept only where a method lets it travel. clock: optimizer steps behind those moments (...,)
+    int64, in the host's memory. sites: whose model each row of a stack is, as positions in the federation's sites,
+    ascending; None where it is one a site.
     """
 
     layout: Layout
     vector: Tensor
     counts: Tensor
     moments: Tensor | None = None
-    clock: Tensor | None = None
+    clock: NDArray[np.int64] | None = None
     sites: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
@@ -103,7 +40,9 @@ class Weights:
 
     def __getitem__(self, k: int) -> "Weights":
         """The model in row k of a stack."""
-        return replace(self._each(lambda t: t[k]), sites=None)
+        moments = None if self.moments is None else self.moments[k]
+        clock = None if self.clock is None else self.clock[k, ...]
+        return Weights(self.layout, self.vector[k], self.counts[k], moments, clock)
 
     def __repr__(self) -> str:
         return f"Weights({', '.join(f'{name} {tuple(t.shape)}' for name, t in self.tensors().items())})"
@@ -114,16 +53,25 @@ class Weights:
 
     @property
     def parameters(self) -> Tensor:
-        """The trainable part, (..., P)."""
-        return self.vector[..., : self.layout.parameters]
+        """The trainable part (..., trained), padding included."""
+        return self.vector[..., : self.layout.trained]
+
+    @property
+    def numbers(self) -> Tensor:
+        """All parameters and floating buffers without padding, a copy (..., P + Q)."""
+        return self.vector[..., to_device(self.layout.places, self.vector.device)]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of everything these weights hold, optimizer state included."""
-        return sum(t.numel() * t.element_size() for t in self.tensors().values())
+        """Bytes of all numbers of these weights, optimizer state included, padding not."""
+        models, slots = self.vector[..., 0].numel(), 0 if self.moments is None else self.moments.shape[-2]
+        numbers = models * (self.layout.coordinates + slots * self.layout.parameters)
+        beside = self.counts.numel() * self.counts.element_size() + (0 if self.clock is None else self.clock.nbytes)
+        return numbers * self.vector.element_size() + beside
 
     def tensors(self) -> dict[str, Tensor]:
-        named = {"vector": self.vector, "counts": self.counts, "moments": self.moments, "clock": self.clock}
+        """Name -> what is on the device."""
+        named = {"vector": self.vector, "counts": self.counts, "moments": self.moments}
         return {name: t for name, t in named.items() if t is not None}
 
     @property
@@ -133,31 +81,41 @@ class Weights:
 
     def expand(self, sites: int | tuple[int, ...]) -> "Weights":
         """The same model at each of K sites, or at those named, shape (K, ...), without a copy."""
-        who = sites if isinstance(sites, tuple) else None
-        count = len(who) if who is not None else sites
-        return replace(self._each(lambda t: t.expand(count, *t.shape)), sites=who)
+        who, count = (sites, len(sites)) if isinstance(sites, tuple) else (None, sites)
+        clock = None if self.clock is None else np.broadcast_to(self.clock, (count, *self.clock.shape))
+        return replace(self._each(lambda t: t.expand(count, *t.shape)), clock=clock, sites=who)
 
     def only(self, sites: Sequence[int]) -> "Weights":
         """The rows of a stack that belong to these sites."""
-        rows = [self.owners.index(site) for site in sites]
-        return replace(self._each(lambda t: t[rows]), sites=tuple(sites))
+        rows = self.rows(sites)
+        clock = None if self.clock is None else self.clock[rows]
+        return replace(self._each(lambda t: t[rows]), clock=clock, sites=tuple(sites))
+
+    def rows(self, sites: Sequence[int]) -> list[int]:
+        """The rows of a stack that belong to these sites, in their order."""
+        place = {site: row for row, site in enumerate(self.owners)}
+        return [place[site] for site in sites]
 
     def put(self, rows: "Weights") -> "Weights":
         """A stack in which the sites that `rows` belong to have those models; the others keep theirs.
 
         Optimizer state that only `rows` carry is zero for the others.
         """
-        places = [self.owners.index(site) for site in rows.owners]
+        places = self.rows(rows.owners)
         changed = {name: t.clone() for name, t in self.tensors().items()}
         for name, tensor in rows.tensors().items():
             if name not in changed:
                 changed[name] = tensor.new_zeros(len(self), *tensor.shape[1:])
             changed[name][places] = tensor.to(changed[name].device)
-        return Weights(self.layout, **changed, sites=self.sites)
+        clock = self.clock
+        if rows.clock is not None:
+            clock = np.zeros(len(self), np.int64) if clock is None else np.array(clock)
+            clock[places] = rows.clock
+        return Weights(self.layout, **changed, clock=clock, sites=self.sites)
 
     def with_parameters(self, parameters: Tensor) -> "Weights":
-        """These weights with other trainable parameters (P,)."""
-        vector = torch.cat([parameters, self.vector[..., self.layout.parameters :]], -1)
+        """These weights with other trainable parameters (..., trained)."""
+        vector = torch.cat([parameters, self.vector[..., self.layout.trained :]], -1)
         return replace(self, vector=vector)
 
     def blank(self, sites: tuple[int, ...] | None = None) -> "Weights":
@@ -179,14 +137,15 @@ class Weights:
         return self._each(lambda t: t.to(device))
 
     def _each(self, change) -> "Weights":
-        return Weights(self.layout, **{name: change(t) for name, t in self.tensors().items()}, sites=self.sites)
+        return replace(self, **{name: change(t) for name, t in self.tensors().items()})
 
 
 def stack(models: Sequence[Weights], sites: tuple[int, ...] | None = None) -> Weights:
     """K models -> one stack (K, ...); sites: whose they are."""
     first = models[0]
     parts = {name: torch.stack([m.tensors()[name] for m in models]) for name in first.tensors()}
-    return Weights(first.layout, **parts, sites=sites)
+    clock = None if first.clock is None else np.stack([m.clock for m in models])  # type: ignore[misc]
+    return Weights(first.layout, **parts, clock=clock, sites=sites)
 
 
 def toward(w: Weights, goal: Weights, rate: float) -> Weights:
@@ -211,8 +170,8 @@ def mix(models: Weights, shares: np.ndarray | Sequence[float]) -> Weights:
     if len(weights) != len(models) or not abs(weights.sum() - 1) <= 1e-9 or (weights < 0).any():
         raise ValueError(f"shares {weights} must be {len(models)} non-negative numbers that sum to 1")
     vector = torch.empty_like(models.vector[0])
-    for piece, rows in zip(vector.split(PIECE), models.vector.split(PIECE, dim=1), strict=True):
-        piece.copy_(_mean(rows, weights))  # piece by piece, to stay in cache
+    for piece in pieces(vector, len(models)):
+        vector[piece] = _mean(models.vector[:, piece], weights)
     if models.layout.pooled:
         _pool_variances(vector, models, weights)
     return Weights(models.layout, vector, models.counts.amax(0))
@@ -220,18 +179,20 @@ def mix(models: Weights, shares: np.ndarray | Sequence[float]) -> Weights:
 
 def distances(models: Weights) -> np.ndarray:
     """Squared distances between the trainable parameters of each two models of a stack, float64 (m, m)."""
-    m = len(models)
-    apart = np.zeros((m, m))
+    m, vectors = len(models), models.parameters
+    apart = vectors.new_zeros(m, m, dtype=torch.float64)
     for k in range(m):
-        for piece in models.parameters.split(PIECE, dim=1):
-            ahead = piece[k + 1 :].double() - piece[k].double()
-            apart[k, k + 1 :] += ahead.square().sum(1).cpu().numpy()
-    return apart + apart.T
+        for piece in pieces(vectors[0], m):
+            apart[k, k + 1 :] += (vectors[k + 1 :, piece].double() - vectors[k, piece].double()).square().sum(1)
+    found = apart.cpu().numpy()
+    return found + found.T
 
 
 def _mean(rows: Tensor, weights: np.ndarray) -> Tensor:
     """Weighted mean over the first axis in float64, exact where all rows agree."""
     first = rows[0].double()
+    if rows.device.type != "cpu":  # a few kernels, however many rows
+        return (rows[1:] - first).mul_(to_device(weights[1:, None], rows.device)).sum(0).add_(first)
     total = torch.zeros_like(first)
     for row, weight in zip(rows[1:], weights[1:], strict=True):
         total.add_(row - first, alpha=float(weight))  # in float64, whatever the models are in
@@ -246,36 +207,3 @@ def _pool_variances(vector: Tensor, models: Weights, weights: np.ndarray) -> Non
             spread = (centres - _mean(centres, weights)) ** 2
             within = models.vector[:, variance.start : variance.stop].double()
             vector[variance.start : variance.stop] = _mean(within + spread, weights)
-
-
-def _kinds(model: nn.Module) -> dict[str, str]:
-    """Name of each parameter and buffer -> its kind, told by the type of its module."""
-    kinds = {}
-    for prefix, module in model.named_modules():
-        dot = f"{prefix}." if prefix else ""
-        for name, parameter in module.named_parameters(recurse=False):
-            plain = "bias" if name == "bias" or parameter.ndim < 2 else "weight"
-            kinds[dot + name] = _norm_kind(module) or plain
-        for name, _ in module.named_buffers(recurse=False):
-            statistics = {"running_mean": "mean", "running_var": "variance"} if isinstance(module, BATCH_NORMS) else {}
-            kinds[dot + name] = statistics.get(name, "buffer")
-    return kinds
-
-
-def _norm_kind(module: nn.Module) -> str:
-    if isinstance(module, BATCH_NORMS):
-        return "batchnorm"
-    return "norm" if isinstance(module, NORMS) else ""
-
-
-def in_memory_order(tensor: Tensor, many: int = 0) -> Tensor:
-    """A convolution kernel with its channels last, as vectors have it; many: axes before it, of a stack."""
-    return tensor.movedim(1 + many, -1) if tensor.ndim > 3 + many else tensor
-
-
-def _view(vector: Tensor, entry: Entry) -> Tensor:
-    flat, many = vector[..., entry.start : entry.stop], vector.shape[:-1]
-    if len(entry.shape) < 4:
-        return flat.view(*many, *entry.shape)
-    outputs, inputs, *kernel = entry.shape
-    return flat.view(*many, outputs, *kernel, inputs).movedim(-1, len(many) + 1)

@@ -7,6 +7,7 @@ and the others go on from their last round when the grid is asked for again.
 import json
 import os
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -15,24 +16,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from fedlab import runs
+from fedlab.devices import assign_gpus, device_name, find_device, on_gpu, throughput
 from fedlab.experiment import CODE, Experiment
 from fedlab.partition import Partition
+from fedlab.record import ROUND_COLUMNS, trained_images
 
-PAUSE = 1.0  # seconds between two looks at the rounds
+PAUSE = 1.0  # seconds at least between two looks at the rounds
+SHARE = 0.05  # of the time, at most, that looking may take
 Own = list[tuple[str, str, Any, str]]  # field, name, function, meaning
 
 
 @dataclass(frozen=True)
 class Task:
-    """One run: what, of which cases (dealt anew unless given), into which folder, and on which GPU if there are any."""
+    """One run: what, of which cases (partitioned in its process unless given), and into which folder."""
 
     experiment: Experiment
     partition: Partition | None
     target: Path
-    place: int
 
     @property
     def note(self) -> str:
@@ -45,24 +49,41 @@ def side_by_side(
 ) -> None:
     """run(experiment, partition, target) of each task, at most `workers` at a time, sharing the processor's cores.
 
-    tell: is given a line of progress now and then, if anybody looks. What the runs warn of is warned of here. The first
-    failure ends all.
+    Tasks get GPUs in their order, see `fedlab.devices.assign_gpus`, in whichever process they run. tell: is given a
+    line of progress now and then, if anybody looks. What the runs warn of is warned of here. The first failure ends
+    all.
     """
     from joblib import Parallel, delayed, parallel_config
 
     threads = max(1, torch.get_num_threads() // workers), os.environ.get("OMP_NUM_THREADS")
     own = _own([task.experiment for task in tasks])
-    with parallel_config("loky"), followed(tasks, tell) if tell else nullcontext():
+    gpus = assign_gpus([task.experiment.device for task in tasks], _gpu_count())
+    with parallel_config("loky"), followed(tasks, tell, _place(gpus)) if tell else nullcontext():
         pool = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
         said: set[tuple[type, str]] = set()
-        for warned in pool(delayed(_work)(run, task, own, *threads) for task in tasks):
+        for warned in pool(
+            delayed(_work)(run, task, gpu, own, *threads) for task, gpu in zip(tasks, gpus, strict=True)
+        ):
             for category, text in set(warned) - said:
                 warnings.warn(text, category, stacklevel=4)
             said |= set(warned)
 
 
-def _work(run: Callable[..., Any], task: Task, own: Own, threads: int, asked: str | None) -> list[tuple[type, str]]:
-    """In a process of its own: one run; the warnings that it gave.
+def _gpu_count() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _place(gpus: Sequence[int | None]) -> str:
+    """The devices that tasks run on, in words. (Asking for the name of a GPU would take memory on it.)"""
+    count = len(set(gpus) - {None})
+    places = {"cpu": None in gpus, "1 GPU": count == 1, f"{count} GPUs": count > 1}
+    return " and ".join(place for place, used in places.items() if used)
+
+
+def _work(
+    run: Callable[..., Any], task: Task, gpu: int | None, own: Own, threads: int, asked: str | None
+) -> list[tuple[type, str]]:
+    """In a process of its own, which may have run other tasks before: one run; the warnings that it gave.
 
     threads: its share of the cores. asked: what the user set as OMP_NUM_THREADS, which joblib sets for every process.
     """
@@ -71,9 +92,7 @@ def _work(run: Callable[..., Any], task: Task, own: Own, threads: int, asked: st
     torch.set_num_threads(threads)
     for field, name, function, meaning in own:
         CODE[field].add(function, name, meaning)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(task.place % torch.cuda.device_count())
-    with warnings.catch_warnings(record=True) as warned:
+    with warnings.catch_warnings(record=True) as warned, on_gpu(gpu):
         warnings.simplefilter("always")
         try:
             run(task.experiment, task.partition, task.target)
@@ -94,13 +113,21 @@ def _own(experiments: Sequence[Experiment]) -> Own:
 
 
 @contextmanager
-def followed(tasks: Sequence[Task], tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell of the runs' rounds while they are at work."""
-    over = threading.Event()
+def followed(tasks: Sequence[Task], tell: Callable[[str], None], place: str | None = None) -> Iterator[None]:
+    """Tell of the runs' rounds while they are at work.
+
+    place: where, in words; None: they share the device of this process.
+    """
+    over, speed = threading.Event(), Speed(tasks)
+    where = device_name(find_device(tasks[0].experiment.device)) if place is None else place
 
     def follow() -> None:
-        while not over.wait(PAUSE):
-            tell(progress(tasks))
+        pause = PAUSE
+        while not over.wait(pause):
+            begun = time.perf_counter()
+            rate = speed.look(begun)
+            tell(progress(tasks, f"{'' if rate is None else throughput(rate) + ' '}on {where}"))
+            pause = max(PAUSE, (time.perf_counter() - begun) / SHARE)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -111,18 +138,60 @@ def followed(tasks: Sequence[Task], tell: Callable[[str], None]) -> Iterator[Non
         thread.join()
 
 
-def progress(tasks: Sequence[Task]) -> str:
-    """The line: how many runs are done, and the round that each of the others is in."""
+def progress(tasks: Sequence[Task], speed: str = "") -> str:
+    """The line: how many runs are done, how fast they train, and the round that each of the others is in."""
     done = [task for task in tasks if task.target.exists()]
-    rounds = {task: _round(runs.unfinished(task.target) / "rounds.jsonl") for task in tasks if task not in done}
+    rounds = {task: _round(task) for task in tasks if task not in done}
     each = (f"{task.experiment.method} {number}/{task.experiment.rounds}" for task, number in rounds.items() if number)
     going = [text if count == 1 else f"{text} in {count} runs" for text, count in Counter(each).items()]
-    return f"{len(done)} of {len(tasks)} runs done" + (f"; rounds: {', '.join(going)}" if going else "")
+    parts = [f"{len(done)} of {len(tasks)} runs done", speed, f"rounds: {', '.join(going)}" if going else ""]
+    return "; ".join(part for part in parts if part)
 
 
-def _round(rows: Path) -> int:
+def _round(task: Task) -> int:
     """The last round that was stored."""
     try:
-        return int(json.loads(rows.read_text().splitlines()[-1])[0])
+        return int(json.loads(_lines(task)[-1])[0])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+def _lines(task: Task) -> list[str]:
+    """The rows that an unfinished run has stored so far."""
+    return (runs.unfinished(task.target) / "rounds.jsonl").read_text().splitlines()
+
+
+class Speed:
+    """Images a second of runs at work, from the rounds that they store."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks, self._finished = tasks, set[Path]()
+        self._images = {task.target: 0 for task in tasks}
+        self._first: tuple[float, int] | None = None
+
+    def look(self, now: float) -> float | None:
+        """Images a second since the first look at which a round was stored; None as long as no other was.
+
+        now: the time of this look in seconds.
+        """
+        for task in self.tasks:
+            self._count(task)
+        images = sum(self._images.values())
+        if self._first is None and images:
+            self._first = now, images
+        begun, before = self._first or (now, images)
+        return (images - before) / (now - begun) if images > before and now > begun else None
+
+    def _count(self, task: Task) -> None:
+        """The images that a run has trained on; what cannot be read now keeps its last count."""
+        if task.target in self._finished:
+            return
+        try:
+            if task.target.exists():
+                self._images[task.target] = trained_images(runs.read(task.target).rounds)
+                self._finished.add(task.target)
+            else:
+                rows = [json.loads(line) for line in _lines(task) if '"train", "loss"' in line]
+                self._images[task.target] = trained_images(pd.DataFrame(rows, columns=ROUND_COLUMNS))
+        except (OSError, ValueError):
+            return

@@ -70,4 +70,4 @@ class Quadratics:
 
     def begin_at(self, w: np.ndarray) -> None:
         """Start from these parameters."""
-        self.fed.start.vector.copy_(torch.from_numpy(w))
+        self.fed.start.vector[self.fed.layout.places] = torch.from_numpy(w)

@@ -7,6 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 WARM = 2
+WAITS = {"_local_scalar_dense", "nonzero", "equal", "masked_select"}  # which no graph may hold
+COMES = {"lift_fresh"}  # of `torch.tensor(...)`: the graph would keep the number, and cannot copy it
 
 
 def recorder(device):
@@ -30,7 +32,9 @@ class Recording(TorchDispatchMode):
         self.operations = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        assert function is not torch.ops.aten._local_scalar_dense.default, "the step waits for the device"
+        name = function.overloadpacket.__name__
+        assert name not in WAITS, f"the step waits for the device: {name}"
+        assert name not in COMES, f"the step brings a number of Python's to the device: {name}"
         out = function(*args, **(kwargs or {}))
         self.operations.append((function, args, kwargs or {}, out))
         return out

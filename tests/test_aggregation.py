@@ -15,8 +15,9 @@ from fedlab import aggregation, secure
 from fedlab.aggregation import RULES, least, rule
 from fedlab.attacks import ATTACKS, Attack
 from fedlab.federation import assembly
+from fedlab.layout import Entry, Layout
 from fedlab.partition import Partition
-from fedlab.weights import Layout, Weights, distances, mix
+from fedlab.weights import Weights, distances, mix
 
 ROBUST = ["median", "median(weighted=True)", "trimmed(0.2)", "krum(f=1)", "multikrum(f=1)", "geomedian", "clipped(0.5)"]
 
@@ -25,9 +26,9 @@ ONCE = (0, 1, 0)  # seed, round, merge
 
 def models(rows, dtype=torch.float64) -> Weights:
     vector = torch.as_tensor(np.asarray(rows), dtype=dtype)
-    return Weights(
-        Layout((), (), vector.shape[1], vector.shape[1]), vector, torch.zeros(len(vector), 0, dtype=torch.int64)
-    )
+    d = vector.shape[1]
+    layout = Layout((Entry("w", (d,), 0, "weight"),), (), d, d)
+    return Weights(layout, vector, torch.zeros(len(vector), 0, dtype=torch.int64))
 
 
 def random_models(m: int, d: int = 12, seed: int = 0, dtype=torch.float64) -> Weights:
@@ -289,7 +290,7 @@ def sent(text: str, m: int = 5, shares=None) -> tuple[np.ndarray, np.ndarray, np
     stack, w = random_models(m), random_models(1, seed=9)[0]
     p = np.full(m, 1 / m) if shares is None else np.asarray(shares)
     found = Attack.of(text, m).apply(stack, w, p, 0, 1)
-    return stack.vector.numpy(), w.vector.numpy(), found.vector.numpy()
+    return stack.numbers.numpy(), w.numbers.numpy(), found.numbers.numpy()
 
 
 @pytest.mark.parametrize("text", [name for name in ATTACKS if name not in ("none", "labelflip")])
@@ -365,9 +366,7 @@ def test_the_masked_sum_is_the_plain_sum_of_encodings(dtype, after):
     )
     bits, _ = secure.FRACTION[dtype]
     masked = secure.messages(stack, p, w, ONCE)
-    plain = [
-        secure.encode(float(p[i]) * (stack.vector[i].double() - w.vector.double()), bits, after, 5) for i in range(5)
-    ]
+    plain = [secure.encode(float(p[i]) * (stack.vector[i].double() - w.vector.double()), after) for i in range(5)]
     total = torch.stack(masked).sum(0)
     assert torch.equal(secure.centred(total, bits), torch.stack(plain).sum(0))
     exact = w.vector.double() + sum(float(p[i]) * (stack.vector[i].double() - w.vector.double()) for i in range(5))

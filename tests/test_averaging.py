@@ -253,7 +253,7 @@ def test_a_contrast_between_equals_is_ln_2_without_gradient(precision):  # O19
     rng = torch.Generator().manual_seed(0)
     z, held = (torch.randn(9, 5, generator=rng, dtype=getattr(torch, precision)) for _ in range(2))
     rows = torch.arange(9)
-    same_place = Features(held, rows)
+    same_place = Features(held, rows, 20)
     loss = Contrast(1.0, 0.5, same_place, same_place)(z.requires_grad_(), rows)
     loss.backward()
     assert abs(float(loss.detach()) - np.log(2)) < 1e-6 and float(z.grad.abs().max()) < 1e-6
@@ -262,7 +262,7 @@ def test_a_contrast_between_equals_is_ln_2_without_gradient(precision):  # O19
 def test_the_contrast_of_the_paper():
     z, near, far = (torch.tensor([v], dtype=torch.float64) for v in ([1.0, 0.0], [1.0, 1.0], [0.0, 2.0]))
     rows = torch.tensor([0])
-    found = Contrast(3.0, 0.5, Features(near, rows), Features(far, rows))(z, rows)
+    found = Contrast(3.0, 0.5, Features(near, rows, 20), Features(far, rows, 20))(z, rows)
     close, apart = np.exp(np.sqrt(0.5) / 0.5), np.exp(0.0)
     assert float(found) == pytest.approx(-3 * np.log(close / (close + apart)), rel=1e-12)
 
@@ -287,7 +287,7 @@ def test_sharpness_aware_gradients_are_those_of_the_formula(knobs):
     part = partition(sizes=(30,))
     fed = federation(part, rounds=1, local_steps=1, batch_size=None, precision="float64", **BN_FREE)
     net = _network(fed)
-    g, weights = _gradient(net, fed, fed.start.parameters), fed.layout.mask("weight")[: fed.layout.parameters]
+    g, weights = _gradient(net, fed, fed.start.parameters), fed.layout.mask("weight")[: fed.layout.trained]
     scale = torch.where(weights, fed.start.parameters.abs() + 0.2, 1.0) if "adaptive" in knobs else 1.0
     e = 0.5 * scale * (scale * g) / (scale * g).norm()
     expected = fed.start.parameters - 0.05 * _gradient(net, fed, fed.start.parameters + e)
@@ -316,7 +316,7 @@ def _gradient(net, fed, point: torch.Tensor) -> torch.Tensor:
     index = fed.sites[0].batches.index
     x = torch.from_numpy(fed.partition.cases.images[index]).double() / 255
     fed.task.loss(net(x), torch.from_numpy(fed.partition.cases.labels[index])).backward()
-    flat = torch.empty_like(point)
+    flat = torch.zeros_like(point)
     for name, view in fed.layout.views(flat).items():
         view.copy_(net.get_parameter(name).grad)
     return flat

@@ -38,7 +38,7 @@ def test_flat_optimizers_equal_those_of_pytorch(name):
 
 def test_weight_decay_leaves_biases_and_normalisation_alone():
     fed = federation(lr=0.0)
-    decays = fed.layout.mask("weight")[: fed.layout.parameters]
+    decays = fed.layout.mask("weight")[: fed.layout.trained]
     kinds = {entry.kind for entry in fed.layout.entries if bool(decays[entry.start : entry.start + 1].all())}
     moments = Moments(torch.zeros(0, int(decays.numel())))
     w, g = torch.ones(decays.numel()), torch.zeros(decays.numel())

@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,15 +14,16 @@ from torch import nn
 from worlds import CNN, cases, ends, federation, partition
 
 import fedlab
-from fedlab.engine import compiled, graphed, lanes
+from fedlab.engine import graphed, lanes
 from fedlab.engine.batches import Batches
 from fedlab.engine.lockstep import lockstep, together
+from fedlab.engine.running import Running
 from fedlab.engine.serial import Serial
 from fedlab.engine.stack import Stack
+from fedlab.engine.streams import Streams
 from fedlab.engine.work import Work
-from fedlab.federation import Federation
+from fedlab.federation import Federation, exchange
 from fedlab.models import MODELS
-from fedlab.weights import Weights
 
 
 def beside(fed, count):
@@ -38,6 +40,79 @@ def test_cores_change_no_bit(method):
     for name, model in a.items():
         for one, other in zip(parts(model), parts(b[name]), strict=True):
             assert torch.equal(one.vector, other.vector) and torch.equal(one.counts, other.counts)
+
+
+class FakeStream:
+    """In the place of `torch.cuda.Stream`: notes what it waits for."""
+
+    current = None
+
+    def __init__(self):
+        self.waited = []
+
+    def wait_stream(self, other):
+        self.waited.append(other)
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """Streams on a processor; the caller's own."""
+    FakeStream.current = here = FakeStream()
+
+    @contextmanager
+    def entered(stream):
+        before, FakeStream.current = FakeStream.current, stream
+        yield
+        FakeStream.current = before
+
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "stream", entered)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: FakeStream.current)
+    return here
+
+
+@pytest.mark.parametrize("together", [exchange.TOGETHER, 0], ids=["side by side", "merged as they come"])
+@pytest.mark.parametrize("method", ["fedavg", "scaffold", "ditto", "afl", "fedbn", "cyclic", "split"])
+def test_streams_change_no_bit(method, together, streams, monkeypatch):
+    monkeypatch.setattr(exchange, "TOGETHER", together)
+    alone, many = federation(local_steps=None), federation(local_steps=None)
+    many.execution.lanes = Streams(many.execution.serial, many.execution.lanes._another, 3)
+    where, train, add = {}, Serial.train, Running.add
+    monkeypatch.setattr(
+        Serial, "train", lambda engine, job: where.update({id(engine): FakeStream.current}) or train(engine, job)
+    )
+    monkeypatch.setattr(Running, "add", lambda *given: add(*given) or where.update(merged=FakeStream.current))
+    b = ends(method, many)
+    used = [stream for key, stream in where.items() if key != "merged"]
+    a = ends(method, alone)
+    for name, model in a.items():
+        for one, other in zip(parts(model), parts(b[name]), strict=True):
+            assert torch.equal(one.vector, other.vector) and torch.equal(one.counts, other.counts)
+    if method not in ("cyclic", "split"):  # whose sites take turns
+        assert len(set(used)) == len(used) == 3  # an engine and a stream each
+        assert all(streams in stream.waited and stream in streams.waited for stream in used)  # both ways
+        assert where.get("merged", streams) is streams
+
+
+def test_streams_share_the_work_evenly(streams):
+    fed = federation()
+    lanes_ = Streams(fed.execution.serial, fed.execution.lanes._another, 2)
+    queued = {}
+    steps = [8, 7, 3, 3, 3]
+    found = lanes_.each(lambda engine, i: queued.setdefault(id(engine), []).append(steps[i]) or i, range(5), steps)
+    assert found == list(range(5)) and sorted(sum(each) for each in queued.values()) == [11, 13]
+
+
+def test_a_failure_on_a_stream_is_raised_once_all_are_joined(streams):
+    fed = federation()
+    lanes_ = Streams(fed.execution.serial, fed.execution.lanes._another, 2)
+
+    def breaks(engine, i):
+        raise ValueError("no good")
+
+    with pytest.raises(ValueError, match="no good"):
+        lanes_.each(breaks, range(3), [1, 1, 1])
+    assert set(lanes_._streams) <= set(streams.waited)
 
 
 def parts(model):
@@ -138,30 +213,6 @@ def test_every_mode_heeds_every_setting(method, changes, mode):
     assert apart(ends(method, alone), ends(method, together)) < TOLERANCE["float64"]
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedsam", "ditto", "cyclic"])
-def test_a_compiled_network_comes_to_the_same(method, precision, monkeypatch):
-    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")  # all of torch.compile but the compiler
-    asked = {**UNEQUAL, "momentum": 0.5, "weight_decay": 0.01, "precision": precision}
-    alone, other = (federation(execution=how, **asked) for how in ("serial", "compiled"))
-    assert apart(ends(method, alone), ends(method, other)) < TOLERANCE[precision]
-    assert other.execution.used == {"compiled"} and other.execution.fallback() is None
-
-
-def test_a_network_is_compiled_by_the_compiler():
-    alone, other = (federation(execution=how, rounds=1) for how in ("serial", "compiled"))
-    assert apart(ends("fedavg", alone), ends("fedavg", other)) < TOLERANCE["float32"]
-
-
-def test_without_a_compiler_it_is_told_and_the_run_goes_on(monkeypatch):
-    def broken(graph, inputs):
-        raise RuntimeError("no compiler here")
-
-    monkeypatch.setattr(compiled, "BACKEND", broken)
-    alone, other = (federation(execution=how, rounds=1) for how in ("serial", "compiled"))
-    assert apart(ends("fedavg", alone), ends("fedavg", other)) == 0
-    assert "torch.compile failed" in other.execution.fallback() and "no compiler here" in other.execution.fallback()
-
-
 @pytest.mark.parametrize("model", ["resnet18", "small_cnn(width=4, depth=2)"])
 @pytest.mark.parametrize("shape", [(3, 12, 12), (1, 8, 8, 8)], ids=["2D", "3D"])
 def test_every_mode_takes_every_kind_of_image(model, shape, mode):
@@ -205,7 +256,14 @@ def test_a_mode_is_chosen_by_what_is_faster(sizes, model, mode):
     assert fed.execution.used == {mode}
 
 
-EXPERIMENT = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 3, "batch_size": 16, "precision": "float64"}
+EXPERIMENT = {
+    "dataset": "phantoms(cases=160)",
+    "model": CNN,
+    "rounds": 3,
+    "batch_size": 16,
+    "precision": "float64",
+    "device": "cpu",
+}
 
 
 @pytest.mark.parametrize("method", ["fedavg", "scaffold", "ditto"])
@@ -250,23 +308,24 @@ def interrupting(call, after):
         ("stacked", "cyclic", CNN, "its sites train one at a time"),
         ("stacked", "split", CNN, "its sites train one at a time"),
         ("stacked", "fedavg", "dropping", "layer '1' draws random numbers, which would be drawn differently"),
-        ("graphed", "fedavg", CNN, "CUDA graphs need a GPU"),
+        ("without a GPU", "fedavg", CNN, "CUDA graphs need a GPU"),
         ("on a GPU", "fedsam", CNN, "its steps run code of the method's own"),
         ("on a GPU", "split", CNN, "its steps run code of the method's own"),
-        ("on a GPU", "fedavg", "dropping", "layer '1' draws random numbers, which would be drawn differently"),
     ],
 )
 def test_a_mode_that_has_no_place_is_told_and_runs_all_the_same(mode, method, model, why, tmp_path, monkeypatch):
-    if mode == "on a GPU":
+    if mode.endswith("GPU"):
+        record = recordings.recorder if mode == "on a GPU" else lambda device: None
+        monkeypatch.setattr(graphed, "recorder", record)
         mode = "graphed"
-        monkeypatch.setattr(graphed, "recorder", recordings.recorder)
 
     def dropping(shape, outputs):
         layers = nn.Flatten(), nn.Dropout(0.5), nn.Linear(int(np.prod(shape)), outputs)
         return nn.Sequential(*layers)
 
     monkeypatch.setattr(MODELS, "_functions", {**MODELS._functions, "dropping": dropping})
-    asked = fedlab.Experiment(**{**EXPERIMENT, "rounds": 1, "model": model}, method=method, execution=mode)
+    changes = {"rounds": 1, "model": model}
+    asked = fedlab.Experiment(**{**EXPERIMENT, **changes}, method=method, execution=mode)
     with pytest.warns(UserWarning, match=f"execution='{mode}' has no place in {method!r}: {why}"):
         run = fedlab.run(asked, folder=tmp_path)
     assert json.loads((run.folder / "environment.json").read_text())["execution"] == (
@@ -323,10 +382,10 @@ def test_a_batch_of_one_case_is_told_of_its_site(mode):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("how", ["auto", "serial", "stacked", "graphed"])
-def test_a_gpu_comes_to_the_same(how):
+@pytest.mark.parametrize("method", sorted(fedlab.METHODS))
+def test_a_gpu_comes_to_the_same(method, how):
     asked = {**UNEQUAL, "momentum": 0.5, "weight_decay": 0.01, "precision": "float64"}
-    for method in sorted(fedlab.METHODS):
-        here, there = federation(**asked), federation(device="cuda", execution=how, **asked)
-        found = {name: model.to("cpu") for name, model in ends(method, there).items() if isinstance(model, Weights)}
-        expected = {name: model for name, model in ends(method, here).items() if isinstance(model, Weights)}
-        assert apart(expected, found) < 1e-9, method
+    here, there = (federation(device=device, execution=how, **asked) for device in ("cpu", "cuda"))
+    expected = {name: parts(model)[0] for name, model in ends(method, here).items()}
+    found = {name: parts(model)[0].to("cpu") for name, model in ends(method, there).items()}
+    assert apart(expected, found) < 1e-9

@@ -7,9 +7,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1] / "fedlab"
 FLOORS = [
-    {"registry", "randomness", "weights", "topology", "cases", "metrics", "intervals"},
+    {"registry", "randomness", "memory", "layout", "weights", "topology", "cases", "metrics", "intervals"},
     {"phantoms", "heterogeneity", "tasks", "models", "stages", "augmentation", "aggregation", "attacks", "secure"},
-    {"partition", "making", "observing", "dose_response", "datasets", "training", "turnout"},
+    {"partition", "making", "observing", "dose_response", "datasets", "training", "turnout", "devices"},
     {"federation", "engine", "protocol"},
     {"algorithms", "evaluation", "selection"},
     {

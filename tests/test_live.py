@@ -84,14 +84,14 @@ def test_there_is_one_display_and_its_last_state_is_the_final_one(clock, noteboo
 def test_redraws_are_at_most_two_a_second_and_a_small_share_of_the_time(clock, monkeypatch):
     monkeypatch.setattr(live, "in_notebook", lambda: False)
     shown = []
-    monkeypatch.setattr(Live, "progress", lambda self: shown.append(clock.now) or "")
+    monkeypatch.setattr(Live, "progress", lambda self, width: shown.append(clock.now) or "")
     screen = Live(1000, "fast")
     for r in range(1, 1001):
         clock.now += 0.01
         screen.update(rounds(1), r)
     assert 18 <= len(shown) <= 21  # ten seconds
 
-    def slow(self) -> str:
+    def slow(self, width: int) -> str:
         shown.append(clock.now)
         clock.now += 0.2
         return ""
@@ -194,6 +194,97 @@ def test_a_broken_display_does_not_stop_training_either(clock, capsys, notebook,
 def test_a_run_without_a_round_closes_quietly(clock, notebook):
     Live(3, "fedavg").close()
     assert "ended after round 0 of 3" in notebook.displays[0]["text/plain"]
+
+
+# -- images a second, and the device -------------------------------------------------------------------------------
+
+
+def trained(until: int, samples: tuple[int, int] = (300, 100)) -> pd.DataFrame:
+    """The same with images: every row of a site and round repeats its samples; rows of the round itself have none."""
+    scores = rounds(until).assign(model="global")
+    scores["samples"] = scores["site"].map({"Site A": samples[0], "Site B": samples[1]})
+    losses = scores[scores["metric"] == "auroc"].assign(split="train", metric="loss")
+    measures = losses[losses["site"] == "Site A"].assign(site="all sites", metric="client drift", samples=0)
+    personal = scores.assign(model="Site A's own")
+    return pd.concat([losses, measures, scores, personal]).sort_values("round", kind="stable", ignore_index=True)
+
+
+def followed(clock: Clock, seconds: float, until: int = 3, planned: int = 10, first: int = 1, **how) -> Live:
+    """A run that was loaded for a minute and then took so many seconds for every round."""
+    screen = Live(planned, "fedavg on phantoms", **how)
+    clock.now += 60
+    for r in range(first, until + 1):
+        screen.update(trained(r), r)
+        clock.now += seconds
+    return screen
+
+
+def test_images_a_second_count_each_site_once_and_leave_out_the_first_round(clock):
+    screen = followed(clock, 4, until=1, device="cpu")
+    assert screen.speed is None
+    assert screen.progress().startswith("round 1 of 10, 60 s a round, about 9 min left, on cpu, validation AUROC")
+    screen = followed(clock, 4, device="cpu")
+    assert screen.speed == pytest.approx(2 * 400 / 8)
+    assert screen.progress().startswith("round 3 of 10, 4 s a round, about 28 s left, 100 images/s on cpu, validation")
+
+
+def test_images_of_rounds_before_an_interruption_do_not_count(clock):
+    assert followed(clock, 4, first=6, until=8).speed == pytest.approx(100)
+
+
+def test_a_centralized_run_has_the_images_of_all_sites_though_measures_bear_the_same_name(clock):
+    screen = followed(clock, 2)
+    union = screen.frame[screen.frame["metric"] == "client drift"].assign(metric="loss", samples=400)
+    screen.frame = pd.concat([union, screen.frame[screen.frame["site"] == "all sites"]])
+    assert screen.speed == pytest.approx(200)
+
+
+def test_another_run_in_the_same_place_has_its_own_speed_and_device(clock):
+    screen = followed(clock, 4, device="cpu")
+    screen.restart(10, "cyclic on phantoms", "NVIDIA H100 80GB HBM3")
+    assert screen.speed is None
+    for r in (1, 2):
+        screen.update(trained(r), r)
+        clock.now += 0.1
+    assert ", 4,000 images/s on NVIDIA H100 80GB HBM3, validation" in screen.progress()
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (60, "fedavg on phantoms: round 13 of 200, validation AUROC 0.630"),
+        (80, "fedavg on phantoms: round 13 of 200, about 12 min left, validation AUROC 0.630"),
+        (100, "fedavg on phantoms: round 13 of 200, about 12 min left, 100 images/s, validation AUROC 0.630"),
+        (
+            120,
+            "fedavg on phantoms: round 13 of 200, about 12 min left, 100 images/s on NVIDIA H100 80GB HBM3,"
+            " validation AUROC 0.630",
+        ),
+        (
+            200,
+            "fedavg on phantoms: round 13 of 200, 4 s a round, about 12 min left, 100 images/s on NVIDIA H100 80GB"
+            " HBM3, validation AUROC 0.630 (mean over sites)",
+        ),
+    ],
+)
+def test_a_narrow_terminal_shows_fewer_things_and_cuts_no_word(columns, told, clock, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    followed(clock, 4, until=13, planned=200, device="NVIDIA H100 80GB HBM3")
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert last.rstrip() == told
+    assert len(last) == columns - 1
+
+
+def test_the_line_of_the_figure_fits_its_width(clock, notebook, monkeypatch):
+    texts = []
+    monkeypatch.setattr(live, "picture", lambda figure, text: (texts.append(figure) or {"text/plain": text}, {}))
+    followed(clock, 4, until=13, planned=200, device="NVIDIA GeForce RTX 4090 Laptop GPU")
+    figure = texts[-1]
+    figure.draw_without_rendering()
+    (line,) = [text for text in figure.axes[0].texts if "round 13 of 200" in text.get_text()]
+    assert "100 images/s on NVIDIA GeForce RTX 4090 Laptop GPU" in line.get_text()
+    assert line.get_window_extent().x1 <= figure.bbox.x1
+    assert "(mean over sites)" in notebook.updates[-1]["text/plain"]
 
 
 @pytest.mark.parametrize(

@@ -84,10 +84,10 @@ def test_the_mixture_of_the_formula(monkeypatch):
             new.append(w - 0.2 * q.gradient(k, w))
         w = q.p @ np.array(new)
     models = ends("apfl", q.fed)
-    assert np.abs(models["global"].vector.numpy() - w).max() < 1e-14
+    assert np.abs(models["global"].numbers.numpy() - w).max() < 1e-14
     assert np.abs(np.array(q.fed._memory.alpha) - alpha).max() < 1e-14
     expected = alpha[:, None] * v + (1 - alpha[:, None]) * np.array(new)
-    assert np.abs(models["local"].vector.numpy() - expected).max() < 1e-14
+    assert np.abs(models["local"].numbers.numpy() - expected).max() < 1e-14
 
 
 def test_fine_tuning_starts_from_the_shared_model_and_leaves_it(precision):
@@ -159,7 +159,7 @@ def test_only_the_shared_part_crosses(method):  # O55
     fed = federation(rounds=1)
     last(method, fed)
     stays = PARTS[method](fed)
-    counts = 0 if bool(stays[fed.layout.parameters :].any()) else 8 * len(fed.layout.counters)
+    counts = 0 if bool(stays[fed.layout.trained :].any()) else 8 * len(fed.layout.counters)
     assert set(fed.ledger.frame()["bytes"]) == {4 * int((~stays).sum()) + counts}
 
 
@@ -300,7 +300,7 @@ def test_a_head_that_shares_its_optimizer_with_nobody_keeps_it_within_the_round(
     for policy in ("keep", "share"):
         fed = federation(rounds=1, momentum=0.9, local_optimizer=policy, local_steps=12)
         last("fedrep(head_epochs=1)", fed)
-        personal = head(fed)[: fed.layout.parameters]
+        personal = head(fed)[: fed.layout.trained]
         assert all(fed.optimizers.begin(fed.start, k).moments[0, personal].any() for k in range(4)), policy
 
 

@@ -25,7 +25,7 @@ def fedavg_point(q: Quadratics, weights) -> np.ndarray:
 def stays(q: Quadratics, method: str, w: np.ndarray) -> float:
     """How far one round moves the shared model from w."""
     q.begin_at(w)
-    return float(np.abs(last(method, q.fed).vector.numpy() - w).max())
+    return float(np.abs(last(method, q.fed).numbers.numpy() - w).max())
 
 
 def test_the_world_is_what_it_says(monkeypatch):
@@ -35,7 +35,7 @@ def test_the_world_is_what_it_says(monkeypatch):
     q.begin_at(w)
     _, gradient = q.fed.gradient(q.fed.start.expand(4))
     for k in range(4):
-        assert np.abs(gradient[k].numpy() - q.gradient(k, w)).max() < 1e-14
+        assert np.abs(gradient[k, q.fed.layout.places].numpy() - q.gradient(k, w)).max() < 1e-14
         assert np.linalg.eigvalsh(q.A[k]).min() > 0.01
 
 
@@ -52,7 +52,7 @@ def test_fedavg_rests_where_its_closed_form_says(steps, weighting, monkeypatch):
 @pytest.mark.parametrize("steps", STEPS)
 def test_fedavg_reaches_its_fixed_point(steps, monkeypatch):  # O14
     q = Quadratics(monkeypatch, steps, rounds=400)
-    assert np.abs(last("fedavg", q.fed).vector.numpy() - fedavg_point(q, q.p)).max() < 1e-10
+    assert np.abs(last("fedavg", q.fed).numbers.numpy() - fedavg_point(q, q.p)).max() < 1e-10
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -104,19 +104,19 @@ def test_a_cycle_rests_where_its_affine_maps_compose(order, steps, monkeypatch):
 @pytest.mark.parametrize("weighting", ["cases", "uniform"])
 def test_scaffold_reaches_the_optimum_of_the_objective_it_weighs(option, steps, weighting, monkeypatch):  # O13
     q = Quadratics(monkeypatch, steps, rounds=600, lr=0.2)
-    found = last(f"scaffold(option={option}, weighting={weighting!r})", q.fed).vector.numpy()
+    found = last(f"scaffold(option={option}, weighting={weighting!r})", q.fed).numbers.numpy()
     assert np.abs(found - q.optimum(q.p if weighting == "cases" else UNIFORM)).max() < 1e-10
 
 
 @pytest.mark.parametrize("weighting", ["cases", "uniform"])
 def test_feddyn_with_exact_optima_reaches_the_optimum_and_holds_the_gradients(weighting, monkeypatch):  # O18
     q = Quadratics(monkeypatch, local_steps=400, rounds=150, lr=0.5)
-    found = last(f"feddyn(alpha=0.5, weighting={weighting!r})", q.fed).vector.numpy()
+    found = last(f"feddyn(alpha=0.5, weighting={weighting!r})", q.fed).numbers.numpy()
     weights = q.p if weighting == "cases" else UNIFORM
     assert np.abs(found - q.optimum(weights)).max() < 1e-9
     alphas = 0.5 / (4 * weights)
     for k in range(4):
-        held = -alphas[k] * q.fed._memory.gone[k].numpy()  # the paper's gradient of site k
+        held = -alphas[k] * q.fed._memory.gone[k, q.fed.layout.places].numpy()  # the paper's gradient of site k
         assert np.abs(held - q.gradient(k, found)).max() < 1e-9
 
 
@@ -129,28 +129,28 @@ def test_pfedme_with_exact_inner_optima_follows_the_envelope(lam, monkeypatch): 
     method = f"pfedme(lam={lam}, inner=600, inner_lr={0.8 / (2.5 + lam)})"
     q.begin_at(point)
     models = ends(method, q.fed)
-    assert np.abs(models["global"].vector.numpy() - point).max() < 1e-9
+    assert np.abs(models["global"].numbers.numpy() - point).max() < 1e-9
     for k in range(4):
         theta = np.linalg.solve(q.A[k] + lam * ONE, q.A[k] @ q.a[k] + lam * point)
-        assert np.abs(models["local"].vector[k].numpy() - theta).max() < 1e-9
+        assert np.abs(models["local"].numbers[k].numpy() - theta).max() < 1e-9
 
 
 def test_ditto_rests_between_its_own_optimum_and_the_shared_model(monkeypatch):
     """With many steps v_k solves min F_k + lam/2 |v - w|^2 for the shared model of the round's start."""
     q = Quadratics(monkeypatch, local_steps=400, rounds=200, lr=0.4)
     models = ends("ditto(lam=0.7)", q.fed)
-    w = models["global"].vector.numpy()
+    w = models["global"].numbers.numpy()
     for k in range(4):
         goal = np.linalg.solve(q.A[k] + 0.7 * ONE, q.A[k] @ q.a[k] + 0.7 * w)
-        assert np.abs(models["local"].vector[k].numpy() - goal).max() < 1e-9
+        assert np.abs(models["local"].numbers[k].numpy() - goal).max() < 1e-9
 
 
 def test_local_training_and_the_bounds_reach_their_optima(monkeypatch):
     q = Quadratics(monkeypatch, local_steps=500, rounds=10)
-    for k, own in enumerate(ends("local", q.fed)["local"].vector.numpy()):
+    for k, own in enumerate(ends("local", q.fed)["local"].numbers.numpy()):
         assert np.abs(own - q.a[k]).max() < 1e-10
     q = Quadratics(monkeypatch, local_steps=500, rounds=10)
-    assert np.abs(last("centralized", q.fed).vector.numpy() - q.optimum(q.p)).max() < 1e-10
+    assert np.abs(last("centralized", q.fed).numbers.numpy() - q.optimum(q.p)).max() < 1e-10
 
 
 @pytest.mark.parametrize("topology", ["ring", "torus", "complete", "star"])
@@ -160,4 +160,4 @@ def test_gossip_agrees_in_the_mean_with_gradient_steps(topology, monkeypatch):
     w = np.linspace(-1, 1, 5)
     q.begin_at(w)
     step = w - q.lr * np.mean([q.gradient(k, w) for k in range(4)], 0)
-    assert np.abs(last(f"gossip({topology!r})", q.fed).vector.numpy() - step).max() < 1e-14
+    assert np.abs(last(f"gossip({topology!r})", q.fed).numbers.numpy() - step).max() < 1e-14

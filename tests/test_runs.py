@@ -149,13 +149,13 @@ CHILD = """
     from fedlab.engine.serial import Serial
     from test_runs import experiment
 
-    calls, fit = [], Serial.fit
+    calls, fit = [], Serial.train
     def dies(self, *args):
         calls.append(1)
         if len(calls) == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
         return fit(self, *args)
-    Serial.fit = dies
+    Serial.train = dies
     fedlab.run(experiment(method="fedprox(mu=0.1)"), partition(), folder=sys.argv[1])
 """
 
@@ -187,7 +187,7 @@ def test_two_processes_asked_for_one_run_train_it_once(part, tmp_path):
 
 def test_a_finished_run_is_returned_not_repeated(part, tmp_path, monkeypatch):
     first = fedlab.run(experiment(), part, folder=tmp_path)
-    monkeypatch.setattr(Serial, "fit", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(Serial, "train", lambda *a: pytest.fail("trained again"))
     again = fedlab.run(experiment(), part, folder=tmp_path)
     assert again.folder == first.folder and again.experiment == first.experiment
 

@@ -82,7 +82,7 @@ def test_moments_of_what_stays_are_the_sites_own():
     """With personal heads: what is averaged is the base's; a head's momentum is what its site's steps made of it."""
     fed = federation(rounds=2, momentum=0.9, local_optimizer="share")
     last("fedper", fed)
-    head = stages.head(fed.layout, 1)[: fed.layout.parameters]
+    head = stages.head(fed.layout, 1)[: fed.layout.trained]
     at = [fed.optimizers.begin(fed.start, k).moments[0] for k in range(4)]
     assert all(torch.equal(at[0][~head], each[~head]) for each in at[1:])
     assert not any(torch.equal(at[0][head], each[head]) for each in at[1:])
@@ -101,7 +101,7 @@ def test_moments_of_what_stays_do_not_travel():
     now = next(fed.rounds(s))
     first = fed.fit(fed.hand_over(fed.start, to=0), now, at=0, keep_optimizer=True)
     second = fed.hand_over(first, to=1)
-    norm = fed.layout.mask("batchnorm")[: fed.layout.parameters]
+    norm = fed.layout.mask("batchnorm")[: fed.layout.trained]
     assert first.moments[0, norm].any() and not second.moments[0, norm].any()
     assert torch.equal(first.moments[0, ~norm], second.moments[0, ~norm])
 
@@ -116,7 +116,7 @@ def test_what_a_hostile_site_sends_is_what_crosses(method):
         assert leader != "Site D"
         merged = [m for m in seen if (m.direction == "up" if leader is None else m.site == leader)]
         sent.append({m.site if leader is None else m.other: m.tensors[0] for m in merged})
-    honest, hostile = ({name: t[: fed.layout.parameters].double() for name, t in each.items()} for each in sent)
+    honest, hostile = ({name: t[: fed.layout.trained].double() for name, t in each.items()} for each in sent)
     start = fed.start.parameters.double()
     assert torch.allclose(hostile["Site D"] - start, start - honest["Site D"], atol=1e-6)
     assert len(honest) >= 3 and all(torch.equal(honest[name], hostile[name]) for name in honest if name != "Site D")
@@ -186,7 +186,7 @@ def test_with_a_secure_sum_nothing_of_a_single_site_goes_up_in_the_clear(method)
 
 
 def test_a_secure_sum_of_nothing_is_nothing():
-    assert len(secure.encode(torch.zeros(0, dtype=torch.float64), 32, 20, 3)) == 0
+    assert len(secure.encode(torch.zeros(0, dtype=torch.float64), 20)) == 0
     a, b = (federation(secure_sum=flag, precision="float64", batchnorm="group", rounds=1) for flag in (True, False))
     assert not same(last("feddyn", a), b.start) and torch.isfinite(last("feddyn", b).vector).all()
 

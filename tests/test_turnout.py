@@ -117,8 +117,8 @@ def test_unbiased_weights_may_exceed_one_and_move_the_model_from_where_it_was():
     c = b.shares[list(back.owners)] / 0.5
     moved = (torch.as_tensor(c)[:, None] * (back.parameters - s.w.parameters)).sum(0)
     assert torch.allclose(found.parameters, s.w.parameters + moved, rtol=0, atol=1e-13)
-    mean = (torch.as_tensor(c / c.sum())[:, None] * back.vector).sum(0)[found.layout.parameters :]
-    assert torch.allclose(found.vector[found.layout.parameters :], mean, rtol=0, atol=1e-13)
+    mean = (torch.as_tensor(c / c.sum())[:, None] * back.vector).sum(0)[found.layout.trained :]
+    assert torch.allclose(found.vector[found.layout.trained :], mean, rtol=0, atol=1e-13)
 
 
 def test_all_sites_sampled_are_all_sites(precision):

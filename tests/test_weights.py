@@ -8,7 +8,8 @@ import torch
 from worlds import error, same
 
 from fedlab import models
-from fedlab.weights import Layout, Weights, mix, stack
+from fedlab.layout import Layout
+from fedlab.weights import Weights, mix, stack
 
 
 def random_stack(k: int = 4, dtype=torch.float32, pooled: bool = False) -> Weights:
@@ -40,7 +41,7 @@ def test_bytes_of_the_published_resnet18():
     model = models.build("resnet18", (3, 28, 28), 5, seed=0)
     layout = Layout.of(model)
     weights = Weights(layout, torch.zeros(layout.size), torch.zeros(len(layout.counters), dtype=torch.int64))
-    assert (layout.parameters, layout.size - layout.parameters, len(layout.counters)) == (11_171_397, 9_600, 20)
+    assert (layout.parameters, layout.coordinates - layout.parameters, len(layout.counters)) == (11_171_397, 9_600, 20)
     assert weights.nbytes == 44_724_148
 
 
@@ -83,7 +84,7 @@ def test_pooled_variance_is_that_of_the_union(precision):  # O50
     assert np.abs(mixed[mean.start : mean.stop] - union.mean(0)).max() < tolerance
     assert np.abs(mixed[variance.start : variance.stop] / union.var(0) - 1).max() < tolerance
     naive = mix(
-        Weights(Layout(layout.entries, layout.counters, layout.parameters, layout.size), *(many.vector, many.counts)),
+        Weights(Layout(layout.entries, layout.counters, layout.trained, layout.size), *(many.vector, many.counts)),
         [0.3, 0.7],
     )
     assert (naive.vector.numpy()[variance.start : variance.stop] <= union.var(0) * (1 + tolerance)).all()

@@ -80,7 +80,7 @@ def test_what_stays_does_not_cross_nor_do_control_variates_of_it(policy, kinds):
     stays = fed.layout.mask(*kinds)
     told = fed.ledger.frame().groupby("what")["bytes"].max()
     assert told["weights"] == 4 * int((~stays).sum())
-    assert told["control"] == 4 * int((~stays[: fed.layout.parameters]).sum())
+    assert told["control"] == 4 * int((~stays[: fed.layout.trained]).sum())
 
 
 def test_rows_of_a_round_add_up_and_rounds_stay_apart():

@@ -1,10 +1,14 @@
 """A grid on several processes is the same grid, and says what happens in them."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
+import time
 import warnings
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,8 +16,9 @@ import torch
 from worlds import CNN, partition
 
 import fedlab
+from fedlab import runs
 from fedlab.federation import DivergedError
-from fedlab.workers import Task, _work, progress
+from fedlab.workers import Speed, Task, _work, followed, progress
 
 BASE = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 2, "batch_size": 16, "device": "cpu"}
 
@@ -65,12 +70,80 @@ def test_a_number_of_processes_is_wanted(base, workers, tmp_path):
 
 
 def test_progress_counts_runs_and_rounds(base, tmp_path):
-    tasks = [Task(base, None, tmp_path / name, 0) for name in ("done", "first", "waiting", "second")]
+    tasks = [Task(base, None, tmp_path / name) for name in ("done", "first", "waiting", "second")]
     (tmp_path / "done").mkdir()
     for name, told in [("first", "1 of 4 runs done; rounds: fedavg 1/2"), ("second", "in 2 runs")]:
         (tmp_path / f"{name}.unfinished").mkdir()
         (tmp_path / f"{name}.unfinished" / "rounds.jsonl").write_text('[1, "a"]\n[1, "b"]\n')
         assert progress(tasks).endswith(told)
+
+
+def store(target: Path, until: int, images: int = 100) -> None:
+    """Rounds as an unfinished run stores them: two sites whose rows repeat their images, and a row of the round."""
+    rows = [
+        [r, "global", site, split, metric, 0.5, 8, 2, count, 0.1]
+        for r in range(1, until + 1)
+        for site, count, split, metric in (
+            ("Site A", 3 * images, "train", "loss"),
+            ("Site B", images, "train", "loss"),
+            ("all sites", 0, "train", "client drift"),
+            ("Site A", 3 * images, "val", "auroc"),
+            ("Site B", images, "val", "auroc"),
+        )
+    ]
+    work = runs.unfinished(target)
+    work.mkdir(exist_ok=True)
+    (work / "scratch").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (work / "scratch").replace(work / "rounds.jsonl")
+
+
+def test_images_a_second_are_those_of_all_runs_since_the_first_round(base, tmp_path):
+    tasks = [Task(base, None, tmp_path / name) for name in ("one", "two")]
+    speed = Speed(tasks)
+    assert speed.look(0.0) is None  # both are loading
+    store(tasks[0].target, 1)
+    assert speed.look(50.0) is None
+    store(tasks[0].target, 2)
+    assert speed.look(54.0) == pytest.approx(100)
+    store(tasks[1].target, 4)
+    assert speed.look(60.0) == pytest.approx(5 * 400 / 10)
+
+
+def test_images_of_a_finished_run_still_count(base, tmp_path):
+    run = fedlab.run(base, folder=tmp_path)
+    each = run.rounds[run.rounds["metric"] == "loss"]
+    speed = Speed([Task(base, None, run.folder), Task(base, None, tmp_path / "other")])
+    assert speed.look(0.0) is None
+    store(tmp_path / "other", 1)
+    assert speed.look(4.0) == pytest.approx(100)
+    assert sum(speed._images.values()) == each["samples"].sum() + 400
+
+
+def test_a_line_that_is_half_written_stops_nobody(base, tmp_path):
+    task = Task(base, None, tmp_path / "one")
+    speed = Speed([task])
+    store(task.target, 1)
+    speed.look(0.0)
+    with (runs.unfinished(task.target) / "rounds.jsonl").open("a") as file:
+        file.write('[2, "global", "Site A", "train", "loss", 0.5, 8')
+    assert speed.look(4.0) is None
+    store(task.target, 2)
+    assert speed.look(8.0) == pytest.approx(50)
+
+
+def test_runs_that_are_followed_tell_of_their_speed_and_device(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedlab.workers.PAUSE", 0.01)
+    task, told = Task(base, None, tmp_path / "one"), []
+    with followed([task], told.append):
+        for until in range(1, 21):
+            store(task.target, until)
+            time.sleep(0.02)
+    assert told[0].startswith("0 of 1 runs done; on cpu")
+    line = r"0 of 1 runs done; [\d,]+ images/s on cpu; rounds: fedavg \d+/2"
+    assert any(re.fullmatch(line, text) for text in told), told
+    with followed([task], told.append, "2 GPUs"):
+        time.sleep(0.1)
+    assert "; on 2 GPUs; rounds: fedavg" in told[-1]
 
 
 def test_a_method_of_a_notebook_cell_reaches_the_processes(tmp_path):
@@ -117,11 +190,13 @@ def test_a_process_heeds_what_the_user_asked_of_threads(asked, kept, base, tmp_p
     """joblib sets OMP_NUM_THREADS for every process; a small model would take that for the user's word."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     seen, before = [], torch.get_num_threads()
-    task = Task(base, None, tmp_path, 0)
+    task = Task(base, None, tmp_path)
+
+    def run(*given: object) -> None:
+        seen.append((os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()))
+
     try:
-        _work(
-            lambda *given: seen.append((os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads())), task, [], 3, asked
-        )
+        _work(run, task, None, [], 3, asked)
     finally:
         torch.set_num_threads(before)
     assert seen == [(kept, 3)]

@@ -1,7 +1,6 @@
 """The work by NVIDIA FLARE's simulator: flare.py FOLDER [threads=2]."""
 
 import os
-import time
 from pathlib import Path
 
 import torch
@@ -13,7 +12,6 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    begun = time.time()
     work, options = asked()
     os.environ["OMP_NUM_THREADS"] = "1"
     checkpoint = work.folder / "initial.pt"
@@ -28,9 +26,7 @@ def main() -> None:
     run.get_result()
     (stored,) = room.rglob("FL_global_model.pt")
     state = torch.load(stored, weights_only=False)["model"]
-    marks = [float(line) for line in (work.folder / "marks.txt").read_text().split()]
-    (work.folder / "marks.txt").unlink()
-    work.finish(begun, marks, {name: torch.as_tensor(value) for name, value in state.items()})
+    work.finish({name: torch.as_tensor(value) for name, value in state.items()})
 
 
 if __name__ == "__main__":

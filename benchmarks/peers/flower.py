@@ -1,6 +1,5 @@
 """The work by Flower's simulation: flower.py FOLDER."""
 
-import time
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -8,11 +7,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
+from turns import Turn
 from work import asked, opened, train
 
 client = ClientApp()
 server = ServerApp()
-marks: list[float] = []
 
 
 @client.train()
@@ -30,26 +29,26 @@ def learn(message: Message, context: Context) -> Message:
 @server.main()
 def lead(grid: Grid, context: Context) -> None:
     """All rounds."""
-    work = asked()[0]
+    work, turn = asked()[0], Turn()
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=work.sites, min_available_nodes=work.sites)
     merge = strategy.aggregate_train
 
-    def marked(number, replies):  # type: ignore[no-untyped-def]
+    def merged(number, replies):  # type: ignore[no-untyped-def]
         found = merge(number, replies)
-        marks.append(time.time())
+        turn.wait()
         return found
 
-    strategy.aggregate_train = marked
+    strategy.aggregate_train = merged
+    turn.wait()
     result = strategy.start(
         grid,
         ArrayRecord(work.initial()),
         num_rounds=work.rounds,
         train_config=ConfigRecord({"folder": str(work.folder)}),
     )
-    work.finish(begun, marks, result.arrays.to_torch_state_dict())
+    work.finish(result.arrays.to_torch_state_dict())
 
 
-begun = time.time()
 if __name__ == "__main__":
     resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     run_simulation(server, client, num_supernodes=asked()[0].sites, backend_config=resources)

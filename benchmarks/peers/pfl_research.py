@@ -1,7 +1,6 @@
 """The work by pfl-research: pfl_research.py FOLDER [threads=2], with several processes by torch.distributed.run."""
 
 import os
-import time
 
 import torch
 from pfl.aggregate.simulate import SimulatedBackend
@@ -14,6 +13,7 @@ from pfl.data.federated_dataset import FederatedDataset
 from pfl.data.sampling import get_user_sampler
 from pfl.hyperparam import NNTrainHyperParams
 from pfl.model.pytorch import PyTorchModel
+from turns import Turn
 from work import LR, MOMENTUM, asked
 
 
@@ -31,26 +31,26 @@ class Net(torch.nn.Module):
         return {}
 
 
-class Marks(TrainingProcessCallback):
-    """When each round ended."""
+class Rounds(TrainingProcessCallback):
+    """Counts rounds, each of which waits for its turn in every process."""
 
     def __init__(self) -> None:
-        self.marks: list[float] = []
+        self.done, self.turn = 0, Turn()
 
     def after_central_iteration(self, aggregate_metrics, model, *, central_iteration):  # type: ignore[no-untyped-def]
-        self.marks.append(time.time())
+        self.done += 1
+        self.turn.wait()
         return False, type(aggregate_metrics)()
 
 
 def main() -> None:
-    begun = time.time()
     work, options = asked()
     torch.set_num_threads(int(options.get("threads", 1)))
     images, labels = work.data()
-    marks = Marks()
+    rounds = Rounds()
 
     def user(site: int) -> Dataset:
-        order = torch.cat(work.batches(site, len(marks.marks) + 1))
+        order = torch.cat(work.batches(site, rounds.done + 1))
         return Dataset([images[order], labels[order]], user_id=str(site))
 
     sites = list(range(work.sites))
@@ -64,12 +64,13 @@ def main() -> None:
     settings = NNAlgorithmParams(
         central_num_iterations=work.rounds, evaluation_frequency=10**6, train_cohort_size=work.sites, val_cohort_size=0
     )
+    rounds.turn.wait()
     FederatedAveraging().run(
         settings, SimulatedBackend(data, None, [WeightByDatapoints()]), model, training, None,
-        callbacks=[marks],
+        callbacks=[rounds],
     )  # fmt: skip
     if os.environ.get("RANK", "0") == "0":
-        work.finish(begun, marks.marks, net.net.state_dict())
+        work.finish(net.net.state_dict())
 
 
 if __name__ == "__main__":

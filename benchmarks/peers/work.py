@@ -8,7 +8,6 @@ end with the same weights.
 import json
 import os
 import sys
-import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -50,12 +49,9 @@ class Work:
         net.load_state_dict(self.initial())
         return net.to(memory_format=MEMORY).train()
 
-    def finish(self, begun: float, marks: list[float], state: dict[str, torch.Tensor]) -> None:
-        """Keep the final weights and the times: when the job began, and the end of each round."""
+    def finish(self, state: dict[str, torch.Tensor]) -> None:
+        """Keep the final weights."""
         np.savez(self.folder / "found.npz", **{name: tensor.detach().numpy() for name, tensor in state.items()})
-        steady = np.diff(marks)[1:]  # without the first rounds, in which processes warm up
-        told = {"round": float(np.median(steady)), "wall": time.time() - begun}
-        (self.folder / "found.json").write_text(json.dumps(told))
 
 
 def network() -> nn.Sequential:

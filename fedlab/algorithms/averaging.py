@@ -15,6 +15,7 @@ from fedlab.algorithms.formulas import Contrast, accumulated, simplex
 from fedlab.algorithms.knobs import at_least, plain_sgd, stable, within
 from fedlab.algorithms.registry import algorithm
 from fedlab.federation import Federation, Round
+from fedlab.memory import to_device
 from fedlab.registry import choose
 from fedlab.weights import mix, stack, toward
 
@@ -148,7 +149,7 @@ def scaffold(fed: Federation, option: int = 2, server_lr: float = 1.0, weighting
     """
     choose("option", option, (1, 2))
     plain_sgd(fed, "scaffold", "its control variates assume plain SGD; the mean applied rate is used")
-    share = torch.as_tensor(fed.site_weights(weighting)).to(fed.start.vector)
+    share = fed.column(fed.site_weights(weighting))
     s = fed.memory(w=fed.start, c=fed.zeros(), own=fed.zeros(len(fed.sites)))
     for r in fed.rounds(s):
         sent = fed.broadcast(s.w, control=s.c)
@@ -163,8 +164,8 @@ def scaffold(fed: Federation, option: int = 2, server_lr: float = 1.0, weighting
         change = fed.shared(new - s.own[who])
         back = fed.gather(back, control=change)
         if len(back):
-            s.c = s.c + (share[who, None] * change).sum(0)
-            s.own = s.own.index_add(0, torch.as_tensor(who, device=s.own.device), change)
+            s.c = s.c + (share[who] * change).sum(0)
+            s.own = s.own.index_add(0, to_device(who, fed.device), change)
             s.w = toward(s.w, fed.merge(s.w, back, weighting), server_lr)
         yield Round({"global": s.w})
 
@@ -212,7 +213,7 @@ def feddyn(fed: Federation, alpha: float = 0.1, weighting: str = "uniform", rele
         sent = fed.broadcast(s.w)
         here = list(sent.owners)
         back = fed.fit(sent, r, pull=(each[here], sent), shift=fed.column(each[here]) * s.gone[here])
-        who = torch.as_tensor(back.owners, dtype=torch.int64, device=s.gone.device)
+        who = to_device(np.array(back.owners, np.int64), fed.device)
         moved = fed.shared(back.parameters - sent.only(back.owners).parameters)
         back = fed.gather(back)
         if len(back):
@@ -222,7 +223,7 @@ def feddyn(fed: Federation, alpha: float = 0.1, weighting: str = "uniform", rele
             s.w = mean.with_parameters(mean.parameters + s.h)
             s.latest = s.latest.put(back) if release == "all" else None
             s.released = {"cloud": s.w, "active": mean}.get(release) or mix(s.latest, fed.site_weights("uniform"))
-        fed.log("norm of h", alpha * float(s.h.norm()))
+        fed.log("norm of h", alpha * s.h.norm())
         yield Round({"global": s.released})
 
 
@@ -255,7 +256,7 @@ def fedsam(fed: Federation, rho: float = 0.1, adaptive: float = 0.0, weighting: 
     Two passes a step. Normalisation statistics are those of the first.
     """
     at_least("rho", rho, 0)
-    scales = fed.layout.mask("weight")[: fed.layout.parameters].to(fed.device) if adaptive else None
+    scales = fed.layout.mask("weight")[: fed.layout.trained].to(fed.device) if adaptive else None
 
     def sharp(w: Tensor, g: Tensor, grad: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
         t = 1.0 if scales is None else torch.where(scales, w.abs() + adaptive, 1.0)

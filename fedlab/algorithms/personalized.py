@@ -125,27 +125,28 @@ def apfl(fed: Federation, alpha: float = 0.5, adaptive: bool = True, weighting: 
     """
     within("alpha", alpha, 0, 1)
     sites = len(fed.sites)
-    s = fed.memory(w=fed.start, v=fed.start.expand(sites), alpha=[float(alpha)] * sites, mixed=fed.start.expand(sites))
+    learnt = torch.full((sites,), float(alpha), dtype=torch.float64, device=fed.device)
+    s = fed.memory(w=fed.start, v=fed.start.expand(sites), alpha=learnt, mixed=fed.start.expand(sites))
     for r in fed.rounds(s):
         sent = fed.broadcast(s.w)
-        mixture = Mixture(
-            s.v.only(sent.owners).vector, torch.tensor(s.alpha, dtype=torch.float64)[list(sent.owners)], r.lr, adaptive
-        )
+        mixture = Mixture(s.v.only(sent.owners).vector, s.alpha[list(sent.owners)], r.lr, adaptive)
         back = fed.fit(sent, r, rule=mixture)
         rows = [sent.owners.index(k) for k in back.owners]
         v, learnt = mixture.v[rows], mixture.alpha[rows]
-        s.alpha = [dict(zip(back.owners, learnt.tolist(), strict=True)).get(k, s.alpha[k]) for k in range(sites)]
+        s.alpha = s.alpha.clone()
+        s.alpha[list(back.owners)] = learnt
         share = learnt.to(v)[:, None]
         s.v = s.v.put(replace(back, vector=v))
         s.mixed = s.mixed.put(replace(back, vector=share * v + (1 - share) * back.vector))
-        fed.journal.numbers |= {(fed.names[k], "alpha"): s.alpha[k] for k in back.owners}
+        for k in back.owners:
+            fed.log("alpha", s.alpha[k], fed.names[k])
         s.w = fed.merge(s.w, fed.gather(back), weighting)
         yield Round({"global": s.w, "local": s.mixed})
 
 
 @dataclass
 class Mixture:
-    """APFL's step at m sites: v (m, P + Q) and alpha (m,), in float64, learn beside w."""
+    """APFL's step at m sites: v (m, size) and alpha (m,), in float64, learn beside w."""
 
     v: Tensor
     alpha: Tensor
@@ -154,14 +155,14 @@ class Mixture:
 
     def __call__(self, w: Tensor, g: Tensor, grad: Callable[..., Tensor], rows: Tensor) -> Tensor:
         size, here = w.shape[1], self.v[rows]
-        v, own, alpha = here[:, :size], here[:, size:], self.alpha[rows.cpu(), None]
+        v, own, alpha = here[:, :size], here[:, size:], self.alpha[rows, None]
         share = alpha.to(w)
         slope = grad(share * v + (1 - share) * w, own, decay=True)
         towards = ((v - w) * slope).sum(1, keepdim=True)
         v.sub_(self.lr * share * slope)
         self.v[rows] = here
         if self.adaptive:
-            self.alpha[rows.cpu()] = (alpha - self.lr * towards.to(alpha)).clamp(0, 1)[:, 0]
+            self.alpha[rows] = (alpha - self.lr * towards.to(alpha)).clamp(0, 1)[:, 0]
         return g
 
 

@@ -37,13 +37,20 @@ def check_secure(text: str) -> None:
 
 
 def start(text: str, fed: Federation) -> Iterator[Round]:
-    """The rounds of the method that `text` names, such as "fedprox(mu=0.01)"."""
+    """The rounds of the method that `text` names, such as "fedprox(mu=0.01)"; raises DivergedError."""
     if fed.settings.secure_sum:
         check_secure(text)
     function, args, knobs = METHODS.parse(text, given=1)
     fed.weighting = _bound(function, fed, args, knobs).get("weighting", "cases")
     fed.site_weights(fed.weighting)  # a misspelt one is refused before any training
-    return function(fed, *args, **knobs)
+    return _settled(function(fed, *args, **knobs), fed)
+
+
+def _settled(rounds: Iterator[Round], fed: Federation) -> Iterator[Round]:
+    """The rounds, each once its numbers have been read and found finite."""
+    for outcome in rounds:
+        fed.settle()
+        yield outcome
 
 
 def _bound(function: Algorithm, fed: Federation | None, args: list[Any], knobs: dict[str, Any]) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def gossip(fed: Federation, topology: str = "ring", optimizer: str = "reset") ->
         fed.to_neighbours(trained.bare(), near)
         s.peers = s.peers.put(mixed(fed, trained, metropolis(near)))
         mean = mix(s.peers.bare(), np.full(sites, 1 / sites))
-        fed.log("consensus distance", float(fed.shared(s.peers.parameters - mean.parameters).norm(dim=1).max()))
+        fed.log("consensus distance", fed.shared(s.peers.parameters - mean.parameters).norm(dim=1).max())
         yield Round({"global": mean, "local": s.peers})
 
 

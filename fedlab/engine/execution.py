@@ -1,8 +1,9 @@
-"""How the work of many sites is carried out: which engine does what, so that neither methods nor engines know.
+"""How the sites of a round are trained: which engine does what, so that neither methods nor engines know.
 
-What "auto" chooses on a processor was measured (benchmarks/README.md): sites one after another on each core are faster
-than one batched model wherever there are convolutions; a small network without any spends its time between operations,
-so that from some sites on it is stacked. The same is expected of every small model on a GPU, which is not measured yet.
+What "auto" chooses was measured (benchmarks/README.md). On a processor, sites one after another on each core are faster
+than one batched model wherever there are convolutions; a small network without any is bound by the overhead of its
+operations, so from some sites on it is stacked, there and on a GPU. The steps of other networks are played from CUDA
+graphs on a GPU, those of small networks on several streams at once.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,17 +20,19 @@ from fedlab.engine.lanes import Lanes
 from fedlab.engine.lockstep import together
 from fedlab.engine.serial import EVALUATION_BATCH, Serial
 from fedlab.engine.stacked import Stacked
+from fedlab.engine.streams import Streams
 from fedlab.engine.threads import SMALL
 from fedlab.engine.work import Job, Named, Trained
+from fedlab.memory import on_this_stream
 from fedlab.weights import Weights
 
 Index = NDArray[np.int64]
-ENOUGH = {"cuda": 2}  # sites in step on average from which on stacks are faster
+ENOUGH = {"cuda": 2}  # sites in lock-step on average from which on stacks are faster
 OTHERWISE = 6
+STREAMS = 8  # sites of a small network that train at the same time on a GPU
 OBSTACLES = {  # mode -> why a method has no place for it, where the model has
     "stacked": "its sites train one at a time",
     "graphed": "its steps run code of the method's own",
-    "compiled": "its steps go through the model's stages one by one",
 }
 
 
@@ -48,18 +51,21 @@ class Beside(Protocol):
     def predict(self, execution: "Execution", asked: Sequence[tuple[Weights, Index]]) -> list[NDArray[np.float64]]: ...
 
 
-def idles(model: nn.Module, device: torch.device) -> bool:
-    """Whether most of the time of a step is spent between operations."""
-    small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
-    return small and (device.type == "cuda" or not any(isinstance(module, _ConvNd) for module in model.modules()))
+def small(model: nn.Module) -> bool:
+    """Whether one step of the network leaves most of a GPU, or of several cores, unused."""
+    return sum(parameter.numel() for parameter in model.parameters()) < SMALL
+
+
+def dense(model: nn.Module) -> bool:
+    """Whether a step of the network is bound by the overhead of its operations: it is small, without convolutions."""
+    return small(model) and not any(isinstance(module, _ConvNd) for module in model.modules())
 
 
 class Execution:
     """Trains and predicts; what sites side by side come to does not depend on how many cores take part.
 
-    mode: "serial" (one site after another, on each core), "stacked" (sites as one batched model), "graphed" (one after
-    another, steps replayed on a GPU), "compiled" (one after another, by `torch.compile`), or "auto", which chooses.
-    idle: see `idles`. used: modes in which trainings were carried out.
+    mode: "serial" (one site after another, on each core), "stacked" (sites as one batched model), "graphed" (steps
+    played from CUDA graphs), or "auto", which chooses. dense: see `dense`. used: modes in which sites were trained.
     """
 
     def __init__(
@@ -67,11 +73,17 @@ class Execution:
     ) -> None:
         """beside: the run's place among others that go on in step."""
         self.device, self.parameters = serial.flat.vector.device, serial.flat.layout.parameters
-        self.idle, self.beside = idles(serial.flat.model, self.device), beside
-        alone = self.idle or self.device.type != "cpu" or serial.chance.layer or mode == "compiled"
-        cores = 1 if alone else torch.get_num_threads()
-        self.serial, self.lanes, self.mode = serial, Lanes(serial, another, cores), mode
+        self.dense, self.beside = dense(serial.flat.model), beside
+        self.serial, self.mode, self.lanes = serial, mode, self._lanes(serial, another, mode)
         self.used: set[str] = set()
+
+    def _lanes(self, serial: Serial, another: Callable[[], Serial], mode: str) -> Lanes:
+        """The engines that train sites at the same time; layers that draw random numbers share one generator."""
+        if self.device.type == "cuda":
+            several = mode in ("auto", "graphed") and small(serial.flat.model) and serial.chance.layer is None
+            return Streams(serial, another, STREAMS if several else 1)
+        alone = self.dense or self.device.type != "cpu" or serial.chance.layer
+        return Lanes(serial, another, 1 if alone else torch.get_num_threads())
 
     def train(self, jobs: Sequence[Job], named: Named, done: Done) -> list[Trained]:
         """What each job came to, in their order.
@@ -92,10 +104,13 @@ class Execution:
 
         def call(engine: Serial, job: Job) -> Trained:
             with named(job):
-                trained = engine.train(job)
+                return engine.train(job)
+
+        def then(engine: Serial, job: Job, trained: Trained) -> Trained:
+            on_this_stream(*trained.weights.tensors().values())
             return done(job, trained, engine.go_on)
 
-        found = self.lanes.each(call, jobs, [job.work.steps for job in jobs])
+        found = self.lanes.each(call, jobs, [job.work.steps for job in jobs], then)
         self.used |= {self.serial.mode_of(job.work) for job in jobs}
         return found
 
@@ -113,7 +128,7 @@ class Execution:
     @cached_property
     def stackable(self) -> bool:
         """Whether sites may be stacked at all."""
-        if not (self.mode == "stacked" or (self.mode == "auto" and self.idle)):
+        if not (self.mode == "stacked" or (self.mode == "auto" and self.dense)):
             return False
         return self.stacked.obstacle is None
 
@@ -133,7 +148,7 @@ class Execution:
         return self.foretell(asked) if self.beside is None else self.beside.predict(self, asked)
 
     def foretell(self, asked: Sequence[tuple[Weights, Index]]) -> list[NDArray[np.float64]]:
-        """The same, whatever goes on beside."""
+        """The same, whatever goes on beside; read from the device in one transfer."""
         pieces = [(i, part) for i, (_, index) in enumerate(asked) for part in self._pieces(index)]
         wanted = [(asked[i][0], part) for i, part in pieces]
         if len(asked) > 1 and self.stackable:
@@ -141,10 +156,8 @@ class Execution:
         else:
             sizes = [len(part) for _, part in wanted]
             found = self.lanes.each(lambda engine, one: engine.predict(*one), wanted, sizes)
-        each: list[list[NDArray[np.float64]]] = [[] for _ in asked]
-        for (i, _), p in zip(pieces, found, strict=True):
-            each[i].append(p)
-        return [np.concatenate(parts) for parts in each]
+        ends = np.cumsum([len(index) for _, index in asked])  # pieces are in the order of what was asked
+        return np.split(torch.cat(found).cpu().numpy(), ends[:-1]) if asked else []
 
     def _pieces(self, index: Index) -> list[Index]:
         """Cases in as many pieces as there are lanes, cut where batches end, so that batches are what they were."""

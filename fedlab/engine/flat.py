@@ -8,25 +8,27 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlab.engine.threads import SMALL
-from fedlab.weights import Layout, Weights, in_memory_order
+from fedlab.layout import Layout
+from fedlab.memory import aligned, counters
+from fedlab.weights import Weights
 
 
 class FlatModel:
-    """`model` bound to `vector` (P + Q,), `gradient` (P,) and `counts` (integer buffers,)."""
+    """`model` bound to `vector` (size,), `gradient` (trained,) and `counts` (integer buffers,), see `Layout`."""
 
     def __init__(
         self, model: nn.Sequential, layout: Layout, like: Tensor | None = None, *, frozen_norm: bool = False
     ) -> None:
         """like: a tensor of the type and on the device to use, for a model that may have no parameter.
 
-        parameters: the trainable part of the vector, a view of shape (P,). buffers: normalisation statistics (Q,).
+        parameters: the trainable part of the vector, a view of it. buffers: the other part, normalisation statistics.
         """
         self.model, self.layout, self.frozen_norm = model, layout, frozen_norm
         reference = next(model.parameters()) if like is None else like
-        self.vector = torch.empty(layout.size, dtype=reference.dtype, device=reference.device)
-        self.parameters, self.buffers = self.vector.tensor_split((layout.parameters,))
-        self.gradient = torch.zeros(layout.parameters, dtype=reference.dtype, device=reference.device)
-        self.counts = torch.zeros(len(layout.counters), dtype=torch.int64, device=reference.device)
+        self.vector = aligned(layout.size, dtype=reference.dtype, device=reference.device)
+        self.parameters, self.buffers = self.vector.tensor_split((layout.trained,))
+        self.gradient = aligned(layout.trained, dtype=reference.dtype, device=reference.device)
+        self.counts = counters(len(layout.counters), device=reference.device)
         self._bind()
 
     def norms(self) -> list[_BatchNorm]:
@@ -49,8 +51,8 @@ class FlatModel:
     def differentiate(self, loss: Tensor) -> None:
         """Set `gradient` to that of the loss.
 
-        Small models' layers add to it in place, in the one call of the backward pass. Of large ones, layers' gradients
-        are made anew and copied once, which takes less of the memory's time; they are let go in the next step, so that
+        Small models' layers add to it in place, in the one call of the backward pass. Large ones allocate their
+        gradients, which are copied once: that takes less of the memory's time. They are freed in the next step, so that
         their memory is used again.
         """
         if self._in_place:
@@ -62,7 +64,7 @@ class FlatModel:
             self.collect()
 
     def forget(self) -> None:
-        """Let go of the layers' gradients."""
+        """Free the layers' gradients."""
         for leaf in self._leaves:
             leaf.grad = None
 
@@ -70,8 +72,7 @@ class FlatModel:
         """Copy the layers' gradients into `gradient`; zero for parameters that the loss does not depend on."""
         if any(leaf.grad is not None for leaf in self._leaves):
             each = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
-            flat = [g if g.ndim == 1 else in_memory_order(g).reshape(-1) for g in each]
-            torch.cat(flat, out=self.gradient)
+            torch._foreach_copy_(self._slots, each)
 
     def train(self, model: nn.Module | None = None) -> None:
         """Put this model, or another of its architecture, into the mode of training."""
@@ -88,14 +89,15 @@ class FlatModel:
             values[name].copy_(parameter.detach())
             parameter.data = values[name]
         self._leaves = list(self.model.parameters())
+        slots = self.layout.views(self.gradient)
+        self._slots = [slots[name] for name, _ in self.model.named_parameters()]
         self._in_place = self.vector.device.type == "cpu" and self.layout.parameters < SMALL
         if self._in_place:
-            slots = self.layout.views(self.gradient)
-            for name, leaf in self.model.named_parameters():
-                leaf.grad = slots[name]
-        counters = {name: self.counts[i] for i, name in enumerate(self.layout.counters)}
+            for leaf, slot in zip(self._leaves, self._slots, strict=True):
+                leaf.grad = slot
+        numbers = {name: self.counts[i] for i, name in enumerate(self.layout.counters)}
         for name, buffer in list(self.model.named_buffers()):
-            view = values[name] if name in values else counters[name]
+            view = values[name] if name in values else numbers[name]
             view.copy_(buffer)
             owner, _, own_name = name.rpartition(".")
             self.model.get_submodule(owner)._buffers[own_name] = view

@@ -26,6 +26,7 @@ WARM = 3  # steps before a recording, in which libraries choose their kernels an
 class Graphed(Serial):
     """The serial engine with steps that are played from recordings, where they can be.
 
+    Layers that draw random numbers draw those of the step: a graph takes the seed of its generator when it is played.
     obstacle: why none of its steps can be recorded; None if they can.
     """
 
@@ -35,16 +36,14 @@ class Graphed(Serial):
         self._held: dict[str, Tensor] = {}
         self._changes: dict[int, dict[str, Tensor]] = {}
         self._played: dict[tuple[Any, ...], Call] = {}
-        self._clock = self.flat.vector.new_zeros((), dtype=torch.float64)
+        self._clock = self.flat.vector.new_zeros((), dtype=torch.float64)  # of the optimizer, in Adam's formulas
         self._total = self.flat.vector.new_zeros(())
 
     @cached_property
     def obstacle(self) -> str | None:  # type: ignore[override]
         if self.record is None:
             return "CUDA graphs need a GPU"
-        if self.store.pixels.streamed:
-            return "its images do not fit into the device's memory"
-        return self.chance.obstacle
+        return "its images do not fit into the device's memory" if self.store.pixels.streamed else None
 
     def mode_of(self, work: Work) -> str:
         """Steps are played from a recording, except those in which a method runs code of its own."""
@@ -60,10 +59,12 @@ class Graphed(Serial):
             self.go_on()
             self._hold(f"{len(cases)} rows", cases)
             self._hold_change(work.place(step), len(cases))
-            self._play(len(cases), given)()
+            play = self._play(len(cases), given)
+            with self.chance.at(work.batches.site, step):
+                play()
         self._passes = sum(len(cases) for cases in rows)
         moments.clock = int(moments.clock) + work.steps
-        return self._total
+        return self._total.clone()
 
     def _given(self, start: Weights, work: Work, moments: Moments) -> "Given":
         """What the recorded steps read, set to what this work asks for."""
@@ -91,7 +92,8 @@ class Graphed(Serial):
         if key not in self._played:
             changes = (self.flat.vector, self.flat.counts, given.moments.vectors, self._clock, self._total)
             before = [tensor.clone() for tensor in changes]
-            self._played[key] = self.record(lambda: self._once(size, given))  # type: ignore[misc]
+            with self.chance.at("recording"):
+                self._played[key] = self.record(lambda: self._once(size, given))  # type: ignore[misc]
             for tensor, value in zip(changes, before, strict=True):
                 tensor.copy_(value)
         return self._played[key]
@@ -123,7 +125,7 @@ class Graphed(Serial):
         return None if value is None else self._hold(name, value)
 
     def _number(self, value: Number) -> Tensor:
-        return torch.tensor(float(value), dtype=torch.float64, device=self.flat.vector.device)
+        return torch.full((), float(value), dtype=torch.float64, device=self.flat.vector.device)
 
 
 @dataclass(frozen=True)

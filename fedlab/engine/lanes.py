@@ -15,6 +15,8 @@ import torch
 from fedlab.engine.serial import Serial, StoppedError
 from fedlab.engine.threads import keep_freed_memory
 
+Call = Callable[[Serial, Any], Any]
+
 
 def by_size(sizes: Sequence[int]) -> list[int]:
     """The places of the largest first."""
@@ -30,17 +32,25 @@ class Lanes:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
-    def each(self, call: Callable[[Serial, Any], Any], items: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
+    def each(
+        self, call: Call, items: Sequence[Any], sizes: Sequence[int], then: Callable[..., Any] | None = None
+    ) -> list[Any]:
         """call(engine, item) of every item, in their order; the largest are begun first.
 
-        The first failure, or an interrupt, stops the others at their next step.
+        then(engine, item, result): what becomes of each result. The first failure, or an interrupt, stops the others
+        at their next step.
         """
+
+        def whole(engine: Serial, item: Any) -> Any:
+            result = call(engine, item)
+            return result if then is None else then(engine, item, result)
+
         order = by_size(sizes)
         if self.count == 1 or len(items) < 2:
-            found = {i: call(self.engines[0], items[i]) for i in order}
+            found = {i: whole(self.engines[0], items[i]) for i in order}
             return [found[i] for i in range(len(items))]
         pool = self._ready(min(self.count, len(items)))
-        futures = {i: pool.submit(self._take, call, items[i]) for i in order}
+        futures = {i: pool.submit(self._take, whole, items[i]) for i in order}
         try:
             wait(futures.values(), return_when=FIRST_EXCEPTION)
         finally:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedlab.engine.execution import Done, Execution, always
+from fedlab.engine.execution import Done, Execution
 from fedlab.engine.serial import StoppedError
 from fedlab.engine.store import Store
 from fedlab.engine.threads import threads_for
@@ -152,17 +152,16 @@ def _answer(call: Callable[[Any], None], group: Sequence[Asked]) -> None:
 
 def _train(group: Sequence[Training]) -> None:
     jobs = [(asked, job) for asked in group for job in asked.jobs]
-    lead = group[0].execution
-    if len(group) == 1 or not lead.stacks([job for _, job in jobs]):
-        for asked in group:
-            asked.answer = asked.execution.carry_out(asked.jobs, asked.named, asked.done)
-        return
     whose = {id(job): asked for asked, job in jobs}
-    found = iter(lead.stacked.train([job for _, job in jobs], lambda job: whose[id(job)].named(job)))
+
+    def done(job: Job, trained: Trained, go_on: Callable[[], None]) -> Trained:
+        return whose[id(job)].done(job, trained, go_on)
+
+    lead = group[0].execution
+    found = iter(lead.carry_out([job for _, job in jobs], lambda job: whose[id(job)].named(job), done))
     for asked in group:
-        asked.execution.used.add("stacked")
-        trained = [next(found) for _ in asked.jobs]
-        asked.answer = [asked.done(job, each, always) for job, each in zip(asked.jobs, trained, strict=True)]
+        asked.answer = [next(found) for _ in asked.jobs]
+        asked.execution.used |= lead.used
 
 
 def _predict(group: Sequence[Prediction]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedlab.memory import aligned
 from fedlab.training import Training
 
 Number = float | Tensor  # a tensor () where a step is recorded and played with other values
@@ -50,7 +51,7 @@ class Optimizer:
 
     def fresh(self, parameters: Tensor) -> Moments:
         """State before the first step, in memory of its own."""
-        return Moments(torch.zeros(self.slots, *parameters.shape, dtype=parameters.dtype, device=parameters.device))
+        return Moments(aligned(self.slots, *parameters.shape, dtype=parameters.dtype, device=parameters.device))
 
     def step(self, w: Tensor, gradient: Tensor, moments: Moments, lr: Number, decays: bool = True) -> None:
         """Change w (P,) or (m, P) in place; the gradient may be overwritten. decays: with weight decay."""

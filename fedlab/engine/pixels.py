@@ -68,7 +68,10 @@ class Streamed:
 
     def _read(self, rows: Tensor) -> Tensor:
         batch = self.all.index_select(0, rows)
-        return batch.pin_memory() if self.device.type == "cuda" else batch
+        if self.device.type != "cuda":
+            return batch
+        with torch.cuda.device(self.device):  # a new thread begins on the first card
+            return batch.pin_memory()
 
 
 def pixels(shape: tuple[int, ...], kind: torch.dtype, device: torch.device) -> Resident | Streamed:

@@ -1,15 +1,15 @@
-"""The mean of models that come one at a time and are let go, so that memory does not grow with the number of sites."""
+"""Streaming weighted mean: each model is added and freed, so that memory does not grow with the number of sites."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlab.engine.updates import Lengths
-from fedlab.weights import PIECE, Weights
+from fedlab.memory import pieces
+from fedlab.weights import Weights
 
 AHEAD = 16  # models that may wait for one that was begun before them
 PAUSE = 0.05  # seconds between two looks at whether it is still worth waiting
@@ -18,7 +18,7 @@ PAUSE = 0.05  # seconds between two looks at whether it is still worth waiting
 class Running:
     """The weighted mean of models, and how far their parameters are from those they started from.
 
-    Models are taken in the order of `sites`, whenever they come, so that no bit depends on who was how fast.
+    Models are added in the order of `sites`, whenever they arrive, so that no bit depends on which site was faster.
     Differences to the first are summed in float64, as in `fedlab.weights.mix`.
     """
 
@@ -31,11 +31,11 @@ class Running:
         self._waiting: dict[int, Weights] = {}
         self._first, self._counts = start.vector, start.counts
         self._mean = torch.zeros_like(start.vector, dtype=torch.float64)
-        self._sums = start.vector.new_zeros(3, start.layout.parameters, dtype=torch.float64)
-        self._squares = np.zeros(len(self.sites))
+        self._sums = start.vector.new_zeros(3, start.layout.trained, dtype=torch.float64)
+        self._squares = start.vector.new_zeros(len(self.sites), dtype=torch.float64)
 
     def add(self, site: str, w: Weights, go_on: Callable[[], None]) -> None:
-        """The model of a site. Waits where too many wait already; go_on: raises when waiting has become vain."""
+        """The model of a site. Waits where too many wait already; go_on: raises when waiting has become pointless."""
         place = self.sites.index(site)
         with self._turn:
             while place != self._next and len(self._waiting) >= AHEAD:
@@ -51,29 +51,25 @@ class Running:
         if place == 0:
             self._first = w.vector.clone()
         self._counts = torch.maximum(self._counts, w.counts)
-        for piece in _pieces(self._mean):
+        for piece in pieces(self._mean):
             self._mean[piece].add_(w.vector[piece] - self._first[piece].double(), alpha=float(self.shares[place]))
-        square = sum(float(moved.square().sum()) for _, moved in self._moved(w))
-        self._squares[place] = square
-        for piece, moved in self._moved(w):
-            for total, factor in zip(
-                self._sums, (1.0, self.cases[place], square**-0.5 if square else np.nan), strict=True
-            ):
-                total[piece].add_(moved, alpha=float(factor))
+        for piece in pieces(self._sums[0]):
+            self._squares[place] += self._moved(w, piece).square().sum()
+        factor = self._squares[place].rsqrt()
+        for piece in pieces(self._sums[0]):
+            moved = self._moved(w, piece)
+            self._sums[0, piece] += moved
+            self._sums[1, piece].add_(moved, alpha=float(self.cases[place]))
+            self._sums[2, piece].addcmul_(moved, factor)
 
     def mean(self) -> Weights:
         """The weighted mean; exact where all models agree."""
         vector = (self._mean + self._first.double()).to(self._first.dtype)
         return Weights(self.start.layout, vector, self._counts)
 
-    def lengths(self) -> Lengths:
-        """Of the updates, in the order of sites; see `fedlab.engine.updates`."""
-        return Lengths(self._squares, *self._sums.square().sum(1).tolist())
+    def lengths(self) -> Tensor:
+        """Of the updates, in the order of sites; see `fedlab.engine.updates.lengths`."""
+        return torch.cat([self._squares, self._sums.square().sum(1)])
 
-    def _moved(self, w: Weights) -> Iterator[tuple[slice, Tensor]]:
-        for piece in _pieces(self._sums[0]):
-            yield piece, w.parameters[piece].double() - self.start.parameters[piece].double()
-
-
-def _pieces(vector: Tensor) -> Iterator[slice]:
-    return (slice(first, first + PIECE) for first in range(0, len(vector), PIECE))
+    def _moved(self, w: Weights, piece: slice) -> Tensor:
+        return w.parameters[piece].double() - self.start.parameters[piece].double()

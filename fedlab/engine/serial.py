@@ -1,9 +1,8 @@
 """The plain execution mode: one site after another on the flat model."""
 
 import contextlib
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,22 +15,14 @@ from fedlab.engine.chance import Chance
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.optimizers import Moments, Optimizer, add
 from fedlab.engine.store import Store
-from fedlab.engine.traced import traceable, traced
-from fedlab.engine.work import Cost, Job, Trained, Work
+from fedlab.engine.work import Job, Trained, Usage, Work
+from fedlab.memory import Stopwatch
 from fedlab.stages import sequence
 from fedlab.tasks import Task
 from fedlab.training import Training
 from fedlab.weights import Weights
 
 EVALUATION_BATCH = 256
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of it, beside the trained weights in the flat model: the optimizer's state if kept, and the cost."""
-
-    moments: Moments | None
-    cost: Cost
 
 
 class StoppedError(RuntimeError):
@@ -53,8 +44,6 @@ class Serial:
         self.chance = Chance(flat.model, flat.vector.device, settings.seed)
         self.augmentation = augmentation.Augmentation(settings.augment)
         self.mixed_precision = settings.precision == "bf16"
-        plain = flat.vector.device.type == "cpu" and not self.mixed_precision and traceable(flat.model)
-        self._network: Callable[[Tensor], Tensor] | None = None if plain else flat.model
         self._state = optimizer.fresh(flat.parameters).vectors
         self._passes = 0  # cases whose gradient was computed since the start of a fit
 
@@ -63,36 +52,28 @@ class Serial:
         return "serial"
 
     def train(self, job: Job) -> Trained:
-        """The model after the job's steps, in its room or in memory of its own."""
-        result = self.fit(job.start, job.work, job.keep)
-        w = self.flat.read(into=job.room)
-        if result.moments is None:
-            return Trained(w, result.cost)
-        clock = torch.tensor(result.moments.clock)
-        return Trained(replace(w, moments=result.moments.vectors, clock=clock), result.cost)
+        """The model after the job's steps, in its room or in memory of its own.
 
-    def fit(self, start: Weights, work: Work, keep: bool = False) -> Result:
-        """Local training from `start`, which leaves the trained weights in `flat`.
-
-        A start with optimizer state continues it, one without begins afresh; `keep` returns it.
+        A start with optimizer state continues it, one without resets it.
         """
-        begun, self._passes = time.perf_counter(), 0
-        self.flat.load(start)
+        watch, self._passes = Stopwatch(self.flat.vector.device), 0
+        self.flat.load(job.start)
         self.flat.train()
-        moments = self._moments(start)
-        total = self._steps(start, work, moments)
-        loss = float(total) / max(1, work.steps)  # waits for the device, so that the seconds are true
-        kept = Moments(moments.vectors.clone(), moments.clock) if keep and self.optimizer.slots else None
-        return Result(kept, Cost(loss, work.steps, self._passes, time.perf_counter() - begun))
+        moments = self._moments(job.start)
+        loss = self._steps(job.start, job.work, moments)
+        w = self.flat.read(into=job.room)
+        if job.keep and self.optimizer.slots:
+            w = replace(w, moments=moments.vectors.clone(), clock=np.array(moments.clock))
+        return Trained(w, Usage(loss, job.work.steps, self._passes, watch.stop()))
 
-    def predict(self, weights: Weights, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Probabilities (n, classes) for these cases, in evaluation mode."""
+    def predict(self, weights: Weights, index: NDArray[np.int64]) -> Tensor:
+        """Probabilities (n, classes) for these cases, in evaluation mode, float64 on the device."""
         self.flat.load(weights)
         self.flat.model.eval()
         rows = self.store.rows(index)
         with torch.inference_mode(), self.autocast():
             parts = [self._probabilities(part) for part in rows.split(EVALUATION_BATCH)]
-        return torch.cat(parts).cpu().numpy() if parts else np.empty((0, len(self.task.classes)))
+        return torch.cat(parts) if parts else rows.new_empty(0, len(self.task.classes), dtype=torch.float64)
 
     def features(self, weights: Weights, index: NDArray[np.int64]) -> Tensor:
         """What enters the model's last stage for these cases, (n, d), in evaluation mode."""
@@ -104,29 +85,30 @@ class Serial:
             parts = [front(self.store.images(part)) for part in rows.split(EVALUATION_BATCH)]
         return torch.cat(parts).flatten(1).clone()
 
-    def whole(self, weights: Weights, batches: Batches, gradient: bool = True) -> tuple[float, Tensor | None, Cost]:
-        """Loss over all of a site's cases, its gradient (P,) if wanted, and what that took.
+    def whole(self, weights: Weights, batches: Batches, gradient: bool = True) -> tuple[Tensor, Tensor | None, Usage]:
+        """Loss () over all of a site's cases, its gradient (P,) if wanted, and what that took.
 
         Batch by batch in the order of the cases, normalised by the statistics of each batch. The L2 term is part of
         both where the optimizer has one.
         """
-        begun, total, loss = time.perf_counter(), torch.zeros_like(self.flat.gradient), 0.0
+        watch, total = Stopwatch(self.flat.vector.device), torch.zeros_like(self.flat.gradient)
+        loss = total.new_zeros((), dtype=torch.float64)
         self.flat.load(weights)
         self.flat.train()
         for index in batches.sweep():
             rows, share = self.store.rows(index), len(index) / len(batches.index)
             with self.chance.at(batches.site, "whole"), self.autocast(), torch.set_grad_enabled(gradient):
                 value = self.task.loss(self.flat.model(self.store.images(rows)), self.store.targets[rows])
-            loss += share * float(value.detach())
+            loss += share * value.detach().double()
             if gradient:
                 self.flat.differentiate(value)
                 total.add_(self.flat.gradient, alpha=share)
         w, decay = weights.parameters, self.optimizer.coupled
         if decay is not None:
             total.addcmul_(w, decay)
-            loss += 0.5 * float((decay * w * w).sum())
-        cost = Cost(loss, 0, len(batches.index) * gradient, time.perf_counter() - begun)
-        return loss, total if gradient else None, cost
+            loss += 0.5 * (decay * w * w).sum().double()
+        usage = Usage(loss, 0, len(batches.index) * gradient, watch.stop())
+        return loss, total if gradient else None, usage
 
     def recalibrate(self, weights: Weights, batches: list[NDArray[np.int64]]) -> Weights:
         """The same parameters with batch statistics as they are met over these batches, each batch counted alike.
@@ -141,9 +123,10 @@ class Serial:
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # the plain mean over batches
         with self.chance.at("statistics"), torch.no_grad(), self.autocast():
-            for index in batches:
+            for number, index in enumerate(batches, 1):
+                for norm in norms:
+                    norm.momentum = 1 / number  # the plain mean over batches
                 self.flat.model(self.store.images(self.store.rows(index)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -151,7 +134,7 @@ class Serial:
         return Weights(weights.layout, found.vector, weights.counts.clone())
 
     def _steps(self, start: Weights, work: Work, moments: Moments) -> Tensor:
-        """All steps, of the model in `flat`; the sum of their losses."""
+        """All steps, of the model in `flat`; the sum () of their losses."""
         rested = moments.vectors.clone() if work.frozen is not None else moments.vectors
         total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
         before, last = None, work.first + work.steps - 1
@@ -210,7 +193,7 @@ class Serial:
     def _loss(self, images: Tensor, targets: Tensor, rows: Tensor, work: Work) -> Tensor:
         with self.autocast():
             if work.term is None:
-                logits, beside = self.forward(images), None
+                logits, beside = self.flat.model(images), None
             else:
                 stages = sequence(self.flat.model)
                 z = stages[:-1](images)
@@ -218,31 +201,15 @@ class Serial:
             loss = self.task.weighed(logits, targets, None if work.weights is None else work.weights[rows])
             return loss if beside is None else loss + beside
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits in training."""
-        if len(images) == 1:  # which some layers refuse
-            return self.flat.model(images)
-        if self._network is None:
-            self._network = self._trace(images)
-        return self._network(images)
-
-    def _trace(self, images: Tensor) -> Callable[[Tensor], Tensor]:
-        """The network as one call; it runs once, without a trace of its own in the statistics."""
-        before, counts = self.flat.vector.clone(), self.flat.counts.clone()
-        network = traced(self.flat.model, images)
-        self.flat.vector.copy_(before)
-        self.flat.counts.copy_(counts)
-        return network
-
     def _by_rule(self, images: Tensor, targets: Tensor, rows: Tensor, work: Work) -> Tensor:
         """What the method's rule makes of the gradient at w and of gradients at other points, on the same batch.
 
         Normalisation statistics are those of the pass at w; other passes leave them, unless given buffers of their own,
         which they update.
         """
-        flat, row = self.flat, torch.tensor([work.row], device=self.flat.vector.device)
+        flat, row = self.flat, torch.full((1,), work.row, device=self.flat.vector.device)
         before, counts = flat.vector.clone(), flat.counts.clone()
-        w, buffers = before[: flat.layout.parameters], before[flat.layout.parameters :]
+        w, buffers = before[: flat.layout.trained], before[flat.layout.trained :]
 
         def grad(point: Tensor, own: Tensor | None = None, decay: bool = False) -> Tensor:
             flat.parameters.copy_(point[0])
@@ -265,7 +232,7 @@ class Serial:
     def _restore(self, start: Tensor, frozen: Tensor, moments: Moments, rested: Tensor) -> None:
         """What is frozen has its weights and its optimizer's state again."""
         self.flat.vector.copy_(torch.where(frozen, start, self.flat.vector))
-        moments.vectors.copy_(torch.where(frozen[: self.flat.layout.parameters], rested, moments.vectors))
+        moments.vectors.copy_(torch.where(frozen[: self.flat.layout.trained], rested, moments.vectors))
 
     def _moments(self, start: Weights) -> Moments:
         """The optimizer's state at the start, in memory that is used again for every site."""

@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,7 +42,7 @@ class Side:
         self.flat.train()
         self.forget_moments()
         if w.moments is not None and w.clock is not None:
-            self.moments = Moments(w.moments.clone(), int(w.clock))
+            self.moments = Moments(w.moments.clone(), int(w.clock))  # of the host
 
     def forget_moments(self) -> None:
         """Begin the optimizer afresh."""
@@ -52,7 +53,7 @@ class Side:
         w = self.flat.read()
         if not (keep and self.optimizer.slots):
             return w
-        return replace(w, moments=self.moments.vectors.clone(), clock=torch.tensor(self.moments.clock))
+        return replace(w, moments=self.moments.vectors.clone(), clock=np.array(self.moments.clock))
 
     def run(self, stages: nn.Module, given: Tensor, leaf: bool = True) -> tuple[Tensor, Tensor]:
         """(leaf, output) of some stages; the leaf collects the gradient that goes back to whoever sent `given`."""

@@ -1,6 +1,6 @@
 """The models of many sites in training as one: `torch.func.vmap` over stacks of weights and of batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,16 +12,18 @@ from torch.func import functional_call, vmap
 
 from fedlab.engine.optimizers import Moments
 from fedlab.engine.serial import Serial
-from fedlab.engine.work import Cost, Job, Trained
+from fedlab.engine.work import Job, Trained, Usage
+from fedlab.layout import Layout
+from fedlab.memory import aligned, counters, to_device
 from fedlab.stages import sequence
-from fedlab.weights import Layout, Weights, in_memory_order
+from fedlab.weights import Weights
 
 Index = NDArray[np.int64]
 
 
 @dataclass
 class Group:
-    """Models in a step together: weights (m, P + Q), counts (m, counters), optimizer state; their places in the stack.
+    """Models in a step together: weights (m, size), counts (m, counters), optimizer state; their places in the stack.
 
     Views of the whole stack's memory where it is consecutive, else copies that are brought back.
     """
@@ -48,8 +50,11 @@ class Stack:
     def __init__(self, serial: Serial, model: nn.Module, jobs: Sequence[Job]) -> None:
         self.serial, self.model, self.jobs, self.layout = serial, model, jobs, serial.flat.layout
         self.work = jobs[0].work  # of what is alike for all
-        self.vector = torch.stack([job.start.vector for job in jobs])
-        self.counts = torch.stack([job.start.counts for job in jobs])
+        device = serial.flat.vector.device
+        self.vector = aligned(len(jobs), self.layout.size, dtype=serial.flat.vector.dtype, device=device)
+        self.counts = counters(len(jobs), len(self.layout.counters), device=device)
+        self.vector.copy_(_rows([job.start.vector for job in jobs]))
+        self.counts.copy_(_rows([job.start.counts for job in jobs]))
         self.moments = self._moments()
         frozen = self.work.frozen is not None
         self.rest = (self.vector.clone(), self.moments.vectors.clone()) if frozen else None
@@ -65,7 +70,7 @@ class Stack:
         group, batch = self._take(who), self._augmented(who, self._gather(who, batches))
         loss, gradient = self._differentiate(group.vector, group.counts, who, batch)
         self.losses[group.place] += loss
-        w = group.vector[:, : self.layout.parameters]
+        w = group.vector[:, : self.layout.trained]
         if self.work.rule is not None:
             gradient = self._by_rule(group, gradient, who, batch)
         with torch.no_grad():
@@ -77,43 +82,55 @@ class Stack:
             self.serial.optimizer.step(w, gradient, group.moments, self.work.lr, self.work.decays)
             self._put(group)
 
-    def results(self, seconds: float) -> list[Trained]:
-        """What came of each job; the time is shared out by the cases whose gradient was computed."""
-        shares, losses, found = self.passes / max(1, self.passes.sum()), self.losses.tolist(), []
-        for i, job in enumerate(self.jobs):
-            w = Weights(job.start.layout, self.vector[i], self.counts[i])
-            if job.room is not None:
-                job.room.vector.copy_(w.vector)
-                job.room.counts.copy_(w.counts)
-                w = job.room
+    def results(self, seconds: Callable[[], float]) -> list[Trained]:
+        """The result of each job; the time is shared out by the cases whose gradient was computed."""
+        shares, totals = self.passes / max(1, self.passes.sum()), self.vector.sum(1)
+        models = [
+            Weights(self.jobs[i].start.layout, *row) for i, row in enumerate(zip(self.vector, self.counts, strict=True))
+        ]
+        self._to_rooms(models)
+        found = []
+        for i, (job, w) in enumerate(zip(self.jobs, models, strict=True)):
+            w = w if job.room is None else job.room
             if job.keep and self.serial.optimizer.slots:
-                clock = self.moments.clock[i, 0].to(torch.int64).cpu()  # type: ignore[index]
+                clock = np.array((0 if job.start.clock is None else int(job.start.clock)) + job.work.steps)
                 w = replace(w, moments=self.moments.vectors[:, i].clone(), clock=clock)
-            loss = losses[i] / max(1, job.work.steps)
-            found.append(Trained(w, Cost(loss, job.work.steps, int(self.passes[i]), float(seconds * shares[i]))))
+            share = float(shares[i])
+            usage = Usage(self.losses[i], job.work.steps, int(self.passes[i]), lambda share=share: share * seconds())  # type: ignore[misc]
+            found.append(Trained(w, usage, totals[i]))
         return found
+
+    def _to_rooms(self, models: list[Weights]) -> None:
+        """Copy the models of jobs that have a room there, with a few kernels for all."""
+        pairs = [(job.room, w) for job, w in zip(self.jobs, models, strict=True) if job.room is not None]
+        for name in ("vector", "counts") if pairs else ():
+            rooms, values = zip(*((getattr(room, name), getattr(w, name)) for room, w in pairs), strict=True)
+            torch._foreach_copy_(list(rooms), list(values))
 
     def _differentiate(
         self, vector: Tensor, counts: Tensor, who: list[int], batch: Batch, buffers: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Losses (m,) and their gradients (m, P) at weights (m, P + Q), whose normalisation statistics are updated.
+        """Losses (m,) and their gradients (m, trained) at weights (m, size), whose statistics are updated.
 
-        buffers: statistics (m, Q) in the place of those among the weights.
+        buffers: statistics in the place of those among the weights.
         """
-        size = self.layout.parameters
+        size = self.layout.trained
         leaves = {name: view.detach().requires_grad_() for name, view in self.layout.views(vector[:, :size]).items()}
-        used = vector[:, size:] if buffers is None else buffers
-        apart = {  # in memory of their own, since layers update only contiguous statistics in place
-            entry.name: used[:, entry.start - size : entry.stop - size].contiguous().view(-1, *entry.shape)
-            for entry in self.layout.entries
-            if entry.start >= size
-        }
+        used, statistics = vector[:, size:] if buffers is None else buffers, self.layout.entries[len(leaves) :]
+        own = [used[:, e.start - size : e.stop - size].view(-1, *e.shape) for e in statistics]
+        apart = {
+            e.name: view.clone() for e, view in zip(statistics, own, strict=True)
+        }  # leaves share memory with `own`
         loss = self._loss(leaves, apart, counts, who, batch)
         found = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
-        each = [torch.zeros_like(leaf) if g is None else g for leaf, g in zip(leaves.values(), found, strict=True)]
+        gradient = torch.zeros_like(vector[:, :size])
+        slots = zip(self.layout.views(gradient).values(), found, strict=True)
+        reached = [(slot, g) for slot, g in slots if g is not None]
+        if reached:
+            torch._foreach_copy_([slot for slot, _ in reached], [g for _, g in reached])
         if apart:
-            used.copy_(torch.cat([statistics.flatten(1) for statistics in apart.values()], 1))
-        return loss.detach(), torch.cat([in_memory_order(g, 1).reshape(len(vector), -1) for g in each], 1)
+            torch._foreach_copy_(list(own), list(apart.values()))
+        return loss.detach(), gradient
 
     def _loss(
         self, leaves: dict[str, Tensor], buffers: dict[str, Tensor], counts: Tensor, who: list[int], batch: Batch
@@ -122,7 +139,7 @@ class Stack:
         task, term = self.serial.task, self.work.term is not None
         model = _Pair(self.model) if term else self.model
         prefix = "model." if term else ""
-        state = {prefix + name: t for name, t in {**leaves, **buffers, **counters(self.layout, counts)}.items()}
+        state = {prefix + name: t for name, t in {**leaves, **buffers, **numbers(self.layout, counts)}.items()}
 
         def one(state: dict[str, Tensor], images: Tensor, targets: Tensor, weights: Tensor | None) -> Any:
             out = functional_call(model, state, (images,))
@@ -141,7 +158,7 @@ class Stack:
 
     def _by_rule(self, group: Group, gradient: Tensor, who: list[int], batch: Batch) -> Tensor:
         """What the method's rule makes of the gradients at w and elsewhere, on the same batches."""
-        w, statistics = group.vector.split([self.layout.parameters, self.layout.size - self.layout.parameters], 1)
+        w, statistics = group.vector.tensor_split((self.layout.trained,), 1)
 
         def grad(point: Tensor, own: Tensor | None = None, decay: bool = False) -> Tensor:
             buffers = statistics.clone() if own is None else own
@@ -152,7 +169,7 @@ class Stack:
             return found.addcmul_(point, factor) if decay and factor is not None else found
 
         with torch.no_grad():
-            rows = torch.tensor([self.jobs[i].work.row for i in who], device=w.device)
+            rows = to_device([self.jobs[i].work.row for i in who], w.device)
             return self.work.rule(w.clone(), gradient, grad, rows)  # type: ignore[misc]
 
     def _gather(self, who: list[int], batches: list[Index]) -> Batch:
@@ -181,7 +198,7 @@ class Stack:
     def _take(self, who: list[int]) -> Group:
         place: slice | Tensor = slice(who[0], who[-1] + 1)
         if who != list(range(who[0], who[-1] + 1)):
-            place = torch.tensor(who, device=self.vector.device)
+            place = to_device(who, self.vector.device)
         moments = Moments(self.moments.vectors[:, place], self.moments.clock[place])  # type: ignore[index]
         return Group(self.vector[place], self.counts[place], moments, place)
 
@@ -190,34 +207,44 @@ class Stack:
         place, frozen = group.place, self.work.frozen
         if self.rest is not None and frozen is not None:
             group.vector.copy_(torch.where(frozen, self.rest[0][place], group.vector))
-            rested = torch.where(frozen[: self.layout.parameters], self.rest[1][:, place], group.moments.vectors)
+            rested = torch.where(frozen[: self.layout.trained], self.rest[1][:, place], group.moments.vectors)
             group.moments.vectors.copy_(rested)
         if isinstance(place, Tensor):
             self.vector[place], self.counts[place] = group.vector, group.counts
             self.moments.vectors[:, place], self.moments.clock[place] = group.moments.vectors, group.moments.clock  # type: ignore[index]
 
     def _moments(self) -> Moments:
-        """The optimizers' state at the starts: vectors (slots, m, P), clock (m, 1)."""
-        slots, size = self.serial.optimizer.slots, self.layout.parameters
-        clock = self.vector.new_zeros(len(self.jobs), 1, dtype=torch.float64)
-        vectors = self.vector.new_zeros(slots, len(self.jobs), size)
+        """The optimizers' state at the starts: vectors (slots, m, trained), clock (m, 1)."""
+        moments, clock = (
+            self.serial.optimizer.fresh(self.vector[:, : self.layout.trained]),
+            np.zeros((len(self.jobs), 1)),
+        )
         for i, job in enumerate(self.jobs):
             if job.start.moments is not None and job.start.clock is not None:
-                vectors[:, i], clock[i] = job.start.moments, float(job.start.clock)
-        return Moments(vectors, clock)
+                moments.vectors[:, i], clock[i] = job.start.moments, float(job.start.clock)
+        moments.clock = to_device(clock, self.vector.device)
+        return moments
 
     def _pull(self) -> tuple[Tensor, Tensor] | None:
-        """mu (m, 1), and anchors (m, P), or the one that all share (P,)."""
+        """mu (m, 1), and anchors (m, trained), or the one that all share (trained,)."""
         if self.work.pull is None:
             return None
         pulls = [job.work.pull for job in self.jobs]
-        mu = torch.tensor([[pull[0]] for pull in pulls], dtype=torch.float64).to(self.vector)  # type: ignore[index]
+        mu = to_device(np.array([[pull[0]] for pull in pulls]), self.vector.device).to(self.vector.dtype)  # type: ignore[index]
         anchors = [pull[1] for pull in pulls]  # type: ignore[index]
         alike = all(anchor.data_ptr() == anchors[0].data_ptr() for anchor in anchors)
         return mu, anchors[0] if alike else torch.stack(anchors)
 
 
-def counters(layout: Layout, counts: Tensor) -> dict[str, Tensor]:
+def _rows(tensors: list[Tensor]) -> Tensor:
+    """Tensors as the rows of one; without a copy where all are the same memory, as those of a model sent to all are."""
+    first = tensors[0]
+    same = all(tensor.data_ptr() == first.data_ptr() for tensor in tensors)
+    return first.expand(len(tensors), *first.shape) if same else torch.stack(tensors)
+
+
+def numbers(layout: Layout, counts: Tensor) -> dict[str, Tensor]:
+    """Name -> that integer buffer of each model, out of counts (m, counters)."""
     return {name: counts[:, i] for i, name in enumerate(layout.counters)}
 
 

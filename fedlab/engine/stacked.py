@@ -8,21 +8,23 @@ rounding.
 import copy
 import gc
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call, vmap
 
+from fedlab.engine.batchable import Batchable
 from fedlab.engine.lockstep import lockstep
 from fedlab.engine.serial import EVALUATION_BATCH, Serial
-from fedlab.engine.stack import Stack, counters
+from fedlab.engine.stack import Stack, numbers
 from fedlab.engine.work import Job, Named, Trained
-from fedlab.weights import Layout, Weights
+from fedlab.layout import Layout
+from fedlab.memory import Stopwatch
+from fedlab.weights import Weights
 
 Index = NDArray[np.int64]
 BESIDE = 16  # models that predict side by side
@@ -37,9 +39,6 @@ class Stacked:
     def __init__(self, serial: Serial) -> None:
         self.serial, self.model = serial, copy.deepcopy(serial.flat.model)
         self.obstacle, self.width = serial.chance.obstacle, sys.maxsize
-        for module in self.model.modules():
-            if isinstance(module, nn.GroupNorm):
-                module.__class__ = _GroupNorm
 
     def train(self, jobs: Sequence[Job], named: Named) -> list[Trained]:
         """What each of these jobs came to, in their order; in smaller stacks where memory is short.
@@ -57,13 +56,14 @@ class Stacked:
         return [trained for _, trained in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
 
     def _train(self, jobs: Sequence[Job], named: Named) -> list[Trained]:
-        begun = time.perf_counter()
+        watch = Stopwatch(self.serial.flat.vector.device)
         self.serial.flat.train(self.model)
         stack = Stack(self.serial, self.model, jobs)
-        for who, batches in lockstep([job.work for job in jobs]):
-            with named(jobs[who[0]]):  # what one batch is too small for, all of its size are
-                stack.step(who, batches)
-        return stack.results(time.perf_counter() - begun)
+        with Batchable():
+            for who, batches in lockstep([job.work for job in jobs]):
+                with named(jobs[who[0]]):  # what one batch is too small for, all of its size are
+                    stack.step(who, batches)
+        return stack.results(watch.stop())
 
     def _narrow(self, width: int, learns: bool) -> None:
         """From now on half as many sites at a time. learns: the method's rule has learnt already and cannot go back."""
@@ -80,10 +80,10 @@ class Stacked:
             stacklevel=2,
         )
 
-    def predict(self, asked: Sequence[tuple[Weights, Index]]) -> list[NDArray[np.float64]]:
+    def predict(self, asked: Sequence[tuple[Weights, Index]]) -> list[Tensor]:
         """Probabilities (n, classes) of each model for its cases; models with as many cases side by side."""
         self.model.eval()
-        found: dict[int, NDArray[np.float64]] = {}
+        found: dict[int, Tensor] = {}
         for size in sorted({len(index) for _, index in asked}):
             alike = [i for i, (_, index) in enumerate(asked) if len(index) == size]
             for start in range(0, len(alike), BESIDE):
@@ -91,31 +91,21 @@ class Stacked:
                 found |= dict(zip(part, self._predict([asked[i] for i in part]), strict=True))
         return [found[i] for i in range(len(asked))]
 
-    def _predict(self, asked: Sequence[tuple[Weights, Index]]) -> NDArray[np.float64]:
+    def _predict(self, asked: Sequence[tuple[Weights, Index]]) -> Tensor:
         vector = torch.stack([w.vector for w, _ in asked])
         counts = torch.stack([w.counts for w, _ in asked])
         rows = self.serial.store.rows(np.stack([index for _, index in asked]))
         state = _named(self.serial.flat.layout, vector, counts)
         run = vmap(lambda state, images: functional_call(self.model, state, (images,)))
         each = []
-        with torch.no_grad(), self.serial.autocast():
+        with torch.no_grad(), self.serial.autocast(), Batchable():
             for part in rows.split(EVALUATION_BATCH, 1):
                 images = self.serial.store.images(part.flatten()).unflatten(0, part.shape)
                 logits = run(state, images).double()
                 each.append(self.serial.task.probabilities(logits.flatten(0, 1)).unflatten(0, part.shape))
-        return torch.cat(each, 1).cpu().numpy()
+        return torch.cat(each, 1)
 
 
 def _named(layout: Layout, vector: Tensor, counts: Tensor) -> dict[str, Tensor]:
-    """Name -> stack of that tensor, out of weights (m, P + Q)."""
-    return {name: view.contiguous() for name, view in layout.views(vector).items()} | counters(layout, counts)
-
-
-class _GroupNorm(nn.GroupNorm):
-    """Group normalisation in operations that `vmap` can batch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        groups, channels = x.reshape(x.shape[0], self.num_groups, -1), (1, -1, *[1] * (x.ndim - 2))
-        variance, mean = torch.var_mean(groups, 2, correction=0, keepdim=True)
-        z = ((groups - mean) * torch.rsqrt(variance + self.eps)).reshape(x.shape)
-        return z * self.weight.view(channels) + self.bias.view(channels)
+    """Name -> stack of that tensor, out of weights (m, size)."""
+    return {name: view.contiguous() for name, view in layout.views(vector).items()} | numbers(layout, counts)

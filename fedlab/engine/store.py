@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fedlab.engine.normalisation import Affine, Group, affine
 from fedlab.engine.pixels import Streamed, pixels
+from fedlab.memory import to_device
 from fedlab.partition import Partition
 from fedlab.training import Training
 
@@ -60,7 +61,7 @@ class Store:
 
     def rows(self, index: NDArray[np.int64]) -> Tensor:
         """Positions in the dataset's table -> rows of this store, on the device; -1 for cases that are not in it."""
-        return torch.from_numpy(self._row[index]).to(self.device)
+        return to_device(self._row[index], self.device)
 
     def announce(self, index: NDArray[np.int64]) -> None:
         """The images of these cases will be asked for next; it matters where they are streamed."""

@@ -3,13 +3,15 @@
 D_k = w_k - w is what site k changed of the parameters w that all sites started from; p_k are the sites' weights.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fedlab.memory import ALIGNED, LARGE, to_device
 
 MEASURES = {  # name in run.rounds -> meaning
     "gradient diversity": "sum |D_k|^2 / |sum D_k|^2, from 1/K for equal updates (Yin 2018, arXiv:1706.05699)",
@@ -18,19 +20,17 @@ MEASURES = {  # name in run.rounds -> meaning
     "update spread": "sum p_k |w_k - sum p_l w_l|^2",
     "dissimilarity": "B^2 = sum p_k |D_k|^2 / |sum p_k D_k|^2, from 1 for equal updates (Li 2020, arXiv:1812.06127)",
 }
-PIECE = 2**20  # numbers in work at a time
+PIECE = 2**20  # numbers in work at a time on a processor
 
 Floats = NDArray[np.float64]
 
 
-def common(start: Tensor, counted: Tensor | None = None) -> bool:
-    """Whether all sites start from the same parameters (K, P), at least where `counted` (P,)."""
-    if len(start) < 2:
-        return False
+def differing(start: Tensor, counted: Tensor | None = None) -> Tensor:
+    """How many of the starts (K, P) differ from the first, in the coordinates `counted` (P,) if given; shape (1,)."""
     if start.stride(0) == 0:
-        return True
-    first, *others = start if counted is None else (row[counted] for row in start)
-    return all(torch.equal(first, other) for other in others)
+        return start.new_zeros(1, dtype=torch.int64)
+    unequal = start[1:] != start[0]
+    return (unequal if counted is None else unequal & counted).any(1).sum()[None]
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,36 @@ class Lengths:
     mean: float
     direction: float
 
+    @classmethod
+    def of(cls, numbers: Sequence[float]) -> "Lengths":
+        """From the K + 3 numbers in this order."""
+        *each, total, mean, direction = numbers
+        return cls(np.array(each), total, mean, direction)
 
-def lengths(start: Tensor, trained: Tensor, shares: Floats, counted: Tensor | None = None) -> Lengths:
-    """Of the updates from `start` (P,) to `trained` (K, P) with weights p (K,), over coordinates `counted`."""
+
+def lengths(start: Tensor, trained: Tensor, shares: Floats, counted: Tensor | None = None) -> Tensor:
+    """The numbers (K + 3,) of `Lengths`, of updates from `start` (P,) to `trained` (K, P) with weights p (K,).
+
+    counted: bool (P,), the coordinates that count.
+    """
     each = torch.zeros(len(trained), dtype=torch.float64, device=trained.device)
     for moved in _pieces(start, trained, counted):
         each += moved.square().sum(1)
-    p = torch.as_tensor(shares, dtype=torch.float64, device=trained.device)
-    ways = torch.stack([torch.ones_like(each), p, each.rsqrt()])
+    ways = torch.stack([torch.ones_like(each), to_device(np.asarray(shares, np.float64), each.device), each.rsqrt()])
     sums = torch.zeros(3, dtype=torch.float64, device=trained.device)
     for moved in _pieces(start, trained, counted):
         sums += (ways @ moved).square().sum(1)
-    return Lengths(each.cpu().numpy(), *sums.tolist())
+    return torch.cat([each, sums])
 
 
 def _pieces(start: Tensor, trained: Tensor, counted: Tensor | None) -> Iterator[Tensor]:
-    """Updates (K, piece) in float64, whatever the weights are in."""
-    step = max(1, PIECE // len(trained))
+    """Updates (K, piece) in float64, whatever the weights are in; zero in coordinates that do not count."""
+    most = PIECE if trained.device.type == "cpu" else LARGE
+    step = max(ALIGNED, most // len(trained))
     for first in range(0, len(start), step):
         piece = slice(first, first + step)
         moved = trained[:, piece].double() - start[piece].double()
-        yield moved if counted is None else moved[:, counted[piece]]
+        yield moved if counted is None else moved * counted[piece]
 
 
 def measures(found: Lengths, shares: Floats) -> dict[str, float]:

@@ -7,7 +7,8 @@ drawn and weighed (`batches`, `weights`). It never has a loop of its own.
 A rule works on the models of m sites at once, since the engine may train them one by one or as one batch:
 `rule(w (m, P), gradient at w (m, P), grad, rows (m,)) -> the gradients to step along`, where `rows` are the models'
 places among the starts, and `grad(points (m, P), own=None, decay=False)` gives gradients (m, P) of the batches' losses
-elsewhere; own: normalisation statistics (m, Q) to use and update there; decay: with the L2 term.
+elsewhere; own: normalisation statistics (m, Q) to use and update there; decay: with the L2 term. Vectors have the
+padding of `fedlab.weights.Layout`, which is zero.
 """
 
 from collections.abc import Callable
@@ -68,13 +69,17 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What it took: mean training loss, optimizer steps, cases whose gradient was computed, seconds."""
+class Usage:
+    """What a training took.
 
-    loss: float
+    loss: the sum over its steps, a number () on the device. steps: of the optimizer. samples: cases whose gradient was
+    computed. seconds: a call, since work on a GPU is known to be over only later.
+    """
+
+    loss: Tensor
     steps: int
     samples: int
-    seconds: float
+    seconds: Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a job came to."""
+    """The result of a job. total: the sum (1,) of its weights, finite if they are; set by whoever asks for it."""
 
     weights: Weights
-    cost: Cost
+    usage: Usage
+    total: Tensor | None = None
 
 
 Named = Callable[[Job], AbstractContextManager]
 
-__all__ = ["Batches", "Cost", "Gradient", "Job", "Named", "Rule", "Sampler", "Term", "Trained", "Work"]
+__all__ = ["Batches", "Gradient", "Job", "Named", "Rule", "Sampler", "Term", "Trained", "Usage", "Work"]

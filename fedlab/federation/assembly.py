@@ -11,7 +11,6 @@ from fedlab import models, protocol
 from fedlab.attacks import Attack
 from fedlab.engine import normalisation
 from fedlab.engine.batches import Batches
-from fedlab.engine.compiled import Compiled
 from fedlab.engine.execution import Execution
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.graphed import Graphed
@@ -26,11 +25,11 @@ from fedlab.federation.optimizer_state import OptimizerState
 from fedlab.federation.sites import ALL, Site
 from fedlab.federation.staying import Staying
 from fedlab.federation.wire import SERVER, Wire
+from fedlab.layout import Layout
 from fedlab.partition import Partition
 from fedlab.tasks import Task, task_of
 from fedlab.training import Training, find_device
 from fedlab.turnout import Attendance, everybody
-from fedlab.weights import Layout
 
 MINORITY = 0.1  # total variation between a site's classes and those of all sites, from which on it may be an outlier
 
@@ -138,6 +137,6 @@ class Assembly:
         settings = self.settings
         model = model.to(device=self.device, dtype=settings.dtype)
         flat = FlatModel(model, self.layout, frozen_norm=settings.batchnorm == "frozen")
-        decays = self.layout.mask("weight")[: self.layout.parameters].to(self.device)
-        engine = {"graphed": Graphed, "compiled": Compiled}.get(settings.execution, Serial)
-        return engine(flat, store, self.task, optimizer_of(settings, decays), settings)
+        decays = self.layout.mask("weight")[: self.layout.trained].to(self.device)
+        plays = settings.execution == "graphed" or (settings.execution == "auto" and self.device.type == "cuda")
+        return (Graphed if plays else Serial)(flat, store, self.task, optimizer_of(settings, decays), settings)

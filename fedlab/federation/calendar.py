@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from torch import Tensor
+
 from fedlab.federation.assembly import Assembly
 from fedlab.federation.sites import Clock, Site
 from fedlab.federation.wire import Path
@@ -71,10 +73,15 @@ class Calendar(Assembly):
         self.optimizers.held = memory.pop("_optimizers")
         self.holder, self._restored = memory.pop("_holder"), memory
 
+    def settle(self) -> None:
+        """Refuse what diverged; reads the round's numbers from the device, once."""
+        self.journal.settle()
+
     def note(self, event: str, detail: str = "", site: str = "") -> None:
         """Something that a reader of the results must be able to find: it stands in `run.events`."""
         self.journal.note(self.round, site, event, detail)
 
-    def log(self, name: str, value: float) -> None:
-        """A number of the present round that stands in `run.rounds`."""
-        self.journal.numbers[self.union.name, name] = float(value)
+    def log(self, name: str, value: float | Tensor, site: str | None = None) -> None:
+        """A number of the present round for `run.rounds`, of one site or of all; one on the device is read later."""
+        number = self.journal.reads.later(value) if isinstance(value, Tensor) else float(value)
+        self.journal.numbers[site or self.union.name, name] = number

@@ -13,6 +13,7 @@ from fedlab.federation.local import Corrections
 from fedlab.federation.practice import Practice
 from fedlab.federation.sites import Clock
 from fedlab.federation.wire import SERVER, Message
+from fedlab.memory import to_device
 from fedlab.registry import choose
 from fedlab.stages import Part, mask, take
 from fedlab.weights import Weights, mix, stack
@@ -88,6 +89,8 @@ class Exchange(Practice):
         w: the model that was sent out, which is returned where nothing came back. weighting: "cases" n_k / N over the
         sites that answered, "uniform", or the coefficients (m,) of their updates.
         """
+        if self.merger.sees_all or self.attack.who:
+            self.settle()  # robust rules and rings of integers cannot work on what diverged
         given = weighting if isinstance(weighting, np.ndarray) else self.weights(back.owners, weighting)
         return self.merger.merge(w, self.staying.hidden(back, w), given, self.round, rule, self._show_masked)
 
@@ -98,7 +101,8 @@ class Exchange(Practice):
         `merge`; but where models would take much memory together, and nobody needs to see them so, each is merged when
         it comes and let go.
         """
-        who = tuple(k for k in sent.owners if k in set(r.turnout.answering))
+        answering = set(r.turnout.answering)
+        who = tuple(k for k in sent.owners if k in answering)
         if self._side_by_side or len(who) * self.sent.nbytes <= TOGETHER:
             back = self.gather(self.fit(sent, r, **corrections))
             return self.merge(self.sent, back, weighting) if len(back) else None
@@ -125,15 +129,15 @@ class Exchange(Practice):
         return self.shares if weighting == "cases" else np.full(len(self.sites), 1 / len(self.sites))
 
     def zeros(self, *rows: int) -> Tensor:
-        """Zeros of shape (P,), or (rows, P)."""
-        return self.start.vector.new_zeros(*rows, self.layout.parameters)
+        """Zeros in the shape of the parameters of one model, (trained,), or of several, (rows, trained)."""
+        return self.start.vector.new_zeros(*rows, self.layout.trained)
 
     def column(self, values: ArrayLike) -> Tensor:
         """Numbers (m,) as a column (m, 1) that multiplies the rows of a stack."""
-        return torch.as_tensor(np.asarray(values, np.float64)).to(self.start.vector)[:, None]
+        return to_device(np.asarray(values, np.float64), self.device).to(self.start.vector.dtype)[:, None]
 
     def shared(self, vectors: Tensor) -> Tensor:
-        """Vectors (..., P) with zeros in the coordinates that stay at sites."""
+        """Vectors (..., trained) with zeros in the coordinates that stay at sites."""
         leaves = self.staying.shared
         return vectors if leaves is None else vectors * leaves
 
@@ -180,7 +184,7 @@ class Exchange(Practice):
         return self.staying.at(w, k)
 
     def keep(self, coordinates: Tensor) -> None:
-        """From now on these coordinates (P + Q,) of the model never leave a site."""
+        """From now on these coordinates, bool (size,), of the model never leave a site."""
         self.staying.add(coordinates)
 
     def keep_part(self, part: Part) -> None:
@@ -256,6 +260,8 @@ class Exchange(Practice):
         """Count tensors that cross site k's border; of those over all parameters only what does not stay at sites."""
         if not tensors:
             return 0
-        leaves, size = self.staying.shared, self.layout.parameters
-        sent = [t if leaves is None or t.shape[-1:] != (size,) else t[..., leaves] for t in tensors]
-        return self.wire.pass_on(Message(self.round, self.names[k], direction, SERVER, what, tuple(sent)))
+        size, (_, leaves) = self.layout.trained, self.staying.places(self.layout)
+        sent = tuple(t[..., leaves] if t.shape[-1:] == (size,) else t for t in tensors) if self.wire.taps else ()
+        numbers = [t.numel() // size * len(leaves) if t.shape[-1:] == (size,) else t.numel() for t in tensors]
+        nbytes = sum(count * t.element_size() for count, t in zip(numbers, tensors, strict=True))
+        return self.wire.pass_on(Message(self.round, self.names[k], direction, SERVER, what, sent), nbytes)

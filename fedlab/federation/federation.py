@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlab.engine.batches import Batches
-from fedlab.engine.work import Cost
 from fedlab.federation.exchange import Exchange
+from fedlab.federation.journal import Cost
 from fedlab.federation.outcomes import Ensemble, Localised, Model
 from fedlab.federation.wire import Ledger
 from fedlab.metrics import HIGHER_IS_BETTER, METRICS
@@ -67,7 +67,7 @@ class Federation(Exchange):
         if isinstance(model, Ensemble):
             return Ensemble(model.models.bare(), model.shares)
         model = model.bare()
-        if not self.staying.any or model.stacked or self.union.name in self.costs:
+        if not self.staying.any or model.stacked or self.union.name in self.journal.charged:
             return model
         anywhere = self.staying.mean(model, self.shares)
         return Localised(anywhere, stack([self.at_site(model, k) for k in range(len(self.sites))]))
@@ -92,6 +92,7 @@ class Federation(Exchange):
             for model, index in asked
             for k in range(len(model.models) if isinstance(model, Ensemble) else 1)
         ]
+        self.settle()
         found = iter(self.execution.predict(members))
         return [
             np.tensordot(model.shares, np.stack([next(found) for _ in model.shares]), 1)

@@ -1,47 +1,114 @@
 """What happened in a round and what it cost: losses, drift, a method's own numbers, events, scores between visits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
 
-from fedlab.engine.work import Cost
+from fedlab.engine import updates
+from fedlab.engine.work import Usage
+from fedlab.memory import Later, Reads
 from fedlab.turnout import Turnout
 
 EVENTS = ["round", "site", "event", "detail"]
 VISITS = ["round", "visit", "at", "site", "metric", "value"]
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a round took at a site: mean training loss, optimizer steps, cases whose gradient was computed, seconds."""
+
+    loss: float
+    steps: int
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Charge:
+    """A training of a round. loss: the sum over its steps. private: of a model that never leaves its site."""
+
+    usage: Usage
+    loss: Later
+    private: bool
+
+
 @dataclass
 class Journal:
     """Costs, drift and logged numbers are of the present round; events and visits of all rounds.
 
-    costs: by site. updates: how far the sites' updates point apart. numbers: (site, name) -> what a method logged.
-    events: who was absent, late, failed, elected, left out. visits: the metric at each site after each visit of a
-    travelling model.
+    numbers: (site, name) -> what a method logged, known by float(...). events: sites that were absent, late, failed,
+    elected, excluded. visits: the metric at each site after each visit of a travelling model. reads: numbers that are
+    still on the device.
     """
 
-    costs: dict[str, Cost] = field(default_factory=dict)
-    updates: dict[str, float] = field(default_factory=dict)
-    numbers: dict[tuple[str, str], float] = field(default_factory=dict)
+    numbers: dict[tuple[str, str], float | Later] = field(default_factory=dict)
     events: list[tuple[int, str, str, str]] = field(default_factory=list)
     visits: list[tuple[int, int, str, str, str, float]] = field(default_factory=list)
-    _shared: dict[str, list[Cost]] = field(default_factory=dict)  # by site: trainings of the shared model
+    reads: Reads = field(default_factory=Reads)
+    _charges: dict[str, list[Charge]] = field(default_factory=dict)  # by site
+    _costs: dict[str, Cost] | None = None
+    _checks: list[Callable[[], None]] = field(default_factory=list)
+    _updates: Callable[[], dict[str, float]] | None = None
 
     def begin(self) -> None:
         """A new round."""
-        self.costs, self.updates, self.numbers, self._shared = {}, {}, {}, {}
+        self.numbers, self._charges, self._costs, self._updates = {}, {}, None, None
 
-    def charge(self, site: str, cost: Cost, private: bool = False) -> None:
-        """Add what a training took; the loss is the mean over steps of the shared model, NaN where there were none."""
-        before = self.costs.get(site, Cost(np.nan, 0, 0, 0.0))
-        shared = self._shared.setdefault(site, [])
-        if not private:
-            shared.append(cost)
-        steps = sum(each.steps for each in shared)
-        loss = sum(each.loss * each.steps for each in shared) / steps if steps else np.nan
-        samples, seconds = before.samples + cost.samples, before.seconds + cost.seconds
-        self.costs[site] = Cost(loss, before.steps + cost.steps, samples, seconds)
+    def charge(self, site: str, usage: Usage, private: bool = False) -> Later:
+        """Add what a training took; the sum of its losses."""
+        loss = self.reads.later(usage.loss)
+        self._charges.setdefault(site, []).append(Charge(usage, loss, private))
+        self._costs = None
+        return loss
+
+    def check(self, call: Callable[[], None]) -> None:
+        """Call this once numbers are read: it may refuse what was trained."""
+        self._checks.append(call)
+
+    def settle(self) -> None:
+        """Do the checks that are due; raises what they raise."""
+        checks, self._checks = self._checks, []
+        for call in checks:
+            call()
+
+    @property
+    def costs(self) -> dict[str, Cost]:
+        """By site: the loss is the mean over the steps of the shared model, NaN where there were none."""
+        if self._costs is None:
+            self._costs = {site: _cost(charges) for site, charges in self._charges.items()}
+        return self._costs
+
+    @property
+    def charged(self) -> set[str]:
+        """Sites that trained in this round."""
+        return set(self._charges)
+
+    @property
+    def measured(self) -> bool:
+        """Whether the updates of this round were measured."""
+        return self._updates is not None
+
+    @property
+    def updates(self) -> dict[str, float]:
+        """How far the sites' updates point apart, see `fedlab.engine.updates`; empty where that means nothing."""
+        return {} if self._updates is None else self._updates()
+
+    def measure(self, numbers: Tensor, shares: NDArray[np.float64], differing: Tensor | None = None) -> None:
+        """Note the lengths of updates, see `updates.lengths`; differing: how many of them began elsewhere."""
+        found = self.reads.all(numbers)
+        elsewhere = None if differing is None else self.reads.all(differing)
+
+        def values() -> dict[str, float]:
+            lengths = updates.Lengths.of(found())
+            if len(shares) < 2 or not lengths.each.any() or (elsewhere is not None and any(elsewhere())):
+                return {}
+            return updates.measures(lengths, shares)
+
+        self._updates = values
 
     def attend(self, number: int, names: tuple[str, ...], turnout: Turnout) -> None:
         """Who does not take part in full."""
@@ -70,3 +137,12 @@ class Journal:
 
     def visit_frame(self) -> pd.DataFrame:
         return pd.DataFrame(self.visits, columns=VISITS)
+
+
+def _cost(charges: list[Charge]) -> Cost:
+    """Of one site."""
+    shared = [charge for charge in charges if not charge.private]
+    steps = sum(charge.usage.steps for charge in shared)
+    loss = sum(float(charge.loss) for charge in shared) / steps if steps else np.nan
+    used = [charge.usage for charge in charges]
+    return Cost(loss, sum(u.steps for u in used), sum(u.samples for u in used), sum(u.seconds() for u in used))

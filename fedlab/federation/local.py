@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fedlab.engine.execution import Execution
 from fedlab.engine.running import Running
-from fedlab.engine.work import Cost, Job, Sampler, Trained, Work
+from fedlab.engine.work import Job, Sampler, Trained, Usage, Work
 from fedlab.federation.journal import Journal
 from fedlab.federation.sites import Clock
 from fedlab.training import Training
@@ -39,23 +38,26 @@ class Corrections:
     weights: Tensor | None = None
     rate: float = 1.0
     decays: bool = True
-    row: int = 0
 
-    def of(self, i: int) -> "Corrections":
-        """Those of row i."""
-        pull = self.pull
-        if pull is not None:
-            mu, anchor = pull
-            pull = (float(mu if np.ndim(mu) == 0 else mu[i]), anchor[i] if anchor.stacked else anchor)
-        shift = self.shift if self.shift is None or self.shift.ndim == 1 else self.shift[i]
-        term = self.term[i] if isinstance(self.term, Sequence) else self.term
-        return replace(self, pull=pull, shift=shift, term=term, row=i)
+    def work(self, i: int, batches: Sampler, first: int, steps: int, lr: float) -> Work:
+        """The local task of row i."""
+        return Work(
+            self.batches or batches, first, steps, lr * self.rate,
+            pull=self._pull(i),
+            shift=self.shift if self.shift is None or self.shift.ndim == 1 else self.shift[i],
+            rule=self.rule,
+            term=self.term[i] if isinstance(self.term, Sequence) else self.term,
+            frozen=self.frozen,
+            weights=self.weights,
+            decays=self.decays,
+            row=i,
+        )  # fmt: skip
 
-    def work(self, batches: Sampler, first: int, steps: int, lr: float) -> Work:
-        """What the engine is asked for."""
-        pull = None if self.pull is None else (self.pull[0], self.pull[1].parameters)
-        asked = (pull, self.shift, self.rule, self.term, self.frozen, self.weights, self.decays, self.row)
-        return Work(self.batches or batches, first, steps, lr * self.rate, *asked)
+    def _pull(self, i: int) -> tuple[float, Tensor] | None:
+        if self.pull is None:
+            return None
+        mu, anchor = self.pull
+        return float(mu if np.ndim(mu) == 0 else mu[i]), (anchor[i] if anchor.stacked else anchor).parameters
 
 
 @dataclass
@@ -65,7 +67,7 @@ class LocalTraining:
     execution: Execution
     settings: Training
     journal: Journal
-    last: list[Cost] = field(default_factory=list)
+    last: list[Usage] = field(default_factory=list)
 
     def fit(
         self, jobs: Sequence[Job], r: Clock, private: bool = False, running: Running | None = None
@@ -76,16 +78,17 @@ class LocalTraining:
         """
 
         def done(job: Job, trained: Trained, go_on: Callable[[], None]) -> Trained:
-            check_finite(trained.cost.loss, trained.weights.vector, r, job.site, float(job.work.lr))
+            trained = replace(trained, total=trained.weights.vector.sum())
             if running is None:
                 return trained
             running.add(job.site, trained.weights, go_on)
             return replace(trained, weights=job.start)
 
         found = self.execution.train(jobs, lambda job: named(job.site, r), done)
-        self.last = [trained.cost for trained in found]
+        self.last = [trained.usage for trained in found]
         for job, trained in zip(jobs, found, strict=True):
-            self.journal.charge(job.site, trained.cost, private)
+            assert trained.total is not None
+            expect_finite(self.journal, job.site, trained.usage, trained.total, r, float(job.work.lr), private)
         return [trained.weights for trained in found]
 
 
@@ -101,10 +104,20 @@ def named(site: str, r: Clock) -> Iterator[None]:
         ) from error
 
 
-def check_finite(loss: float, vector: Tensor, r: Clock, site: str, lr: float) -> None:
-    """Raise DivergedError where a loss or weights are no longer finite."""
-    if not (np.isfinite(loss) and bool(torch.isfinite(vector.sum()))):
-        raise DivergedError(
-            f"{site}, round {r.number}: training diverged (mean loss {loss:.3g}) at lr={lr:g}: lower `lr` (try a"
-            " tenth), or shorten local work; nothing of this round was averaged"
-        )
+def expect_finite(
+    journal: Journal, site: str, usage: Usage, total: Tensor, r: Clock, lr: float, private: bool = False
+) -> None:
+    """Charge a training, and have DivergedError raised at the end of the round if its loss or weights are not finite.
+
+    total: the sum of the weights, a number ().
+    """
+    loss, sum_of_weights = journal.charge(site, usage, private), journal.reads.later(total)
+
+    def check() -> None:
+        if not (np.isfinite(float(loss)) and np.isfinite(float(sum_of_weights))):
+            raise DivergedError(
+                f"{site}, round {r.number}: training diverged (mean loss {float(loss) / max(1, usage.steps):.3g}) at"
+                f" lr={lr:g}: lower `lr` (try a tenth), or shorten local work; nothing of this round was kept"
+            )
+
+    journal.check(check)

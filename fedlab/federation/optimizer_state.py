@@ -1,6 +1,7 @@
 """What becomes of the sites' optimizers between rounds: begun afresh, kept at each site, or averaged like weights."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ class OptimizerState:
 
     def __init__(self, policy: str, staying: Staying) -> None:
         self.policy, self.staying = policy, staying
-        self.held: dict[str, list[Tensor]] = {}
+        self.held: dict[str, list[Any]] = {}
         self.used = False
 
     def begin(self, w: Weights, k: int) -> Weights:
@@ -32,7 +33,7 @@ class OptimizerState:
         found = self._averaged_at(k) if self.policy == "share" else self.held.get(str(k))
         return w if found is None else replace(w, moments=found[0], clock=found[1])
 
-    def _averaged_at(self, k: int) -> list[Tensor] | None:
+    def _averaged_at(self, k: int) -> list[Any] | None:
         """The state of all sites, with site k's own where coordinates stay there."""
         found, leaves = self.held.get(SHARED), self.staying.shared
         if found is None:
@@ -57,4 +58,5 @@ class OptimizerState:
 
     def crossing(self, k: int | None = None) -> list[Tensor]:
         """What crosses a border with a model: site k's own state, or that of all."""
-        return self.held.get(SHARED if k is None else str(k), []) if self.policy == "share" else []
+        found = self.held.get(SHARED if k is None else str(k)) if self.policy == "share" else None
+        return [] if found is None else [found[0], torch.as_tensor(found[1])]

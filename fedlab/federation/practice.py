@@ -16,6 +16,7 @@ from fedlab.federation.calendar import Calendar, Part
 from fedlab.federation.local import Corrections
 from fedlab.federation.sites import Clock, Site
 from fedlab.federation.splitting import Split
+from fedlab.memory import to_device
 from fedlab.weights import Weights, stack
 
 Span = tuple[int | None, Part | None]  # steps in the round, and the part of them that is meant
@@ -54,9 +55,9 @@ class Practice(Calendar):
         asked, how = Corrections(**corrections), (keep_optimizer, private)
         if at is None:
             return self._fit_all(start, r, asked, (steps, part), how)
-        job = self._job(start, r, at, asked, (steps, part), bool(keep_optimizer))
+        job = self._job(start, r, at, asked, 0, (steps, part), bool(keep_optimizer))
         (trained,) = self._train([job], r, [at], private)
-        self.wire.path.train([self.local.last[0].steps], [self.local.last[0].seconds])
+        self.wire.path.train(self.local.last)
         return trained
 
     def _fit_all(self, start: Weights, r: Clock, asked: Corrections, span: Span, how: Keeping) -> Weights:
@@ -67,7 +68,7 @@ class Practice(Calendar):
         room, jobs = start.blank(None if start.sites is None else who), []
         for place, (i, k) in enumerate(zip(rows, who, strict=True)):
             begin = start[i] if state is None else state.begin(start[i], k)
-            jobs.append(self._job(begin, r, k, asked.of(i), span, keep, room[place]))
+            jobs.append(self._job(begin, r, k, asked, i, span, keep, room[place]))
         each = self._train(jobs, r, who, how[1])
         if state is not None:
             for k, trained in zip(who, each, strict=True):
@@ -85,27 +86,28 @@ class Practice(Calendar):
         rows = _answering(start, r)
         cases = self.shares[[start.owners[i] for i in rows]]
         cases = cases / cases.sum()
-        jobs = [self._job(start[i], r, start.owners[i], asked.of(i), (None, None), False) for i in rows]
+        jobs = [self._job(start[i], r, start.owners[i], asked, i, (None, None), False) for i in rows]
         order = by_size([job.work.steps for job in jobs])
         running = Running(start[0], [jobs[j].site for j in order], shares[order], cases[order])
         self.local.fit(jobs, r, running=running)
         self._note_work()
-        self._note_updates(running.lengths(), cases[order])
+        if not self.journal.measured:
+            self.journal.measure(running.lengths(), cases[order])
         return running
 
     def _note_work(self) -> None:
         """What the latest training of all sites took."""
-        costs = self.local.last
-        self.wire.path.train([cost.steps for cost in costs], [cost.seconds for cost in costs])
-        self.done = np.array([cost.steps for cost in costs], np.float64)
+        self.wire.path.train(self.local.last)
+        self.done = np.array([usage.steps for usage in self.local.last], np.float64)
 
     def _job(
-        self, start: Weights, r: Clock, at: int | Site, asked: Corrections, span: Span, keep: bool,
+        self, start: Weights, r: Clock, at: int | Site, asked: Corrections, i: int, span: Span, keep: bool,
         room: Weights | None = None,
     ) -> Job:  # fmt: skip
+        """The task of a site from one start. i: the row of the starts whose corrections are meant."""
         site, k = (self.sites[at], at) if isinstance(at, int) else (at, None)
         first, last = self.span(r, site, k, *span)
-        return Job(site.name, start, asked.work(site.batches, first, last - first, r.lr), keep, room)
+        return Job(site.name, start, asked.work(i, site.batches, first, last - first, r.lr), keep, room)
 
     def _train(self, jobs: list[Job], r: Clock, at: Sequence[int | Site], private: bool) -> list[Weights]:
         """The jobs done; what stays at the sites is kept there."""
@@ -122,31 +124,33 @@ class Practice(Calendar):
     def _measure_updates(self, start: Weights, trained: Weights) -> None:
         """Of the round's first training of all sites from one start, over the parameters that they share."""
         shared = self.staying.shared
-        if not self.journal.updates and updates.common(start.parameters, shared):
+        if not self.journal.measured and len(start) > 1:
             shares = self.shares[list(start.owners)] / self.shares[list(start.owners)].sum()
-            self._note_updates(updates.lengths(start.parameters[0], trained.parameters, shares, shared), shares)
-
-    def _note_updates(self, found: updates.Lengths, shares: NDArray[np.float64]) -> None:
-        if not self.journal.updates and len(shares) > 1 and found.each.any():
-            self.journal.updates = updates.measures(found, shares)
+            found = updates.lengths(start.parameters[0], trained.parameters, shares, shared)
+            self.journal.measure(found, shares, updates.differing(start.parameters, shared))
 
     def gradient(self, at: Weights) -> tuple[NDArray[np.float64], Tensor]:
         """Loss (m,) and its gradient (m, P) over all training cases of each site, at the model of each."""
         found = self._whole(at, True)
         gradients = [gradient for _, gradient in found]
-        return np.array([loss for loss, _ in found]), torch.stack(gradients) if gradients else at.parameters
+        return self._numbers(found), torch.stack(gradients) if gradients else at.parameters
 
     def losses(self, at: Weights) -> NDArray[np.float64]:
         """The loss (m,) over all training cases of each site, at the model of each."""
-        return np.array([loss for loss, _ in self._whole(at, False)])
+        return self._numbers(self._whole(at, False))
+
+    def _numbers(self, found: list[Any]) -> NDArray[np.float64]:
+        """The losses (m,) on the host; a training that diverged before is refused first."""
+        self.settle()
+        return torch.stack([loss for loss, _ in found]).cpu().numpy() if found else np.zeros(0)
 
     def _whole(self, at: Weights, gradient: bool) -> list[Any]:
         """(loss, gradient if wanted) of each site's model over all its training cases, side by side."""
         models = [(at[i], self.sites[k].batches) for i, k in enumerate(at.owners)]
         found = self.execution.each(lambda engine, model: engine.whole(model[0], model[1], gradient), models)
-        for k, (*_, cost) in zip(at.owners, found, strict=True):
-            self.journal.charge(self.sites[k].name, cost, private=True)
-        self.wire.path.train([], [cost.seconds for *_, cost in found])
+        for k, (*_, usage) in zip(at.owners, found, strict=True):
+            self.journal.charge(self.sites[k].name, usage, private=True)
+        self.wire.path.train(usage for *_, usage in found)
         return [both for *both, _ in found]
 
     def case_weights(self, k: int) -> Tensor | None:
@@ -156,15 +160,16 @@ class Practice(Calendar):
             return None
         store = self._engine.store
         each = torch.zeros(len(store.targets), dtype=store.dtype, device=self.device)
-        each[store.rows(self.sites[k].batches.index)] = torch.as_tensor(weights).to(each)
+        each[store.rows(self.sites[k].batches.index)] = to_device(weights, self.device).to(each.dtype)
         return each
 
     def features(self, models: Weights) -> list["Features"]:
         """What enters the last stage of each model of a stack, for the training cases of its site."""
         asked = [(models[i], self.sites[k].batches.index) for i, k in enumerate(models.owners)]
         found = self.execution.each(lambda engine, model: engine.features(*model), asked)
-        rows = [self._engine.store.rows(index) for _, index in asked]
-        return [Features(values, where) for values, where in zip(found, rows, strict=True)]
+        store = self._engine.store
+        rows = [store.rows(index) for _, index in asked]
+        return [Features(values, where, len(store.targets)) for values, where in zip(found, rows, strict=True)]
 
 
 def _answering(start: Weights, r: Clock) -> list[int]:
@@ -176,9 +181,10 @@ def _answering(start: Weights, r: Clock) -> list[int]:
 class Features:
     """Representations (n, d) of a site's training cases, found by their rows in the store."""
 
-    def __init__(self, values: Tensor, rows: Tensor) -> None:
+    def __init__(self, values: Tensor, rows: Tensor, count: int) -> None:
+        """count: how many rows the store has."""
         self.values = values
-        self._place = torch.full((int(rows.max()) + 1,), -1, dtype=torch.int64, device=rows.device)
+        self._place = torch.full((count,), -1, dtype=torch.int64, device=rows.device)
         self._place[rows] = torch.arange(len(rows), device=rows.device)
 
     def __getitem__(self, rows: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """A model cut between the institutions and a server: what each side holds, and how they train together."""
 
-import time
-
 import torch
 from torch import Tensor
 
@@ -9,11 +7,12 @@ from fedlab import stages
 from fedlab.engine.flat import FlatModel
 from fedlab.engine.optimizers import Optimizer, optimizer_of
 from fedlab.engine.sides import Autocast, Client, Server, u_shaped, vanilla
-from fedlab.engine.work import Cost
+from fedlab.engine.work import Usage
 from fedlab.federation.calendar import Calendar
-from fedlab.federation.local import check_finite, named
+from fedlab.federation.local import expect_finite, named
 from fedlab.federation.sites import Clock
 from fedlab.federation.wire import SERVER, Path
+from fedlab.memory import Stopwatch
 from fedlab.stages import Part
 from fedlab.weights import Weights, stack
 
@@ -40,7 +39,7 @@ class Split:
         model = stages.module(fed._engine.flat.model, layout.stages)
         frozen = fed.settings.batchnorm == "frozen"
         flat = FlatModel(model, layout, fed.start.vector, frozen_norm=frozen)
-        decays = layout.mask("weight")[: layout.parameters].to(fed.device)
+        decays = layout.mask("weight")[: layout.trained].to(fed.device)
         return flat, optimizer_of(fed.settings, decays), fed._engine.autocast
 
     def whole(self, client: Weights, server: Weights) -> Weights:
@@ -79,7 +78,7 @@ class Split:
     def _fit_one(self, client: Weights, server: Weights, r: Clock, k: int, part, keep: bool, fresh: bool) -> tuple:
         fed, site, engine = self.fed, self.fed.sites[k], self.fed._engine
         first, last = fed.span(r, site, k, None, part)
-        begun, path, samples = time.perf_counter(), Path(), 0
+        watch, path, samples = Stopwatch(fed.device), Path(), 0
         self._client.load(client)
         self._server.load(fed.staying.at(server, k))
         total = torch.zeros((), device=fed.device, dtype=fed.settings.dtype)
@@ -93,12 +92,10 @@ class Split:
                 samples += len(index)
                 if fresh:
                     self._server.forget_moments()
-        loss = float(total) / max(1, last - first)
-        for side in (self._client, self._server):
-            check_finite(loss, side.flat.vector, r, site.name, r.lr)
-        cost = Cost(loss, last - first, samples, time.perf_counter() - begun)
-        fed.journal.charge(site.name, cost)
-        path.train([cost.steps], [cost.seconds])
+        usage = Usage(total, last - first, samples, watch.stop())
+        weights = self._client.flat.vector.sum() + self._server.flat.vector.sum()
+        expect_finite(fed.journal, site.name, usage, weights, r, r.lr)
+        path.train([usage])
         both = self._client.read(keep), self._server.read(keep)
         for w in both:
             fed.staying.store(k, w.bare())

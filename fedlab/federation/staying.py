@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlab.layout import Layout
 from fedlab.stages import Part, spread, take
-from fedlab.weights import Layout, Weights, mix
+from fedlab.weights import Weights, mix
 
 KINDS = {  # batch normalisation policy -> kinds of coordinates that stay (SiloBN arXiv:2008.07424, FedBN
     "silobn": ("mean", "variance"),  # arXiv:2102.07623)
@@ -21,8 +22,8 @@ KINDS = {  # batch normalisation policy -> kinds of coordinates that stay (SiloB
 class Staying:
     """The coordinates that stay, and what they are at each site.
 
-    mask: bool (P + Q,). any: whether there are any. shared: the parameters (P,) that leave; None where all do.
-    own: each site's model (K, ...), of which only these coordinates are meant; None until the first training.
+    mask: bool (size,). any: whether there are any. shared: bool (trained,), the parameters that leave; None where all
+    do. own: each site's model (K, ...), of which only these coordinates are meant; None until the first training.
     trained: the sites that have trained.
     """
 
@@ -31,15 +32,16 @@ class Staying:
 
     def __init__(self, layout: Layout, policy: str, start: Weights, sites: int) -> None:
         self.layout, self.start, self.sites = layout, start, sites
+        self._used = layout.occupied.to(start.vector.device)
         self.mask = layout.mask(*KINDS.get(policy, ())).to(start.vector.device)
         self.own: Weights | None = None
         self.trained: list[int] = []
-        self._sizes: dict[Any, tuple[int, int]] = {}
+        self._leaving: dict[Any, tuple[Tensor, Tensor]] = {}
         self._look()
 
     def add(self, mask: Tensor) -> None:
         """These coordinates stay, too."""
-        self.mask = self.mask | mask.to(self.mask.device)
+        self.mask = self.mask | (mask.to(self.mask.device) & self._used)
         self._look()
 
     def add_none(self) -> None:
@@ -48,12 +50,12 @@ class Staying:
         self._look()
 
     def _look(self) -> None:
-        """What is asked of the mask again and again."""
-        self._sizes.clear()
+        """What the mask says, read from the device once."""
+        self._leaving.clear()
         self.any = bool(self.mask.any())
-        self._counts_leave = not bool(self.mask[self.layout.parameters :].any())
-        leaves = ~self.mask[: self.layout.parameters]
-        self.shared = None if bool(leaves.all()) else leaves
+        self._counts_leave = not bool(self.mask[self.layout.trained :].any())
+        trained = self.mask[: self.layout.trained]
+        self.shared = self._used[: self.layout.trained] & ~trained if bool(trained.any()) else None
 
     def at(self, w: Weights, k: int) -> Weights:
         """A model, or a part of one, as site k uses it: with what stays there, of which no optimizer state travels."""
@@ -64,7 +66,7 @@ class Staying:
             self._mask_of(w.layout),
         )
         counts = w.counts if self._counts_leave else own.counts.clone()
-        moments = None if w.moments is None else w.moments * ~mask[: w.layout.parameters]
+        moments = None if w.moments is None else w.moments * ~mask[: w.layout.trained]
         return replace(w, vector=torch.where(mask, own.vector, w.vector), counts=counts, moments=moments)
 
     def mean(self, w: Weights, shares: NDArray[np.float64]) -> Weights:
@@ -102,22 +104,28 @@ class Staying:
 
     def nbytes(self, w: Weights) -> int:
         """Bytes of a model without what stays, with the optimizer state that it carries."""
-        key = getattr(w.layout, "stages", None)
-        if key not in self._sizes:
-            leaves = ~self._mask_of(w.layout)
-            self._sizes[key] = int(leaves.sum()), int(leaves[: w.layout.parameters].sum())
-        coordinates, parameters = self._sizes[key]
+        places, trained = self.places(w.layout)
         slots = 0 if w.moments is None else len(w.moments)
-        beside = (w.counts if self._counts_leave else None, w.clock)
-        numbers = sum(t.numel() * t.element_size() for t in beside if t is not None)
-        return (coordinates + slots * parameters) * w.vector.element_size() + numbers
+        beside = w.counts.numel() * w.counts.element_size() if self._counts_leave else 0
+        clock = 0 if w.clock is None else w.clock.nbytes
+        return (len(places) + slots * len(trained)) * w.vector.element_size() + beside + clock
 
     def leaving(self, w: Weights) -> tuple[Tensor, ...]:
         """The tensors of a model that leave a site."""
-        leaves = ~self._mask_of(w.layout)
-        moments = None if w.moments is None else w.moments[..., leaves[: w.layout.parameters]]
-        beside = (w.counts if self._counts_leave else None, moments, w.clock)
-        return (w.vector[leaves], *(t for t in beside if t is not None))
+        places, trained = self.places(w.layout)
+        moments = None if w.moments is None else w.moments[..., trained]
+        clock = None if w.clock is None else torch.as_tensor(w.clock)
+        beside = (w.counts if self._counts_leave else None, moments, clock)
+        return (w.vector[places], *(t for t in beside if t is not None))
+
+    def places(self, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Where the numbers of a model that leave a site are in its vector; those among them that are trained."""
+        key = getattr(layout, "stages", None)
+        if key not in self._leaving:
+            leaves = layout.occupied.to(self.mask.device) & ~self._mask_of(layout)
+            where = leaves.nonzero()[:, 0]
+            self._leaving[key] = where, where[where < layout.trained]
+        return self._leaving[key]
 
     def _mask_of(self, layout: Layout) -> Tensor:
         if not isinstance(layout, Part):

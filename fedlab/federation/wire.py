@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from fedlab.weights import Layout
+from fedlab.engine.work import Usage
+from fedlab.layout import Layout
 
 COLUMNS = ["round", "site", "direction", "other", "what", "bytes", "messages"]
 SERVER = "server"
@@ -73,25 +74,31 @@ class Ledger:
 class Path:
     """The critical path of a round: what must happen one after the other, however many sites work at a time.
 
-    steps: optimizer steps. messages: one-way trips. bytes: that pass the busiest link in each trip. seconds: of local
-    training.
+    steps: optimizer steps. messages: one-way trips. bytes: that pass the busiest link in each trip.
     """
 
     steps: int = 0
     messages: int = 0
     bytes: int = 0
-    seconds: float = 0.0
+    _seconds: list[Callable[[], float]] = field(default_factory=list)
 
-    def train(self, steps: Iterable[int], seconds: Iterable[float]) -> None:
+    @property
+    def seconds(self) -> float:
+        """Of local training."""
+        return sum(call() for call in self._seconds)
+
+    def train(self, usages: Iterable[Usage]) -> None:
         """Sites that train side by side: the slowest counts."""
-        self.steps += max(steps, default=0)
-        self.seconds += max(seconds, default=0.0)
+        each = list(usages)
+        self.steps += max((usage.steps for usage in each), default=0)
+        self._seconds.append(lambda: max((usage.seconds() for usage in each), default=0.0))
 
     def side_by_side(self, paths: Iterable["Path"]) -> None:
         """Several paths at the same time: the longest of each kind counts."""
         each = list(paths)
-        for name in ("steps", "messages", "bytes", "seconds"):
+        for name in ("steps", "messages", "bytes"):
             setattr(self, name, getattr(self, name) + max((getattr(path, name) for path in each), default=0))
+        self._seconds.append(lambda: max((path.seconds for path in each), default=0.0))
 
     def trip(self, nbytes: Iterable[int], shared: bool = False, beside: bool = False) -> None:
         """Messages that travel at the same time, each on its own link, or all on one (`shared`).
