@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from torch import nn
 from worlds import CNN
 
 import fedlab
@@ -14,6 +15,7 @@ from fedlab.engine.stack import Stack
 from fedlab.engine.stacked import Stacked
 from fedlab.engine.store import Store
 from fedlab.federation import DivergedError
+from fedlab.models import MODELS
 
 SEEDS = [0, 1, 2]
 BASE = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 2, "batch_size": 16, "precision": "float64"}
@@ -78,6 +80,15 @@ def test_in_step_every_method_comes_to_what_it_comes_to_alone(method, tmp_path):
 def test_in_step_every_setting_is_heeded(method, changes, tmp_path):
     changes = {"method": method, **changes}
     assert_alike(grid(tmp_path / "together", **changes), grid(tmp_path / "alone", "serial", **changes))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_in_step_dropout_draws_what_each_run_draws_alone(tmp_path, monkeypatch):
+    def dropping(shape, outputs):
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(int(np.prod(shape)), outputs))
+
+    monkeypatch.setattr(MODELS, "_functions", {**MODELS._functions, "dropping": dropping})
+    assert_alike(grid(tmp_path / "together", model="dropping"), grid(tmp_path / "alone", "serial", model="dropping"))
 
 
 @pytest.mark.parametrize(("method", "width"), [("fedavg", 12), ("centralized", 3), ("cyclic", 3), ("fedsam", 4)])

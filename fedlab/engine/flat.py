@@ -3,6 +3,8 @@
 Loading a site's model is one copy, and an optimizer step or a correction is a vector expression over all parameters.
 """
 
+from weakref import WeakSet
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -28,6 +30,7 @@ class FlatModel:
         self.vector = aligned(layout.size, dtype=reference.dtype, device=reference.device)
         self.parameters, self.buffers = self.vector.tensor_split((layout.trained,))
         self.gradient = aligned(layout.trained, dtype=reference.dtype, device=reference.device)
+        self._trains: WeakSet[nn.Module] = WeakSet()  # models that were put into the mode of training here
         self.counts = counters(len(layout.counters), device=reference.device)
         self._bind()
 
@@ -77,6 +80,9 @@ class FlatModel:
     def train(self, model: nn.Module | None = None) -> None:
         """Put this model, or another of its architecture, into the mode of training."""
         model = self.model if model is None else model
+        if model in self._trains and model.training:
+            return  # to visit every module would take most of the host's time for a small site
+        self._trains.add(model)
         model.train()
         if self.frozen_norm:
             for module in norms(model):

@@ -158,6 +158,10 @@ def _train(group: Sequence[Training]) -> None:
         return whose[id(job)].done(job, trained, go_on)
 
     lead = group[0].execution
+    if lead.serial.chance.layer is not None:  # whose draws are named by the seed of the run
+        for asked in group:
+            asked.answer = asked.execution.carry_out(asked.jobs, asked.named, asked.done)
+        return
     found = iter(lead.carry_out([job for _, job in jobs], lambda job: whose[id(job)].named(job), done))
     for asked in group:
         asked.answer = [next(found) for _ in asked.jobs]
