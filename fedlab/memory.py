@@ -96,7 +96,8 @@ class Reads:
 def read(tensors: Sequence[Tensor]) -> list[list[float]]:
     """The numbers of several vectors, in one transfer to the host."""
     ends = np.cumsum([len(tensor) for tensor in tensors])
-    whole = torch.cat(list(tensors)).cpu().numpy().astype(np.float64)
+    device = next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), torch.device("cpu"))
+    whole = torch.cat([to_device(tensor, device) for tensor in tensors]).cpu().numpy().astype(np.float64)
     return [part.tolist() for part in np.split(whole, ends[:-1])]
 
 

@@ -148,7 +148,7 @@ class Execution:
         return self.foretell(asked) if self.beside is None else self.beside.predict(self, asked)
 
     def foretell(self, asked: Sequence[tuple[Weights, Index]]) -> list[NDArray[np.float64]]:
-        """The same, whatever goes on beside; read from the device in one transfer."""
+        """The same for this run alone; read from the device in one transfer."""
         pieces = [(i, part) for i, (_, index) in enumerate(asked) for part in self._pieces(index)]
         wanted = [(asked[i][0], part) for i, part in pieces]
         if len(asked) > 1 and self.stackable:

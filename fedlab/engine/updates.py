@@ -65,7 +65,7 @@ def lengths(start: Tensor, trained: Tensor, shares: Floats, counted: Tensor | No
 
 
 def _pieces(start: Tensor, trained: Tensor, counted: Tensor | None) -> Iterator[Tensor]:
-    """Updates (K, piece) in float64, whatever the weights are in; zero in coordinates that do not count."""
+    """Updates (K, piece) in float64, from weights of any precision; zero in coordinates that do not count."""
     most = PIECE if trained.device.type == "cpu" else LARGE
     step = max(ALIGNED, most // len(trained))
     for first in range(0, len(start), step):

@@ -98,7 +98,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of a job. total: the sum (1,) of its weights, finite if they are; set by whoever asks for it."""
+    """The result of a job. total: the sum () of its weights, which is finite if they are; None where not computed."""
 
     weights: Weights
     usage: Usage

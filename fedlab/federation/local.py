@@ -78,7 +78,8 @@ class LocalTraining:
         """
 
         def done(job: Job, trained: Trained, go_on: Callable[[], None]) -> Trained:
-            trained = replace(trained, total=trained.weights.vector.sum())
+            if trained.total is None:
+                trained = replace(trained, total=trained.weights.vector.sum())
             if running is None:
                 return trained
             running.add(job.site, trained.weights, go_on)
