@@ -105,4 +105,4 @@ def test_layers_that_draw_are_known(layer, draws, monkeypatch):
     monkeypatch.setattr(MODELS, "_functions", {**MODELS._functions, "one": build})
     fed = federation(model="one")
     assert (fed._engine.chance.layer == "1") is draws
-    assert (fed.execution.lanes.count == 1) is (draws or fed.execution.idle or torch.get_num_threads() == 1)
+    assert (fed.execution.lanes.count == 1) is (draws or fed.execution.dense or torch.get_num_threads() == 1)

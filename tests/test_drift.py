@@ -12,7 +12,7 @@ from worlds import CNN, cases, federation, last, partition, repeated
 import fedlab
 from fedlab.drift import drift, weight_divergence
 from fedlab.engine import updates
-from fedlab.engine.updates import MEASURES, common, lengths, measures
+from fedlab.engine.updates import MEASURES, Lengths, differing, lengths, measures
 from fedlab.weights import Weights, mix
 
 KNOBS = {"model": CNN, "rounds": 3, "local_steps": 2, "batch_size": 8, "momentum": 0.9, "device": "cpu"}
@@ -26,11 +26,12 @@ def experiment(**changes) -> fedlab.Experiment:
 def of(moved, shares=P) -> dict[str, float]:
     """The measures of updates (K, P) from the origin."""
     moved, shares = torch.as_tensor(moved, dtype=torch.float64), np.asarray(shares)
-    return measures(lengths(torch.zeros(moved.shape[1], dtype=torch.float64), moved, shares), shares)
+    numbers = lengths(torch.zeros(moved.shape[1], dtype=torch.float64), moved, shares)
+    return measures(Lengths.of(numbers.tolist()), shares)
 
 
 def flat(found) -> list[float]:
-    return [*found.each, found.total, found.mean, found.direction]
+    return found.tolist()
 
 
 def random(k=3, n=1000, seed=0) -> np.ndarray:
@@ -113,13 +114,12 @@ def test_float32_weights_lose_nothing_in_the_sums():
     assert flat(lengths(start, moved, np.array([0.75, 0.25]))) == [square, square, 0, square / 4, 0]
 
 
-def test_a_common_start_is_told_by_its_values():
+def test_starts_that_differ_are_counted_by_their_values():
     w = torch.arange(6.0)
-    assert common(w.expand(3, 6)) and common(w.repeat(3, 1))
+    assert not differing(w.expand(3, 6)).item() and not differing(w.repeat(3, 1)).item()
     other = w.repeat(3, 1)
     other[2, 4] += 1
-    assert not common(other) and common(other, torch.arange(6) != 4)
-    assert not common(w.expand(1, 6))
+    assert differing(other).item() == 1 and not differing(other, torch.arange(6) != 4).item()
 
 
 def test_what_is_recorded_is_what_the_sites_did():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from worlds import CNN, federation, last, partition
 
+from fedlab.engine.work import Usage
 from fedlab.federation.wire import Ledger, Message, Path, Wire
 
 
@@ -79,8 +80,8 @@ def test_what_stays_does_not_cross_nor_do_control_variates_of_it(policy, kinds):
     last("scaffold", fed)
     stays = fed.layout.mask(*kinds)
     told = fed.ledger.frame().groupby("what")["bytes"].max()
-    assert told["weights"] == 4 * int((~stays).sum())
-    assert told["control"] == 4 * int((~stays[: fed.layout.trained]).sum())
+    assert told["weights"] == 4 * int((~stays & fed.layout.occupied).sum())
+    assert told["control"] == 4 * int((~stays & fed.layout.occupied)[: fed.layout.trained].sum())
 
 
 def test_rows_of_a_round_add_up_and_rounds_stay_apart():
@@ -109,19 +110,19 @@ def test_taps_see_the_tensors_themselves():
     fed.wire.taps.append(seen.append)
     last("fedavg", fed)
     down = [message for message in seen if message.direction == "down"]
-    assert all(torch.equal(message.tensors[0], fed.start.vector) for message in down)
+    assert all(torch.equal(message.tensors[0], fed.start.numbers) for message in down)
     assert {message.site for message in down} == set(fed.names) and all(isinstance(each, Message) for each in seen)
 
 
 def test_the_path_of_trips_and_training():
     path = Path()
-    path.train([3, 5], [0.1, 0.4])
+    path.train(Usage(torch.zeros(()), steps, 0, lambda s=s: s) for steps, s in ((3, 0.1), (5, 0.4)))
     path.trip([10, 30])
     path.trip([10, 30], shared=True)
     path.trip([2], beside=True)
     path.trip([])
     assert (path.steps, path.messages, path.bytes, path.seconds) == (5, 2, 72, 0.4)
-    path.side_by_side([Path(1, 2, 3, 0.5), Path(4, 1, 9, 0.1)])
+    path.side_by_side([Path(1, 2, 3, [lambda: 0.5]), Path(4, 1, 9, [lambda: 0.1])])
     assert (path.steps, path.messages, path.bytes, path.seconds) == (9, 4, 81, 0.9)
 
 
