@@ -146,7 +146,7 @@ def apfl(fed: Federation, alpha: float = 0.5, adaptive: bool = True, weighting: 
 
 @dataclass
 class Mixture:
-    """APFL's step at m sites: v (m, size) and alpha (m,), in float64, learn beside w."""
+    """APFL's step at m sites: v (m, size) and alpha (m,), in float64, are trained together with w."""
 
     v: Tensor
     alpha: Tensor

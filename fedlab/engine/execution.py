@@ -1,9 +1,9 @@
 """How the sites of a round are trained: which engine does what, so that neither methods nor engines know.
 
-What "auto" chooses was measured (benchmarks/README.md). On a processor, sites one after another on each core are faster
+What "auto" chooses on a processor was measured (benchmarks/README.md): sites one after another on each core are faster
 than one batched model wherever there are convolutions; a small network without any is bound by the overhead of its
 operations, so from some sites on it is stacked, there and on a GPU. The steps of other networks are played from CUDA
-graphs on a GPU, those of small networks on several streams at once.
+graphs on a GPU, which was measured; those of small networks on several streams at once, which was not.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ from fedlab.weights import Weights
 Index = NDArray[np.int64]
 ENOUGH = {"cuda": 2}  # sites in lock-step on average from which on stacks are faster
 OTHERWISE = 6
-STREAMS = 8  # sites of a small network that train at the same time on a GPU
+STREAMS = 8  # sites of a small network that train at the same time on a GPU; a guess until it is measured
 OBSTACLES = {  # mode -> why a method has no place for it, where the model has
     "stacked": "its sites train one at a time",
     "graphed": "its steps run code of the method's own",
