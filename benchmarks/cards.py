@@ -23,13 +23,13 @@ import torch
 from rounds import HERE, SETTINGS, WORK, Workload, measure, world
 from torch import Tensor
 
-from fedlab import models
 from fedlab.algorithms import start
 from fedlab.federation import Federation
-from fedlab.training import Training
+from fedlab.learning import models
+from fedlab.learning.settings import Training
 
 warnings.simplefilter("ignore")  # that a site lacks a class does not matter here
-MODES = ("auto", "serial", "graphed", "stacked")
+MODES = ("auto", "sequential", "cuda_graph", "vmap")
 BARE = ("bare", "bare graph", "bare graph, lean")
 KERNELS = {  # name -> cudnn.deterministic, cudnn.benchmark, TF32 in float32 convolutions
     "repeatable": (True, False, False),  # as `fedlab.run` has it
@@ -54,7 +54,7 @@ def partition(work: Workload) -> Any:
     return world(work)
 
 
-def settings(device: str, precision: str = "float32", batch: int = 32, mode: str = "serial") -> Training:
+def settings(device: str, precision: str = "float32", batch: int = 32, mode: str = "sequential") -> Training:
     """One epoch a round, for as many rounds as the caller wants."""
     given = {**SETTINGS, "batch_size": batch, "precision": precision, "execution": mode, "device": device}
     return Training(rounds=1_000_000, **given)
@@ -88,7 +88,7 @@ class Bare:
     def __init__(self, work: Workload, training: Training, graphed: bool = False, lean: bool = False) -> None:
         part, self.graphed, self.lean = partition(work), graphed, lean
         self.device, self.bf16 = torch.device(training.device), training.precision == "bf16"
-        fed = Federation(part, work.model, training.model_copy(update={"device": "cpu", "execution": "serial"}))
+        fed = Federation(part, work.model, training.model_copy(update={"device": "cpu", "execution": "sequential"}))
         self.sites, self.settings = fed.sites, training
         kept = [torch.channels_last, torch.channels_last_3d][work.dimensions - 2]
         net = models.build(work.model, part.cases.shape, fed.task.outputs, 0, "avg").to(self.device)
@@ -250,7 +250,7 @@ def entrants(
     """Those of `BARE` and of `MODES` that are named."""
 
     def of(name: str) -> Contestant:
-        training = settings(device, precision, batch, name if name in MODES else "serial")
+        training = settings(device, precision, batch, name if name in MODES else "sequential")
         if name in MODES:
             return Contestant(lambda: Simulated(work, training), device, choice)
         return Contestant(lambda: Bare(work, training, "graph" in name, "lean" in name), device, choice)
@@ -313,7 +313,7 @@ def report(names: list[str], precision: str, batch: int, device: str = "cuda") -
     print("\n".join(lines))
     for name in names or WORKLOADS:
         work = WORKLOADS[name]
-        chosen = tuple(what for what in (*BARE, *MODES) if (what, work.model) != ("stacked", "resnet18"))
+        chosen = tuple(what for what in (*BARE, *MODES) if (what, work.model) != ("vmap", "resnet18"))
         found = alone(race, work, device, precision, batch, chosen)
         failed = isinstance(found, Exception)
         lines.append(f"| {name} | {work.title} | failed: {brief(found)} |" if failed else row(name, work, found))

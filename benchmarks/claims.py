@@ -18,8 +18,8 @@ from methods import FEDERATIONS, HERE, run
 from scipy import stats
 
 import fedlab
-from fedlab.comparison import transfer
-from fedlab.runs import Run
+from fedlab.analysis.comparison import transfer
+from fedlab.experiments.run_folder import Run
 
 BASE = {"dataset": "phantoms", "sites": 4, "batch_size": 16, "rounds": 15, "lr": 0.05, "evaluate_every": 5}
 SEEDS, FEW = range(10), range(5)

@@ -16,8 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pandas as pd
 
 from fedlab import load
-from fedlab.dose_response import SITES, dose_response, headlines, summary
-from fedlab.heterogeneity import AXES
+from fedlab.heterogeneity.axes import AXES
+from fedlab.partitioning.dose_curve import SITES, dose_response, headlines, summary
 
 DATASETS = ["phantoms(cases=4500)", "pneumoniamnist", "retinamnist"]
 RESULTS = Path(__file__).parent / "results"

@@ -17,7 +17,7 @@ from pathlib import Path
 CASES = 10  # of each site, one batch
 SITES = {"small_cnn": (4, 16, 64, 256), "resnet18": (4, 16, 64, 256)}
 STACKED = {"small_cnn": 256, "resnet18": 16}  # the most sites that are tried
-MODES = {"cpu": ("serial", "stacked"), "cuda": ("auto", "graphed", "stacked")}
+MODES = {"cpu": ("sequential", "vmap"), "cuda": ("auto", "cuda_graph", "vmap")}
 HERE = Path(__file__).parent
 
 
@@ -70,7 +70,7 @@ def report(device: str) -> str:
         for sites in counts:
             cells = [model, f"{size:.1f}", str(sites)]
             for mode in modes:
-                if mode == "stacked" and sites > STACKED[model]:
+                if mode == "vmap" and sites > STACKED[model]:
                     cells += ["", ""]
                     continue
                 top, before = peak(model, sites, mode, device)

@@ -21,8 +21,8 @@ import pandas as pd
 import torch
 
 import fedlab
+from fedlab.experiments.run_folder import Run
 from fedlab.federation import DivergedError
-from fedlab.runs import Run
 
 HERE = Path(__file__).parent
 RUNS = Path(os.environ.get("FEDLAB_RUNS", "out/runs"))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 import fedlab
-from fedlab.cases import Cases
+from fedlab.data.cases import Cases
 
 AXES = {"quantity": 0.03, "prevalence": 0.6, "population": 0.5}
 

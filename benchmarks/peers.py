@@ -34,12 +34,12 @@ from numpy.typing import NDArray
 from rounds import SKEWED, Floor, Workload, in_turn, world
 
 import fedlab
-from fedlab import models
 from fedlab.algorithms import start
-from fedlab.cases import Cases
+from fedlab.data.cases import Cases
 from fedlab.federation import Federation
-from fedlab.metrics import METRICS
-from fedlab.training import Training
+from fedlab.learning import models
+from fedlab.learning.metrics import METRICS
+from fedlab.learning.settings import Training
 
 HERE = Path(__file__).parent
 CORES = os.cpu_count() or 1

@@ -14,8 +14,8 @@ import numpy as np
 from machine import page
 
 import fedlab
-from fedlab.metrics import accuracy, auroc
-from fedlab.runs import Run
+from fedlab.experiments.run_folder import Run
+from fedlab.learning.metrics import accuracy, auroc
 
 HERE = Path(__file__).parent
 PUBLISHED = {  # (AUROC, accuracy) on the test cases

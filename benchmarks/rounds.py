@@ -27,11 +27,11 @@ import pandas as pd
 import torch
 
 import fedlab
-from fedlab import models
 from fedlab.algorithms import start
-from fedlab.cases import Cases
+from fedlab.data.cases import Cases
 from fedlab.federation import Federation
-from fedlab.training import Training
+from fedlab.learning import models
+from fedlab.learning.settings import Training
 
 warnings.simplefilter("ignore")  # which site lacks a class does not matter here
 HERE = Path(__file__).parent
@@ -47,10 +47,10 @@ class Workload:
     model: str = "small_cnn"
     dimensions: int = 2
     repeats: int = 9
-    modes: tuple[str, ...] = ("auto", "serial", "stacked")
+    modes: tuple[str, ...] = ("auto", "sequential", "vmap")
 
 
-MODES = ("auto", "serial", "stacked")
+MODES = ("auto", "sequential", "vmap")
 SKEWED = (1680, 1280, 992, 768, 592, 448, 352, 288)  # 6,400 cases
 WORK = {
     "W1": Workload("8 skewed sites, 6,400 images, small CNN", SKEWED),
@@ -74,7 +74,7 @@ def world(work: Workload, load: Callable[[str], Cases] = fedlab.load) -> fedlab.
     return fedlab.Partition.from_sites(cases, table, leakage="allow")
 
 
-def federation(work: Workload, mode: str = "serial", device: str = "cpu") -> Federation:
+def federation(work: Workload, mode: str = "sequential", device: str = "cpu") -> Federation:
     """One epoch a round."""
     return Federation(world(work), work.model, Training(rounds=10_000, execution=mode, device=device, **SETTINGS))
 

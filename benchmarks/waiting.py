@@ -78,7 +78,7 @@ def main() -> None:
         print(lines[-1], flush=True)
     lines += ["", f"{SEEDS} seeds of a logistic regression, 4 sites, 20 rounds, evaluated and stored:", ""]
     lines += ["| execution | s | s a run |", "| --- | --- | --- |"]
-    for mode, told in (("serial", "one after another"), ("auto", "in step, 80 models as one")):
+    for mode, told in (("sequential", "one after another"), ("auto", "in step, 80 models as one")):
         seconds = statistics.median(grid({**DENSE, "execution": mode}) for _ in range(3))
         lines.append(f"| {told} | {seconds:.1f} | {seconds / SEEDS:.2f} |")
         print(lines[-1], flush=True)

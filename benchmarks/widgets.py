@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 warnings.simplefilter("ignore")
 
 
-def redraws(cases: fedlab.cases.Cases, sites: int, axis: str) -> tuple[list[float], list[float]]:
+def redraws(cases: fedlab.data.cases.Cases, sites: int, axis: str) -> tuple[list[float], list[float]]:
     """Milliseconds of each redraw while one slider is moved, the others at START: by the clock, of the processor."""
     shown = widgets.institutions(cases, sites=sites, **START)
     slider, clock, busy = shown.settings.controls[axis], [], []

@@ -12,8 +12,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.fetch import home
-from fedlab.registry import Registry, nearest
+from fedlab.core.registry import Registry, nearest
+from fedlab.data.home import home
 
 MEANS = ("source", "accept_licence")  # how a user comes by a dataset: no part of what it is, nor of its folder's name
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data_prep import options, prepare, sources
-from fedlab.registry import nearest
+from fedlab.core.registry import nearest
 
 
 class _Parser(argparse.ArgumentParser):

@@ -5,7 +5,6 @@ So a folder that somebody unpacked, a part of it, or the archive as downloaded a
 
 import hashlib
 import tarfile
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.fetch import fetch, lying
+from fedlab.core.warnings import warn
 
 Read = Callable[[str], bytes]  # the content of a member of an archive
 REMEDY = "remove it and try again, or let FEDLAB_MIRROR name a folder that holds the official archive or its files"
@@ -67,7 +67,7 @@ class Collection:
                 wrong.append(file)
         if wrong:
             message = f"{self.title}: {len(wrong)} files are passed over, since their sha256 is not the official one"
-            warnings.warn(f"{message} (first: {wrong[0]})", stacklevel=3)
+            warn(f"{message} (first: {wrong[0]})")
         return alone
 
     def _archive(self, packed: Sequence[str]) -> Path:

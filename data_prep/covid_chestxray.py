@@ -14,7 +14,7 @@ DATASETS = {
     " some 600 cases, binary, any size, a licence per image; from a local copy"
 }
 
-TERMS = local.Terms(
+TERMS = local.Alignment(
     name="covid_chestxray",
     licence="a licence per image (column license: CC BY-NC-SA, CC BY, ..., of many none is stated)",
     duty="abide by each image's own licence, do not pass images on, and name the collection (Cohen et al. 2020)",

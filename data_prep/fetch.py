@@ -7,10 +7,12 @@ enters the cache, before its checksum is right; an archive without a published c
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fedlab.core.warnings import warn
+from fedlab.data.home import home
 
 if TYPE_CHECKING:
     import requests
@@ -18,15 +20,6 @@ if TYPE_CHECKING:
 RETRIES = 3  # each goes on where the last one broke off
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
 PIECE = 2**16  # bytes: what a broken connection loses at most
-
-
-def home() -> Path:
-    """Where prepared datasets live: `$FEDLAB_DATA`, or else the user's cache folder."""
-    if chosen := os.environ.get("FEDLAB_DATA"):
-        return Path(chosen).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("fedlab"))
 
 
 def downloads() -> Path:
@@ -51,7 +44,7 @@ def found(name: str, checksum: str) -> Path | None:
             told = "checksum as published" if checksum else "checked file by file"
             say(f"{name}: {path.stat().st_size / 1e6:,.1f} MB from {path}, {told}")
             return path
-        warnings.warn(f"{path} is passed over: its checksum is {digest}, wanted {checksum}", stacklevel=3)
+        warn(f"{path} is passed over: its checksum is {digest}, wanted {checksum}")
     return None
 
 
@@ -81,7 +74,7 @@ def _mirrors() -> Iterator[Path]:
     for mirror in filter(None, os.environ.get("FEDLAB_MIRROR", "").split(os.pathsep)):
         root = Path(mirror).expanduser()
         if not root.is_dir():
-            warnings.warn(f"FEDLAB_MIRROR names {root}, which is not a folder: correct or unset it", stacklevel=5)
+            warn(f"FEDLAB_MIRROR names {root}, which is not a folder: correct or unset it")
         yield root
 
 

@@ -13,7 +13,7 @@ DATASETS = {
     " multiclass, any size, CC BY-NC 4.0; from a local download"
 }
 
-TERMS = local.Terms(
+TERMS = local.Alignment(
     name="ham10000",
     licence="CC BY-NC 4.0",
     duty="no commercial use, and name the authors (Tschandl et al. 2018)",

@@ -14,7 +14,7 @@ DATASETS = {
     " multiclass, any size, CC BY-NC 4.0; from a local download"
 }
 
-TERMS = local.Terms(
+TERMS = local.Alignment(
     name="isic2019",
     licence="CC BY-NC 4.0",
     duty="no commercial use, and name BCN_20000, HAM10000 and MSK as sources",

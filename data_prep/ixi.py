@@ -17,7 +17,7 @@ DATASETS = {
     " size, CC BY-SA 3.0; from a local download"
 }
 
-TERMS = local.Terms(
+TERMS = local.Alignment(
     name="ixi",
     licence="CC BY-SA 3.0",
     duty="name the IXI project as the source, and share what you derive from it under the same licence",

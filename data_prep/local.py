@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from data_prep import writer
 from data_prep.fetch import say
-from fedlab.registry import nearest
+from fedlab.core.registry import nearest
 
 DEPTH = 3  # folders below the named one in which files are looked for
 EDGES = (8, 1024)  # least and most pixels of an edge
@@ -32,7 +32,7 @@ DAMAGES = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, 
 
 
 @dataclass(frozen=True)
-class Terms:
+class Alignment:
     """What a user must know: the licence and its main duty, where the files are to be had, and which are needed."""
 
     name: str
@@ -66,7 +66,7 @@ class Files:
     places: file name -> (container, member); the container is an archive or, for a loose file, its folder.
     """
 
-    def __init__(self, terms: Terms, source: object, *archives: str) -> None:
+    def __init__(self, terms: Alignment, source: object, *archives: str) -> None:
         self.terms = terms
         self.folder = _folder(terms, source)
         self.places: dict[str, tuple[Path, str]] = {}
@@ -245,7 +245,7 @@ def _eight_bits(image: Any) -> Any:
     return Image.fromarray(np.rint((values - low) * 255 / max(high - low, 1)).astype(np.uint8))
 
 
-def _folder(terms: Terms, source: object) -> Path:
+def _folder(terms: Alignment, source: object) -> Path:
     if source is None or not str(source):
         raise FileNotFoundError(f"source is missing: {terms.advice}")
     folder = Path(str(source)).expanduser()

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 
 from data_prep.fetch import say
-from fedlab.cases import Cases
+from fedlab.data.cases import Cases
 
 IDENTITY = ("name", "task", "classes", "checksums", "options")  # what a folder must share with a request to answer it
 
@@ -76,7 +76,7 @@ def subset(table: pd.DataFrame, limit: int | None, task: str, by: Sequence[str] 
     """
     if limit is None:
         return np.arange(len(table))
-    from fedlab.randomness import stream
+    from fedlab.core.rng import stream
 
     strata = _strata(table, task, by)
     counts = np.bincount(strata)

@@ -9,21 +9,21 @@ fedlab.compare(runs)
 import importlib
 from typing import Any
 
-from fedlab import runs
 from fedlab.algorithms import METHODS
-from fedlab.comparison import compare
-from fedlab.conduct import grid, run
-from fedlab.costs import costs
-from fedlab.datasets import DATASETS, load
-from fedlab.dose_response import dose_response
-from fedlab.drift import drift, weight_divergence
-from fedlab.experiment import Experiment
-from fedlab.heterogeneity import AXES
-from fedlab.leakage import leakage
-from fedlab.making import partition
-from fedlab.models import MODELS
-from fedlab.notebook import parameters
-from fedlab.partition import Partition
+from fedlab.analysis.client_drift import drift, weight_divergence
+from fedlab.analysis.communication import costs
+from fedlab.analysis.comparison import compare
+from fedlab.analysis.split_leakage import leakage
+from fedlab.data.catalogue import DATASETS, load
+from fedlab.experiments import run_folder as runs
+from fedlab.experiments.experiment import Experiment
+from fedlab.experiments.runner import grid, run
+from fedlab.heterogeneity.axes import AXES
+from fedlab.learning.models import MODELS
+from fedlab.notebook.parameter_cell import parameters
+from fedlab.partitioning.build import partition
+from fedlab.partitioning.dose_curve import dose_response
+from fedlab.partitioning.partitions import Partition
 
 __all__ = [
     "AXES",

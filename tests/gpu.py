@@ -51,13 +51,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 HERE = Path(__file__).resolve().parent
-MODES = ("serial", "graphed", "stacked", "auto")
+MODES = ("sequential", "cuda_graph", "vmap", "auto")
 TOLERANCES = {"float64": (0.0, 1e-9), "float32": (0.0, 2e-4), "bf16": (1e-3, 0.15)}  # at least, at most
 SETTINGS = {"rounds": 2, "local_steps": None, "batch_size": 12, "momentum": 0.5, "weight_decay": 0.01}
 WITHOUT = {  # mode -> methods that may do without it: their sites take turns, or their steps run code of their own
-    "stacked": {"centralized", "cyclic", "single_pass", "split", "splitfed"},
-    "graphed": {"apfl", "fedsam", "moon", "pfedme", "split", "splitfed"},
-    "serial": {"split", "splitfed"},
+    "vmap": {"centralized", "cyclic", "single_pass", "split", "splitfed"},
+    "cuda_graph": {"apfl", "fedsam", "moon", "pfedme", "split", "splitfed"},
+    "sequential": {"split", "splitfed"},
 }
 FEDERATIONS = ((4, 2), (8, 2), (4, 8))  # sites and steps a round in which waits are counted
 HOST_READS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal")  # operations that wait for a GPU
@@ -93,14 +93,14 @@ def compare(method: str, mode: str, precision: str, device: str) -> tuple[str, l
     """What is wrong with this method's result, and the modes in which its sites were trained."""
     from worlds import ends, federation
 
-    here = federation(**SETTINGS, device="cpu", precision="float64", execution="serial")
+    here = federation(**SETTINGS, device="cpu", precision="float64", execution="sequential")
     there = federation(**SETTINGS, device=device, precision=precision, execution=mode)
     expected, found = ends(method, here), ends(method, there)
     used = sorted(there.execution.used)
     problems = list(differences(here, expected, found, precision))
     if precision == "float64" and here.ledger.rows != there.ledger.rows:
         problems.append("other bytes crossed than on the CPU")
-    if mode != "auto" and mode not in used and method not in WITHOUT[mode] and (device, mode) != ("cpu", "graphed"):
+    if mode != "auto" and mode not in used and method not in WITHOUT[mode] and (device, mode) != ("cpu", "cuda_graph"):
         problems.append(f"mode {mode!r} was not used: {there.execution.fallback()}")
     return "; ".join(problems), used
 

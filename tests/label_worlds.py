@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fedlab.cases import Cases
+from fedlab.data.cases import Cases
 
 quiet = pytest.mark.filterwarnings("ignore::fedlab.heterogeneity.HeterogeneityWarning")
 CLASSES = {"binary": 2, "ordinal": 4, "multiclass": 5, "multilabel": 3}

@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 from worlds import settings
 
-from fedlab.cases import Cases
-from fedlab.federation import Federation, assembly
+from fedlab.data.cases import Cases
+from fedlab.federation import Federation, setup
 from fedlab.federation.sites import Site
-from fedlab.partition import Partition
-from fedlab.tasks import task_of
+from fedlab.learning.tasks import task_of
+from fedlab.partitioning.partitions import Partition
 
 SIZES = (24, 12, 18, 10)
 NAMES = ("Site A", "Site B", "Site C", "Site D")
@@ -41,7 +41,7 @@ class Quadratics:
             each = 0.5 * (logits[:, 0] - y.to(logits.dtype)) ** 2
             return each.mean() if reduction == "mean" else each
 
-        monkeypatch.setattr(assembly, "task_of", lambda cases: replace(task_of(cases), loss=least_squares))
+        monkeypatch.setattr(setup, "task_of", lambda cases: replace(task_of(cases), loss=least_squares))
         if steps is not None:
             own = dict(zip(NAMES, steps, strict=True))
             monkeypatch.setattr(Site, "steps", lambda self, settings: own[self.name])

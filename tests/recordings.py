@@ -12,7 +12,7 @@ COMES = {"lift_fresh"}  # of `torch.tensor(...)`: the graph would keep the numbe
 
 
 def recorder(device):
-    """In the place of `fedlab.engine.graphed.recorder`."""
+    """In the place of `fedlab.engine.cuda_graph.recorder`."""
 
     def record(call):
         for _ in range(WARM):

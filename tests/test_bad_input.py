@@ -27,12 +27,11 @@ from worlds import CNN, cases
 
 import fedlab
 from data_prep import medmnist
-from fedlab import runs
-from fedlab.cases import Cases
-from fedlab.engine.serial import Serial
+from fedlab.core.warnings import HeterogeneityWarning, ProtocolWarning
+from fedlab.data.cases import Cases
+from fedlab.engine.loop import SequentialEngine
+from fedlab.experiments import run_folder
 from fedlab.federation import DivergedError
-from fedlab.heterogeneity import HeterogeneityWarning
-from fedlab.protocol import ProtocolWarning
 
 KNOBS = {"dataset": "phantoms(cases=120, size=16)", "sites": 2, "model": CNN, "rounds": 3, "local_steps": 1}
 
@@ -336,7 +335,7 @@ def test_a_grid_with_one_mistake_begins_nothing(axes, told):
 def test_what_only_a_run_can_find_out_leaves_no_finished_run(changes, told, tmp_path):
     with refused(*told):
         fedlab.run(experiment(**changes), folder=tmp_path)
-    assert runs.find(tmp_path) == []
+    assert run_folder.find(tmp_path) == []
 
 
 def test_cuda_that_is_not_there_is_refused_by_a_run(tmp_path, monkeypatch):
@@ -348,7 +347,7 @@ def test_cuda_that_is_not_there_is_refused_by_a_run(tmp_path, monkeypatch):
     for far in ("cuda:7", "cuda:256"):  # PyTorch takes the latter for cuda:0
         with refused(f"device={far!r}", "finds 1 GPU(s) here", "count from cuda:0"):
             fedlab.run(experiment(device=far), folder=tmp_path)
-    assert runs.find(tmp_path) == []
+    assert run_folder.find(tmp_path) == []
 
 
 @pytest.mark.notebook
@@ -371,8 +370,8 @@ def test_a_misspelt_papermill_parameter_stops_the_notebook_before_any_work(tmp_p
 
 @pytest.mark.parametrize(("method", "place"), [("fedavg", "Site A"), ("local", "Site A"), ("centralized", "all sites")])
 def test_a_diverging_run_stays_unfinished_and_goes_on_at_the_round_it_names(method, place, tmp_path, monkeypatch):
-    begun, fit = [], Serial.train
-    monkeypatch.setattr(Serial, "train", lambda *args: begun.append(1) or fit(*args))
+    begun, fit = [], SequentialEngine.train
+    monkeypatch.setattr(SequentialEngine, "train", lambda *args: begun.append(1) or fit(*args))
     steep, trained = experiment(method=method, rounds=4, local_steps=2, schedule="step(factor=1e30)"), []
     for _ in range(2):
         with refused(f"{place}, round 3: training diverged", "at lr=5e+28", "lower `lr`", kind=DivergedError):
@@ -381,9 +380,9 @@ def test_a_diverging_run_stays_unfinished_and_goes_on_at_the_round_it_names(meth
     assert trained[0] == 3 * trained[1]  # rounds 1 and 2 were kept
     (left,) = tmp_path.glob("*.unfinished")
     with refused("unfinished run", "run its experiment again"):
-        runs.read(left)
+        run_folder.read(left)
     gentle = fedlab.run(steep.with_(schedule="constant"), folder=tmp_path)
-    assert left.is_dir() and [run.folder for run in runs.find(tmp_path)] == [gentle.folder]
+    assert left.is_dir() and [run.folder for run in run_folder.find(tmp_path)] == [gentle.folder]
 
 
 @pytest.fixture
@@ -414,7 +413,7 @@ def test_a_really_full_disk_stops_a_run_wherever_it_is_and_loses_nothing(small_d
         except OSError as error:
             failures += 1
             assert re.search(r"no space left on the disk of .*unfinished.*free some space and run the same", str(error))
-            assert runs.find(work) == []
+            assert run_folder.find(work) == []
     assert failures >= 8
     assert entries(run.folder) == entries(whole.folder) and entries(work) == [run.folder.name]
     for name in ("predictions", "ledger", "partition_table"):
@@ -426,10 +425,15 @@ def test_a_really_full_disk_stops_a_run_wherever_it_is_and_loses_nothing(small_d
 def test_a_run_folder_of_another_version_is_neither_returned_nor_overwritten(tmp_path):
     run = fedlab.run(experiment(), folder=tmp_path)
     about = run.folder / "experiment.json"
-    about.write_text(about.read_text().replace(f'"format": {runs.FORMAT}', '"format": 99'))
+    about.write_text(about.read_text().replace(f'"format": {run_folder.FORMAT}', '"format": 99'))
     before = contents(tmp_path)
-    told = (str(run.folder), "written in format 99", f"reads format {runs.FORMAT}", "install the fedlab that wrote it")
-    for read in (lambda: fedlab.run(experiment(), folder=tmp_path), lambda: runs.read(run.folder)):
+    told = (
+        str(run.folder),
+        "written in format 99",
+        f"reads format {run_folder.FORMAT}",
+        "install the fedlab that wrote it",
+    )
+    for read in (lambda: fedlab.run(experiment(), folder=tmp_path), lambda: run_folder.read(run.folder)):
         with refused(*told):
             read()
     assert contents(tmp_path) == before
@@ -456,7 +460,7 @@ class PowerCut(BaseException):
 
 def cut_off(part, folder: Path, after: int) -> Path:
     """The unfinished folder of a run that was killed in its `after`-th local training."""
-    begun, fit = [], Serial.train
+    begun, fit = [], SequentialEngine.train
 
     def stops(*args):
         begun.append(1)
@@ -465,7 +469,7 @@ def cut_off(part, folder: Path, after: int) -> Path:
         return fit(*args)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(Serial, "train", stops)
+        patch.setattr(SequentialEngine, "train", stops)
         fedlab.run(experiment(), part, folder=folder)
     (left,) = folder.glob("*.unfinished")
     return left
@@ -496,10 +500,10 @@ def test_a_damaged_or_foreign_run_is_named_with_its_folder(tmp_path):
     whole = about.read_text()
     about.write_text(whole[:100])
     with refused(str(run.folder), "is damaged", "run the experiment again"):
-        runs.read(run.folder)
+        run_folder.read(run.folder)
     about.write_text(whole.replace('"patience"', '"endurance"'))
     with refused(str(run.folder), "unknown parameter 'endurance'", "install the fedlab that wrote it"):
-        runs.like(experiment(), tmp_path)
+        run_folder.like(experiment(), tmp_path)
 
 
 def test_numbers_are_no_case_names():
@@ -550,7 +554,7 @@ def test_a_grid_over_federations_of_an_explicit_one_is_refused(tmp_path):
 def test_predictions_that_are_not_finite_are_a_divergence(tmp_path):
     with refused("Site A, round 1: training diverged", "not finite", "lower `lr`", kind=DivergedError):
         fedlab.run(experiment(rounds=1, lr=1e37), folder=tmp_path)
-    assert runs.find(tmp_path) == []
+    assert run_folder.find(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -640,6 +644,6 @@ def test_a_memory_that_no_checkpoint_can_hold_is_named(tmp_path):
         )
         with refused(*told, kind=TypeError):
             fedlab.run(experiment(method="drawing"), folder=tmp_path)
-        assert runs.find(tmp_path) == []
+        assert run_folder.find(tmp_path) == []
     finally:
         fedlab.METHODS.remove("drawing")

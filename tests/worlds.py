@@ -5,11 +5,11 @@ import pandas as pd
 import torch
 
 from fedlab import algorithms
-from fedlab.cases import Cases
+from fedlab.core.weights import Weights
+from fedlab.data.cases import Cases
 from fedlab.federation import Ensemble, Federation, Localised
-from fedlab.partition import Partition
-from fedlab.training import Training
-from fedlab.weights import Weights
+from fedlab.learning.settings import Training
+from fedlab.partitioning.partitions import Partition
 
 SIZES = (24, 40, 16, 8)
 CNN = "small_cnn(width=4, depth=2)"

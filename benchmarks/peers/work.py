@@ -19,7 +19,7 @@ LR, MOMENTUM = 0.02, 0.9
 MEMORY = torch.channels_last if os.environ.get("MEMORY") == "channels last" else torch.contiguous_format
 
 
-class Work:
+class LocalTask:
     """What lies in the folder: `given.npz` and `given.json`."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -82,13 +82,13 @@ def train(net: nn.Module, batches: list[torch.Tensor], images: torch.Tensor, lab
 
 
 @lru_cache
-def opened(folder: Path) -> tuple[Work, torch.Tensor, torch.Tensor, nn.Sequential]:
+def opened(folder: Path) -> tuple[LocalTask, torch.Tensor, torch.Tensor, nn.Sequential]:
     """Work, images, labels and network, once a process."""
     torch.set_num_threads(1)
-    work = Work(folder)
+    work = LocalTask(folder)
     return work, *work.data(), work.network()
 
 
-def asked() -> tuple[Work, dict[str, str]]:
+def asked() -> tuple[LocalTask, dict[str, str]]:
     """The folder and the options of the command line."""
-    return Work(sys.argv[1]), dict(option.split("=") for option in sys.argv[2:])
+    return LocalTask(sys.argv[1]), dict(option.split("=") for option in sys.argv[2:])

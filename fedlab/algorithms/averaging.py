@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab.algorithms.arguments import at_least, plain_sgd, stable, within
 from fedlab.algorithms.formulas import Contrast, accumulated, simplex
-from fedlab.algorithms.knobs import at_least, plain_sgd, stable, within
 from fedlab.algorithms.registry import algorithm
+from fedlab.core.memory import to_device
+from fedlab.core.registry import choose
+from fedlab.core.weights import mix, stack, toward
 from fedlab.federation import Federation, Round
-from fedlab.memory import to_device
-from fedlab.registry import choose
-from fedlab.weights import mix, stack, toward
 
 
 @algorithm

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from fedlab.algorithms.registry import algorithm
+from fedlab.core.registry import choose
 from fedlab.federation import Ensemble, Federation, Round
-from fedlab.registry import choose
 
 
 @algorithm

@@ -1,6 +1,5 @@
 """Weight transfer: one model travels from institution to institution and trains at each."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from fedlab.algorithms.registry import algorithm
-from fedlab.federation import Clock, Federation, Round
-from fedlab.randomness import stream
-from fedlab.registry import choose
-from fedlab.weights import Weights
+from fedlab.core.registry import choose
+from fedlab.core.rng import stream
+from fedlab.core.warnings import warn
+from fedlab.core.weights import Weights
+from fedlab.federation import Federation, Round, RoundContext
 
 ORDERS = ("fixed", "shuffled", "reversed", "by_size")
 MITIGATIONS = ("iterations", "rate", "sampling", "loss")
@@ -46,7 +46,7 @@ def cyclic(
             raise ValueError(f"mitigation={mitigation!r}: {' and '.join(sorted(pair))} do the same, choose one of them")
     if recalibrate and not fed.shares_statistics:
         told = f"recalibrate=True: sites share no normalisation statistics with batchnorm={fed.settings.batchnorm!r}"
-        warnings.warn(f"{told}, nothing is recalibrated", UserWarning, stacklevel=3)
+        warn(f"{told}, nothing is recalibrated")
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
         stops: dict[int, Weights] = {}
@@ -83,7 +83,7 @@ def single_pass(fed: Federation, order: str = "fixed", optimizer: str = "travel"
         yield Round({"global": s.w})
 
 
-def visits(fed: Federation, order: str, r: Clock) -> list[int]:
+def visits(fed: Federation, order: str, r: RoundContext) -> list[int]:
     """The sites of this cycle that are there, in the order of visit."""
     sites = list(range(len(fed.sites)))
     if order == "shuffled":

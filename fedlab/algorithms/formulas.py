@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedlab.federation.practice import Features
+from fedlab.federation.local_training import Features
 
 
 def accumulated(steps: float, momentum: float = 0.0, lr_mu: float = 0.0) -> float:

@@ -4,20 +4,20 @@ The model that a site uses is its own if it has one, else the shared one. What `
 an institution that took no part it is the mean over sites, which in practice would have to be sent once.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fedlab import stages
+from fedlab.algorithms.arguments import at_least, stable, whole, within
 from fedlab.algorithms.averaging import fedavg
-from fedlab.algorithms.knobs import at_least, stable, whole, within
 from fedlab.algorithms.registry import algorithm
+from fedlab.core import stages
+from fedlab.core.warnings import warn
+from fedlab.core.weights import Weights, toward
 from fedlab.federation import Federation, Round
-from fedlab.turnout import everybody
-from fedlab.weights import Weights, toward
+from fedlab.federation.participation import everybody
 
 
 @algorithm
@@ -218,11 +218,9 @@ def _warn_of_resting_heads(fed: Federation, share: float) -> None:
     """Say where rounds are so short that the head's share of their steps is none."""
     rests = [site.name for site in fed.sites if int(share * site.steps(fed.settings) + 1e-9) == 0]
     if share and rests:
-        warnings.warn(
+        warn(
             f"fedrep: {share:.0%} of a round's steps are none at {', '.join(rests)}, so that the personal head is not"
-            " trained there: use more local work or lower head_epochs",
-            UserWarning,
-            stacklevel=4,
+            " trained there: use more local work or lower head_epochs"
         )
 
 

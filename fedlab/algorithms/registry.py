@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from fedlab.core.registry import Registry
 from fedlab.federation import Federation, Round
-from fedlab.registry import Registry
 
 METHODS = Registry("method")
 Algorithm = Callable[..., Iterator[Round]]

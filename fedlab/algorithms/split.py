@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 from fedlab.algorithms.cyclic import ORDERS, visits
 from fedlab.algorithms.registry import algorithm
-from fedlab.federation import Clock, Federation, Round
-from fedlab.federation.splitting import Split
-from fedlab.randomness import stream
-from fedlab.registry import choose
-from fedlab.weights import Weights, mix, stack
+from fedlab.core.registry import choose
+from fedlab.core.rng import stream
+from fedlab.core.weights import Weights, mix, stack
+from fedlab.federation import Federation, Round, RoundContext
+from fedlab.federation.split_training import Split
 
 
 @algorithm
@@ -52,7 +52,7 @@ def split(
         yield Round({"global": halves.whole(shared, s.server)})
 
 
-def turns_of(fed: Federation, r: Clock, order: str, turns: str) -> Iterator[tuple[int, tuple[int, int] | None]]:
+def turns_of(fed: Federation, r: RoundContext, order: str, turns: str) -> Iterator[tuple[int, tuple[int, int] | None]]:
     """(site, its steps) in the order of turns; alternate batches end with the data of each site."""
     sites = visits(fed, order, r)
     if turns == "site":
@@ -107,7 +107,7 @@ def splitfed(
 
 
 def one_server(
-    fed: Federation, halves: Split, sent: Weights, server: Weights, r: Clock, optimizer: str
+    fed: Federation, halves: Split, sent: Weights, server: Weights, r: RoundContext, optimizer: str
 ) -> tuple[Weights, Weights]:
     """SplitFedV2: all clients from the same weights, one server half that sees their batches site after site."""
     order = stream(fed.settings.seed, "order at the server", r.number).permutation(list(r.turnout.answering))

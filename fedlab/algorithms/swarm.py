@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from fedlab.algorithms.knobs import whole, within
+from fedlab.algorithms.arguments import whole, within
 from fedlab.algorithms.registry import algorithm
-from fedlab.federation import Clock, Federation, Round
-from fedlab.randomness import stream
-from fedlab.registry import choose
-from fedlab.topology import links, metropolis
-from fedlab.weights import Weights, mix, stack
+from fedlab.core.registry import choose
+from fedlab.core.rng import stream
+from fedlab.core.weights import Weights, mix, stack
+from fedlab.federation import Federation, Round, RoundContext
+from fedlab.federation.graphs import links, metropolis
 
 MERGES = {"mean": None, "median": "median(weighted=True)", "geomedian": "geomedian"}
 
@@ -74,7 +74,7 @@ def _check(fed: Federation, sync: Any, min_peers: int, merge: str, optimizer: st
         raise ValueError("merge='median' cannot tell the variance of the union: use another batchnorm than 'pooled'")
 
 
-def catch_up(fed: Federation, s: Any, r: Clock) -> None:
+def catch_up(fed: Federation, s: Any, r: RoundContext) -> None:
     """Peers that missed the last merge adopt it before anything else, if anybody is there who has it."""
     late = [k for k in r.turnout.answering if k in s.behind]
     current = [k for k in r.turnout.answering if k not in s.behind]

@@ -1,1 +1,1 @@
-"""What makes a round fast: data on the device once, the model in flat buffers, optimizers as vector expressions."""
+"""Training at many sites on one machine: in turn, on threads, stacked, or as CUDA graphs, with the same results."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab.randomness import stream
+from fedlab.core.rng import stream
 
 
 class Batches:

@@ -2,15 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fedlab.engine.work import Work
-
-Index = NDArray[np.int64]
+from fedlab.core.typing import Ints
+from fedlab.engine.local_task import LocalTask
 
 
-def lockstep(works: Sequence[Work]) -> Iterator[tuple[list[int], list[Index]]]:
+def lockstep(works: Sequence[LocalTask]) -> Iterator[tuple[list[int], list[Ints]]]:
     """(which of the works, the batch of each): batches of one size, every work's own in their order."""
     step = [work.first for work in works]
     for who in groups(works):
@@ -19,7 +15,7 @@ def lockstep(works: Sequence[Work]) -> Iterator[tuple[list[int], list[Index]]]:
             step[i] += 1
 
 
-def groups(works: Sequence[Work]) -> Iterator[list[int]]:
+def groups(works: Sequence[LocalTask]) -> Iterator[list[int]]:
     """Which of the works take a step together.
 
     Of the batches that are next, those of the most frequent size; where sizes are equally frequent the smallest, since
@@ -41,10 +37,10 @@ def groups(works: Sequence[Work]) -> Iterator[list[int]]:
                 ahead[i] = following
 
 
-def together(works: Sequence[Work]) -> float:
+def together(works: Sequence[LocalTask]) -> float:
     """How many sites take a step together on average."""
     return sum(work.steps for work in works) / max(1, sum(1 for _ in groups(works)))
 
 
-def _lengths(work: Work) -> Iterator[int]:
+def _lengths(work: LocalTask) -> Iterator[int]:
     return (work.batches.length(step) for step in range(work.first, work.first + work.steps))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlab.memory import aligned
-from fedlab.training import Training
+from fedlab.core.memory import aligned
+from fedlab.learning.settings import Training
 
 Number = float | Tensor  # a tensor () where a step is recorded and played with other values
 

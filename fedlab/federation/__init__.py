@@ -5,8 +5,8 @@ merge. Each builds on the one before; `Federation` is the whole.
 """
 
 from fedlab.federation.federation import Federation
-from fedlab.federation.local import DivergedError
-from fedlab.federation.outcomes import Ensemble, Localised, Model, Round
-from fedlab.federation.sites import ALL, Clock, Site
+from fedlab.federation.round_result import Ensemble, Localised, Model, Round
+from fedlab.federation.site_update import DivergedError
+from fedlab.federation.sites import ALL, RoundContext, Site
 
-__all__ = ["ALL", "Clock", "DivergedError", "Ensemble", "Federation", "Localised", "Model", "Round", "Site"]
+__all__ = ["ALL", "DivergedError", "Ensemble", "Federation", "Localised", "Model", "Round", "RoundContext", "Site"]

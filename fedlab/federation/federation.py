@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlab.core.weights import Weights, stack
 from fedlab.engine.batches import Batches
-from fedlab.federation.exchange import Exchange
-from fedlab.federation.journal import Cost
-from fedlab.federation.outcomes import Ensemble, Localised, Model
-from fedlab.federation.wire import Ledger
-from fedlab.metrics import HIGHER_IS_BETTER, METRICS
-from fedlab.weights import Weights, stack
+from fedlab.federation.channel import Ledger
+from fedlab.federation.communication import Exchange
+from fedlab.federation.round_log import Cost
+from fedlab.federation.round_result import Ensemble, Localised, Model
+from fedlab.learning.metrics import HIGHER_IS_BETTER, METRICS
 
 ATTENDANCE = ("participation", "availability", "stragglers", "failures")  # settings of rounds in which sites meet
 
@@ -43,7 +43,7 @@ class Federation(Exchange):
 
     @property
     def updates(self) -> dict[str, float]:
-        """How far the sites' updates of the present round point apart, see `fedlab.engine.updates`."""
+        """How far the sites' updates of the present round point apart, see `fedlab.engine.update_statistics`."""
         return self.journal.updates
 
     def without_effect(self) -> list[str]:

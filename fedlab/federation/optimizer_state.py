@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlab.federation.staying import Staying
-from fedlab.weights import Weights
+from fedlab.core.weights import Weights
+from fedlab.federation.local_parameters import LocalParameters
 
 SHARED = "shared"
 
@@ -22,7 +22,7 @@ class OptimizerState:
     (slots, P), clock]. used: whether a method ever trained sites side by side from a shared model.
     """
 
-    def __init__(self, policy: str, staying: Staying) -> None:
+    def __init__(self, policy: str, staying: LocalParameters) -> None:
         self.policy, self.staying = policy, staying
         self.held: dict[str, list[Any]] = {}
         self.used = False

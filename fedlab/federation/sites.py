@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlab.engine.batches import Balanced, Batches
-from fedlab.training import Training
-from fedlab.turnout import Turnout
+from fedlab.federation.participation import Participants
+from fedlab.learning.settings import Training
 
 ALL = "all sites"  # the name of their union
 
@@ -45,7 +45,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class Clock:
+class RoundContext:
     """The present round, counted from 1, its learning rate, and who takes part.
 
     turn: the round whose batches are meant, where it is another one.
@@ -53,7 +53,7 @@ class Clock:
 
     number: int
     lr: float
-    turnout: Turnout
+    turnout: Participants
     turn: int | None = None
 
     @property

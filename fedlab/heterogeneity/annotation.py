@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab.cases import Cases
-from fedlab.heterogeneity.coordinates import Atlas, dose
-from fedlab.heterogeneity.tables import largest_remainder
-from fedlab.randomness import stream
-from fedlab.registry import Registry, split_call
+from fedlab.core.registry import Registry, split_call
+from fedlab.core.rng import stream
+from fedlab.core.typing import Ints
+from fedlab.data.cases import Cases
+from fedlab.heterogeneity.raking import largest_remainder
+from fedlab.heterogeneity.site_coordinates import SiteEffects, dose
 
 WORST = 0.4  # share of labels that the worst readers change at full dose
 THRESHOLD = 0.5  # of a grade, by which the most biased readers move every threshold at full dose
@@ -21,7 +22,6 @@ BORDER = 3  # pixels by which outlines grow or shrink at full dose
 SEVERITY = ("severity", "score")  # columns that order cases within a class
 
 Annotation = float | str
-Ids = NDArray[np.int64]
 Masks = NDArray[np.uint8]
 POLICIES = Registry("annotation policy")
 
@@ -36,7 +36,7 @@ class Annotator:
     policy: str
     amount: float
 
-    def mark(self, cases: Cases, rows: Ids) -> Ids:
+    def mark(self, cases: Cases, rows: Ints) -> Ints:
         """Labels (m,) of all of the site's cases of one split as its readers write them."""
         labels = cases.labels[rows]
         if not self.amount or self.policy == "outline" or not len(rows):
@@ -65,7 +65,7 @@ def read(value: Annotation) -> tuple[str, float]:
     return name, dose([*args, *knobs.values()][0], f"annotation {name!r}")
 
 
-def draw(value: Annotation, cases: Cases, sites: list[str], atlas: Atlas) -> dict[str, Annotator]:
+def draw(value: Annotation, cases: Cases, sites: list[str], atlas: SiteEffects) -> dict[str, Annotator]:
     """The readers of each site, none at dose 0.
 
     value: a dose of the task's own policy (symmetric; neighbour for grades; outline for masks), or "threshold(0.5)" and
@@ -95,21 +95,21 @@ def _check_suits(policy: str, cases: Cases) -> None:
 
 
 @POLICIES.add
-def symmetric(reader: Annotator, cases: Cases, rows: Ids, labels: Ids) -> Ids:
+def symmetric(reader: Annotator, cases: Cases, rows: Ints, labels: Ints) -> Ints:
     """A share of each class gets any other class, all alike often: exactly so many by largest remainder."""
     classes = len(cases.classes)
     return _changed(reader, labels, lambda c: [d for d in range(classes) if d != c])
 
 
 @POLICIES.add
-def neighbour(reader: Annotator, cases: Cases, rows: Ids, labels: Ids) -> Ids:
+def neighbour(reader: Annotator, cases: Cases, rows: Ints, labels: Ints) -> Ints:
     """A share of each grade gets the grade below or above: confusions of neighbours only."""
     classes = len(cases.classes)
     return _changed(reader, labels, lambda c: [d for d in (c - 1, c + 1) if 0 <= d < classes])
 
 
 @POLICIES.add
-def threshold(reader: Annotator, cases: Cases, rows: Ids, labels: Ids) -> Ids:
+def threshold(reader: Annotator, cases: Cases, rows: Ints, labels: Ints) -> Ints:
     """Every threshold between grades is moved: a lenient site calls the mildest cases of a grade by the grade below.
 
     A case's place within its grade is its rank by a severity column, else drawn.
@@ -126,12 +126,12 @@ def threshold(reader: Annotator, cases: Cases, rows: Ids, labels: Ids) -> Ids:
 
 
 @POLICIES.add
-def outline(reader: Annotator, cases: Cases, rows: Ids, labels: Ids) -> Ids:
+def outline(reader: Annotator, cases: Cases, rows: Ints, labels: Ints) -> Ints:
     """Masks are drawn too small at some sites and too large at others; labels stay."""
     return labels
 
 
-def _changed(reader: Annotator, labels: Ids, others) -> Ids:  # type: ignore[no-untyped-def]
+def _changed(reader: Annotator, labels: Ints, others) -> Ints:  # type: ignore[no-untyped-def]
     """Labels of which a share `amount` is changed, evenly to each class of others(class)."""
     marked = labels.copy()
     values, found = np.unique(labels, return_counts=True)
@@ -143,13 +143,13 @@ def _changed(reader: Annotator, labels: Ids, others) -> Ids:  # type: ignore[no-
     return marked
 
 
-def _flips(share: float, found: Ids) -> Ids:
+def _flips(share: float, found: Ints) -> Ints:
     """How many of each class are changed, by largest remainder of the share."""
     total = math.floor(share * found.sum() + 0.5)
     return largest_remainder(found, total)
 
 
-def _severity(reader: Annotator, cases: Cases, rows: Ids) -> NDArray[np.float64]:
+def _severity(reader: Annotator, cases: Cases, rows: Ints) -> NDArray[np.float64]:
     """(m,) what orders cases within a grade."""
     drawn = stream(reader.seed, "annotation", "rank").permutation(len(cases))[rows].astype(np.float64)
     column = next((name for name in SEVERITY if name in cases.table), None)

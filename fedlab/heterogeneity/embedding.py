@@ -7,8 +7,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab.cases import Cases
-from fedlab.randomness import stream
+from fedlab.core.rng import stream
+from fedlab.data.cases import Cases
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COMPONENTS = 16

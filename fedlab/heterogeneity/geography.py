@@ -8,8 +8,8 @@ is: only who resembles whom changes.
 import math
 from collections.abc import Sequence
 
-from fedlab.heterogeneity.coordinates import Atlas, dose
-from fedlab.registry import Registry
+from fedlab.core.registry import Registry
+from fedlab.heterogeneity.site_coordinates import SiteEffects, dose
 
 COUPLING = 0.6  # between axes, at full dose
 
@@ -17,16 +17,16 @@ Geography = float | str
 SCHEMES = Registry("geography scheme")
 
 
-def atlas_of(value: Geography, sites: int, seed: int) -> Atlas:
+def atlas_of(value: Geography, sites: int, seed: int) -> SiteEffects:
     """Where sites stand on all axes. value: a dose, or "regions(0.6, count=3, coupling=0.2)"."""
     within, count, coupling = read(value)
     if within == 0:
-        return Atlas(sites, seed)
+        return SiteEffects(sites, seed)
     count = count or default_count(sites)
     if count > sites:
         raise ValueError(f"geography asks for {count} regions of {sites} sites: give at most one region a site")
     region = tuple(site * count // sites for site in range(sites))
-    return Atlas(sites, seed, region, within, coupling)
+    return SiteEffects(sites, seed, region, within, coupling)
 
 
 def check(value: Geography) -> None:
@@ -56,7 +56,7 @@ def default_count(sites: int) -> int:
     return min(sites, max(2, round(math.sqrt(sites))))
 
 
-def region_names(atlas: Atlas, sites: Sequence[str]) -> dict[str, str]:
+def region_names(atlas: SiteEffects, sites: Sequence[str]) -> dict[str, str]:
     """Site -> Region 1, Region 2, ...; empty without regions."""
     return {site: f"Region {number + 1}" for site, number in zip(sites, atlas.region, strict=bool(atlas.region))}
 

@@ -7,16 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from fedlab.cases import Cases
+from fedlab.core.typing import Floats, Ints
+from fedlab.data.cases import Cases
 
 L = math.log(19.0)  # at full dose a balanced binary level runs from 5 % at one end to 95 % at the other
 BINS = 5  # levels of a number such as age
 MISSING = "missing"
-
-Ids = NDArray[np.int64]
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,15 +26,15 @@ class Levels:
     """
 
     name: str
-    of: Ids
-    group: Ids
-    scores: Array
+    of: Ints
+    group: Ints
+    scores: Floats
     names: list[str]
 
     def __len__(self) -> int:
         return len(self.group)
 
-    def odds(self, h: float, u: Array) -> Array:
+    def odds(self, h: float, u: Floats) -> Floats:
         """(sites, levels): exp(h L u score), so that between sites k and l the log-odds differ by h L (u_k - u_l) per
         unit of score.
 
@@ -51,7 +48,7 @@ class Levels:
         return np.exp(h * L * direction)
 
 
-def _directions(scores: Array, u: Array) -> Array:
+def _directions(scores: Floats, u: Floats) -> Floats:
     """(sites, levels): which way each site leans, coordinate by score."""
     if not np.isnan(scores).any():
         return np.outer(u, scores)
@@ -59,7 +56,7 @@ def _directions(scores: Array, u: Array) -> Array:
     return 0.5 * np.stack([np.roll(u, turn) for turn in turns], axis=1)
 
 
-def column_levels(cases: Cases, column: str, within: Ids | None = None) -> Levels:
+def column_levels(cases: Cases, column: str, within: Ints | None = None) -> Levels:
     """The levels of a column: BINS equal parts of a number, else each value; a missing value is a level that no site
     favours.
 
@@ -81,7 +78,7 @@ def column_levels(cases: Cases, column: str, within: Ids | None = None) -> Level
     return Levels(column, of, np.array(group), np.array(scores), names)
 
 
-def _levels_of(values: pd.Series) -> tuple[Ids, list[str], list[float]]:
+def _levels_of(values: pd.Series) -> tuple[Ints, list[str], list[float]]:
     """(level of each value, names, scores) of one group."""
     known = values.notna().to_numpy()
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
@@ -95,17 +92,17 @@ def _levels_of(values: pd.Series) -> tuple[Ids, list[str], list[float]]:
     return level, [*names, MISSING], [*scores, 0.0]
 
 
-def spread(count: int) -> Array:
+def spread(count: int) -> Floats:
     """Scores of ordered levels: equally spaced over one unit; a lone level has none to differ from."""
     return np.linspace(-0.5, 0.5, count) if count > 1 else np.zeros(count)
 
 
-def _kinds(values: pd.Series) -> tuple[Ids, list[str]]:
+def _kinds(values: pd.Series) -> tuple[Ints, list[str]]:
     codes, kinds = pd.factorize(values, sort=True)
     return codes.astype(np.int64), [str(kind) for kind in kinds]
 
 
-def _parts(values: Array) -> tuple[Ids, list[str]]:
+def _parts(values: Floats) -> tuple[Ints, list[str]]:
     """A number in at most BINS parts of about equal numbers of cases; equal values share a part."""
     distinct = np.unique(values)
     if len(distinct) <= BINS:

@@ -3,11 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlab.core.typing import Floats, Ints
+from fedlab.heterogeneity.odds import Quota
 from fedlab.heterogeneity.quotas import shown
-from fedlab.heterogeneity.tables import TINY, Counts, Table
-from fedlab.heterogeneity.tilt import Quota
-
-Bits = NDArray[np.int64]
+from fedlab.heterogeneity.raking import TINY
 
 ITERATIONS = 100
 ENOUGH = 0.25  # of a case: how far expected numbers of findings may be off before whole cases are counted
@@ -15,7 +14,7 @@ HALVINGS = 7  # of the interval in which the largest sites that fit are looked f
 STEPS = 20  # of the way towards the pool's own prevalence, on which a request that fits is looked for
 
 
-def exact(wanted: Table, findings: Bits) -> Quota:
+def exact(wanted: Floats, findings: Ints) -> Quota:
     """Sites of which the shares wanted[k] (sites, findings) have each finding, to within half a case where the pool's
     combinations of findings allow.
 
@@ -25,7 +24,7 @@ def exact(wanted: Table, findings: Bits) -> Quota:
     left out. Raises ValueError if that leaves a site fewer than `least` cases, naming the nearest prevalences that fit.
     """
 
-    def counts(sizes: Counts, pool: Counts, least: int) -> Counts:
+    def counts(sizes: Ints, pool: Ints, least: int) -> Ints:
         there = np.flatnonzero(pool)
         features = np.hstack([np.ones((len(there), 1), np.int64), findings[there]])
         found = _largest(wanted, features, pool[there], sizes, least)
@@ -38,7 +37,7 @@ def exact(wanted: Table, findings: Bits) -> Quota:
     return counts
 
 
-def _largest(wanted: Table, features: Bits, pool: Counts, sizes: Counts, least: int) -> tuple[Table, Counts] | None:
+def _largest(wanted: Floats, features: Ints, pool: Ints, sizes: Ints, least: int) -> tuple[Floats, Ints] | None:
     """(expected cases (sites + 1, levels), wanted numbers (sites, features)) of the largest sites that fit, or None.
 
     features: (levels, 1 + findings), the first of them 1, so that a site's first number is its size.
@@ -58,14 +57,14 @@ def _largest(wanted: Table, features: Bits, pool: Counts, sizes: Counts, least: 
     return best
 
 
-def _bound(wanted: Table, findings: Bits, pool: Counts, sizes: Counts) -> float:
+def _bound(wanted: Floats, findings: Ints, pool: Ints, sizes: Ints) -> float:
     """The common factor of the sizes beyond which single findings, or cases without one, run out."""
     need = np.concatenate([sizes @ wanted, sizes @ (1 - wanted)])
     there = np.concatenate([pool @ findings, pool @ (1 - findings)])
     return float(min(1.0, *(there[need > TINY] / need[need > TINY])))
 
 
-def _at(scale: float, wanted: Table, features: Bits, pool: Counts, sizes: Counts) -> tuple[Table, Counts] | None:
+def _at(scale: float, wanted: Floats, features: Ints, pool: Ints, sizes: Ints) -> tuple[Floats, Ints] | None:
     kept = np.floor(scale * sizes + TINY)
     numbers = np.rint(kept[:, None] * np.hstack([np.ones((len(sizes), 1)), wanted]))
     table = _tilted(features, pool, numbers)
@@ -74,14 +73,14 @@ def _at(scale: float, wanted: Table, features: Bits, pool: Counts, sizes: Counts
     return np.vstack([table, pool - table.sum(axis=0)]), numbers.astype(np.int64)
 
 
-def _tilted(features: Bits, pool: Counts, numbers: Table) -> Table:
+def _tilted(features: Ints, pool: Ints, numbers: Floats) -> Floats:
     """Expected cases (sites, levels) with these numbers (sites, features): the dual of the nearest table by Kullback's
     distance, minimised by Newton's method; as near as it gets where there is none."""
     from scipy.optimize import minimize
 
     total = pool.sum()
 
-    def odds(x: NDArray[np.float64]) -> tuple[Table, Table]:
+    def odds(x: NDArray[np.float64]) -> tuple[Floats, Floats]:
         eta = x.reshape(numbers.shape) @ features.T
         top = np.maximum(eta.max(axis=0), 0)
         weights = np.exp(eta - top)
@@ -104,7 +103,7 @@ def _tilted(features: Bits, pool: Counts, numbers: Table) -> Table:
     return odds(minimize(loss, start, jac=True, hessp=curve, method="trust-ncg", options=limits).x)[0] * pool
 
 
-def _whole(table: Table, features: Bits, pool: Counts) -> Counts:
+def _whole(table: Floats, features: Ints, pool: Ints) -> Ints:
     """Every cell its floor or ceiling and every column the pool: what rounding owes a row in one level, it pays in
     the next, most findings first."""
     counts = np.floor(table + TINY).astype(np.int64)
@@ -119,7 +118,7 @@ def _whole(table: Table, features: Bits, pool: Counts) -> Counts:
     return counts
 
 
-def _exchanged(counts: Counts, features: Bits, numbers: Counts) -> Counts:
+def _exchanged(counts: Ints, features: Ints, numbers: Ints) -> Ints:
     """Two rows exchange a case, or one gives a case for nothing, as long as that brings sites nearer to their numbers.
 
     The last row holds what is left out and has no numbers to meet.
@@ -143,7 +142,7 @@ def _exchanged(counts: Counts, features: Bits, numbers: Counts) -> Counts:
     return counts[:, :-1]
 
 
-def _best_exchange(counts: Counts, features: Bits, gaps: Bits, row: int, other: int) -> tuple[int, int] | None:
+def _best_exchange(counts: Ints, features: Ints, gaps: Ints, row: int, other: int) -> tuple[int, int] | None:
     """(level given, level taken) by a row, or None if no exchange with the other helps."""
     mine, theirs = np.flatnonzero(counts[row]), np.flatnonzero(counts[other])
     step = features[theirs][None] - features[mine][:, None]
@@ -156,12 +155,12 @@ def _best_exchange(counts: Counts, features: Bits, gaps: Bits, row: int, other: 
     return int(mine[give]), int(theirs[take])
 
 
-def _weights(features: Bits) -> Bits:
+def _weights(features: Ints) -> Ints:
     """Sizes come first: a case too many weighs more than all findings of a case."""
     return np.where(np.arange(features.shape[1]) == 0, features.shape[1], 1)
 
 
-def _refusal(wanted: Table, features: Bits, pool: Counts, sizes: Counts, least: int) -> str:
+def _refusal(wanted: Floats, features: Ints, pool: Ints, sizes: Ints, least: int) -> str:
     own = pool @ features[:, 1:] / max(pool.sum(), 1)
     paths = (np.round(own + step / STEPS * (wanted - own), 3) for step in range(STEPS - 1, -1, -1))
     fits = (shown(path) for path in paths if _largest(path, features, pool, sizes, least) is not None)

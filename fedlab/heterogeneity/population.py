@@ -9,13 +9,61 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fedlab.cases import Cases
-from fedlab.heterogeneity.coordinates import Atlas, dose
-from fedlab.heterogeneity.covariate import Covariate
-from fedlab.heterogeneity.levels import Array, Levels, column_levels, column_of, usable
-from fedlab.randomness import stream
-from fedlab.registry import Registry, split_call
+from fedlab.core.registry import Registry, split_call
+from fedlab.core.rng import stream
+from fedlab.core.typing import Floats, Ints
+from fedlab.data.cases import Cases
+from fedlab.heterogeneity.levels import Levels, column_levels, column_of, usable
+from fedlab.heterogeneity.site_coordinates import SiteEffects, dose
+
+
+@dataclass(frozen=True)
+class Covariate:
+    """A ~ Bernoulli(sigmoid(-c/2 + c y)), so that the odds ratio of covariate and disease is e^c; one draw a patient.
+
+    confounding: c. visible: how strongly the covariate shows in the image, 0 not at all.
+    """
+
+    seed: int
+    confounding: float = 0.0
+    visible: float = 0.0
+
+    def draw(self, cases: Cases) -> Ints:
+        """(n,) 0 or 1; y is whether the patient has any finding."""
+        _, unit = np.unique(cases.units, return_inverse=True)
+        ill = np.zeros(unit.max(initial=-1) + 1, bool)
+        np.logical_or.at(ill, unit, cases.labels > 0)
+        chance = 1 / (1 + np.exp(-self.confounding * (ill - 0.5)))
+        drawn = stream(self.seed, "population", "covariate").random(len(ill)) < chance
+        return drawn[unit].astype(np.int64)
+
+    def show(self, images: NDArray[np.generic], bits: Ints) -> NDArray[np.generic]:
+        """Images (n, channels, height, width[, depth]) in which a covariate of 1 widens the body and brightens it.
+
+        At visible = 1 the habitus is a tenth larger and a twentieth of the range brighter.
+        """
+        if not self.visible or not bits.any():
+            return images
+        shown = np.array(images)
+        full = 255.0 if images.dtype == np.uint8 else 1.0
+        for row in np.flatnonzero(bits):
+            wide = _enlarged(shown[row].astype(np.float32), 1 + 0.1 * self.visible)
+            wide = np.clip(wide + 0.05 * self.visible * full, 0, full)
+            shown[row] = np.rint(wide) if full == 255 else wide
+        return shown
+
+
+def _enlarged(image: NDArray[np.float32], factor: float) -> NDArray[np.float32]:
+    """(channels, ...) seen `factor` times larger about its centre, by linear interpolation."""
+    from scipy.ndimage import affine_transform
+
+    space = np.array(image.shape[1:])
+    centre = (space - 1) / 2
+    scale = np.full(len(space), 1 / factor)
+    return np.stack([affine_transform(part, scale, centre - scale * centre, order=1, mode="nearest") for part in image])
+
 
 COLUMNS = ("age", "sex")  # looked for in this order
 
@@ -28,7 +76,7 @@ class Choice:
     """Levels, odds (sites, levels), the arrows of the causal diagram, and the covariate if it is synthetic."""
 
     levels: Levels
-    odds: Array
+    odds: Floats
     causes: list[str]
     covariate: Covariate | None = None
 
@@ -59,7 +107,7 @@ def read(value: Population) -> tuple[str, float, list[Any], dict[str, Any]]:
     return name, h, list(args[1:]), knobs
 
 
-def lean(value: Population, cases: Cases, atlas: Atlas) -> Choice | None:
+def lean(value: Population, cases: Cases, atlas: SiteEffects) -> Choice | None:
     """How sites pick patients, or None at dose 0.
 
     value: a dose in [0, 1] on age or sex where the cases have them, else on a synthetic covariate; "sex(0.5)" for a
@@ -81,7 +129,7 @@ def lean(value: Population, cases: Cases, atlas: Atlas) -> Choice | None:
 
 
 @SCHEMES.add
-def synthetic(cases: Cases, atlas: Atlas, dose: float, confounding: float = 1.0, visible: float = 0.0) -> Choice:
+def synthetic(cases: Cases, atlas: SiteEffects, dose: float, confounding: float = 1.0, visible: float = 0.0) -> Choice:
     """A covariate drawn a patient: e^confounding is its odds ratio with disease, visible how much images show it."""
     _check_strengths(confounding, visible)
     covariate = Covariate(atlas.seed, float(confounding), float(visible))
@@ -97,7 +145,7 @@ def covariate_levels(covariate: Covariate, cases: Cases) -> Levels:
 
 
 @SCHEMES.add
-def dirichlet(cases: Cases, atlas: Atlas, alpha: float = 0.5, column: str = "") -> Choice:
+def dirichlet(cases: Cases, atlas: SiteEffects, alpha: float = 0.5, column: str = "") -> Choice:
     """Each level of a column spread over sites by Dir(alpha), raked to the site sizes (after Hsu 2019)."""
     _check_alpha(alpha)
     found = _column(cases, column)

@@ -7,11 +7,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab.cases import Cases
-from fedlab.heterogeneity.coordinates import Atlas, dose
-from fedlab.heterogeneity.levels import Array, Ids, Levels, column_levels, column_of
-from fedlab.randomness import stream
-from fedlab.registry import Registry, split_call
+from fedlab.core.registry import Registry, split_call
+from fedlab.core.rng import stream
+from fedlab.core.typing import Floats, Ints
+from fedlab.data.cases import Cases
+from fedlab.heterogeneity.levels import Levels, column_levels, column_of
+from fedlab.heterogeneity.site_coordinates import SiteEffects, dose
 
 COLUMNS = ("subtype", "severity", "grade", "stage", "finding", "subtypes")  # looked for in this order
 GROUPS = 4
@@ -44,7 +45,7 @@ def read(value: Presentation) -> tuple[str, float, list[Any], dict[str, Any]]:
     return name, h, args, knobs
 
 
-def lean(value: Presentation, cases: Cases, atlas: Atlas) -> tuple[Levels, Array] | None:
+def lean(value: Presentation, cases: Cases, atlas: SiteEffects) -> tuple[Levels, Floats] | None:
     """(levels within each class, odds (sites, levels)), or None at dose 0.
 
     value: a dose in [0, 1] on the sub-label or severity column that the cases have, else on clusters; "subtype(0.5)"
@@ -62,14 +63,14 @@ def lean(value: Presentation, cases: Cases, atlas: Atlas) -> tuple[Levels, Array
 
 
 @SCHEMES.add
-def clusters(cases: Cases, atlas: Atlas, dose: float, groups: int = GROUPS) -> tuple[Levels, Array]:
+def clusters(cases: Cases, atlas: SiteEffects, dose: float, groups: int = GROUPS) -> tuple[Levels, Floats]:
     """Latent kinds of each class: clusters of a fixed embedding of the images, found before any scanner."""
     found = latent(cases, groups)
     return found, found.odds(dose, atlas.coordinates("presentation"))
 
 
 @SCHEMES.add
-def dirichlet(cases: Cases, atlas: Atlas, alpha: float = 0.5, column: str = "") -> tuple[Levels, Array]:
+def dirichlet(cases: Cases, atlas: SiteEffects, alpha: float = 0.5, column: str = "") -> tuple[Levels, Floats]:
     """Each kind of each class spread over sites by Dir(alpha), raked to the sites' class counts (after Hsu 2019)."""
     _positive(alpha)
     found = levels(cases, column_of(cases, column, "presentation", "'clusters(0.5)'") if column else "")
@@ -83,7 +84,7 @@ def levels(cases: Cases, column: str = "") -> Levels:
     return column_levels(cases, name, kinds_of(cases)) if name else latent(cases, GROUPS)
 
 
-def kinds_of(cases: Cases) -> Ids:
+def kinds_of(cases: Cases) -> Ints:
     """(n,) the class within which a case may change places; for a multi-label task its set of findings."""
     return cases.labels if cases.task != "multilabel" else np.unique(cases.labels, return_inverse=True)[1]
 
@@ -120,7 +121,7 @@ def _clustered(cases: Cases, groups: int) -> Levels:
     return Levels("clusters", of, np.array(group), np.full(len(names), math.nan), names)
 
 
-def _k_means(features: NDArray[np.floating], count: int) -> Ids:
+def _k_means(features: NDArray[np.floating], count: int) -> Ints:
     """Cluster of each row, the largest first."""
     from sklearn.cluster import KMeans
 

@@ -7,12 +7,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlab.core.typing import Floats, Ints
 from fedlab.heterogeneity import multilabel, quotas
-from fedlab.heterogeneity.coordinates import dose
-from fedlab.heterogeneity.label_schemes import SCHEMES, Labelled, Scheme
+from fedlab.heterogeneity.odds import LogOdds
+from fedlab.heterogeneity.prevalence_schemes import SCHEMES, Labelled, Scheme
 from fedlab.heterogeneity.profiles import quoted
-from fedlab.heterogeneity.tables import Counts, Table
-from fedlab.heterogeneity.tilt import Tilt
+from fedlab.heterogeneity.site_coordinates import dose
 
 L = math.log(19.0)  # at full dose a balanced class runs from 5 % at one end to 95 % at the other
 UNEVEN = 0.01  # how far the listed shares of a site may be from adding up to one
@@ -21,7 +21,7 @@ FAR = 0.1  # bits between drawn and realised class shares that are worth a word
 Prevalence: TypeAlias = float | str | Sequence[float] | Sequence[Sequence[float]] | NDArray[np.float64]
 
 
-def tilt(value: Prevalence, seen: Labelled) -> Tilt:
+def tilt(value: Prevalence, seen: Labelled) -> LogOdds:
     """The axis for a dose in [0, 1], a published scheme such as "dirichlet(0.3)", or the prevalence at each site: a
     number for a binary task, else a list of one share a class (multi-label: one prevalence a finding).
 
@@ -44,7 +44,7 @@ def check(value: Prevalence) -> None:
         dose(value, "prevalence")
 
 
-def shortfall(value: Prevalence, axis: Tilt, counts: Counts) -> list[str]:
+def shortfall(value: Prevalence, axis: LogOdds, counts: Ints) -> list[str]:
     """A line if what was drawn came true only from afar, since every case is dealt and sizes are kept; else none.
 
     counts: (sites, levels) cases dealt. The distance is Kullback's from the drawn shares, in bits a case.
@@ -64,7 +64,7 @@ def shortfall(value: Prevalence, axis: Tilt, counts: Counts) -> list[str]:
     ]
 
 
-def dosed(h: float, seen: Labelled) -> Tilt:
+def dosed(h: float, seen: Labelled) -> LogOdds:
     """Log-odds h * L * u[site] * score: between sites k and l the odds ratio is h * L * (u[k] - u[l]) per unit of
     score.
 
@@ -73,12 +73,12 @@ def dosed(h: float, seen: Labelled) -> Tilt:
     """
     u = seen.atlas.coordinates("prevalence")
     if seen.task == "multilabel":
-        return Tilt((seen.labels > 0).astype(np.int64), np.exp(h * L * np.outer(u, [-0.5, 0.5])))
+        return LogOdds((seen.labels > 0).astype(np.int64), np.exp(h * L * np.outer(u, [-0.5, 0.5])))
     if seen.task == "multiclass":
         turns = [round(c * seen.sites / seen.classes) for c in range(seen.classes)]
-        return Tilt(seen.labels, np.exp(h * L * 0.5 * np.stack([np.roll(u, turn) for turn in turns], axis=1)))
+        return LogOdds(seen.labels, np.exp(h * L * 0.5 * np.stack([np.roll(u, turn) for turn in turns], axis=1)))
     scores = np.linspace(-0.5, 0.5, seen.classes)
-    return Tilt(seen.labels, np.exp(h * L * np.outer(u, scores)))
+    return LogOdds(seen.labels, np.exp(h * L * np.outer(u, scores)))
 
 
 def _scheme(text: str) -> Scheme:
@@ -86,7 +86,7 @@ def _scheme(text: str) -> Scheme:
     return scheme(*args, **knobs)  # type: ignore[no-any-return]
 
 
-def _exact(wanted: Table, seen: Labelled) -> Tilt:
+def _exact(wanted: Floats, seen: Labelled) -> LogOdds:
     """Prevalences (sites,) of a binary task, else shares (sites, classes)."""
     if wanted.ndim == 1 and seen.task != "binary":
         raise ValueError(
@@ -105,17 +105,17 @@ def _exact(wanted: Table, seen: Labelled) -> Tilt:
     if np.abs(shares.sum(axis=1) - 1).max() > UNEVEN:
         raise ValueError(f"prevalence lists shares that add up to {shares.sum(axis=1).tolist()}: a site's add up to 1")
     shares = shares / shares.sum(axis=1, keepdims=True)
-    return Tilt(seen.labels, np.ones_like(shares), quotas.exact(shares, seen.seed))
+    return LogOdds(seen.labels, np.ones_like(shares), quotas.exact(shares, seen.seed))
 
 
-def _findings(wanted: Table, seen: Labelled) -> Tilt:
+def _findings(wanted: Floats, seen: Labelled) -> LogOdds:
     """Levels are the combinations of findings that occur."""
     masks, levels = np.unique(seen.labels, return_inverse=True)
     findings = (masks[:, None] >> np.arange(seen.classes)) & 1
-    return Tilt(levels.astype(np.int64), np.ones((seen.sites, len(masks))), multilabel.exact(wanted, findings))
+    return LogOdds(levels.astype(np.int64), np.ones((seen.sites, len(masks))), multilabel.exact(wanted, findings))
 
 
-def _listed(value: Sequence[object] | NDArray[np.float64]) -> Table:
+def _listed(value: Sequence[object] | NDArray[np.float64]) -> Floats:
     """(sites,) or (sites, classes) numbers from 0 to 1."""
     rows = [
         list(part) if isinstance(part, Sequence | np.ndarray) and not isinstance(part, str) else part for part in value

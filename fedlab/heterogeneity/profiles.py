@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab.heterogeneity.coordinates import Atlas
-from fedlab.heterogeneity.tables import Counts
-from fedlab.registry import nearest
+from fedlab.core.registry import nearest
+from fedlab.core.typing import Ints
+from fedlab.heterogeneity.site_coordinates import SiteEffects
 
 FILE = Path(__file__).with_name("profiles.json")
 LIKE = re.compile(r"^\s*like\(\s*([A-Za-z_]\w*)\s*\)\s*$")
@@ -28,7 +28,7 @@ class Labels:
 
     task: str
     classes: tuple[str, ...]
-    counts: Counts
+    counts: Ints
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Profile:
     name: str
     title: str
     institutions: tuple[str, ...]
-    sizes: Counts
+    sizes: Ints
     labels: Labels | None
     source: str
     licence: str
@@ -46,7 +46,7 @@ class Profile:
     def __len__(self) -> int:
         return len(self.institutions)
 
-    def seats(self, atlas: Atlas) -> NDArray[np.int64]:
+    def seats(self, atlas: SiteEffects) -> NDArray[np.int64]:
         """(sites,) the institution that each site imitates: the largest where the coordinate of quantity is highest.
 
         For fewer sites than institutions, those at evenly spaced ranks of size, largest and smallest among them.

@@ -5,22 +5,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedlab.heterogeneity.coordinates import Atlas, dose
+from fedlab.core.registry import Registry, nearest
+from fedlab.core.rng import stream
+from fedlab.core.typing import Floats, Ints
 from fedlab.heterogeneity.profiles import profile, quoted
-from fedlab.heterogeneity.tables import TINY, Counts, largest_remainder
-from fedlab.randomness import stream
-from fedlab.registry import Registry, nearest
+from fedlab.heterogeneity.raking import TINY, largest_remainder
+from fedlab.heterogeneity.site_coordinates import SiteEffects, dose
 
-Array = NDArray[np.float64]
-Quantity = float | str | Sequence[float] | Array
-Draw = Callable[[Atlas], Array]
+Quantity = float | str | Sequence[float] | Floats
+Draw = Callable[[SiteEffects], Floats]
 
 SIZES = Registry("quantity scheme")
 
 
-def shares(value: Quantity, atlas: Atlas) -> Array:
+def shares(value: Quantity, atlas: SiteEffects) -> Floats:
     """Each site's share of the cases, (sites,): a dose h for shares in proportion 1 : (1-h) : (1-h)^2 : ..., a scheme
     such as "dirichlet(0.5)" or "like(fed_isic2019)", or a list.
 
@@ -65,7 +64,7 @@ def lognormal(sigma: float = 1.0) -> Draw:
     """
     _check(sigma, "lognormal", "sigma", zero=True)
 
-    def draw(atlas: Atlas) -> Array:
+    def draw(atlas: SiteEffects) -> Floats:
         z = _rng(atlas, "lognormal").normal(size=atlas.sites)
         return _seated(np.exp(float(sigma) * (z - z.max())), atlas)
 
@@ -86,7 +85,7 @@ def like(federation: str = "") -> Draw:
     return lambda atlas: real.sizes[real.seats(atlas)].astype(np.float64)
 
 
-def sizes(shares: Array, total: int, floor: int = 0) -> Counts:
+def sizes(shares: Floats, total: int, floor: int = 0) -> Ints:
     """Whole site sizes in proportion to shares, (sites,); sites below the floor are raised to it.
 
     The others give in proportion. The floor itself is lowered to total // sites where there are too few cases for it.
@@ -110,14 +109,14 @@ def _scheme(text: str) -> Draw:
     return scheme(*args, **knobs)  # type: ignore[no-any-return]
 
 
-def _seated(weights: Array, atlas: Atlas) -> Array:
+def _seated(weights: Floats, atlas: SiteEffects) -> Floats:
     """Weights in the order of the sites' coordinates, so that doses and schemes agree on who is large."""
     seated = np.empty(atlas.sites)
     seated[np.argsort(-atlas.coordinates("quantity"), kind="stable")] = np.sort(weights)[::-1]
     return seated
 
 
-def _rng(atlas: Atlas, scheme: str) -> np.random.Generator:
+def _rng(atlas: SiteEffects, scheme: str) -> np.random.Generator:
     return stream(atlas.seed, "quantity", scheme)
 
 
@@ -129,7 +128,7 @@ def _check(value: object, scheme: str, knob: str, zero: bool = False) -> None:
         raise ValueError(f"{scheme}({value!r}): {knob} is {kind}, e.g. '{scheme}(0.5)'")
 
 
-def _given(value: Sequence[Any] | Array, sites: int) -> Array:
+def _given(value: Sequence[Any] | Floats, sites: int) -> Floats:
     weights = np.array([_relative_size(part) for part in value])
     if weights.shape != (sites,) or not sites:
         raise ValueError(f"quantity lists {len(weights)} relative sizes for {sites} sites: give one for each site")

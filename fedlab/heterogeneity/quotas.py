@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab.heterogeneity.measures import kolmogorov_smirnov
-from fedlab.heterogeneity.tables import TINY, Counts, Table, controlled_rounding, largest_remainder
-from fedlab.heterogeneity.tilt import Quota
-from fedlab.randomness import stream
+from fedlab.core.rng import stream
+from fedlab.core.typing import Floats, Ints
+from fedlab.heterogeneity.odds import Quota
+from fedlab.heterogeneity.raking import TINY, controlled_rounding, largest_remainder
+from fedlab.heterogeneity.shift.divergences import kolmogorov_smirnov
 
 CLOSE = 0.01  # of a Kolmogorov-Smirnov distance: what may be missing without a word
 STEPS = 100  # of the way towards the pool's own shares, on which a request that fits is looked for
@@ -20,7 +21,7 @@ STEPS = 100  # of the way towards the pool's own shares, on which a request that
 def shards(site_of: NDArray[np.int64]) -> Quota:
     """Shard j of the cases sorted by class goes to site_of[j]; site sizes follow from the shards, not from `sizes`."""
 
-    def counts(sizes: Counts, pool: Counts, least: int) -> Counts:
+    def counts(sizes: Ints, pool: Ints, least: int) -> Ints:
         cuts = np.concatenate([[0], np.cumsum(largest_remainder(np.ones(len(site_of)), int(pool.sum())))])
         table = np.zeros((len(sizes) + 1, len(pool)), np.int64)
         np.add.at(table, site_of, _overlap(cuts, np.concatenate([[0], np.cumsum(pool)])))
@@ -34,17 +35,17 @@ def classes(holders: NDArray[np.bool_]) -> Quota:
     return proportions(holders.astype(np.float64))
 
 
-def proportions(parts: Table) -> Quota:
+def proportions(parts: Floats) -> Quota:
     """Each class split in proportion to its column of (sites, classes); a class that no site wants is left out."""
 
-    def counts(sizes: Counts, pool: Counts, least: int) -> Counts:
+    def counts(sizes: Ints, pool: Ints, least: int) -> Ints:
         rows = np.vstack([parts, ~parts.any(axis=0)])
         return np.stack([largest_remainder(part, int(cases)) for part, cases in zip(rows.T, pool, strict=True)], axis=1)
 
     return counts
 
 
-def exact(wanted: Table, seed: int) -> Quota:
+def exact(wanted: Floats, seed: int) -> Quota:
     """n[k] cases at site k, of which the shares wanted[k] (sites, classes) are of each class.
 
     Of two classes to within 1 / (2 n[k]), of more to within 1 / n[k]. Where the pool holds too few of a class, all n[k]
@@ -53,10 +54,10 @@ def exact(wanted: Table, seed: int) -> Quota:
     that the pool lacks altogether is nobody's.
     """
 
-    def counts(sizes: Counts, pool: Counts, least: int) -> Counts:
+    def counts(sizes: Ints, pool: Ints, least: int) -> Ints:
         own, asked = pool / max(pool.sum(), 1), wanted if least else _rows(np.where(pool > 0, wanted, 0.0))
 
-        def path(part: float) -> Table:
+        def path(part: float) -> Floats:
             return _rows(np.round(own + part * (asked - own), 3)) if part < 1 else asked
 
         return _fitted(path, lambda part: _shown(path(part)), sizes, pool, least, seed)
@@ -71,8 +72,8 @@ def mix(h: float, own: NDArray[np.int64], seed: int) -> Quota:
     A class that the pool lacks altogether is nobody's. Cases are left out as in `exact`.
     """
 
-    def counts(sizes: Counts, pool: Counts, least: int) -> Counts:
-        def path(part: float) -> Table:
+    def counts(sizes: Ints, pool: Ints, least: int) -> Ints:
+        def path(part: float) -> Floats:
             table = np.outer(np.full(len(own), 1 - part * h), pool / max(pool.sum(), 1))
             table[np.arange(len(own)), own] += part * h
             return _rows(np.where(pool > 0, table, 0.0))
@@ -90,7 +91,7 @@ def apart(target: float, order: NDArray[np.int64], seed: int) -> Quota:
     ValueError where even the sorted table lies less apart, naming how far it does.
     """
 
-    def counts(sizes: Counts, pool: Counts, least: int) -> Counts:
+    def counts(sizes: Ints, pool: Ints, least: int) -> Ints:
         alike, sorted_ = np.outer(sizes, pool) / max(pool.sum(), 1), _sorted(sizes, pool, order)
         most = float(kolmogorov_smirnov(sorted_.astype(np.float64)))
         if target > most + CLOSE and least:
@@ -105,7 +106,7 @@ def apart(target: float, order: NDArray[np.int64], seed: int) -> Quota:
     return counts
 
 
-def _sorted(sizes: Counts, pool: Counts, order: NDArray[np.int64]) -> Counts:
+def _sorted(sizes: Ints, pool: Ints, order: NDArray[np.int64]) -> Ints:
     """(sites, classes): the cases sorted by class, dealt to the sites one after another."""
     table = np.zeros((len(sizes), len(pool)), np.int64)
     cuts = np.concatenate([[0], np.cumsum(sizes[order])])
@@ -113,19 +114,19 @@ def _sorted(sizes: Counts, pool: Counts, order: NDArray[np.int64]) -> Counts:
     return table
 
 
-def _overlap(cuts: Counts, ends: Counts) -> Counts:
+def _overlap(cuts: Ints, ends: Ints) -> Ints:
     """(pieces, classes): length that each piece between neighbouring cuts shares with each class."""
     return np.maximum(np.minimum(cuts[1:, None], ends[1:]) - np.maximum(cuts[:-1, None], ends[:-1]), 0)
 
 
 def _fitted(
-    path: Callable[[float], Table],
+    path: Callable[[float], Floats],
     write: Callable[[float], str],
-    sizes: Counts,
-    pool: Counts,
+    sizes: Ints,
+    pool: Ints,
     least: int,
     seed: int,
-) -> Counts:
+) -> Ints:
     """Counts with the shares path(1), (sites, classes), and the rest; path(0) are the pool's own shares."""
     found = _fit(path(1.0), sizes, pool, seed)
     if (kept := int(found.sum(axis=1).min())) >= least:
@@ -139,7 +140,7 @@ def _fitted(
     )
 
 
-def _fit(wanted: Table, sizes: Counts, pool: Counts, seed: int) -> Counts:
+def _fit(wanted: Floats, sizes: Ints, pool: Ints, seed: int) -> Ints:
     """Whole counts (sites, classes), as large as the pool allows under one common factor of the sizes."""
     need = sizes @ wanted
     scale = min(1.0, *(pool[need > TINY] / need[need > TINY]))
@@ -151,41 +152,41 @@ def _fit(wanted: Table, sizes: Counts, pool: Counts, seed: int) -> Counts:
         scale -= scale / sizes.sum() if scale * sizes.sum() > 1 else scale
 
 
-def _two(kept: Counts, wanted: Table) -> Counts:
+def _two(kept: Ints, wanted: Floats) -> Ints:
     positive = np.rint(kept * wanted[:, 1]).astype(np.int64)  # halves to even
     return np.stack([kept - positive, positive], axis=1)
 
 
-def _more(kept: Counts, wanted: Table, pool: Counts, seed: int) -> Counts:
+def _more(kept: Ints, wanted: Floats, pool: Ints, seed: int) -> Ints:
     """Rounded to the cases there are, with the rest that is left out as one more row."""
     table = kept[:, None] * wanted
     return _rounded(np.vstack([table, np.maximum(pool - table.sum(axis=0), 0)]), seed)[:-1]
 
 
-def _rounded(table: Table, seed: int) -> Counts:
+def _rounded(table: Floats, seed: int) -> Ints:
     return controlled_rounding(table, stream(seed, "prevalence", "rounding"))
 
 
-def _with_rest(counts: Counts, pool: Counts) -> Counts:
+def _with_rest(counts: Ints, pool: Ints) -> Ints:
     return np.vstack([counts, pool - counts.sum(axis=0)])
 
 
-def _rows(table: Table) -> Table:
+def _rows(table: Floats) -> Floats:
     """Each row adding up to one."""
     return table / np.maximum(table.sum(axis=1, keepdims=True), TINY)
 
 
-def shown(shares: Table) -> str:
+def shown(shares: Floats) -> str:
     """A list a site, as a user writes them."""
     return "[" + ", ".join("[" + ", ".join(f"{value:.3g}" for value in row) + "]" for row in shares) + "]"
 
 
-def _shown(shares: Table) -> str:
+def _shown(shares: Floats) -> str:
     """Of two classes the share of the second."""
     return "[" + ", ".join(f"{value:.3g}" for value in shares[:, 1]) + "]" if shares.shape[1] == 2 else shown(shares)
 
 
-def _listed(pool: Counts) -> str:
+def _listed(pool: Ints) -> str:
     if len(pool) == 2:
         return f"{pool[0]} negative and {pool[1]} positive"
     return ", ".join(map(str, pool[:-1])) + f" and {pool[-1]}"

@@ -12,17 +12,17 @@ the building at each cut. save: the figure as files.
 
 from fedlab.plots.bubbles import partition
 from fedlab.plots.composite import institutions
-from fedlab.plots.doses import doses
+from fedlab.plots.demographics import population
+from fedlab.plots.dose_curves import doses
 from fedlab.plots.dumbbells import local_vs_global
-from fedlab.plots.forgetting import forgetting
 from fedlab.plots.leaks import leakage
 from fedlab.plots.lines import curves
 from fedlab.plots.matrix import transfer
 from fedlab.plots.measured import shift
-from fedlab.plots.population import population
-from fedlab.plots.presence import presence
-from fedlab.plots.price import price
-from fedlab.plots.ranking import ranking
+from fedlab.plots.pareto import price
+from fedlab.plots.participation_grid import presence
+from fedlab.plots.ranks import ranking
+from fedlab.plots.retention import forgetting
 from fedlab.plots.strips import samples
 from fedlab.plots.style import save
 

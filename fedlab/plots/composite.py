@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedlab.heterogeneity.bands import HEADLINES
+from fedlab.heterogeneity.shift.null_intervals import HEADLINES
 from fedlab.plots import style, titles
 from fedlab.plots.bubbles import place_bubbles, site_counts
+from fedlab.plots.demographics import by_site, draw_population, numeric, population_column
 from fedlab.plots.measured import FOOT, HEAD, as_drawing, draw_shift, headlines, judged
 from fedlab.plots.measured import ROW as SHIFT_ROW
-from fedlab.plots.population import by_site, draw_population, numeric, population_column
 from fedlab.plots.reading import region_spans, site_name
 from fedlab.plots.sheet import Box, bars, length, sheet, short, write
 from fedlab.plots.strips import chosen_images

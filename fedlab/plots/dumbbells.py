@@ -64,7 +64,7 @@ def _read(
         sizes = frame[~frame["site"].isin([*OUTSIDE, *_away(frame)])].groupby("site", sort=False)["cases"].max()
         counted = "compared cases"
     else:
-        from fedlab.comparison import compare
+        from fedlab.analysis.comparison import compare
 
         found = listed(runs)
         frame = compare(found, headline_metric(found, metric), by=by)

@@ -20,8 +20,8 @@ GAP = 0.25  # rows between the sites' own models and the global ones
 def transfer(runs: Any, metric: str | None = None, *, ax: Axes | None = None) -> style.Drawing:
     """Each site's own model (rows) on each site's test cases (columns); global methods as rows below.
 
-    runs: runs of one setting, or the frame that `fedlab.comparison.transfer` made of them. Returns the figure and the
-    values drawn: models x sites, from the largest site to the smallest.
+    runs: runs of one setting, or the frame that `fedlab.analysis.comparison.transfer` made of them. Returns the figure
+    and the values drawn: models x sites, from the largest site to the smallest.
     """
     frame, sizes, counted = _read(runs, metric)
     name = metric or str(frame["metric"].iloc[0])
@@ -44,7 +44,7 @@ def _read(runs: Any, metric: str | None) -> tuple[pd.DataFrame, pd.Series, str]:
     if isinstance(runs, pd.DataFrame):
         frame = runs if metric is None or "metric" not in runs else runs[runs["metric"] == metric]
     else:
-        from fedlab import comparison
+        from fedlab.analysis import comparison
 
         found = listed(runs)
         frame = comparison.transfer(found, headline_metric(found, metric))

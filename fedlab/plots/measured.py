@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from fedlab.heterogeneity.bands import HEADLINES
+from fedlab.heterogeneity.shift.null_intervals import HEADLINES
 from fedlab.plots import style, titles
 from fedlab.plots.sheet import Box, bars, segments, sheet, short, write
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from fedlab.heterogeneity.naming import natural
-from fedlab.terms import AWAY
+from fedlab.analysis.alignment import AWAY
+from fedlab.core.site_names import natural
 
 SUMMARIES = ("mean of sites", "pooled", "worst site")
 SPLITS = {"train": "training", "val": "validation", "test": "test"}  # as a reader calls them

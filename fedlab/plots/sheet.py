@@ -41,7 +41,7 @@ class Box(NamedTuple):
 @contextmanager
 def sheet(ax: Axes | None, width: float, height: float, title: str) -> Iterator[Axes]:
     """Axes of (width, height) inches below a title; in the axes of a caller the sheet is shrunk or stretched to fit."""
-    from fedlab.plots.stamps import Stamps
+    from fedlab.plots.stamps import FastTexts
 
     lines = wrapped(title, width)
     with style.drawing():
@@ -52,7 +52,7 @@ def sheet(ax: Axes | None, width: float, height: float, title: str) -> Iterator[
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_axis_off()
-        Stamps(ax)
+        FastTexts(ax)
         ax.set_title("\n".join(lines), loc="left").set_visible(False)  # what the figure is called; drawn as lines:
         for k, line in enumerate(reversed(lines)):
             write(ax, 0, -0.13 - k * TITLE * 1.25 / style.POINTS, line, size=TITLE, fontweight="bold")

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 LINE = "lp"  # what a line of text is as high as, whatever its letters: rows of numbers and names stand level
 ACROSS = {"left": 0.0, "center": 0.5, "right": 1.0}
 UP = {"bottom": 0.0, "center": 0.5, "top": 1.0}
-_of: WeakKeyDictionary[Axes, Stamps] = WeakKeyDictionary()
+_of: WeakKeyDictionary[Axes, FastTexts] = WeakKeyDictionary()
 
 
-class Stamps(Artist):
+class FastTexts(Artist):
     """All texts of one axes as one artist: of one line each, level or turned by a quarter, without mathematics."""
 
     def __init__(self, ax: Axes) -> None:
@@ -69,7 +69,7 @@ class Stamps(Artist):
         self.stale = False
 
 
-def stamps_of(ax: Axes) -> Stamps | None:
+def stamps_of(ax: Axes) -> FastTexts | None:
     """Where the texts of these axes are gathered, if they are."""
     return _of.get(ax)
 

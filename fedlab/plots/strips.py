@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedlab.core.rng import stream
 from fedlab.plots import style, titles
 from fedlab.plots.reading import site_name, site_order
-from fedlab.randomness import stream
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedlab.metrics import HIGHER_IS_BETTER, LABELS
+from fedlab.learning.metrics import HIGHER_IS_BETTER, LABELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,13 +9,13 @@ import ipywidgets
 from ipywidgets import Dropdown, Layout, SelectMultiple
 
 from fedlab import plots
-from fedlab.comparison import compare, transfer
-from fedlab.heterogeneity.naming import natural
-from fedlab.live import Screen, picture
-from fedlab.metrics import LABELS
+from fedlab.analysis.comparison import compare, transfer
+from fedlab.core.site_names import natural
+from fedlab.experiments.run_folder import Run, find
+from fedlab.learning.metrics import LABELS
+from fedlab.notebook.live import Screen, picture
 from fedlab.plots.reading import OUTSIDE, headline_metric
 from fedlab.plots.style import Drawing
-from fedlab.runs import Run, find
 from fedlab.widgets.controls import WIDE, Notice
 
 EVERYWHERE = "all sites"

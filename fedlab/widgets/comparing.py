@@ -11,12 +11,12 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 
-from fedlab.live import PAUSE, Screen, duration, picture
-from fedlab.partition import Partition
+from fedlab.experiments.run_folder import Run
+from fedlab.notebook.live import PAUSE, Screen, duration, picture
+from fedlab.partitioning.partitions import Partition
 from fedlab.plots import local_vs_global, style
 from fedlab.plots.lines import draw
 from fedlab.plots.reading import SPLITS
-from fedlab.runs import Run
 from fedlab.widgets.contest import Contest
 from fedlab.widgets.controls import Notice, button
 from fedlab.widgets.thinning import thinned

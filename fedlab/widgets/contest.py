@@ -5,14 +5,15 @@ from typing import Any
 
 import pandas as pd
 
-from fedlab import algorithms, runs
+from fedlab import algorithms
 from fedlab.engine.threads import threads_for
-from fedlab.experiment import Experiment
+from fedlab.experiments import run_folder
+from fedlab.experiments.experiment import Experiment
+from fedlab.experiments.recorder import Recorder
+from fedlab.experiments.run_folder import Run
 from fedlab.federation import Federation
-from fedlab.partition import Partition
+from fedlab.partitioning.partitions import Partition
 from fedlab.plots.lines import site_means
-from fedlab.record import Record
-from fedlab.runs import Run
 
 
 class Contest:
@@ -20,10 +21,10 @@ class Contest:
 
     def __init__(self, part: Partition, method: str, budget: dict[str, Any], folder: Path) -> None:
         self.experiment = Experiment(**{**budget, "dataset": part.cases.name, "method": method})
-        self.work = runs.unfinished(folder / method)
+        self.work = run_folder.unfinished(folder / method)
         self.work.mkdir(parents=True)
         self.fed = Federation(part, self.experiment.model, self.experiment)
-        self.record = Record(self.fed, self.work)
+        self.record = Recorder(self.fed, self.work)
         self._rounds = algorithms.start(method, self.fed)
 
     def advance(self) -> None:
@@ -43,4 +44,4 @@ class Contest:
 
     def finish(self) -> Run:
         """The run as far as it went."""
-        return runs.finish(self.record, self.experiment, self.work.with_name(self.experiment.method))
+        return run_folder.finish(self.record, self.experiment, self.work.with_name(self.experiment.method))

@@ -12,12 +12,12 @@ from typing import Any
 import ipywidgets
 from ipywidgets import Layout
 
-from fedlab.cases import Cases
-from fedlab.live import Screen, picture
-from fedlab.making import partition
-from fedlab.partition import Partition
+from fedlab.core.registry import nearest
+from fedlab.data.cases import Cases
+from fedlab.notebook.live import Screen, picture
+from fedlab.partitioning.build import partition
+from fedlab.partitioning.partitions import Partition
 from fedlab.plots import institutions as drawing
-from fedlab.registry import nearest
 from fedlab.widgets.comparing import Comparison
 from fedlab.widgets.controls import Notice, Settings, button, copyable, guarded
 from fedlab.widgets.settings import as_papermill, as_yaml, axes, plain, signature

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from fedlab.heterogeneity import AXES
-from fedlab.making import partition
+from fedlab.heterogeneity.axes import AXES
+from fedlab.partitioning.build import partition
 from fedlab.plots.measured import NAMES
 
 ORDER = tuple(NAMES)  # of the axes on the panel

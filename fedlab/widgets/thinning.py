@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedlab.partition import Partition
-from fedlab.randomness import stream
+from fedlab.core.rng import stream
+from fedlab.partitioning.partitions import Partition
 
 LEAST = 2  # cases of a class that a site keeps in each split, where it has them
 

@@ -1,0 +1,1 @@
+"""Tables from finished runs: comparison, communication, client drift, leakage of split learning."""

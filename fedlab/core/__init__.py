@@ -1,0 +1,1 @@
+"""What everything else rests on: weights as flat vectors, memory, registries of names, random streams, warnings."""

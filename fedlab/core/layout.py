@@ -1,0 +1,152 @@
+"""Where each tensor of a model is in its flat vector.
+
+The vector holds the P trainable parameters in the order of the model's stages, then the Q floating buffers
+(normalisation statistics). Each tensor starts at a multiple of 256 bytes, as a GPU's vectorised kernels need; the gaps
+between tensors are padding, which is always zero and never counted, sent or saved.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedlab.core.memory import ALIGNED
+
+if TYPE_CHECKING:
+    from fedlab.core.weights import Weights
+
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # by type: names tell nothing ("downsample.1" is one, too)
+NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of the model and its place in the vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    kind: (
+        str  # weight (decays) | bias | norm | batchnorm (scale and offset) | mean | variance (of a batch norm) | buffer
+    )
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.size
+
+    @property
+    def size(self) -> int:
+        """How many numbers the tensor has."""
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where each tensor of one architecture is in the vector.
+
+    counters: names of integer buffers. trained: length of the vector's trainable part, padding included. size: length
+    of the vector, padding included. pooled: merge variances as those of the union.
+    """
+
+    entries: tuple[Entry, ...]
+    counters: tuple[str, ...]
+    trained: int
+    size: int
+    pooled: bool = False
+
+    @classmethod
+    def of(cls, model: nn.Module, *, pooled: bool = False) -> "Layout":
+        """The layout of a model: parameters in stage order, then floating buffers."""
+        kinds = _kinds(model)
+        parameters = [(name, p.shape, kinds[name]) for name, p in model.named_parameters()]
+        floating = [(name, b.shape, kinds[name]) for name, b in model.named_buffers() if b.is_floating_point()]
+        counters = tuple(name for name, b in model.named_buffers() if not b.is_floating_point())
+        found = [Entry(name, tuple(shape), 0, kind) for name, shape, kind in parameters + floating]
+        entries, trained, size = place(found, len(parameters))
+        return cls(entries, counters, trained, size, pooled)
+
+    @cached_property
+    def parameters(self) -> int:
+        """The number of trainable parameters P."""
+        return sum(entry.size for entry in self.entries if entry.start < self.trained)
+
+    @cached_property
+    def coordinates(self) -> int:
+        """The number of parameters and floating buffers P + Q."""
+        return sum(entry.size for entry in self.entries)
+
+    @cached_property
+    def occupied(self) -> Tensor:
+        """Which places of the vector hold a number of the model, bool (size,); the others are padding."""
+        return self.mask(*{entry.kind for entry in self.entries})
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Those places, (P + Q,)."""
+        return self.occupied.nonzero()[:, 0]
+
+    def mask(self, *kinds: str) -> Tensor:
+        """Which places of the vector are of these kinds, bool (size,)."""
+        chosen = torch.zeros(self.size, dtype=torch.bool)
+        for entry in self.entries:
+            if entry.kind in kinds:
+                chosen[entry.start : entry.stop] = True
+        return chosen
+
+    def views(self, vector: Tensor) -> dict[str, Tensor]:
+        """Name -> view of the vector or, with an axis before it, of a stack; kernels in channels-last memory order.
+
+        Of vectors (..., trained) without buffers, views of the parameters.
+        """
+        return {entry.name: _view(vector, entry) for entry in self.entries if entry.stop <= vector.shape[-1]}
+
+    def state(self, weights: "Weights") -> dict[str, Tensor]:
+        """Name -> tensor, as PyTorch's `state_dict` has it."""
+        named = {name: view.contiguous() for name, view in self.views(weights.vector).items()}
+        return named | {name: weights.counts[i].clone() for i, name in enumerate(self.counters)}
+
+
+def place(found: Sequence[Entry], trainable: int) -> tuple[tuple[Entry, ...], int, int]:
+    """(entries, trained, size) of a vector that holds these tensors in order, the first `trainable` of them trained."""
+    entries, starts = [], [0]
+    for entry in found:
+        entries.append(replace(entry, start=starts[-1]))
+        starts.append(after(entries[-1]))
+    return tuple(entries), starts[trainable], starts[-1]
+
+
+def after(entry: Entry) -> int:
+    """Where a tensor may begin that follows this one."""
+    return -(-entry.stop // ALIGNED) * ALIGNED
+
+
+def _kinds(model: nn.Module) -> dict[str, str]:
+    """Name of each parameter and buffer -> its kind, told by the type of its module."""
+    kinds = {}
+    for prefix, module in model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        for name, parameter in module.named_parameters(recurse=False):
+            plain = "bias" if name == "bias" or parameter.ndim < 2 else "weight"
+            kinds[dot + name] = _norm_kind(module) or plain
+        for name, _ in module.named_buffers(recurse=False):
+            statistics = {"running_mean": "mean", "running_var": "variance"} if isinstance(module, BATCH_NORMS) else {}
+            kinds[dot + name] = statistics.get(name, "buffer")
+    return kinds
+
+
+def _norm_kind(module: nn.Module) -> str:
+    if isinstance(module, BATCH_NORMS):
+        return "batchnorm"
+    return "norm" if isinstance(module, NORMS) else ""
+
+
+def _view(vector: Tensor, entry: Entry) -> Tensor:
+    flat, many = vector[..., entry.start : entry.stop], vector.shape[:-1]
+    if len(entry.shape) < 4:
+        return flat.view(*many, *entry.shape)
+    outputs, inputs, *kernel = entry.shape
+    return flat.view(*many, outputs, *kernel, inputs).movedim(-1, len(many) + 1)

@@ -1,0 +1,95 @@
+"""Datasets by name: the embedded phantoms, what installed packages prepare, and any folder.
+
+A package that prepares datasets names a module in the entry point group `fedlab.datasets`, as `data_prep` does. The
+module has `sources()`, a registry of names; `options(name)`, keyword arguments and their defaults; and `prepare(name,
+**options)`, which returns a folder.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from fedlab.core.registry import Registry, nearest
+from fedlab.core.warnings import LeakageWarning, warn
+from fedlab.data.cases import Cases, read
+from fedlab.data.home import home
+
+__all__ = ["DATASETS", "load"]
+
+
+class _Datasets(Mapping[str, str]):
+    """Name -> one-line meaning, looked up when first used, so that importing fedlab stays light."""
+
+    def __getitem__(self, name: str) -> str:
+        return _registry()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_registry())
+
+    def __len__(self) -> int:
+        return len(_registry())
+
+    def __repr__(self) -> str:
+        return repr(_registry())
+
+
+DATASETS: Mapping[str, str] = _Datasets()
+
+
+def load(dataset: str | Path) -> Cases:
+    """The cases of a dataset: `"phantoms"`, `"pneumoniamnist(size=64, limit=500)"`, or the path of a folder.
+
+    A known dataset is prepared on first use. Warns with `LeakageWarning` of duplicates and of patients on both sides of
+    a split. Raises ValueError for an unknown name or option and FileNotFoundError for a folder that is none.
+    """
+    cases = _cases(dataset)
+    for kind, groups, found, meaning in cases.audit().itertuples(index=False):
+        size = f"{_count(found, 'case')} in {_count(groups, 'group')}"
+        warn(f"{cases.name}: {kind}: {size} ({meaning})", LeakageWarning)
+    return cases
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _cases(dataset: str | Path) -> Cases:
+    if not isinstance(dataset, str | Path):
+        raise ValueError(f"dataset is {dataset!r}: give a name such as 'phantoms', or the path of a folder")
+    name = str(dataset).split("(")[0].strip()
+    if isinstance(dataset, str) and name in DATASETS:  # its options may hold a path
+        function, values, knobs = _registry().parse(dataset)
+        return function(*values, **knobs)
+    if isinstance(dataset, Path) or "/" in dataset or os.sep in dataset:
+        return read(Path(dataset).expanduser())
+    for folder in (home() / dataset, Path(dataset)):
+        if (folder / "card.json").is_file():
+            return read(folder)
+    raise ValueError(
+        f"unknown dataset {dataset!r}: {nearest(name, DATASETS)} The path of a folder with cases.parquet, images.npy"
+        " and card.json works too"
+    )
+
+
+@cache
+def _registry() -> Registry:
+    from fedlab.data.phantoms import phantoms
+
+    registry = Registry("dataset")
+    registry.add(phantoms)
+    for source in (point.load() for point in entry_points(group="fedlab.datasets")):
+        for name, meaning in source.sources().items():
+            registry.add(partial(_prepared, source, name), name=name, meaning=meaning)
+    return registry
+
+
+def _prepared(source: Any, name: str, *values: Any, **options: Any) -> Cases:
+    if values:
+        example = ", ".join(f"{key}={value!r}" for key, value in source.options(name).items())
+        raise ValueError(
+            f"dataset {name!r} was given {values} without names: write the options as in {name}({example})"
+        )
+    return read(source.prepare(name, **options))

@@ -1,0 +1,13 @@
+"""Where prepared datasets live."""
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """`$FEDLAB_DATA`, or the user's cache folder."""
+    if chosen := os.environ.get("FEDLAB_DATA"):
+        return Path(chosen).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("fedlab"))

@@ -1,0 +1,162 @@
+"""Which device a run uses, which GPU each process of a grid gets, and which settings leave a GPU idle."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from fedlab.learning.settings import Training
+
+SUPPORTED = "'auto', 'cpu', 'cuda' or 'cuda:1'"
+
+# Measured on an H100: a step on 32 images of 28 x 28 (25,000 pixels) occupies a few of the 132 multiprocessors, and
+# steps whose kernels are launched one by one take 2 to 10 times as long as CUDA graphs for up to 500,000 pixels a step.
+FEW = 2**14  # pixels in the batches of all sites
+LAUNCH_BOUND = 2**19  # pixels in the batch of one site
+LARGE = 1_000_000  # parameters of a model whose steps are bound by arithmetic in float64
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device that `name` means: "auto" is the GPU if there is one, "cuda" this thread's current GPU.
+
+    Raises
+    ------
+    ValueError
+        `name` is no device, has a type that fedlab does not support, or is not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not re.fullmatch(r"cuda(:\d+)?", name):
+        raise ValueError(_refusal(name))
+    if not torch.cuda.is_available():
+        raise ValueError(f"device={name!r}, but PyTorch finds no CUDA here: use device='cpu' or 'auto'")
+    if _index(name) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"device={name!r}, but PyTorch finds {count} GPU(s) here: count from cuda:0")
+    return torch.device(name)
+
+
+def _refusal(name: str) -> str:
+    """Why a device that is neither a CPU nor a CUDA GPU is refused, and what to write."""
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = "cpu"
+    if kind == "mps":
+        return (
+            f"device={name!r} is an Apple GPU, which has neither CUDA graphs nor float64, in which fedlab merges and"
+            " evaluates models, and nothing is tested on it: use device='cpu'"
+        )
+    if kind not in ("cpu", "cuda"):
+        return f"device={name!r} has the type {kind!r}, on which nothing of fedlab is tested: write {SUPPORTED}"
+    return f"unknown device {name!r}: write {SUPPORTED}"
+
+
+def _index(name: str) -> int:
+    """The number in "cuda:1"; 0 for "cuda". (torch.device counts modulo 256 and reads "cuda:256" as "cuda:0".)"""
+    return int(name.partition(":")[2] or 0)
+
+
+def device_name(device: torch.device) -> str:
+    """The device as it is shown to users: "cpu", or the GPU's name as its driver gives it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def throughput(rate: float) -> str:
+    """Images a second as they are shown while a run trains: "1,200 images/s"."""
+    return f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s"
+
+
+def assign_gpus(names: Sequence[str], count: int) -> list[int | None]:
+    """The GPU of each task of a grid, round robin over `count` GPUs in the order of tasks; None: no GPU.
+
+    names: the `device` of each task that is still to do. A task that names its GPU ("cuda:1") gets that one, a task on
+    the CPU gets none, and neither takes a turn. While all tasks take equally long, no two share a GPU unless more run
+    at a time than there are GPUs; next to a longer task, one GPU may hold two tasks and another none.
+
+    Tested without a second GPU: this function alone, and a grid on two processes in which `torch.cuda.is_available`,
+    `device_count` and `set_device` are fakes (tests/test_devices.py). Kernels on two GPUs were never run.
+    """
+    turns = itertools.count()
+
+    def gpu(name: str) -> int | None:
+        if name == "cpu" or not count:
+            return None
+        return _index(name) if ":" in name else next(turns) % count
+
+    return [gpu(name) for name in names]
+
+
+@contextmanager
+def on_gpu(index: int | None) -> Iterator[None]:
+    """Make this GPU the one that "cuda" means in this thread; None leaves CUDA alone.
+
+    Afterwards the memory that PyTorch holds in reserve is freed, since the process's next task may use another GPU.
+    """
+    if index is None:
+        yield
+        return
+    torch.cuda.set_device(index)
+    try:
+        yield
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run gives a device to do.
+
+    parameters: of the model. shape: of an image, (height, width[, depth]). batch: cases in the largest batch of a site.
+    together: cases in the batches of all sites, the most that can train at a time. streamed: images are read from disk,
+    because they do not fit into the device's memory.
+    """
+
+    parameters: int
+    shape: tuple[int, ...]
+    batch: int
+    together: int
+    streamed: bool
+
+
+def idle_gpu(settings: Training, device: torch.device, load: Load) -> str | None:
+    """One sentence on the settings that leave a GPU idle for much of a run, and what to change; None without any."""
+    found = list(_idle(settings, load)) if device.type == "cuda" else []
+    return f"the GPU idles for much of this run: {'; '.join(found)}" if found else None
+
+
+def _idle(settings: Training, load: Load) -> Iterator[str]:
+    """Only what leaves any GPU idle for certain: no method, and no default, is among it."""
+    pixels = math.prod(load.shape)
+    if settings.execution == "sequential" and load.batch * pixels <= LAUNCH_BOUND:
+        yield (
+            "execution='sequential' launches the kernels of each step one by one, which takes 2 to 10 times as long as"
+            " a CUDA graph (use execution='auto')"
+        )
+    if load.together * pixels <= FEW:
+        size = " x ".join(str(length) for length in load.shape)
+        yield (
+            f"with batch_size={settings.batch_size} the batches of all sites are together {load.together} images of"
+            f" {size} pixels, too few to occupy a GPU (use a larger batch_size, or device='cpu')"
+        )
+    if settings.precision == "float64" and load.parameters >= LARGE:
+        yield (
+            "precision='float64' does not use the float32 units, of which a GPU has 2 to 64 times as many (use"
+            " precision='float32' or 'bf16')"
+        )
+    if load.streamed:
+        yield (
+            "the images do not fit into its free memory and are read from disk in every step (use smaller images, fewer"
+            " cases, or a GPU with more free memory)"
+        )

@@ -1,0 +1,1 @@
+"""An experiment, how it is run, and the folder that it leaves."""

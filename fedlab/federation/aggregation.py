@@ -1,0 +1,230 @@
+"""How a server merges the sites' models: the mean, or a rule that a few broken or hostile models cannot move far.
+
+A rule is `(models, shares, w) -> Merged`: models as a stack (m, ...), the weights of the method's mean (m,), and the
+model that the sites started from. **Under label skew robust rules take honest minority sites for outliers**: what each
+site's model counted for is recorded as its influence.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlab.core.memory import pieces, read
+from fedlab.core.registry import Registry, split_call
+from fedlab.core.typing import Floats
+from fedlab.core.weights import Weights, distances, mix, stack
+
+RULES = Registry("aggregation rule")
+
+
+class Merged(NamedTuple):
+    """The merged model, and the share of it that is due to each site, (m,), summing to 1."""
+
+    model: Weights
+    influence: Floats
+
+
+class TooFewError(ValueError):
+    """A rule was given fewer models than it can work with."""
+
+
+Rule = Callable[[Weights, Floats, Weights], Merged]
+
+
+def rule(text: str) -> Rule:
+    """The rule that `text` names, such as "trimmed(0.2)"."""
+    function, args, knobs = RULES.parse(text, given=3)
+    return lambda models, shares, w: function(models, shares, w, *args, **knobs)
+
+
+def least(text: str) -> int:
+    """The fewest models that a rule works with; ValueError where its knobs make no sense."""
+    _, args, knobs = RULES.parse(text, given=3)
+    name = split_call(text)[0]
+    return LEAST[name](*args, **knobs) if name in LEAST else 1
+
+
+@RULES.add
+def mean(models: Weights, shares: Floats, w: Weights) -> Merged:
+    """The weighted mean of the method: every model counts for its weight."""
+    return Merged(mix(models, shares), shares)
+
+
+@RULES.add
+def median(models: Weights, shares: Floats, w: Weights, weighted: bool = False) -> Merged:
+    """Coordinate by coordinate the median (Yin 2018, arXiv:1803.01498); of an even number the mean of the middle two.
+
+    weighted: the smallest x at which the weights of all x_i <= x reach a half, the midpoint where they are just a half.
+    Off by default, since a site could claim any number of cases. Breaks down at half of the sites.
+    """
+    p = shares if weighted else np.full(len(models), 1 / len(models))
+    return _by_coordinate(models, lambda rows: _middle(rows, torch.as_tensor(p, device=rows.device)))
+
+
+@RULES.add
+def trimmed(models: Weights, shares: Floats, w: Weights, share: float = 0.2) -> Merged:
+    """Coordinate by coordinate the mean without the `share` lowest and highest (Yin 2018, arXiv:1803.01498).
+
+    Unweighted. share=0 is the uniform mean; as much as possible of an odd number is the median.
+    """
+    m = len(models)
+    cut = math.floor(_checked_share(share) * m + 1e-9)
+    kept = torch.zeros(m, dtype=torch.float64, device=models.vector.device)
+    kept[cut : m - cut] = 1 / (m - 2 * cut)
+    return _by_coordinate(models, lambda rows: kept[:, None].expand(rows.shape))
+
+
+@RULES.add
+def krum(models: Weights, shares: Floats, w: Weights, f: int = 1) -> Merged:
+    """The one model that is closest to its m - f - 2 nearest others (Blanchard 2017, arXiv:1703.02757).
+
+    f: how many sites may be hostile; needs m >= 2 f + 3. Ties go to the first site.
+    """
+    return multikrum(models, shares, w, f, 1)
+
+
+@RULES.add
+def multikrum(models: Weights, shares: Floats, w: Weights, f: int = 1, c: int | None = None) -> Merged:
+    """The mean of the `c` models that `krum` ranks first (Blanchard 2017), m - f of them by default.
+
+    The weights of the method are renormalised over them, so that c = m is its mean.
+    """
+    m = len(models)
+    chosen = m - f if c is None else c
+    if not 1 <= chosen <= m:
+        raise TooFewError(f"multikrum(c={c}) averages more models than the {m} there are: lower c")
+    apart = distances(models)
+    np.fill_diagonal(apart, np.inf)
+    score = np.sort(apart, 1)[:, : m - f - 2].sum(1)
+    best = np.argsort(score, kind="stable")[:chosen]
+    influence, held = np.zeros(m), float(shares[best].sum())
+    influence[best] = shares[best] / held if held else 1 / len(best)
+    return Merged(_of_rows(models, influence), influence)
+
+
+@RULES.add
+def geomedian(models: Weights, shares: Floats, w: Weights, nu: float = 1e-6, steps: int = 100) -> Merged:
+    """The point of least weighted distance to all models (Pillutla 2022, arXiv:1912.13445), smoothed by `nu`.
+
+    Weiszfeld's iteration from the mean; the paper takes steps=4, nu=1e-5. It lies among the models, so the iteration
+    runs on their weights and on the distances between them. Breaks down at half of the weight; a model that holds more
+    than half is the result.
+    """
+    apart = distances(models)
+    influence = np.array(shares, np.float64)
+    for _ in range(steps):
+        squared = apart @ influence - influence @ apart @ influence / 2  # |w_k - z|^2 of z = sum influence_k w_k
+        pull = shares / np.maximum(nu, np.sqrt(np.maximum(squared, 0)))
+        before, influence = influence, pull / pull.sum()
+        if np.abs(influence - before).max() < 1e-15:
+            break
+    return Merged(mix(models, influence), influence)
+
+
+@RULES.add
+def clipped(models: Weights, shares: Floats, w: Weights, bound: float = 1.0) -> Merged:
+    """The weighted mean of updates that are no longer than `bound` (Sun 2019, arXiv:1911.07963).
+
+    Normalisation statistics are averaged as they are.
+    """
+    moved = (models.parameters.double() - w.parameters.double()).norm(dim=1).cpu().numpy()
+    kept = shares * np.minimum(1.0, bound / np.maximum(moved, 1e-300))
+    whole = mix(models, shares)
+    rest = np.array([1 - kept.sum(), *kept])
+    near = mix(stack([w.bare(), *(models[i] for i in range(len(models)))]), np.maximum(rest, 0) / rest.clip(0).sum())
+    return Merged(whole.with_parameters(near.parameters), kept / kept.sum() if kept.sum() else kept)
+
+
+def _krum_least(f: int = 1, c: int | None = None) -> int:
+    if not isinstance(f, int) or isinstance(f, bool) or f < 0:
+        raise ValueError(f"f is {f!r}: give the number of sites that may be hostile, 0 or more")
+    if c is not None and (not isinstance(c, int) or c < 1):
+        raise ValueError(f"c is {c!r}: give the number of models to average, 1 or more")
+    return max(2 * f + 3, c or 1)
+
+
+def _trimmed_least(share: float = 0.2) -> int:
+    _checked_share(share)
+    return 1
+
+
+def _geomedian_least(nu: float = 1e-6, steps: int = 100) -> int:
+    if not nu > 0 or steps < 1:
+        raise ValueError(f"nu is {nu!r} and steps {steps!r}: give a positive smoothing and at least one step")
+    return 1
+
+
+def _clipped_least(bound: float = 1.0) -> int:
+    if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < math.inf:
+        raise ValueError(f"bound is {bound!r}: give the longest update that counts in full, above 0")
+    return 1
+
+
+LEAST: dict[str, Callable[..., int]] = {
+    "krum": _krum_least,
+    "multikrum": _krum_least,
+    "trimmed": _trimmed_least,
+    "geomedian": _geomedian_least,
+    "clipped": _clipped_least,
+}
+
+
+def _checked_share(share: float) -> float:
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 0.5:
+        raise ValueError(f"trimmed share is {share!r}: give the part to drop at either end, from 0 to below 0.5")
+    return share
+
+
+def _of_rows(models: Weights, influence: Floats) -> Weights:
+    """The mean of the rows that count; one of them alone is returned as it is, bit for bit."""
+    counted = np.flatnonzero(influence)
+    if len(counted) == 1:
+        return models[int(counted[0])].bare()
+    picked = models.only([models.owners[i] for i in counted])
+    return mix(Weights(picked.layout, picked.vector, picked.counts), influence[counted])
+
+
+def _by_coordinate(models: Weights, weigh: Callable[[Tensor], Tensor]) -> Merged:
+    """Sort each coordinate's values and weigh them by rank; weigh(sorted rows' weights) has shape (m, coordinates).
+
+    Influence is of the coordinates in which models differ.
+    """
+    m, vector = len(models), torch.empty_like(models.vector[0])
+    counted = vector.new_zeros(m, dtype=torch.float64)
+    differing = vector.new_zeros((), dtype=torch.int64)
+    for piece in pieces(vector, m):
+        values, order = models.vector[:, piece].double().sort(0)
+        ranks = weigh(order)
+        vector[piece] = values[0] + ((values - values[0]) * ranks).sum(0)  # exact where all agree
+        apart = values[0] != values[-1]
+        counted += torch.zeros_like(values).scatter_(0, order, ranks).mul_(apart).sum(1)
+        differing += apart.sum()
+    influence = np.array(read([counted / differing])[0])  # NaN where no two models differ
+    influence = np.full(m, 1 / m) if np.isnan(influence).all() else influence
+    return Merged(Weights(models.layout, vector, models.counts.amax(0)), influence)
+
+
+def _middle(order: Tensor, p: Tensor) -> Tensor:
+    """Weights by rank (m, coordinates) that pick the weighted median: 1 at it, or 1/2 at two around a tie."""
+    reached = p[order].cumsum(0)
+    half = 0.5 * float(p.sum())
+    tie = (reached - half).abs() < 1e-12
+    first = (reached >= half - 1e-12).to(torch.uint8).argmax(0, keepdim=True)
+    picked = torch.zeros_like(reached).scatter_(0, first, 1.0)
+    tied = tie.gather(0, first)
+    following = torch.zeros_like(reached).scatter_(0, (first + 1).clamp(max=len(reached) - 1), 1.0)
+    return torch.where(tied, (picked + following) / 2, picked)
+
+
+def check(text: str, sites: int) -> None:
+    """Refuse a rule that these many sites are too few for."""
+    needed = least(text)
+    if sites < needed:
+        raise ValueError(
+            f"aggregate={text!r} needs at least {needed} sites, found {sites}: use fewer suspects (f), more sites, or"
+            " another rule such as 'median'"
+        )

@@ -1,0 +1,1 @@
+"""The acquisition axis: a scanner per site, drawn once, applied to all of its images."""

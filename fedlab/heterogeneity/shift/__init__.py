@@ -1,0 +1,1 @@
+"""Realised heterogeneity: how far sites are apart on each axis, against what chance gives."""

@@ -1,0 +1,221 @@
+"""Metrics from arrays alone: `metric(y, p)`; a new metric needs no retraining.
+
+y: (n,) class indices with p: (n, C) probabilities (binary: C = 2, the score is p[:, 1]); multi-label: y 0/1 and p, both
+(n, L). weights: None gives one float; (B, n) case multiplicities give (B,) values at once, each equal to the metric of
+the cases repeated that often, which is how bootstraps run fast. An undefined metric is NaN, never an invented number.
+"""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fedlab.core.registry import Registry
+from fedlab.core.typing import Floats
+
+Kernel = Callable[[NDArray[np.int64], Floats, Floats], Floats]  # (y, p, weights (B, n)) -> (B,)
+
+METRICS = Registry("metric")
+HIGHER_IS_BETTER: dict[str, bool] = {}
+LABELS: dict[str, str] = {}  # name -> what an axis says
+
+_CLASSES = ["auroc", "average_precision", "accuracy", "balanced_accuracy", "brier", "ece"]
+TASK_METRICS: dict[str, list[str]] = {  # the headline first
+    "binary": _CLASSES,
+    "multiclass": _CLASSES,
+    "ordinal": [*_CLASSES, "kappa"],
+    "multilabel": ["auroc", "average_precision", "accuracy", "brier"],
+}
+BINS = 15
+BLOCK = 2**18  # weights looked at in one go: stays in cache
+
+
+def metric(label: str, higher_is_better: bool = True) -> Callable[[Kernel], Callable[..., Any]]:
+    """Register a metric written for single-label y and (B, n) float weights.
+
+    The registered function also takes no weights, and multi-label arrays: the mean over labels of the binary metric.
+    Probabilities that are not finite (a diverged model) give NaN.
+    """
+
+    def register(kernel: Kernel) -> Callable[..., Any]:
+        @wraps(kernel)
+        def measured(y: ArrayLike, p: ArrayLike, weights: ArrayLike | None = None) -> Any:
+            truth, probabilities = _checked(y, p)
+            multiplicities = _weights(weights, len(truth))
+            step = max(1, BLOCK // max(1, len(truth)))
+            values = np.full(len(multiplicities), np.nan)
+            if np.isfinite(probabilities).all():
+                for start in range(0, len(values), step):
+                    block = multiplicities[start : start + step].astype(np.float64)
+                    values[start : start + step] = _over_labels(kernel, truth, probabilities, block)
+            return float(values[0]) if weights is None else values
+
+        HIGHER_IS_BETTER[kernel.__name__] = higher_is_better
+        LABELS[kernel.__name__] = label
+        return METRICS.add(measured)
+
+    return register
+
+
+def targets(labels: ArrayLike, task: str, classes: int) -> NDArray[np.int64]:
+    """The y that metrics take, of labels as tables hold them: (n,) class indices, or (n, L) 0/1 from bit masks."""
+    indices = np.asarray(labels, np.int64)
+    return (indices[:, None] >> np.arange(classes)) & 1 if task == "multilabel" else indices
+
+
+@metric("AUROC")
+def auroc(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
+    """Area under the ROC curve, ties count one half (Mann-Whitney); multi-class: unweighted mean of one-vs-rest.
+
+    NaN unless every class is present.
+    """
+    return _one_versus_rest(_auroc, y, p, weights)
+
+
+@metric("average precision")
+def average_precision(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
+    """Area under the precision-recall steps; its floor is the prevalence, so do not compare it across prevalences.
+
+    Multi-class: unweighted mean of one-vs-rest. NaN unless every class is present: a ranking needs both sides.
+    """
+    return _one_versus_rest(_average_precision, y, p, weights)
+
+
+@metric("accuracy")
+def accuracy(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
+    """Share of cases put in the right class: binary p[:, 1] > 0.5 strictly, else the largest p (as MedMNIST does)."""
+    return weights @ (_decision(p) == y) / weights.sum(1)
+
+
+@metric("balanced accuracy")
+def balanced_accuracy(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
+    """Mean over all classes of the share of its cases put right; NaN if a class is absent."""
+    member = _one_hot(y, p.shape[1])
+    right = member * (_decision(p) == y)[:, None]
+    return ((weights @ right) / (weights @ member)).mean(1)
+
+
+@metric("Brier score", higher_is_better=False)
+def brier(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
+    """Squared error of the probabilities: binary (p1 - y)^2, multi-class summed over classes (Brier 1950)."""
+    if p.shape[1] == 2:
+        error = (p[:, 1] - y) ** 2
+    else:
+        error = ((p - _one_hot(y, p.shape[1])) ** 2).sum(1)
+    return weights @ error / weights.sum(1)
+
+
+@metric("expected calibration error", higher_is_better=False)
+def ece(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
+    """Expected calibration error of the top label, 15 equal-width bins (Guo 2017, arXiv:1706.04599).
+
+    Biased upwards for few cases: compare at equal n.
+    """
+    decision = _decision(p)
+    confidence = p[np.arange(len(p)), decision]
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    gap = (decision == y) - confidence
+    return np.abs(weights @ (_one_hot(bins, BINS) * gap[:, None])).sum(1) / weights.sum(1)
+
+
+@metric("quadratic kappa")
+def kappa(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
+    """Cohen's kappa with quadratic weights, for grades (Cohen 1968): 1 perfect, 0 as by chance.
+
+    A single predicted class is 0, also where that class is the only true one.
+    """
+    grade, total = _decision(p), weights.sum(1)
+    observed = (weights @ (y - grade) ** 2) * total
+    by_chance = (weights @ (y**2 + grade**2)) * total - 2 * (weights @ y) * (weights @ grade)
+    value = np.where(by_chance > 1e-12 * total**2, 1 - observed / by_chance, 0.0)
+    return np.where(total > 0, value, np.nan)
+
+
+@metric("log loss", higher_is_better=False)
+def log_loss(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
+    """Mean of -ln p of the true class, p clipped to at least 2.2e-16."""
+    surprise = -np.log(np.maximum(p[np.arange(len(p)), y], np.finfo(np.float64).eps))
+    return weights @ surprise / weights.sum(1)
+
+
+def _auroc(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
+    """(B,) shares of (positive, negative) pairs in the right order, ties one half."""
+    order = np.argsort(score, kind="stable")
+    above, below = order[positive[order]], order[~positive[order]]
+    first = np.searchsorted(score[below], score[above], "left")
+    last = np.searchsorted(score[below], score[above], "right")
+    beaten = _cumulative(weights, below)
+    ranks = beaten[:, first] if (first == last).all() else (beaten[:, first] + beaten[:, last]) / 2
+    mass = weights[:, above]
+    return np.einsum("bi,bi->b", mass, ranks) / (mass.sum(1) * beaten[:, -1])
+
+
+def _average_precision(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
+    """(B,) mean over positives of the precision at their own score, tied cases included."""
+    order = np.argsort(-score, kind="stable")
+    found = order[positive[order]]
+    at_least = np.searchsorted(-score[order], -score[found], "right")
+    hits_at_least = np.searchsorted(-score[found], -score[found], "right")
+    called, hits = _cumulative(weights, order), _cumulative(weights, found)
+    # a positive of weight zero above all others has no precision, and none is needed
+    precision = hits[:, hits_at_least] / np.maximum(called[:, at_least], np.finfo(np.float64).tiny)
+    total = hits[:, -1]
+    value = np.einsum("bi,bi->b", weights[:, found], precision) / total
+    return np.where(called[:, -1] > total, value, np.nan)
+
+
+def _one_versus_rest(
+    binary: Callable[[NDArray[np.bool_], Floats, Floats], Floats], y: NDArray[np.int64], p: Floats, weights: Floats
+) -> Floats:
+    """The binary metric of class 1, or for more classes the mean over each class against the others; NaN if one is."""
+    wanted = [1] if p.shape[1] == 2 else range(p.shape[1])
+    return np.mean([binary(y == c, p[:, c], weights) for c in wanted], axis=0)
+
+
+def _over_labels(kernel: Kernel, y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that says undefined
+        if y.ndim == 1:
+            return kernel(y, p, weights)
+        labels = zip(y.T, p.T, strict=True)
+        return np.mean([kernel(truth, np.column_stack([1 - q, q]), weights) for truth, q in labels], axis=0)
+
+
+def _decision(p: Floats) -> NDArray[np.int64]:
+    return (p[:, 1] > 0.5).astype(np.int64) if p.shape[1] == 2 else p.argmax(1)
+
+
+def _one_hot(index: NDArray[np.int64], size: int) -> Floats:
+    return (index[:, None] == np.arange(size)).astype(np.float64)
+
+
+def _cumulative(weights: Floats, order: NDArray[np.int64]) -> Floats:
+    """(B, len(order) + 1) running sums of the weights in that order, from zero."""
+    sums = np.zeros((len(weights), len(order) + 1))
+    np.cumsum(weights[:, order], axis=1, out=sums[:, 1:])
+    return sums
+
+
+def _weights(weights: ArrayLike | None, cases: int) -> NDArray[Any]:
+    rows = np.ones((1, cases)) if weights is None else np.asarray(weights)
+    if rows.ndim != 2 or rows.shape[1] != cases:
+        raise ValueError(f"weights have shape {rows.shape}: wanted (draws, {cases}), one multiplicity a case")
+    return rows
+
+
+def _checked(y: ArrayLike, p: ArrayLike) -> tuple[NDArray[np.int64], Floats]:
+    truth, probabilities = np.asarray(y), np.asarray(p, np.float64)
+    if probabilities.ndim != 2 or len(truth) != len(probabilities):
+        raise ValueError(
+            f"y has shape {truth.shape} and p {probabilities.shape}: wanted (n,) and (n, classes), or (n, labels) twice"
+        )
+    classes = probabilities.shape[1]
+    if truth.ndim == 2 and truth.shape != probabilities.shape:
+        raise ValueError(f"multi-label y has shape {truth.shape} and p {probabilities.shape}: wanted the same")
+    if truth.ndim == 1 and classes < 2:
+        raise ValueError("p has one column: wanted one a class, (n, 2) for a binary task; stack [1 - p, p]")
+    limit = classes if truth.ndim == 1 else 2
+    if len(truth) and not (truth.min() >= 0 and truth.max() < limit):
+        raise ValueError(f"y holds {truth.min()}..{truth.max()}: wanted 0..{limit - 1}, or as many columns in p")
+    return truth.astype(np.int64), probabilities

@@ -1,0 +1,153 @@
+"""Named networks, each a sequence of stages, for 2D and 3D images.
+
+A stage is one element of an `nn.Sequential`: cutting a model for split learning is choosing an index. Kinds of layers
+follow the image: convolutions, pooling and normalisation exist in two and three dimensions.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fedlab.core.layout import BATCH_NORMS
+from fedlab.core.registry import Registry
+from fedlab.core.rng import torch_stream
+
+MODELS = Registry("model")
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+def build(text: str, shape: tuple[int, ...], outputs: int, seed: int, batchnorm: str = "avg") -> nn.Sequential:
+    """The model that `text` names, for images of `shape` (channels, height, width[, depth]), with its initial weights.
+
+    batchnorm="group" puts group normalisation in the place of every batch normalisation. Raises ValueError where the
+    model does not fit the image size.
+    """
+    function, args, knobs = MODELS.parse(text, given=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_stream(seed, "initial weights").initial_seed())
+        try:
+            model = function(shape, outputs, *args, **knobs)
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"model {text!r} cannot be built ({error}): check its knobs") from error
+    if batchnorm == "group":
+        _regroup(model)
+    _check_fit(text, model, shape, outputs)
+    return model
+
+
+@MODELS.add
+def logistic(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """Multinomial logistic regression on pixels, starting at zero: convex, so every run has a known optimum."""
+    linear = nn.Linear(math.prod(shape), outputs)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(nn.Flatten(), linear)
+
+
+@MODELS.add
+def small_cnn(
+    shape: tuple[int, ...], outputs: int, width: int = 16, depth: int = 3, projection: int = 0
+) -> nn.Sequential:
+    """Three convolutions with batch normalisation and pooling, then the mean over the image: 24 thousand parameters."""
+    d = len(shape) - 1
+    stages, inputs = [], shape[0]
+    for level in range(depth):
+        channels = width * 2**level
+        conv = CONV[d](inputs, channels, 3, padding=1, bias=False)
+        stages.append(nn.Sequential(conv, NORM[d](channels), POOL[d](2), nn.ReLU(inplace=True)))  # ReLU of fewer
+        inputs = channels
+    return nn.Sequential(*stages, *_head(inputs, outputs, projection))
+
+
+class Mean(nn.Module):
+    """The mean over the image of each channel: (b, channels, height, width[, depth]) -> (b, channels)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(tuple(range(2, x.ndim)))
+
+
+def _head(inputs: int, outputs: int, projection: int) -> list[nn.Module]:
+    """The last stages: the mean over the image, a projection if one is wanted (Li 2021, arXiv:2103.16257), logits.
+
+    What enters the last stage is the representation of a case.
+    """
+    stages: list[nn.Module] = [Mean()]
+    if projection:
+        stages.append(nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Linear(inputs, projection)))
+    return [*stages, nn.Linear(projection or inputs, outputs)]
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, arXiv:1512.03385)."""
+
+    def __init__(self, d: int, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = CONV[d](inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = NORM[d](outputs)
+        self.conv2 = CONV[d](outputs, outputs, 3, padding=1, bias=False)
+        self.norm2 = NORM[d](outputs)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            projection = CONV[d](inputs, outputs, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(projection, NORM[d](outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu_(self.norm1(self.conv1(x)))
+        return torch.relu_(self.norm2(self.conv2(y)).add_(self.shortcut(x)))
+
+
+OWN = (Mean, Residual)  # layers of fedlab's own
+
+
+@MODELS.add
+def resnet18(shape: tuple[int, ...], outputs: int, projection: int = 0) -> nn.Sequential:
+    """ResNet-18 for small images: 3x3 stem, no first pooling, as in the MedMNIST v2 benchmark."""
+    d = len(shape) - 1
+    stem = nn.Sequential(CONV[d](shape[0], 64, 3, padding=1, bias=False), NORM[d](64), nn.ReLU(inplace=True))
+    stages, inputs = [stem], 64
+    for channels, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        blocks = Residual(d, inputs, channels, stride), Residual(d, channels, channels, 1)
+        stages.append(nn.Sequential(*blocks))
+        inputs = channels
+    return nn.Sequential(*stages, *_head(inputs, outputs, projection))
+
+
+@MODELS.add
+def densenet121(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """MONAI's DenseNet-121, for images of 32 pixels and more (Huang et al. 2017, arXiv:1608.06993)."""
+    from monai.networks.nets import DenseNet121
+
+    net = DenseNet121(spatial_dims=len(shape) - 1, in_channels=shape[0], out_channels=outputs)
+    *pooling, logits = net.class_layers
+    return nn.Sequential(*net.features, nn.Sequential(*pooling), logits)
+
+
+def _regroup(module: nn.Module) -> None:
+    """Replace batch by group normalisation, 8 channels a group where that divides them."""
+    for name, child in module.named_children():
+        if isinstance(child, BATCH_NORMS):
+            groups = math.gcd(child.num_features, max(1, child.num_features // 8))
+            setattr(module, name, nn.GroupNorm(groups, child.num_features))
+        else:
+            _regroup(child)
+
+
+def _check_fit(text: str, model: nn.Module, shape: tuple[int, ...], outputs: int) -> None:
+    """One forward pass of two blank images, in evaluation mode so that no statistic changes."""
+    try:
+        with torch.inference_mode():
+            found = tuple(model.eval()(torch.zeros(2, *shape)).shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model {text!r} does not fit images of shape {shape} (channels, height, width[, depth]):"
+            f" {str(error).splitlines()[0]}; choose a smaller model (small_cnn, resnet18) or a larger image size"
+        ) from error
+    finally:
+        model.train()
+    if found != (2, outputs):
+        raise ValueError(
+            f"model {text!r} returns {found[1:]} numbers a case, the task needs {outputs}: fix its last stage"
+        )

@@ -1,0 +1,1 @@
+"""What notebooks need: their parameters cell, and live output."""

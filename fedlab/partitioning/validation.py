@@ -1,0 +1,71 @@
+"""The check before training: do all sites' data fit the agreed data elements?
+
+Labels, pixel range and table columns are looked at site by site, so that a misfit is told by the name of the site that
+must change something. (That the architecture fits the images is checked when the model is built.)
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fedlab.core.warnings import ProtocolWarning, warn
+from fedlab.partitioning.partitions import Partition
+
+
+class ProtocolError(ValueError):
+    """One or more sites do not fit the agreed data elements."""
+
+
+def check(partition: Partition) -> None:
+    """Raise ProtocolError naming every site that does not fit and what to change there."""
+    cases = partition.cases
+    misfits = []
+    for site in partition.sites:
+        index = np.concatenate([partition.index(site, split) for split in ("train", "val", "test")])
+        misfits += [f"{site}: {reason}" for reason in _misfits(partition, site, index)]
+    if misfits:
+        raise ProtocolError(f"{cases.name} does not fit the protocol:\n  " + "\n  ".join(misfits))
+    _check_columns(partition)
+    trains = ~partition.table["site"].isin(partition.unseen)
+    for split in sorted({"val", "test"} - set(partition.table.loc[trains, "split"])):
+        warn(f"no site has a {split} case: {LACK[split]}", ProtocolWarning)
+
+
+LACK = {"val": "the last round counts as the best, and `patience` never stops", "test": "sites cannot be compared"}
+
+
+def _misfits(partition: Partition, site: str, index: np.ndarray) -> Iterator[str]:
+    cases = partition.cases
+    if site not in partition.unseen and not len(partition.index(site, "train")):
+        yield "no training case: give it some, or leave the site out"
+    limit = 2 ** len(cases.classes) if cases.task == "multilabel" else len(cases.classes)
+    labels = cases.labels[index]
+    wrong = index[(labels < 0) | (labels >= limit)]
+    if len(wrong):
+        first = cases.table["case"][wrong[0]]
+        yield f"case {first!r} has label {cases.labels[wrong[0]]}, agreed are 0..{limit - 1}: recode it"
+    top = _highest(partition, index)
+    agreed = 255 if cases.images.dtype == np.uint8 else 1
+    if not np.isfinite(top) or top > agreed:
+        yield f"pixels reach {top}, agreed is 0..{agreed}: scale its images and fill holes"
+    elif agreed == 255 and top <= 1:
+        yield f"pixels lie in 0..{top:g}, agreed is 0..255: multiply its images by 255"
+
+
+def _highest(partition: Partition, index: np.ndarray) -> float:
+    images = partition.cases.images
+    return max((float(np.max(images[part])) for part in np.array_split(index, -(-len(index) // 4096))), default=255.0)
+
+
+def _check_columns(partition: Partition) -> None:
+    table = partition.cases.table.merge(partition.table[["case", "site"]], on="case", suffixes=("_native", ""))
+    optional = [column for column in partition.cases.table.columns if column not in ("case", "label", "split", "site")]
+    empty = table.groupby("site")[optional].agg(lambda column: column.isna().all()) if optional else None
+    for column in optional:
+        sites = empty.index[empty[column]].tolist() if empty is not None else []
+        if 0 < len(sites) < len(partition.sites):
+            warn(
+                f"column {column!r} is empty at {', '.join(sites)} and filled elsewhere: axes and tables that use it"
+                " will miss these sites",
+                ProtocolWarning,
+            )

@@ -1,0 +1,202 @@
+"""A grid on several processes is the same grid, and says what happens in them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import time
+import warnings
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from worlds import CNN, partition
+
+import fedlab
+from fedlab.experiments import run_folder
+from fedlab.experiments.processes import PendingRun, Speed, _work, followed, progress
+from fedlab.federation import DivergedError
+
+BASE = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 2, "batch_size": 16, "device": "cpu"}
+
+
+@pytest.fixture
+def base():
+    return fedlab.Experiment(**BASE)
+
+
+def test_processes_change_no_bit(base, tmp_path):
+    axes = {"method": ["fedavg", "cyclic"], "seed": [0, 1]}
+    alone = fedlab.grid(base, folder=tmp_path / "alone", **axes)
+    spread = fedlab.grid(base, folder=tmp_path / "spread", workers=2, **axes)
+    assert [run.folder.name for run in alone] == [run.folder.name for run in spread]
+    for a, b in zip(alone, spread, strict=True):
+        pd.testing.assert_frame_equal(a.predictions, b.predictions, check_exact=True)
+        first, second = a.weights("global"), b.weights("global")
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    before = [run.folder.stat().st_mtime_ns for run in spread]
+    again = fedlab.grid(base, folder=tmp_path / "spread", workers=2, **axes)  # nothing is left to do
+    assert [run.folder.stat().st_mtime_ns for run in again] == before
+
+
+def test_a_given_partition_goes_to_every_process(base, tmp_path):
+    part = partition()
+    alone = fedlab.grid(base, partition=part, folder=tmp_path / "alone", seed=[0, 1])
+    spread = fedlab.grid(base, partition=part, folder=tmp_path / "spread", workers=2, seed=[0, 1])
+    for a, b in zip(alone, spread, strict=True):
+        pd.testing.assert_frame_equal(a.predictions, b.predictions, check_exact=True)
+
+
+def test_a_failure_names_its_run_and_loses_no_other(base, tmp_path):
+    with pytest.raises(DivergedError, match="training diverged") as caught:
+        fedlab.grid(base, folder=tmp_path, workers=2, lr=[0.05, 1e30])
+    assert any("in the run of 'fedavg' with seed 0" in note for note in caught.value.__notes__)
+    (run,) = fedlab.grid(base, folder=tmp_path, lr=[0.05])
+    assert run.experiment.lr == 0.05
+
+
+def test_what_a_process_warns_of_is_warned_of_here(base, tmp_path):
+    with pytest.warns(UserWarning, match="momentum=0.9: its control variates assume plain SGD"):
+        fedlab.grid(base.with_(momentum=0.9, method="scaffold"), folder=tmp_path, workers=2, seed=[0, 1])
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, True, "two"])
+def test_a_number_of_processes_is_wanted(base, workers, tmp_path):
+    with pytest.raises(ValueError, match="give a number of processes, from 1 up"):
+        fedlab.grid(base, folder=tmp_path, workers=workers, seed=[0])
+
+
+def test_progress_counts_runs_and_rounds(base, tmp_path):
+    tasks = [PendingRun(base, None, tmp_path / name) for name in ("done", "first", "waiting", "second")]
+    (tmp_path / "done").mkdir()
+    for name, told in [("first", "1 of 4 runs done; rounds: fedavg 1/2"), ("second", "in 2 runs")]:
+        (tmp_path / f"{name}.unfinished").mkdir()
+        (tmp_path / f"{name}.unfinished" / "rounds.jsonl").write_text('[1, "a"]\n[1, "b"]\n')
+        assert progress(tasks).endswith(told)
+
+
+def store(target: Path, until: int, images: int = 100) -> None:
+    """Rounds as an unfinished run stores them: two sites whose rows repeat their images, and a row of the round."""
+    rows = [
+        [r, "global", site, split, metric, 0.5, 8, 2, count, 0.1]
+        for r in range(1, until + 1)
+        for site, count, split, metric in (
+            ("Site A", 3 * images, "train", "loss"),
+            ("Site B", images, "train", "loss"),
+            ("all sites", 0, "train", "client drift"),
+            ("Site A", 3 * images, "val", "auroc"),
+            ("Site B", images, "val", "auroc"),
+        )
+    ]
+    work = run_folder.unfinished(target)
+    work.mkdir(exist_ok=True)
+    (work / "scratch").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (work / "scratch").replace(work / "rounds.jsonl")
+
+
+def test_images_a_second_are_those_of_all_runs_since_the_first_round(base, tmp_path):
+    tasks = [PendingRun(base, None, tmp_path / name) for name in ("one", "two")]
+    speed = Speed(tasks)
+    assert speed.look(0.0) is None  # both are loading
+    store(tasks[0].target, 1)
+    assert speed.look(50.0) is None
+    store(tasks[0].target, 2)
+    assert speed.look(54.0) == pytest.approx(100)
+    store(tasks[1].target, 4)
+    assert speed.look(60.0) == pytest.approx(5 * 400 / 10)
+
+
+def test_images_of_a_finished_run_still_count(base, tmp_path):
+    run = fedlab.run(base, folder=tmp_path)
+    each = run.rounds[run.rounds["metric"] == "loss"]
+    speed = Speed([PendingRun(base, None, run.folder), PendingRun(base, None, tmp_path / "other")])
+    assert speed.look(0.0) is None
+    store(tmp_path / "other", 1)
+    assert speed.look(4.0) == pytest.approx(100)
+    assert sum(speed._images.values()) == each["samples"].sum() + 400
+
+
+def test_a_line_that_is_half_written_stops_nobody(base, tmp_path):
+    task = PendingRun(base, None, tmp_path / "one")
+    speed = Speed([task])
+    store(task.target, 1)
+    speed.look(0.0)
+    with (run_folder.unfinished(task.target) / "rounds.jsonl").open("a") as file:
+        file.write('[2, "global", "Site A", "train", "loss", 0.5, 8')
+    assert speed.look(4.0) is None
+    store(task.target, 2)
+    assert speed.look(8.0) == pytest.approx(50)
+
+
+def test_runs_that_are_followed_tell_of_their_speed_and_device(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedlab.experiments.processes.PAUSE", 0.01)
+    task, told = PendingRun(base, None, tmp_path / "one"), []
+    with followed([task], told.append):
+        for until in range(1, 21):
+            store(task.target, until)
+            time.sleep(0.02)
+    assert told[0].startswith("0 of 1 runs done; on cpu")
+    line = r"0 of 1 runs done; [\d,]+ images/s on cpu; rounds: fedavg \d+/2"
+    assert any(re.fullmatch(line, text) for text in told), told
+    with followed([task], told.append, "2 GPUs"):
+        time.sleep(0.1)
+    assert "; on 2 GPUs; rounds: fedavg" in told[-1]
+
+
+def test_a_method_of_a_notebook_cell_reaches_the_processes(tmp_path):
+    """What is defined where the user types is known to no other process by its name."""
+    script = f"""
+        import fedlab
+        from fedlab.algorithms import algorithm
+        from fedlab.federation import Round
+
+        FACTOR = 0.5
+
+        @algorithm
+        def half(fed):
+            '''Half of the way to the mean.'''
+            s = fed.memory(w=fed.start)
+            for r in fed.rounds(s):
+                mean = fed.merge(s.w, fed.gather(fed.fit(fed.broadcast(s.w), r)))
+                s.w = mean.with_parameters(s.w.parameters + FACTOR * (mean.parameters - s.w.parameters))
+                yield Round({{"global": s.w}})
+
+        base = fedlab.Experiment(**{BASE!r}).with_(method="half")
+        spread = fedlab.grid(base, folder={str(tmp_path / "spread")!r}, workers=2, live=True, seed=[0, 1])
+        alone = fedlab.grid(base, folder={str(tmp_path / "alone")!r}, seed=[0, 1])
+        for a, b in zip(alone, spread):
+            assert a.predictions.equals(b.predictions) and a.folder.name == b.folder.name
+        print("alike")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.strip() == "alike", done.stderr
+    assert "2 runs in" in done.stderr
+
+
+def test_no_process_is_started_for_what_is_finished(base, tmp_path, monkeypatch):
+    fedlab.grid(base, folder=tmp_path, seed=[0])
+    monkeypatch.setattr("fedlab.experiments.runner.side_by_side", lambda *given: pytest.fail("started"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fedlab.grid(base, folder=tmp_path, workers=2, seed=[0])
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, None), ("3", "3")])
+def test_a_process_heeds_what_the_user_asked_of_threads(asked, kept, base, tmp_path, monkeypatch):
+    """joblib sets OMP_NUM_THREADS for every process; a small model would take that for the user's word."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    seen, before = [], torch.get_num_threads()
+    task = PendingRun(base, None, tmp_path)
+
+    def run(*given: object) -> None:
+        seen.append((os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()))
+
+    try:
+        _work(run, task, None, [], 3, asked)
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [(kept, 3)]

@@ -1,0 +1,371 @@
+"""The live figure: one display, few redraws, a truthful line, and never an error that stops training."""
+
+import threading
+from base64 import b64decode
+from types import SimpleNamespace
+
+import ipywidgets
+import nbformat
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+from widget_state import errors, states
+
+from fedlab.notebook import live
+from fedlab.notebook.live import Live, Screen, duration
+
+
+class RoundContext:
+    """A clock that tests set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> RoundContext:
+    found = RoundContext()
+    monkeypatch.setattr(live, "time", found)
+    return found
+
+
+@pytest.fixture
+def notebook(monkeypatch) -> SimpleNamespace:
+    """A kernel that keeps what it was asked to show."""
+    screen = SimpleNamespace(displays=[], updates=[])
+    handle = SimpleNamespace(update=lambda content, **how: screen.updates.append(content))
+
+    def display(content, raw, metadata, display_id):
+        assert raw and display_id is True
+        screen.displays.append(content)
+        return handle
+
+    monkeypatch.setattr(live, "in_notebook", lambda: True)
+    monkeypatch.setattr("IPython.display.display", display)
+    return screen
+
+
+def rounds(until: int, value: float = 0.5) -> pd.DataFrame:
+    """Rounds as a run records them: two sites that end at value -+ 0.1."""
+    rows = [
+        {
+            "round": r,
+            "model": "global",
+            "site": site,
+            "split": "val",
+            "metric": metric,
+            "value": value + shift + r / 100,
+        }
+        for r in range(1, until + 1)
+        for site, shift in (("Site A", -0.1), ("Site B", 0.1))
+        for metric in ("auroc", "accuracy")
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_there_is_one_display_and_its_last_state_is_the_final_one(clock, notebook):
+    screen = Live(3, "fedavg on phantoms")
+    for r in (1, 2, 3):
+        clock.now += 2
+        screen.update(rounds(r), r)
+    screen.close()
+    screen.close()
+    assert len(notebook.displays) == 1
+    assert len(notebook.updates) == 3
+    assert b64decode(notebook.updates[-1]["image/png"]).startswith(b"\x89PNG")
+    assert notebook.updates[-1]["text/plain"] == (
+        "fedavg on phantoms: round 3 of 3, 2 s a round, validation AUROC 0.530 (mean over sites)"
+    )
+
+
+def test_redraws_are_at_most_two_a_second_and_a_small_share_of_the_time(clock, monkeypatch):
+    monkeypatch.setattr(live, "in_notebook", lambda: False)
+    shown = []
+    monkeypatch.setattr(Live, "progress", lambda self, width: shown.append(clock.now) or "")
+    screen = Live(1000, "fast")
+    for r in range(1, 1001):
+        clock.now += 0.01
+        screen.update(rounds(1), r)
+    assert 18 <= len(shown) <= 21  # ten seconds
+
+    def slow(self, width: int) -> str:
+        shown.append(clock.now)
+        clock.now += 0.2
+        return ""
+
+    monkeypatch.setattr(Live, "progress", slow)
+    shown.clear()
+    start = clock.now
+    screen = Live(1000, "slow to draw")
+    for r in range(1, 1001):
+        clock.now += 0.02
+        screen.update(rounds(1), r)
+    assert 0.2 * len(shown) <= 0.06 * (clock.now - start) + 0.2
+
+
+def test_fast_training_leaves_the_last_round_on_the_one_display(clock, notebook):
+    screen = Live(50, "fedavg")
+    for r in range(1, 51):
+        clock.now += 0.001
+        screen.update(rounds(1), r)
+    screen.close()
+    assert (len(notebook.displays), len(notebook.updates)) == (1, 1)
+    assert "round 50 of 50" in notebook.updates[0]["text/plain"]
+
+
+def test_time_left_is_measured_without_what_came_before_the_first_round(clock):
+    screen = Live(10, "fedavg")
+    clock.now = 60  # loading
+    screen.update(rounds(1), 1)
+    assert screen.pace == 60
+    for r in (2, 3, 4):
+        clock.now += 3
+        screen.update(rounds(r), r)
+    assert screen.pace == pytest.approx(3)
+    assert screen.progress().startswith("round 4 of 10, 3 s a round, about 18 s left, validation AUROC 0.540")
+
+
+def test_a_resumed_run_knows_its_pace_from_its_second_round_on(clock):
+    screen = Live(20, "fedavg")
+    clock.now = 30
+    screen.update(rounds(1), 13)
+    assert screen.pace is None
+    assert screen.progress().startswith("round 13 of 20, validation")
+    clock.now = 34
+    screen.update(rounds(1), 14)
+    assert screen.pace == 4
+
+
+def test_a_run_that_stopped_early_is_not_called_finished(clock, notebook):
+    screen = Live(20, "fedavg")
+    clock.now = 1
+    screen.update(rounds(7), 7)
+    screen.close()
+    assert "ended after round 7 of 20" in notebook.updates[-1]["text/plain"]
+    assert "left" not in notebook.updates[-1]["text/plain"]
+
+
+def test_the_metric_asked_for_is_followed_and_the_loss_until_there_is_one():
+    screen = Live(5, "fedavg", metric="accuracy")
+    screen.update(rounds(2, value=0.6), 2)
+    assert "validation accuracy 0.620" in screen.progress()
+    losses = rounds(1).assign(split="train", metric="loss").drop_duplicates(["round", "site"])
+    screen.update(losses, 2)
+    assert "training loss 0.510" in screen.progress()
+
+
+def test_outside_a_notebook_one_line_is_rewritten(clock, capsys):
+    screen = Live(2, "fedavg")
+    for r in (1, 2):
+        clock.now += 1
+        screen.update(rounds(r), r)
+    screen.close()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1 and err.endswith("\n")
+    assert len(err.split("\r")) == 4  # two rounds and the end
+    assert "round 2 of 2, 1 s a round" in err.split("\r")[-1]
+
+
+@pytest.mark.parametrize("frame", [pd.DataFrame({"wrong": [1]}), rounds(1).drop(columns="site"), None])
+def test_an_error_in_drawing_is_told_once_and_training_goes_on(clock, capsys, frame):
+    screen = Live(5, "fedavg")
+    for r in range(1, 6):
+        clock.now += 1
+        screen.update(frame, r)
+    screen.close()
+    assert capsys.readouterr().err.count("the live figure stopped") == 1
+
+
+def test_a_broken_display_does_not_stop_training_either(clock, capsys, notebook, monkeypatch):
+    def fail(*args, **how):
+        raise OSError("no screen")
+
+    monkeypatch.setattr("IPython.display.display", fail)
+    screen = Live(2, "fedavg")
+    screen.update(rounds(1), 1)
+    screen.close()
+    assert capsys.readouterr().err == "the live figure stopped (OSError('no screen')); training goes on\n"
+
+
+def test_a_run_without_a_round_closes_quietly(clock, notebook):
+    Live(3, "fedavg").close()
+    assert "ended after round 0 of 3" in notebook.displays[0]["text/plain"]
+
+
+# -- images a second, and the device -------------------------------------------------------------------------------
+
+
+def trained(until: int, samples: tuple[int, int] = (300, 100)) -> pd.DataFrame:
+    """The same with images: every row of a site and round repeats its samples; rows of the round itself have none."""
+    scores = rounds(until).assign(model="global")
+    scores["samples"] = scores["site"].map({"Site A": samples[0], "Site B": samples[1]})
+    losses = scores[scores["metric"] == "auroc"].assign(split="train", metric="loss")
+    measures = losses[losses["site"] == "Site A"].assign(site="all sites", metric="client drift", samples=0)
+    personal = scores.assign(model="Site A's own")
+    return pd.concat([losses, measures, scores, personal]).sort_values("round", kind="stable", ignore_index=True)
+
+
+def followed(clock: RoundContext, seconds: float, until: int = 3, planned: int = 10, first: int = 1, **how) -> Live:
+    """A run that was loaded for a minute and then took so many seconds for every round."""
+    screen = Live(planned, "fedavg on phantoms", **how)
+    clock.now += 60
+    for r in range(first, until + 1):
+        screen.update(trained(r), r)
+        clock.now += seconds
+    return screen
+
+
+def test_images_a_second_count_each_site_once_and_leave_out_the_first_round(clock):
+    screen = followed(clock, 4, until=1, device="cpu")
+    assert screen.speed is None
+    assert screen.progress().startswith("round 1 of 10, 60 s a round, about 9 min left, on cpu, validation AUROC")
+    screen = followed(clock, 4, device="cpu")
+    assert screen.speed == pytest.approx(2 * 400 / 8)
+    assert screen.progress().startswith("round 3 of 10, 4 s a round, about 28 s left, 100 images/s on cpu, validation")
+
+
+def test_images_of_rounds_before_an_interruption_do_not_count(clock):
+    assert followed(clock, 4, first=6, until=8).speed == pytest.approx(100)
+
+
+def test_a_centralized_run_has_the_images_of_all_sites_though_measures_bear_the_same_name(clock):
+    screen = followed(clock, 2)
+    union = screen.frame[screen.frame["metric"] == "client drift"].assign(metric="loss", samples=400)
+    screen.frame = pd.concat([union, screen.frame[screen.frame["site"] == "all sites"]])
+    assert screen.speed == pytest.approx(200)
+
+
+def test_another_run_in_the_same_place_has_its_own_speed_and_device(clock):
+    screen = followed(clock, 4, device="cpu")
+    screen.restart(10, "cyclic on phantoms", "NVIDIA H100 80GB HBM3")
+    assert screen.speed is None
+    for r in (1, 2):
+        screen.update(trained(r), r)
+        clock.now += 0.1
+    assert ", 4,000 images/s on NVIDIA H100 80GB HBM3, validation" in screen.progress()
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        (60, "fedavg on phantoms: round 13 of 200, validation AUROC 0.630"),
+        (80, "fedavg on phantoms: round 13 of 200, about 12 min left, validation AUROC 0.630"),
+        (100, "fedavg on phantoms: round 13 of 200, about 12 min left, 100 images/s, validation AUROC 0.630"),
+        (
+            120,
+            "fedavg on phantoms: round 13 of 200, about 12 min left, 100 images/s on NVIDIA H100 80GB HBM3,"
+            " validation AUROC 0.630",
+        ),
+        (
+            200,
+            "fedavg on phantoms: round 13 of 200, 4 s a round, about 12 min left, 100 images/s on NVIDIA H100 80GB"
+            " HBM3, validation AUROC 0.630 (mean over sites)",
+        ),
+    ],
+)
+def test_a_narrow_terminal_shows_fewer_things_and_cuts_no_word(columns, told, clock, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    followed(clock, 4, until=13, planned=200, device="NVIDIA H100 80GB HBM3")
+    last = capsys.readouterr().err.split("\r")[-1]
+    assert last.rstrip() == told
+    assert len(last) == columns - 1
+
+
+def test_the_line_of_the_figure_fits_its_width(clock, notebook, monkeypatch):
+    texts = []
+    monkeypatch.setattr(live, "picture", lambda figure, text: (texts.append(figure) or {"text/plain": text}, {}))
+    followed(clock, 4, until=13, planned=200, device="NVIDIA GeForce RTX 4090 Laptop GPU")
+    figure = texts[-1]
+    figure.draw_without_rendering()
+    (line,) = [text for text in figure.axes[0].texts if "round 13 of 200" in text.get_text()]
+    assert "100 images/s on NVIDIA GeForce RTX 4090 Laptop GPU" in line.get_text()
+    assert line.get_window_extent().x1 <= figure.bbox.x1
+    assert "(mean over sites)" in notebook.updates[-1]["text/plain"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0421, "0.042 s"), (9.96, "10 s"), (12.3, "12 s"), (119, "119 s"), (180, "3 min"), (4800, "1 h 20 min")],
+)
+def test_durations_are_read_as_people_say_them(seconds, text):
+    assert duration(seconds) == text
+
+
+# -- inside Output widgets, and from threads -----------------------------------------------------------------------
+
+
+def test_a_screen_in_an_output_replaces_what_it_shows_from_any_thread():
+    output = ipywidgets.Output()
+    screen = Screen(output)
+    for number in range(3):
+        thread = threading.Thread(target=screen.show, args=({"text/plain": str(number)},))
+        thread.start()
+        thread.join()
+        (one,) = output.outputs
+        assert one == {"output_type": "display_data", "data": {"text/plain": str(number)}, "metadata": {}}
+
+
+def test_a_run_can_be_followed_in_an_output(clock, monkeypatch):
+    monkeypatch.setattr(live, "in_notebook", lambda: True)
+    output = ipywidgets.Output()
+    screen = Live(2, "fedavg", output=output)
+    for r in (1, 2):
+        clock.now += 2
+        screen.update(rounds(r), r)
+        assert f"round {r} of 2" in output.outputs[0]["data"]["text/plain"]
+        assert b64decode(output.outputs[0]["data"]["image/png"]).startswith(b"\x89PNG")
+    screen.close()
+    screen.conclude("2 runs in 4 s")
+    assert [one["data"] for one in output.outputs] == [{"text/plain": "2 runs in 4 s"}]
+
+
+CELLS = """
+import threading
+import ipywidgets
+import pandas as pd
+from fedlab.live import Live
+
+def follow(rounds):
+    screen = Live(rounds, "fedavg")
+    for r in range(1, rounds + 1):
+        row = {"round": r, "model": "global", "site": "A", "split": "val", "metric": "auroc", "value": 0.5 + r / 100}
+        screen.update(pd.DataFrame([row]), r)
+    screen.close()
+---
+follow(3)
+---
+output = ipywidgets.Output()
+with output:
+    print("before")
+    follow(4)
+    print("after")
+output
+---
+threaded = ipywidgets.Output()
+def work():
+    with threaded:
+        follow(5)
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+threaded
+"""
+
+
+def test_in_a_notebook_every_place_ends_with_the_last_round(tmp_path):
+    """In a cell, inside `with output:` and inside one of a thread: one picture, the last state."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS.split("---\n")])
+    done = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    (plain,) = done.cells[1].outputs
+    assert "image/png" in plain.data and "round 3 of 3" in plain.data["text/plain"]
+    kept = [state for name, state in states(done) if name == "OutputModel"]
+    pictures = [one for state in kept for one in state.get("outputs", ()) if "image/png" in one.get("data", {})]
+    assert [one["data"]["text/plain"].split(",")[0] for one in pictures] == [
+        "fedavg: round 4 of 4", "fedavg: round 5 of 5"
+    ]  # fmt: skip
+    printed = [one["text"] for state in kept for one in state.get("outputs", ()) if one["output_type"] == "stream"]
+    assert "".join(printed).split() == ["before", "after"] and errors(done) == []

@@ -1,0 +1,124 @@
+"""Every notebook runs from start to end, refuses misspelt parameters, and keeps the form that readers rely on."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from widget_state import errors
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PRESETS = sorted((ROOT / "notebooks" / "presets").glob("*.yaml"))
+NAMES = [path.stem for path in NOTEBOOKS]
+READS = "51-global-versus-local"  # trains nothing, so it needs what the others left
+
+
+def papermill(notebook: Path, target: Path, *options: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--kernel", "python3"]
+    return subprocess.run(
+        [*command, str(notebook), str(target), *options], env=environment, capture_output=True, text=True
+    )
+
+
+def parameters_cell(path: Path) -> str:
+    cells = nbformat.read(path, 4).cells
+    (found,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    return found.source
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Path:
+    """One output folder for all notebooks: what one trained, the next finds."""
+    return tmp_path_factory.mktemp("out")
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("notebooks")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_notebook_runs_with_its_defaults(path, shared):
+    done = papermill(path, shared / path.name, "-p", "out", str(shared))
+    assert done.returncode == 0, done.stderr[-3000:]
+    executed = nbformat.read(shared / path.name, 4)
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
+    assert errors(executed) == []  # an exception in a control's callback leaves papermill content
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    pictures = list(shared.glob(f"{path.stem[:2]}-*.png"))
+    assert pictures
+    for picture in pictures:
+        assert picture.with_suffix(".svg").stat().st_size > 1000 and picture.stat().st_size > 5000
+
+
+@pytest.mark.notebook
+@pytest.mark.xdist_group("notebooks")
+def test_the_report_trains_nothing(shared):
+    before = {folder.name for folder in (shared / "runs").iterdir()}
+    done = papermill(ROOT / "notebooks" / f"{READS}.ipynb", shared / "again.ipynb", "-p", "out", str(shared))
+    assert done.returncode == 0 and before == {folder.name for folder in (shared / "runs").iterdir()}
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("path", NOTEBOOKS[:2], ids=NAMES[:2])
+def test_a_misspelt_parameter_fails_the_run_and_names_the_nearest(path, tmp_path):
+    done = papermill(path, tmp_path / "x.ipynb", "-p", "prevalance", "0.9", "-p", "out", str(tmp_path))
+    assert done.returncode != 0
+    assert "unknown parameter 'prevalance': did you mean 'prevalence'" in done.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_notebook_keeps_its_form(path):
+    notebook = nbformat.read(path, 4)
+    first, code = notebook.cells[0].source, [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert re.match(r"# .+\n\n\*\*.+\*\*", first), "a title, then the one message in bold"
+    assert not any(cell.outputs or cell.execution_count for cell in code), "outputs are not committed"
+    assert "fedlab.parameters()" in code[1].source, "the cell after the parameters refuses misspelt ones"
+    source = "\n".join(cell.source for cell in code)
+    assert not re.search(r"^\s*[!%]|sys\.path", source, re.M)
+    for function in [
+        node for cell in code for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.FunctionDef)
+    ]:
+        a_method = any(getattr(each, "id", "") == "algorithm" for each in function.decorator_list)
+        assert function.end_lineno - function.lineno < (20 if a_method else 5), function.name
+    assert "## What we saw" in notebook.cells[-1].source and ".ipynb)" in notebook.cells[-1].source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_every_parameter_is_typed_and_explained(path):
+    for line in parameters_cell(path).splitlines():
+        assert line.startswith("#") or re.fullmatch(r"\w+: \w+ = .+  # .+", line), line
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_links_lead_to_notebooks(path):
+    text = path.read_text()
+    linked = re.findall(r"\(([\w-]+\.ipynb)\)", text)
+    assert linked and all((path.parent / name).is_file() for name in linked)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=[path.stem for path in PRESETS])
+def test_presets_are_parameters_of_the_training_notebooks(preset):
+    chosen = yaml.safe_load(preset.read_text())
+    declared = set(re.findall(r"^(\w+):", parameters_cell(NOTEBOOKS[0]), re.M))
+    assert chosen and set(chosen) <= declared
+
+
+def test_defaults_of_notebooks_agree():
+    """One experiment runs through the series, so that a run of one notebook is found by the next."""
+    defaults = {}
+    for path in NOTEBOOKS:
+        for name, value in re.findall(r"^(\w+): \w+ = (.+?)  #", parameters_cell(path), re.M):
+            assert defaults.setdefault(name, value) == value, f"{path.stem}: {name}"
+
+
+def test_notebooks_are_json_with_stable_ids():
+    for path in NOTEBOOKS:
+        ids = [cell["id"] for cell in json.loads(path.read_text())["cells"]]
+        assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[a-zA-Z0-9_-]+", name) for name in ids)

@@ -1,0 +1,563 @@
+"""Figures say what their tables hold: marks stand at the values, no text touches another, titles claim no more."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from fedlab import plots
+from fedlab.core.rng import stream
+from fedlab.data.cases import Cases
+from fedlab.heterogeneity.shift.null_intervals import HEADLINES
+from fedlab.plots import style, titles
+from fedlab.plots.reading import natural, region_spans, used
+from fedlab.plots.stamps import FastTexts
+
+METHODS = ("local", "fedavg", "fedprox(mu=0.01)", "swarm(secure=True)", "centralized")
+CHEST = ("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Pneumonia", "Pleural thickening", "Hernia")
+
+
+def names(sites: int) -> list[str]:
+    return [f"Site {chr(65 + i)}" for i in range(sites)]
+
+
+class Dealt:
+    """A partition small enough to check by hand: site k's scanner takes k from every pixel.
+
+    regions: how many, dealt in turn; unseen: how many of the last sites.
+    """
+
+    def __init__(
+        self,
+        sites: int = 4,
+        classes: tuple[str, ...] = ("normal", "pneumonia"),
+        shape=(1, 8, 8),
+        n: int = 400,
+        regions: int = 0,
+        unseen: int = 0,
+        **columns: str,
+    ):
+        rng = stream(0, "dealt", sites)
+        task = "binary" if len(classes) == 2 else "multiclass"
+        table = pd.DataFrame({"case": [f"case {i}" for i in range(n)], "label": rng.integers(len(classes), size=n)})
+        people = {"age": rng.integers(20, 90, n), "sex": rng.choice(["F", "M"], n), "kind": rng.integers(9, size=n)}
+        table = table.assign(**{name: people[kind] for name, kind in columns.items()})
+        images = rng.integers(100, 255, (n, *shape), np.uint8)
+        self.cases = Cases(images, table, {"name": "demo", "task": task, "classes": list(classes)})
+        self.sites = names(sites)
+        site = rng.choice(self.sites, n, p=rng.dirichlet(np.full(sites, 3)))
+        self.table = pd.DataFrame(
+            {"case": table["case"], "site": site, "split": rng.choice(["train", "val", "test"], n)}
+        )
+        self.scanners = dict.fromkeys(self.sites[1:])
+        self.regions = {name: f"Region {k % regions + 1}" for k, name in enumerate(self.sites)} if regions else {}
+        self.unseen, self.levels = tuple(self.sites[sites - unseen :]), {}
+        self.spec = {"prevalence": 0.5, "acquisition": "xray(0.5)", "quantity": [1, 2], "geography": 0.0}
+
+    def shift(self, brief: bool = False) -> pd.DataFrame:
+        return measured()
+
+    def index(self, site: str, split: str) -> np.ndarray:
+        return np.flatnonzero((self.table["site"] == site) & (self.table["split"] == split))
+
+    def pixels(self, index: np.ndarray, site: str) -> np.ndarray:
+        return self.cases.images[index] - np.uint8(self.sites.index(site))
+
+    def counts(self, split: str | None = None) -> pd.DataFrame:
+        rows = self.table.index if split is None else self.table.index[self.table["split"] == split]
+        label = pd.Categorical.from_codes(self.cases.labels[rows], self.cases.classes)
+        counts = pd.crosstab(self.table["site"][rows], label, dropna=False)
+        return counts.reindex(index=self.sites, columns=self.cases.classes, fill_value=0)
+
+
+def measured(**values: tuple[float, ...]) -> pd.DataFrame:
+    """A frame as `Partition.shift` makes it; axis = (value, null_low, null, null_high)."""
+    given = {"quantity": (0.02, 0.0, 0.03, 0.06), "prevalence": (0.31, 0.0, 0.004, 0.009), **values}
+    rows = [(axis, HEADLINES[axis], *one, one[0] - 0.01, one[0] + 0.01) for axis, one in given.items()]
+    return pd.DataFrame(rows, columns=["axis", "measure", "value", "null_low", "null", "null_high", "low", "high"])
+
+
+def comparison(
+    sites: int = 4, methods: tuple[str, ...] = METHODS, undefined: tuple[int, ...] = (), metric: str = "auroc"
+):
+    """A frame as `fedlab.compare` makes it."""
+    rng = stream(0, "comparison", sites)
+    rows = []
+    for method in methods:
+        for i, site in enumerate([*names(sites), "pooled", "mean of sites", "worst site"]):
+            value = np.nan if i in undefined else 0.7 + 0.1 * (method != "local") + 0.05 * rng.random()
+            row = {"method": method, "site": site, "cases": 20 + 10 * i, "metric": metric, "value": value}
+            note = "no test case of class 'pneumonia'" if i in undefined else ""
+            rows.append(row | {"low": value - 0.08, "high": value + 0.08, "seeds": 1, "note": note})
+    frame = pd.DataFrame(rows)
+    local = frame[frame["method"] == "local"].set_index("site")["value"]
+    frame["versus"] = "local" if len(local) else ""
+    frame["difference"] = frame["value"] - frame["site"].map(local)
+    return frame.assign(difference_low=frame["difference"] - 0.09, difference_high=frame["difference"] + 0.05)
+
+
+def matrix(sites: int = 4, undefined: tuple[int, ...] = ()) -> pd.DataFrame:
+    """A frame as `fedlab.analysis.comparison.transfer` makes it."""
+    rng = stream(0, "matrix", sites)
+    rows = [
+        {"trained_at": model, "tested_on": site, "cases": 20 + 10 * j, "metric": "auroc"}
+        | {"value": np.nan if j in undefined else rng.uniform(0.5, 1)}
+        for model in [*names(sites), "fedprox(mu=0.01)", "centralized"]
+        for j, site in enumerate(names(sites))
+    ]
+    return pd.DataFrame(rows).assign(low=0.0, high=1.0)
+
+
+def held_out(frame: pd.DataFrame, column: str = "site") -> pd.DataFrame:
+    """The same frame with Site D as a site that took no part in training."""
+    frame = frame[frame.get("trained_at", pd.Series("", frame.index)) != "Site D"]
+    return frame.assign(**{column: frame[column].replace("Site D", "unseen: Site D")})
+
+
+def fake_run(
+    method: str, seed: int = 0, sites: int = 4, rounds=range(1, 11), last: float | None = None
+) -> SimpleNamespace:
+    """A run whose sites all rise to `last` but for a little noise of mean zero."""
+    rng = stream(seed, "run", method)
+    end = last if last is not None else 0.8 + 0.05 * rng.random()
+    model = "local" if method == "local" else "global"
+    noise = rng.normal(0, 0.01, (len(rounds), sites))
+    noise -= noise.mean(1, keepdims=True)
+    rows = [
+        {"round": r, "model": model, "site": site, "split": "val", "metric": "auroc"}
+        | {"value": end - 0.2 * (1 - r / rounds[-1]) + noise[i, k]}
+        for i, r in enumerate(rounds)
+        for k, site in enumerate(names(sites))
+    ]
+    dealt = Dealt(sites)
+    return SimpleNamespace(
+        experiment=SimpleNamespace(seed=seed), method=method, rounds=pd.DataFrame(rows), headline="auroc",
+        partition_table=dealt.table,
+    )  # fmt: skip
+
+
+DRAWINGS = {
+    **{f"partition, {k} sites": lambda k=k: plots.partition(Dealt(k)) for k in (1, 4, 20)},
+    "partition, many classes": lambda: plots.partition(Dealt(6, CHEST, n=3000)),
+    "partition, one split": lambda: plots.partition(Dealt(3), split="train"),
+    **{f"samples, {k} sites": lambda k=k: plots.samples(Dealt(k)) for k in (1, 4, 20)},
+    "samples, many classes": lambda: plots.samples(Dealt(3, CHEST)),
+    "samples, colour": lambda: plots.samples(Dealt(2, shape=(3, 8, 6))),
+    "samples, volumes": lambda: plots.samples(Dealt(2, shape=(1, 8, 8, 4))),
+    "partition, regions": lambda: plots.partition(Dealt(5, regions=2, unseen=2)),
+    "partition, many regions": lambda: plots.partition(Dealt(12, CHEST, n=3000, regions=4)),
+    "samples, regions": lambda: plots.samples(Dealt(5, regions=2, unseen=2)),
+    "samples, cases": lambda: plots.samples(Dealt(1).cases),
+    "curves, one run": lambda: plots.curves(fake_run("fedavg")),
+    "curves, seeds": lambda: plots.curves([fake_run(m, seed) for m in METHODS for seed in range(3)]),
+    "curves, some rounds": lambda: plots.curves([fake_run("fedavg", rounds=[5, 10]), fake_run("ensemble", rounds=[7])]),
+    "curves, all ends alike": lambda: plots.curves([fake_run(f"fedprox(mu={i})", last=0.8) for i in range(14)]),
+    **{
+        f"local_vs_global, {k} sites": lambda k=k: plots.local_vs_global(comparison(k), method="fedavg")
+        for k in (1, 4, 20)
+    },
+    "local_vs_global, many methods": lambda: plots.local_vs_global(comparison(4)),
+    "local_vs_global, undefined": lambda: plots.local_vs_global(comparison(4, undefined=(1,))),
+    "local_vs_global, all undefined": lambda: plots.local_vs_global(comparison(2, undefined=(0, 1, 2, 3, 4))),
+    "local_vs_global, no local": lambda: plots.local_vs_global(comparison(3, ("fedavg", "centralized"))),
+    "local_vs_global, only bounds": lambda: plots.local_vs_global(comparison(3, ("local", "centralized"))),
+    "local_vs_global, brier": lambda: plots.local_vs_global(comparison(3, METHODS[:2], metric="brier")),
+    "local_vs_global, unseen": lambda: plots.local_vs_global(held_out(comparison(4, METHODS[:2]))),
+    "transfer, unseen": lambda: plots.transfer(held_out(matrix(4), "tested_on")),
+    **{f"transfer, {k} sites": lambda k=k: plots.transfer(matrix(k)) for k in (1, 4, 20)},
+    "transfer, undefined": lambda: plots.transfer(matrix(4, undefined=(2,))),
+}
+
+
+def texts(figure: Figure) -> list[Text]:
+    """Every text that a reader sees."""
+    figure.draw_without_rendering()
+    hidden = set()
+    for ax in [*figure.axes, *(child for page in figure.axes for child in page.child_axes)]:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                if not low <= tick.get_loc() <= high:
+                    hidden |= {tick.label1, tick.label2}
+    found = [*figure.findobj(Text), *(text for stamps in figure.findobj(FastTexts) for text in stamps.texts())]
+    return [t for t in found if t.get_visible() and t.get_text().strip() and t not in hidden]
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_texts_can_be_read_and_touch_neither_each_other_nor_the_edge(name):
+    check_texts(DRAWINGS[name]().figure)
+
+
+def check_texts(figure: Figure) -> None:
+    figure.set_dpi(200)  # as saved: hinting gives texts other widths than at the resolution they were laid out for
+    seen = texts(figure)
+    assert min(text.get_fontsize() for text in seen) >= 8
+    boxes = np.array([Text.get_window_extent(text).extents for text in seen])  # of an annotation, without its line
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    touching = ((high - low) > 1).all(-1) & ~np.eye(len(boxes), dtype=bool)
+    assert not touching.any(), [seen[i].get_text() for i in np.flatnonzero(touching.any(1))]
+    width, height = figure.get_size_inches() * 200
+    outside = (boxes[:, :2] < -1).any(1) | (boxes[:, 2] > width + 1) | (boxes[:, 3] > height + 1)
+    assert not outside.any(), [seen[i].get_text() for i in np.flatnonzero(outside)]
+    title = figure.axes[0].get_title(loc="left")
+    assert len(title) > 10 and "nan" not in title
+
+
+def test_drawing_leaves_no_trace_in_the_global_style():
+    with matplotlib.rc_context({"font.size": 21, "axes.titleweight": "light"}):
+        before = dict(matplotlib.rcParams)
+        figure, _ = plots.curves(fake_run("fedavg"))
+        assert dict(matplotlib.rcParams) == before
+        assert all(text.get_fontsize() < 12 for text in texts(figure))
+
+
+def test_drawing_needs_no_pyplot():
+    code = """
+import sys, fedlab.plots, pandas as pd
+assert "matplotlib" not in sys.modules
+frame = pd.DataFrame({"trained_at": ["A", "B"], "tested_on": "A", "value": [0.5, 0.6], "cases": 9, "metric": "auroc"})
+figure, _ = fedlab.plots.transfer(frame)
+assert figure._repr_png_()[0].startswith(b"\\x89PNG")
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_bubbles_have_the_areas_of_their_counts():
+    part = Dealt(4)
+    figure, table = plots.partition(part)
+    ax = figure.axes[0]
+    assert list(table["cases"]) == sorted(part.table["site"].value_counts(), reverse=True)
+    cells = table[["normal", "pneumonia"]].to_numpy()
+    assert (cells == part.counts().loc[table.index].to_numpy()).all()
+    (bubbles,) = ax.collections
+    places = bubbles.get_offsets().astype(int)
+    drawn = cells[places[:, 1], places[:, 0]]
+    areas = bubbles.get_sizes() / drawn
+    np.testing.assert_allclose(areas, areas[0])
+    widths = np.array([bar.get_width() for bar in ax.patches]) / table["cases"].to_numpy()
+    np.testing.assert_allclose(widths, widths[0])
+    written = [text.get_text() for text in ax.texts]
+    assert {str(n) for n in drawn} <= set(written)
+
+
+def test_strips_show_the_cases_of_the_table_as_their_site_sees_them():
+    part = Dealt(3)
+    figure, table = plots.samples(part, n=6)
+    again = plots.samples(part, n=6).table
+    pd.testing.assert_frame_equal(table, again)
+    position = part.cases.table.reset_index().set_index("case")["index"]
+    site_of = part.table.set_index("case")["site"]
+    assert (table["site"] == table["case"].map(site_of)).all()
+    assert (table["class"] == [part.cases.classes[part.cases.labels[position[c]]] for c in table["case"]]).all()
+    for image, row in zip(figure.axes[0].images, table.itertuples(), strict=True):
+        pixels = part.pixels(np.array([position[row.case]]), row.site)[0, 0]
+        np.testing.assert_allclose(image.get_array() * 255, pixels, atol=1e-4)
+
+
+def test_volumes_show_their_middle_slice_and_colours_their_channels():
+    part = Dealt(1, shape=(1, 8, 8, 5))
+    figure, table = plots.samples(part, n=2)
+    row = part.cases.table.index[part.cases.table["case"] == table["case"][0]][0]
+    shown = figure.axes[0].images[0].get_array() * 255
+    np.testing.assert_allclose(shown, part.cases.images[row, 0, :, :, 2], atol=1e-4)
+    assert plots.samples(Dealt(1, shape=(3, 8, 6))).figure.axes[0].images[0].get_array().shape == (8, 6, 3)
+
+
+def test_overlapping_labels_stand_under_each_of_their_classes():
+    table = pd.DataFrame({"case": list("abcd"), "label": [1, 2, 3, 3]})
+    card = {"name": "both", "task": "multilabel", "classes": ["mass", "nodule"]}
+    _, shown = plots.samples(Cases(np.zeros((4, 1, 4, 4), np.uint8), table, card), n=4)
+    assert set(shown[shown["class"] == "mass"]["case"]) == {"a", "c", "d"}
+    assert set(shown[shown["class"] == "nodule"]["case"]) == {"b", "c", "d"}
+
+
+def test_curves_draw_the_mean_over_sites_in_a_band_of_seeds():
+    runs = [fake_run(method, seed) for method in ("local", "fedavg") for seed in range(3)]
+    figure, table = plots.curves(runs)
+    for line in figure.axes[0].lines:
+        rows = table[table["method"] == line.get_label()]
+        np.testing.assert_array_equal(line.get_ydata(), rows["value"])
+        by_seed = [r.rounds.groupby("round")["value"].mean().to_numpy() for r in runs if r.method == line.get_label()]
+        np.testing.assert_allclose(rows["value"], np.mean(by_seed, 0))
+        np.testing.assert_allclose(rows["low"], np.min(by_seed, 0))
+        np.testing.assert_allclose(rows["high"], np.max(by_seed, 0))
+
+
+def test_a_site_is_judged_on_its_own_model_where_it_has_one():
+    rows = [
+        {"round": 1, "model": model, "site": site, "split": "val", "metric": "auroc", "value": value}
+        for model, site, value in [("local", "A", 0.9), ("global", "A", 0.1), ("global", "B", 0.3)]
+    ]
+    assert list(used(pd.DataFrame(rows))["value"]) == [0.9, 0.3]
+
+
+def test_curves_refuse_runs_of_different_settings_and_unknown_metrics():
+    with pytest.raises(ValueError, match="several runs of 'fedavg' with seed 0"):
+        plots.curves([fake_run("fedavg"), fake_run("fedavg")])
+    with pytest.raises(ValueError, match=r"found \['auroc'\]"):
+        plots.curves(fake_run("fedavg"), "dice")
+    with pytest.raises(ValueError, match="no runs to draw"):
+        plots.curves([])
+
+
+@pytest.mark.parametrize("methods", [METHODS[:2], METHODS])
+def test_dumbbells_stand_at_the_values_of_their_table(methods):
+    figure, table = plots.local_vs_global(comparison(4, methods, undefined=(1,)))
+    marks = {line.get_gid(): line for line in figure.axes[0].lines if line.get_gid()}
+    assert len(marks) == len(table)
+    for row in table.itertuples():
+        x = marks[f"{row.method} at {row.site}"].get_xdata()
+        np.testing.assert_array_equal(np.asarray(x, float), np.full(len(x), row.value))
+    drawn = {tuple(line.get_xdata()) for line in figure.axes[0].lines}
+    known = table.dropna(subset="value")
+    assert set(zip(known["low"], known["high"], strict=True)) <= drawn
+
+
+def test_gains_are_written_where_they_are_and_bold_where_their_interval_excludes_zero():
+    figure, table = plots.local_vs_global(comparison(4, METHODS[:2], undefined=(1,)))
+    rows = table[(table["method"] == "fedavg") & table["gain"].notna()]
+    weight = {text.get_text(): text.get_weight() for text in figure.axes[0].texts}
+    assert {row.gain_low > 0 for row in rows.itertuples()} == {True, False}  # the case holds both
+    for row in rows.itertuples():
+        assert weight[f"{100 * row.gain:+.1f}"] == ("bold" if row.gain_low > 0 else "normal")
+    assert "undefined: no test case of class 'pneumonia'" in weight
+
+
+def test_a_gain_is_positive_where_it_is_better():
+    frame = comparison(2, METHODS[:2])
+    up = plots.local_vs_global(frame).table
+    down = plots.local_vs_global(frame.assign(metric="brier")).table
+    np.testing.assert_array_equal(up["gain"], frame["difference"])
+    np.testing.assert_array_equal(down["gain"], -frame["difference"])
+    np.testing.assert_array_equal(down["gain_low"], -frame["difference_high"])
+    assert (down["gain_low"] <= down["gain_high"]).all()
+
+
+def test_a_method_is_not_compared_with_itself():
+    title = plots.local_vs_global(comparison(2, ("local",))).figure.axes[0].get_title(loc="left")
+    assert title.startswith("AUROC of local runs from")
+
+
+def test_an_interval_without_width_is_not_clear():
+    frame = comparison(2, METHODS[:2]).assign(difference=0.5, difference_low=0.5, difference_high=0.5)
+    assert (plots.local_vs_global(frame).table["clear"] == 0).all()
+    assert (plots.local_vs_global(frame.assign(difference_high=0.6)).table["clear"] == 1).all()
+    assert (plots.local_vs_global(frame.assign(difference_high=0.6, metric="brier")).table["clear"] == -1).all()
+
+
+def test_a_mean_over_some_sites_says_so():
+    figure, _ = plots.local_vs_global(comparison(4, undefined=(1,)))
+    assert "mean of 3 of 4 sites" in [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    run = fake_run("fedavg")
+    run.rounds.loc[run.rounds["site"] == "Site B", "value"] = np.nan
+    assert plots.curves(run).figure.axes[0].get_ylabel().endswith("mean over 3 of 4 sites")
+
+
+def test_local_vs_global_draws_the_method_asked_for_and_names_those_it_has():
+    assert set(plots.local_vs_global(comparison(), method="fedavg").table["method"]) == {
+        "local",
+        "fedavg",
+        "centralized",
+    }
+    with pytest.raises(ValueError, match=r"no method 'fedavgg'.*'fedavg'"):
+        plots.local_vs_global(comparison(), method="fedavgg")
+
+
+def test_the_matrix_writes_its_values_and_boxes_its_diagonal():
+    figure, table = plots.transfer(matrix(3, undefined=(1,)))
+    ax = figure.axes[0]
+    assert list(table.index) == [*table.columns, "fedprox(mu=0.01)", "centralized"]
+    written = np.array([text.get_text() for text in ax.texts]).reshape(table.shape)
+    for text, value in zip(written.ravel(), table.to_numpy().ravel(), strict=True):
+        assert (text == "–") if np.isnan(value) else abs(float(text) - value) <= 0.005 + 1e-12
+    assert sum(not patch.get_fill() for patch in ax.patches) == 3
+
+
+def test_given_axes_are_drawn_into():
+    figure = Figure(figsize=(18, 6), layout="constrained")
+    things = {plots.transfer: matrix(4), plots.partition: Dealt(4), plots.samples: Dealt(2)}
+    for draw, thing, ax in zip(things, things.values(), figure.subplots(1, 3), strict=True):
+        assert draw(thing, ax=ax).figure is figure
+        assert ax.get_title(loc="left")
+
+
+def test_roles_are_distinct_and_do_not_depend_on_order():
+    methods = [*METHODS, "cyclic", "ensemble", "mine", "fedprox(mu=0.1)", "ditto", "fedbn", "moon", "split(cut=2)"]
+    roles = style.roles(methods)
+    assert style.roles(methods[::-1]) == roles
+    assert len({(role.color, str(role.dash)) for role in roles.values()}) == len(methods)
+    assert len({(role.color, role.marker) for role in roles.values()}) == len(methods)
+    assert (roles["local"].color, roles["centralized"].color) == (style.GREY, style.BLACK)
+    assert style.roles(["fedavg"])["fedavg"] == roles["fedavg"] == style.roles(["fedavg", "zzz"])["fedavg"]
+
+
+@pytest.mark.parametrize("color", style.HUES)
+def test_names_in_a_hue_can_be_read_on_white(color):
+    rgb = np.array(matplotlib.colors.to_rgb(style.ink(color)))
+    assert 1.05 / (style.luminance(rgb) + 0.05) >= 4.5
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=12))
+def test_spread_places_keep_their_order_distance_and_centre(wanted):
+    placed = style.spread(wanted, gap=5)
+    order = np.argsort(wanted, kind="stable")
+    assert (np.diff(placed[order]) >= 5 - 1e-9).all()
+    assert np.mean(placed) == pytest.approx(np.mean(wanted))
+    if (np.diff(np.sort(wanted)) >= 5).all():
+        np.testing.assert_allclose(placed, wanted)
+
+
+def test_sites_sort_as_people_count():
+    sites = ["Site 10", "Site 2", "Site AA", "Site B"]
+    assert sorted(sites, key=natural) == ["Site 2", "Site 10", "Site B", "Site AA"]
+
+
+def test_label_skew_is_zero_for_equal_sites_and_log_sites_for_disjoint_ones():
+    assert titles.label_skew(pd.DataFrame([[10, 20, 30], [1, 2, 3]])) == pytest.approx(0, abs=1e-15)
+    assert titles.label_skew(pd.DataFrame(np.eye(4) * 7)) == pytest.approx(2)
+
+
+def test_partition_titles():
+    counts = pd.DataFrame({"normal": [58, 9], "pneumonia": [42, 91]}, index=["A", "B"])
+    cases = pd.Series([100, 100], index=["A", "B"])
+    assert titles.partition(counts, cases, True) == "Prevalence of pneumonia runs from 42 % to 91 % over 2 sites"
+    same = pd.DataFrame({"normal": [50, 50], "pneumonia": [50, 50]}, index=["A", "B"])
+    assert titles.partition(same, cases, True) == "Prevalence of pneumonia is 50 % over 2 sites"
+    disjoint = pd.DataFrame(100 * np.eye(4, dtype=int), columns=list("abcd"))
+    assert "I(S;Y) = 2.00 bit" in titles.partition(disjoint, disjoint.sum(axis=1), True)
+    both = pd.DataFrame({"mass": [100, 100], "nodule": [0, 60]}, index=["A", "B"])
+    assert titles.partition(both, cases, False) == "Prevalence of nodule runs from 0 % to 60 % over 2 sites"
+
+
+def ends(**values: float) -> pd.DataFrame:
+    return pd.DataFrame(
+        [{"method": m, "round": r, "value": v - 0.1 * (r == 1)} for m, v in values.items() for r in (1, 20)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "title"),
+    [
+        ({"fedavg": 0.88, "local": 0.80, "centralized": 0.90}, "has closed 80 % of the gap from local to centralized"),
+        ({"fedavg": 0.91, "local": 0.80, "centralized": 0.90}, "is 1.0 points better than centralized"),
+        ({"fedavg": 0.79, "local": 0.80, "centralized": 0.90}, "is 11.0 points worse than centralized"),
+        ({"fedavg": 0.90, "local": 0.80, "centralized": 0.90}, "is level with centralized"),
+        ({"fedavg": 0.899, "local": 0.896, "centralized": 0.900}, "is 0.1 points worse than centralized"),
+        ({"fedavg": 0.83, "local": 0.80}, "is 3.0 points better than local"),
+        ({"fedavg": 0.83}, "reaches AUROC 0.830"),
+    ],
+)
+def test_curves_titles_follow_the_bounds(values, title):
+    assert titles.curves(ends(**values), "auroc") == f"After 20 rounds fedavg {title}"
+
+
+def test_curves_titles_name_the_best_by_the_direction_of_the_metric():
+    table = ends(fedavg=0.3, cyclic=0.2, local=0.5)
+    assert titles.curves(table, "auroc") == "After 20 rounds fedavg (best of 2) is 20.0 points worse than local"
+    expected = "After 20 rounds cyclic (best of 2) is 0.300 Brier score better than local"
+    assert titles.curves(table, "brier") == expected
+    assert "undefined" in titles.curves(ends(fedavg=np.nan), "auroc")
+
+
+def gains(*values: tuple[float, int]) -> pd.DataFrame:
+    """Rows of sites from the largest to the smallest: (gain, whether it is clear)."""
+    frame = pd.DataFrame(values, columns=["gain", "clear"])
+    return frame.assign(site=names(len(frame)), n=np.arange(len(frame), 0, -1), versus="local", value=0.8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "title"),
+    [
+        ([(5, 1), (6, 1)], "clearly beats local at both sites; it gains most at Site B, the smallest"),
+        ([(6, 1), (5, 0)], "beats local at both sites, clearly at 1; it gains most at Site A, the largest"),
+        ([(1, 0), (5, 0), (2, 0)], "beats local at all 3 sites, nowhere clearly; it gains most at Site B"),
+        (
+            [(5, 1), (-6, -1)],
+            "clearly beats local at 1 of 2 sites and clearly loses at 1; it gains most at Site A, the",
+        ),
+        (
+            [(5, 0), (6, 1), (-6, -1)],
+            "beats local at 2 of 3 sites, clearly at 1 and clearly loses at 1; it gains most at",
+        ),
+        ([(-5, 0), (-6, 0)], "beats local at none of 2 sites"),
+        ([(-5, -1), (-6, -1)], "beats local at none of 2 sites and clearly loses at all"),
+        ([(5, 1), (6, 1), (np.nan, 0)], "clearly beats local at both sites; it gains most at Site B"),
+        ([(5, 1)], "clearly beats local at Site A"),
+        ([(5, 0)], "does not clearly beat local at Site A"),
+        ([(-5, -1)], "clearly loses to local at Site A"),
+        ([(5, 1), (np.nan, 0)], "clearly beats local at Site A"),
+        ([(np.nan, 0)] * 2, "reaches AUROC 0.80 at Site A"),
+    ],
+)
+def test_local_vs_global_titles_count_only_what_the_intervals_show(rows, title):
+    found = titles.local_vs_global(gains(*rows), "auroc", "fedavg").removeprefix("fedavg ")
+    assert found.startswith(title) if title.endswith((" the", " at")) else found == title
+
+
+def test_transfer_titles_tell_diagonal_dominance():
+    values = pd.DataFrame([[0.9, 0.7], [0.6, 0.8], [0.95, 0.75]], index=["A", "B", "fedavg"], columns=["A", "B"])
+    square = values.loc[["A", "B"]].to_numpy()
+    dominance = np.diag(square).mean() - square[~np.eye(2, dtype=bool)].mean()
+    assert dominance == pytest.approx(0.2)
+    home = "fedavg beats the home model at 1 of 2 sites"
+    assert titles.transfer(values, "auroc") == f"Sites' own models lose 20.0 points away from home; {home}"
+    assert "Sites' own models gain 0.200 Brier score away" in titles.transfer(values, "brier")
+    assert titles.transfer(values.loc[["A"], ["A"]], "auroc") == "AUROC of each model at each site"
+
+
+def test_samples_titles():
+    assert titles.samples(pd.Series({"A": 0.3, "B": 0.5}), 2).endswith(
+        "from 30 % (A) to 50 % (B); 2 simulated scanners"
+    )
+    assert titles.samples(pd.Series({"A": 0.3, "B": 0.3}), 0) == "Mean image brightness is 30 %; no simulated scanner"
+
+
+def test_saved_figures_keep_text_as_text_and_are_the_same_every_time(tmp_path):
+    first = plots.save(plots.transfer(matrix(2)).figure, tmp_path / "one", "matrix")
+    second = plots.save(plots.transfer(matrix(2)).figure, tmp_path / "two", "matrix")
+    assert [path.name for path in first] == ["matrix.png", "matrix.svg"]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
+    assert ">fedprox(mu=0.01)</text>" in first[1].read_text()
+
+
+def test_a_drawing_shows_its_figure_and_its_small_table(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    result = plots.curves(fake_run("fedavg", rounds=range(1, 40)))
+    result._ipython_display_()
+    figure, table = result
+    assert shown[0] is figure and list(shown[1]["round"]) == list(table["round"])
+    data, size = figure._repr_png_()
+    assert data.startswith(b"\x89PNG") and size["width"] == round(figure.get_size_inches()[0] * 96)
+
+
+def test_an_unseen_site_stands_apart_and_is_not_counted():
+    frame = held_out(comparison(4, METHODS[:2]))
+    figure, table = plots.local_vs_global(frame)
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows[-1] == "Site D (unseen)" and set(table["site"]) == set(frame["site"])
+    assert "of 3 sites" in figure.axes[0].get_title(loc="left") or "all 3 sites" in figure.axes[0].get_title(loc="left")
+
+
+def test_sites_of_one_region_stand_side_by_side_and_the_largest_first():
+    part = Dealt(7, regions=3, unseen=2)
+    _, table = plots.partition(part)
+    regions = [part.regions[site] for site in table.index]
+    spans = region_spans(part, list(table.index))
+    assert [name for name, _, _ in spans] == list(dict.fromkeys(regions)) and len(spans) == 3
+    for name, first, last in spans:
+        assert regions[first : last + 1] == [name] * (last - first + 1)
+        assert list(table["cases"][first : last + 1]) == sorted(table["cases"][first : last + 1], reverse=True)
+    written = [label.get_text() for label in plots.partition(part).figure.axes[0].get_yticklabels()]
+    assert [site.endswith("(unseen)") for site in written] == [site in part.unseen for site in table.index]

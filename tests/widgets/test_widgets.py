@@ -1,0 +1,313 @@
+"""Panels without a browser: what a control changes, what is copied, what goes wrong, what is left without a screen."""
+
+import ast
+import shlex
+import subprocess
+import sys
+import threading
+from base64 import b64decode
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+import yaml
+from papermill.cli import _resolve_type
+from widget_state import errors, states
+
+import fedlab
+from fedlab import widgets
+from fedlab.data.cases import Cases
+from fedlab.widgets import comparing, panel
+from fedlab.widgets.controls import ERROR
+from fedlab.widgets.thinning import thinned
+
+START = {"sites": 4, "prevalence": 0.3}
+
+
+@pytest.fixture(scope="module")
+def cases() -> Cases:
+    return fedlab.load("phantoms(cases=300, size=16)")
+
+
+@pytest.fixture
+def shown(cases) -> panel.Panel:
+    return widgets.institutions(cases, **START)
+
+
+def move(shown: panel.Panel, name: str, value: float) -> None:
+    """As a user does: the front end sets the value."""
+    shown.settings.controls[name].value = value
+
+
+def failed(shown: panel.Panel) -> bool:
+    return ERROR in shown.notice.widget.value
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "start",
+    [
+        {},
+        {"sites": 3, "quantity": 0.33, "seed": 7},
+        {"prevalence": "dirichlet(0.5)", "sites": 3},
+        {"quantity": [3, 1], "sites": 2, "splits": "site"},
+        {"sites": 15, "acquisition": 1},
+        {"unseen": "Site B", "population": "sex(0.4)", "geography": 0.5},
+    ],
+)
+def test_the_start_is_the_partition_of_its_parameters(cases, start):
+    shown = widgets.institutions(cases, **start)
+    assert shown.hash == fedlab.partition(cases, **start).fingerprint
+    assert {name: shown.values[name] for name in start} == start
+    assert fedlab.partition(cases, **shown.values).fingerprint == shown.hash
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "start", [START, {"prevalence": "dirichlet(0.5)"}, {"quantity": [2, 1], "sites": 2}, {"unseen": "Site B"}]
+)
+def test_what_is_copied_makes_the_same_partition(cases, start):
+    shown = widgets.institutions(cases, **start)
+    move(shown, "acquisition", 0.15 + 0.15)
+    from_yaml = yaml.safe_load(shown.yaml.value)
+    assert fedlab.Experiment(**from_yaml).acquisition == 0.3  # by the names of notebooks and experiments
+    from_yaml["seed"] = from_yaml.pop("partition_seed")
+    assert from_yaml == {name: shown.values[name] for name in from_yaml} and set(from_yaml) >= set(start)
+    assert fedlab.partition(cases, **from_yaml).fingerprint == shown.hash
+    words, given = shlex.split(shown.parameters.value), {}
+    while words:
+        option, first = words.pop(0), words.pop(0)
+        given |= yaml.safe_load(first) if option == "-y" else {first: _resolve_type(words.pop(0))}
+    given["seed"] = given.pop("partition_seed")  # as notebooks call it
+    assert fedlab.partition(cases, **given).fingerprint == shown.hash
+    assert set(given) == {"sites", "seed", "acquisition", *start}
+
+
+def test_a_slider_moves_values_figure_and_texts_and_back(shown):
+    first = shown.png, shown.parameters.value, shown.hash
+    assert shown.png.startswith(b"\x89PNG")
+    move(shown, "prevalence", 0.8)
+    assert shown.values == {**widgets.institutions(shown.cases, **START).values, "prevalence": 0.8}
+    assert "-p prevalence 0.8" in shown.parameters.value
+    assert all(a != b for a, b in zip((shown.png, shown.parameters.value, shown.hash), first, strict=True))
+    move(shown, "prevalence", 0.3)
+    assert (shown.png, shown.parameters.value, shown.hash) == first
+
+
+def test_every_control_has_a_full_name_and_waits_until_it_is_let_go(shown):
+    assert set(shown.settings.controls) == {"sites", "seed", "unseen", *fedlab.AXES}
+    names = [control.description for control in shown.settings.controls.values()]
+    assert len(set(names)) == len(names) and {"Disease prevalence", "Number of sites"} <= set(names)
+    assert not any(control.continuous_update for control in shown.settings.controls.values())
+
+
+def test_reset_goes_back_to_the_start(cases):
+    shown = widgets.institutions(cases, sites=3, prevalence="dirichlet(2.0)")
+    first = shown.png, shown.values
+    assert shown.settings.controls["prevalence"].description == "Disease prevalence: dirichlet(2.0)"
+    for name, value in (("prevalence", 0.4), ("sites", 5), ("unseen", 2), ("seed", 3)):
+        move(shown, name, value)
+    assert shown.values["prevalence"] == 0.4 and shown.partition.unseen == ("Site D", "Site E")
+    assert shown.settings.controls["prevalence"].description == "Disease prevalence"
+    shown.reset_button.click()
+    assert (shown.png, shown.values) == first
+
+
+def test_one_site_trains_at_least(shown):
+    move(shown, "unseen", 3)
+    move(shown, "sites", 2)
+    assert shown.values["unseen"] == 1 and len(shown.partition.unseen) == 1 and not failed(shown)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_had_is_said_and_the_last_figure_stays():
+    shown = widgets.institutions(fedlab.load("phantoms(cases=20, size=16)"), sites=2)
+    first = shown.png, shown.parameters.value, shown.hash
+    move(shown, "sites", 12)
+    assert failed(shown) and "fewer sites" in shown.notice.widget.value
+    assert (shown.png, shown.parameters.value, shown.hash) == first and shown.values["sites"] == 12
+    move(shown, "sites", 2)
+    assert not failed(shown) and shown.png == first[0]
+
+
+def test_an_unexpected_error_is_seen_with_its_traceback(shown, monkeypatch):
+    def broken(part):
+        raise ZeroDivisionError("a <bad> moment")
+
+    monkeypatch.setattr(panel, "drawing", broken)
+    before = shown.hash
+    move(shown, "quantity", 0.5)
+    assert failed(shown) and shown.hash == before
+    assert "a &lt;bad&gt; moment" in shown.notice.widget.value and "in broken" in shown.notice.widget.value
+
+
+def test_a_warning_of_the_partition_is_told(shown):
+    move(shown, "prevalence", 1.0)
+    told = shown.notice.widget.value
+    assert "has no" in told and ERROR not in told
+
+
+def test_a_wrong_start_is_refused_at_once(cases):
+    with pytest.raises(TypeError, match="'prevalance': did you mean 'prevalence'"):
+        widgets.institutions(cases, prevalance=0.3)
+    with pytest.raises(ValueError, match="dose"):
+        widgets.institutions(cases, prevalence=1.5)
+
+
+# -- the short comparison ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(shown) -> panel.Panel:
+    shown.comparison.budget |= {"rounds": 2, "model": "small_cnn(width=4, depth=2)", "device": "cpu"}
+    return shown
+
+
+def test_training_ends_with_curves_and_gains_of_every_site(tiny):
+    comparison = tiny.comparison
+    comparison.train_button.click()
+    assert comparison.train_button.disabled and not comparison.stop_button.disabled
+    comparison.join(60)
+    assert "2 rounds on" in comparison.notice.widget.value, comparison.notice.widget.value
+    assert not comparison.train_button.disabled and comparison.stop_button.disabled
+    for output in (comparison.curves, comparison.gains):
+        (one,) = output.outputs
+        assert b64decode(one["data"]["image/png"]).startswith(b"\x89PNG")
+    assert all(site in comparison.gains.outputs[0]["data"]["text/plain"] for site in tiny.partition.sites)
+
+
+def test_stop_ends_after_the_round_and_the_panel_answers_meanwhile(tiny, monkeypatch):
+    advance, inside, go_on = comparing.Contest.advance, threading.Event(), threading.Event()
+
+    def slow(self) -> None:
+        inside.set()
+        assert go_on.wait(60)
+        advance(self)
+
+    monkeypatch.setattr(comparing.Contest, "advance", slow)
+    tiny.comparison.budget["rounds"] = 50
+    tiny.comparison.train_button.click()
+    assert inside.wait(60)
+    before = tiny.png
+    move(tiny, "prevalence", 0.7)
+    assert tiny.png != before and tiny.comparison.training
+    tiny.comparison.train_button.click()  # a second training does not start
+    tiny.comparison.stop_button.click()
+    go_on.set()
+    tiny.comparison.join(60)
+    assert "stopped after round 1 of 50" in tiny.comparison.notice.widget.value
+    assert tiny.comparison.gains.outputs and not tiny.comparison.training
+
+
+def test_an_error_in_training_is_seen(tiny):
+    tiny.comparison.budget["model"] = "small_cn"
+    tiny.comparison.train_button.click()
+    tiny.comparison.join(60)
+    assert ERROR in tiny.comparison.notice.widget.value
+    assert "did you mean" in tiny.comparison.notice.widget.value and not tiny.comparison.train_button.disabled
+
+
+def test_a_thinned_federation_keeps_sites_splits_and_classes_in_proportion(cases):
+    part = fedlab.partition(cases, 3, quantity=0.4, prevalence=0.3, acquisition=0.4)
+    few = thinned(part, 100)
+    assert thinned(part, 10**6) is part
+    assert few.sites == part.sites and set(few.table["case"]) < set(part.table["case"])
+    for split in ("train", "val", "test"):
+        whole, less = part.counts(split).to_numpy(), few.counts(split).to_numpy()
+        share = 100 / (part.table["split"] == "train").sum()
+        assert (np.abs(less - np.maximum(share * whole, np.minimum(whole, 2))) <= 1).all()
+    site = few.sites[0]
+    index = few.index(site, "train")[:3]
+    there = [list(part.cases.table["case"]).index(case) for case in few.cases.table["case"].iloc[index]]
+    np.testing.assert_array_equal(few.pixels(index, site), part.pixels(there, site))
+
+
+# -- finished runs -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    home = tmp_path_factory.mktemp("runs")
+    base = fedlab.Experiment(
+        dataset="phantoms(cases=200, size=16)", sites=3, model="small_cnn(width=4, depth=2)", rounds=2, device="cpu"
+    )
+    fedlab.grid(base, method=["local", "fedavg"], folder=home)
+    fedlab.run(base.with_(prevalence=0.5), folder=home)
+    return home
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_runs_are_grouped_by_what_may_be_compared_and_every_figure_can_be_drawn(folder):
+    browser = widgets.runs(folder)
+    assert len(browser.settings) == 2 and all("prevalence=" in name for name in browser.settings)
+    browser.setting.value = next(name for name, runs in browser.settings.items() if len(runs) == 2)
+    assert {run.method for run in browser.chosen} == {"local", "fedavg"}
+    titles = set()
+    for figure in ("gains", "curves", "transfer"):
+        for site in ("all sites", "Site B"):
+            browser.figure.value, browser.site.value = figure, site
+            assert not browser.notice.widget.value and browser.metric.value == "auroc"
+            assert len(browser.drawing.table)
+            titles.add(browser.drawing.figure.axes[0].get_title(loc="left"))
+    assert len(titles) >= 4
+    before = browser.drawing
+    browser.runs.value = ()
+    assert "no run is chosen" in browser.notice.widget.value and browser.drawing is before
+
+
+def test_an_empty_folder_says_what_to_do(tmp_path, capsys):
+    assert "has no finished run" in widgets.runs(tmp_path).empty
+    assert "does not exist: train one with fedlab.run" in widgets.runs(tmp_path / "none").empty
+
+
+# -- executed notebooks ------------------------------------------------------------------------------------------
+
+
+def executed(tmp_path, *cells: str) -> nbformat.NotebookNode:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbformat.write(notebook, tmp_path / "in.ipynb")
+    papermill.execute_notebook(
+        tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False, kernel_name="python3", cwd=str(tmp_path)
+    )
+    return nbformat.read(tmp_path / "out.ipynb", 4)
+
+
+def test_without_a_screen_the_figure_stays_and_every_error_is_found(tmp_path, folder):
+    found = executed(
+        tmp_path,
+        "import fedlab\nfrom fedlab import widgets\ncases = fedlab.load('phantoms(cases=300, size=16)')",
+        "panel = widgets.institutions(cases, sites=4, prevalence=0.3)\npanel",
+        "panel.settings.controls['prevalence'].value = 0.8\nprint(panel.hash)\npanel.reset_button.click()",
+        "print(panel.hash)",
+        f"widgets.runs({str(folder)!r})",
+        f"widgets.runs({str(tmp_path / 'none')!r})",
+        "few = fedlab.load('phantoms(cases=20, size=16)')\nbad = widgets.institutions(few, sites=2)",
+        "bad.settings.controls['sites'].value = 12\nbad",
+    )
+    cells = [cell.outputs for cell in found.cells if cell.cell_type == "code"]
+    for place in (1, 4, 7):
+        kinds = [set(output.data) for output in cells[place]]
+        assert "image/png" in kinds[0] and "application/vnd.jupyter.widget-view+json" in kinds[-1]
+    assert "does not exist" in cells[5][0].data["text/plain"]
+    first = fedlab.partition(fedlab.load("phantoms(cases=300, size=16)"), **START)
+    assert [cell[0].text.strip() == first.fingerprint for cell in (cells[2], cells[3])] == [False, True]
+    (error,) = errors(found)  # of the last panel alone
+    assert "fewer sites" in error and len(states(found)) > 20
+
+
+def test_only_the_widgets_import_ipywidgets():
+    root = Path(fedlab.__file__).parent
+    found = {path.relative_to(root).parts[0] for path in root.rglob("*.py") if _imports_ipywidgets(path)}
+    assert found == {"widgets"}
+    code = "import sys, fedlab; print('ipywidgets' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def _imports_ipywidgets(path: Path) -> bool:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+    return any(name.split(".")[0] == "ipywidgets" for name in names)
