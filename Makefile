@@ -1,10 +1,16 @@
 # Everything a user or contributor does, in one word each. `make help` lists them.
-PYTHON ?= python3
 DATASET ?= phantoms
 PRESET ?=
 NB ?= 00
 OUT ?= out
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := .venv/Scripts
+else
+PYTHON ?= python3
 BIN := .venv/bin
+endif
+CORE := $(subst .venv,.core,$(BIN))
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 DEMO := $(if $(filter phantoms,$(DATASET)),00,00 10 11 20 30 31 32 40 41 42 51)
 PAPERMILL := $(BIN)/papermill --log-level WARNING --no-progress-bar --kernel python3
@@ -12,7 +18,8 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo lab test gpu check format notebooks run bench peers lock clean
+.PHONY: help env demo lab test scripts gpu check lint types imports stripped format docs notebooks run bench peers lock hooks \
+  clean _execute
 
 help:  ## what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,7 +27,7 @@ help:  ## what can be made
 .venv/ready: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fedlab needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,dev,docs]'
 	@touch $@
 
 env: .venv/ready  ## a virtual environment with pinned versions in .venv
@@ -39,16 +46,38 @@ test: env  ## all tests, notebooks included
 gpu: env  ## every method, mode and precision on a GPU against the CPU, in four minutes; says so where there is none
 	$(BIN)/python tests/gpu.py
 
-check: env  ## lint, format, types, stripped notebooks
+scripts:  ## the core without JupyterLab: installed in .core, an environment of its own, where docs/example.py runs
+	@rm -rf .core build
+	$(PYTHON) -m venv .core
+	$(CORE)/python -m pip install --quiet --constraint requirements.lock .
+	@rm -rf build
+	! $(CORE)/python -c 'import IPython' 2>/dev/null
+	mkdir -p $(OUT)/scripts && cd $(OUT)/scripts && $(CURDIR)/$(CORE)/python $(CURDIR)/docs/example.py
+
+check: lint types imports stripped  ## lint, format, types, imports that point down, stripped notebooks
+
+lint: env  ## ruff: style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: env  ## mypy
 	$(BIN)/mypy
+
+imports: env  ## import-linter: the contracts in .importlinter
+	$(BIN)/lint-imports
+
+stripped: env  ## notebooks are stored without outputs
 	$(BIN)/nbstripout --verify $(NOTEBOOKS)
 
 format: env  ## format code and strip notebooks
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/nbstripout $(NOTEBOOKS)
+
+docs: env  ## the documentation as a website in out/site, with figures drawn by fedlab
+	$(BIN)/python docs/figures.py
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+	@echo "open out/site/index.html"
 
 notebooks: env  ## execute every notebook with its defaults
 	@for notebook in $(NOTEBOOKS); do \
@@ -57,7 +86,7 @@ notebooks: env  ## execute every notebook with its defaults
 run: env  ## one notebook: make run NB=30 PRESET=gpu DATASET=retinamnist
 	@$(MAKE) --no-print-directory _execute NB=$(NB) TO=$(OUT)/run
 
-bench: env  ## rounds against the best bare PyTorch loop, memory, waiting, a million cases dealt, the panel redrawn
+bench: env  ## rounds against the best bare PyTorch loop, memory, start-up, a million cases partitioned, the panel redrawn
 	$(BIN)/python benchmarks/rounds.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/waiting.py
@@ -70,11 +99,14 @@ peers: env  ## the same work by Flower, pfl-research and NVIDIA FLARE, each in a
 	  .peers/$$peer/bin/python -m pip install --quiet --requirement benchmarks/peers/$$peer.txt; done
 	$(BIN)/python benchmarks/peers.py
 
+hooks: env  ## run the checks of `make check` before each commit
+	$(BIN)/pre-commit install
+
 lock: env  ## write the installed versions into requirements.lock
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//; /^[^=]+ @ /d' > requirements.lock
 
 clean:  ## remove the environment and all outputs
-	rm -rf .venv .peers $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .core .peers $(OUT) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 _execute:
 	@mkdir -p $(TO)

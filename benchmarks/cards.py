@@ -1,8 +1,8 @@
-"""Rounds on a GPU: bare PyTorch loops, eager and played from CUDA graphs, against fedlab's execution modes.
+"""Rounds on a GPU: bare PyTorch loops, eager and as CUDA graphs, against fedlab's execution modes.
 
 The floor is the best careful loop on one GPU: images preloaded as channels-last floats, the model in channels-last
-memory, PyTorch's fused SGD, the same batches, chosen by index on the GPU; each step played from a CUDA graph that was
-recorded once for each batch size. It neither averages nor evaluates. All contestants take turns, and ratios of
+memory, PyTorch's fused SGD, the same batches, chosen by index on the GPU; each step replayed from a CUDA graph that was
+captured once for each batch size. It neither averages nor evaluates. All contestants take turns, and ratios of
 medians count.
 """
 
@@ -25,8 +25,8 @@ from torch import Tensor
 
 from fedlab.algorithms import start
 from fedlab.federation import Federation
+from fedlab.federation.settings import FederationSettings
 from fedlab.learning import models
-from fedlab.learning.settings import Training
 
 warnings.simplefilter("ignore")  # that a site lacks a class does not matter here
 MODES = ("auto", "sequential", "cuda_graph", "vmap")
@@ -43,7 +43,7 @@ LARGE = {
 WORKLOADS = WORK | LARGE
 LEGEND = """\
 Seconds a round of `fedavg`, one epoch, batches of {batch}, {precision}; in brackets times the bare graph's, then peak
-GPU memory. Bare: a loop of plain PyTorch, which neither averages nor evaluates; graph: its step played from a CUDA
+GPU memory. Bare: a loop of plain PyTorch, which neither averages nor evaluates; graph: its step replayed from a CUDA
 graph; lean: gradients are overwritten in each step instead of zeroed and added to. All run with the kernels that
 `fedlab.run` chooses (deterministic, no TF32), in turn, in one process per row."""
 
@@ -54,10 +54,10 @@ def partition(work: Workload) -> Any:
     return world(work)
 
 
-def settings(device: str, precision: str = "float32", batch: int = 32, mode: str = "sequential") -> Training:
+def settings(device: str, precision: str = "float32", batch: int = 32, mode: str = "sequential") -> FederationSettings:
     """One epoch a round, for as many rounds as the caller wants."""
     given = {**SETTINGS, "batch_size": batch, "precision": precision, "execution": mode, "device": device}
-    return Training(rounds=1_000_000, **given)
+    return FederationSettings(rounds=1_000_000, **given)
 
 
 @contextmanager
@@ -81,11 +81,11 @@ def wait(device: torch.device) -> None:
 class Bare:
     """The bare loop.
 
-    graphed: play the steps from CUDA graphs. lean: let each step overwrite the gradients of the one before; otherwise
+    graphed: replay the steps from CUDA graphs. lean: let each step overwrite the gradients of the one before; otherwise
     they are zeroed and added to.
     """
 
-    def __init__(self, work: Workload, training: Training, graphed: bool = False, lean: bool = False) -> None:
+    def __init__(self, work: Workload, training: FederationSettings, graphed: bool = False, lean: bool = False) -> None:
         part, self.graphed, self.lean = partition(work), graphed, lean
         self.device, self.bf16 = torch.device(training.device), training.precision == "bf16"
         fed = Federation(part, work.model, training.model_copy(update={"device": "cpu", "execution": "sequential"}))
@@ -97,7 +97,7 @@ class Bare:
         images = torch.from_numpy(np.array(part.cases.images)).float().div_(255).to(self.device)
         self.images = images.contiguous(memory_format=kept)
         self.labels = torch.tensor(part.cases.labels).float().to(self.device)
-        self.played: dict[int, tuple[Tensor, Callable[[], Any]]] = {}
+        self.captured: dict[int, tuple[Tensor, Callable[[], Any]]] = {}
 
     def step(self, index: Tensor) -> None:
         """One optimizer step on the cases of these rows."""
@@ -110,17 +110,17 @@ class Bare:
         if not self.lean:
             self.optimizer.zero_grad(set_to_none=not self.graphed)
 
-    def play(self, index: Tensor) -> None:
-        """The same step, played from a recording for this number of cases."""
-        if len(index) not in self.played:
+    def replay(self, index: Tensor) -> None:
+        """The same step, replayed from a capture for this number of cases."""
+        if len(index) not in self.captured:
             held = index.clone()
-            self.played[len(index)] = held, recorded(lambda: self.step(held), self.device)
-        held, call = self.played[len(index)]
+            self.captured[len(index)] = held, captured(lambda: self.step(held), self.device)
+        held, call = self.captured[len(index)]
         held.copy_(index)
         call()
 
     def round(self, number: int) -> None:
-        one = self.play if self.graphed else self.step
+        one = self.replay if self.graphed else self.step
         for site in self.sites:
             steps = site.steps(self.settings)
             rows = [site.batches.at(step) for step in range((number - 1) * steps, number * steps)]
@@ -129,10 +129,10 @@ class Bare:
                 one(index)
 
     def close(self) -> None:
-        self.played.clear()
+        self.captured.clear()
 
 
-def recorded(call: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+def captured(call: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
     """The call's operations as a CUDA graph, after three calls of warm-up; on a CPU the call itself."""
     if device.type == "cpu":
         return call
@@ -149,9 +149,9 @@ def recorded(call: Callable[[], Any], device: torch.device) -> Callable[[], Any]
 
 
 class Simulated:
-    """`fedavg` as fedlab carries it out, without evaluation."""
+    """`fedavg` as fedlab trains it, without evaluation."""
 
-    def __init__(self, work: Workload, training: Training) -> None:
+    def __init__(self, work: Workload, training: FederationSettings) -> None:
         self.fed = Federation(partition(work), work.model, training)
         self.rounds = start("fedavg", self.fed)
 
@@ -180,7 +180,7 @@ class Contestant:
         self.used = self.why = ""
 
     def build(self) -> "Contestant":
-        """Build it. Memory is measured here and in the first round, in which graphs are recorded."""
+        """Build it. Memory is measured here and in the first round, in which graphs are captured."""
         with self._watched():
             self._try(lambda: setattr(self, "_one", self._make()))
         return self
@@ -293,7 +293,7 @@ def row(name: str, work: Workload, found: dict[str, Found]) -> str:
 
 
 def alone(call: Callable[..., Any], *given: Any) -> Any:
-    """The call's result, or its exception, from a process of its own, since a lost device ends the process."""
+    """The call's result, or its exception, from another process, since a lost device ends the process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(call, *given).result()
@@ -303,7 +303,7 @@ def alone(call: Callable[..., Any], *given: Any) -> Any:
 
 def report(names: list[str], precision: str, batch: int, device: str = "cuda") -> None:
     """Print and store the table of these workloads; without a GPU say so."""
-    from machine import machine, page  # beside this file
+    from machine import machine, page  # in this folder
 
     if device == "cuda" and not torch.cuda.is_available():
         print("PyTorch finds no GPU here, so nothing was measured.")

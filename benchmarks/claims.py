@@ -55,7 +55,7 @@ def value(found: Run, site: str, metric: str | None = None, choice: str = "best"
     return float(frame["value"][site])
 
 
-def told(values: np.ndarray) -> str:
+def with_interval(values: np.ndarray) -> str:
     """Mean with a 95 % interval over seeds."""
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return f"{values.mean():.3f} ± {half:.3f}"
@@ -86,13 +86,13 @@ def verdict(*holds: bool) -> str:
 def repaired(pairs: dict[str, tuple[np.ndarray, np.ndarray]], claim: str, experiment: str, rule: str) -> Verdict:
     """Whether a remedy gains clearly, in each pair of scores without and with it."""
     found = list(gains(pairs))
-    rows = "; ".join(f"{name}: {told(d)} (p {p:.3f})" for name, d, p in found)
+    rows = "; ".join(f"{name}: {with_interval(d)} (p {p:.3f})" for name, d, p in found)
     return Verdict(claim, experiment, rule, rows, verdict(*(d.mean() > 0 and p < 0.05 for _, d, p in found)))
 
 
 @claim
 def normal(pool: ProcessPoolExecutor) -> Verdict:
-    """Cyclic transfer between alike institutions."""
+    """Cyclic transfer between IID sites."""
     same = {"evaluate_every": 1}
     central = scores(pool, SEEDS, "pooled", method="centralized", rounds=20, **same)
     visits = {
@@ -101,12 +101,12 @@ def normal(pool: ProcessPoolExecutor) -> Verdict:
     gap = central - visits[1]
     upper = gap.mean() + stats.t.ppf(0.95, len(gap) - 1) * gap.std(ddof=1) / np.sqrt(len(gap))
     means = [each.mean() for each in visits.values()]
-    found = ", ".join(f"{e} epoch{'s' * (e > 1)} a visit {told(each)}" for e, each in visits.items())
+    found = ", ".join(f"{e} epoch{'s' * (e > 1)} a visit {with_interval(each)}" for e, each in visits.items())
     return Verdict(
-        "On alike sites cyclic transfer is as good as centralized training, the more often it transfers (Chang 2018)",
-        "phantoms, 4 alike sites, 20 epochs in visits of 1, 5, 20; pooled AUROC, 10 seeds",
+        "On IID sites cyclic transfer is as good as centralized training, the more often it transfers (Chang 2018)",
+        "phantoms, 4 IID sites, 20 epochs in visits of 1, 5, 20; pooled AUROC, 10 seeds",
         "gap to centralized at most 0.02 (upper end of its one-sided 95 % interval); monotone in the length of a visit",
-        f"centralized {told(central)}; {found}; upper end of the gap {upper:+.3f}",
+        f"centralized {with_interval(central)}; {found}; upper end of the gap {upper:+.3f}",
         verdict(upper < 0.02, means == sorted(means, reverse=True)),
     )
 
@@ -165,7 +165,7 @@ def orders(pool: ProcessPoolExecutor) -> Verdict:
         "Averaging is more stable than cyclic transfer under label skew, which remembers its last site",
         "phantoms, 4 sites, prevalence .7; pooled AUROC of the last round in both orders, 10 seeds",
         "mean distance between the orders of cyclic transfer above the seed SD of fedavg",
-        f"between orders {told(gap)}, seed SD of fedavg {spread:.3f}",
+        f"between orders {with_interval(gap)}, seed SD of fedavg {spread:.3f}",
         verdict(gap.mean() > spread),
     )
 
@@ -182,14 +182,14 @@ def ladder(pool: ProcessPoolExecutor) -> Verdict:
         "Ensembles and a single pass stay below cyclic transfer and averaging, these below centralized training",
         "phantoms, 4 sites, quantity, prevalence and acquisition .3; pooled AUROC, 10 seeds",
         "ordering of the means",
-        ", ".join(f"{m} {told(each)}" for m, each in found.items()),
+        ", ".join(f"{m} {with_interval(each)}" for m, each in found.items()),
         verdict(low < min(middle), max(middle) < mean["centralized"]),
     )
 
 
 @claim
 def many(pool: ProcessPoolExecutor) -> Verdict:
-    """Split learning and the number of institutions."""
+    """Split learning and the number of sites."""
     counts = (1, 2, 5, 10, 25, 50)
     split, local = ({k: scores(pool, FEW, "pooled", method=m, sites=k) for k in counts} for m in ("split", "local"))
     slope = {
@@ -198,8 +198,8 @@ def many(pool: ProcessPoolExecutor) -> Verdict:
     }
     rows = ", ".join(f"K={k}: {split[k].mean():.3f} against {local[k].mean():.3f}" for k in counts)
     return Verdict(
-        "Split learning does not depend on the number of institutions, local training decays (Poirot 2019)",
-        "phantoms dealt to 1 .. 50 alike sites; pooled AUROC, 5 seeds",
+        "Split learning does not depend on the number of sites, local training decays (Poirot 2019)",
+        "phantoms partitioned into 1 .. 50 IID sites; pooled AUROC, 5 seeds",
         "slope of split learning over log K not below -0.01, that of local training below it",
         f"slopes {slope['split']:+.4f} (split) and {slope['local']:+.4f} (local); split against local: {rows}",
         verdict(slope["split"] >= -0.01, slope["local"] < -0.01),
@@ -208,7 +208,7 @@ def many(pool: ProcessPoolExecutor) -> Verdict:
 
 @claim
 def benefit(pool: ProcessPoolExecutor) -> Verdict:
-    """Whom federation helps."""
+    """Which sites federation helps."""
     eight = {"sites": 8, "quantity": 0.3, "acquisition": 0.5}
     local, shared = (
         list(pool.map(run, [{**BASE, **eight, "method": m, "seed": s} for s in SEEDS])) for m in ("local", "fedavg")
@@ -224,8 +224,8 @@ def benefit(pool: ProcessPoolExecutor) -> Verdict:
     return Verdict(
         "Federation helps small sites and generalisation most (Roth 2020)",
         "phantoms, 8 sites, quantity .3 and acquisition .5; AUROC, 10 seeds",
-        "rank correlation of gain and size below 0; gain of fedavg over local models away from home above that at home",
-        f"rank correlation {rho:+.2f}; gain away {away:+.3f}, at home {home:+.3f}",
+        "rank correlation of gain and size below 0; gain over local models at other sites above that at the own site",
+        f"rank correlation {rho:+.2f}; cross-site gain {away:+.3f}, at the own site {home:+.3f}",
         verdict(rho < 0, away > home),
     )
 
@@ -296,11 +296,11 @@ def fairness(pool: ProcessPoolExecutor) -> Verdict:
 
 
 def page(verdicts: list[Verdict]) -> str:
-    told_ = ", ".join(f"{name}={value}" for name, value in BASE.items())
+    settings = ", ".join(f"{name}={value}" for name, value in BASE.items())
     head = [
         *(f"# Claims of the literature on topologies, {date.today()}", "", "`python benchmarks/claims.py`", ""),
-        f"As found, also where they do not hold. Unless said otherwise {told_}. ± is a 95 % interval over seeds; p is"
-        " of Wilcoxon's signed ranks over seeds, adjusted by Holm.",
+        f"As found, also where they do not hold. Unless said otherwise {settings}. ± is a 95 % interval over seeds; p"
+        " is of Wilcoxon's signed ranks over seeds, adjusted by Holm.",
         *("", "| claim | experiment | accepted if | found | holds |", "| --- " * 5 + "|"),
     ]
     return "\n".join([*head, *(f"| {' | '.join(verdict_)} |" for verdict_ in verdicts)]) + "\n"

@@ -52,9 +52,9 @@ def _cell(row: pd.Series) -> str:
 
 LEGEND = """\
 On the diagonal: rank correlation (Spearman) of the realised measure with the dose, median over seeds, and in brackets
-that of the median over seeds; then the share of seeds whose measure is inside its null band at dose 0. Elsewhere: the
-share of doses and seeds at which the measure of an axis that is left alone stays inside its band, which holds 97.5 % of
-chance; one seed's doses deal with the same random numbers, so they leave it together. Empty: not measured, since it
+that of the median over seeds; then the share of seeds whose measure is inside its null interval at dose 0. Elsewhere:
+the share of doses and seeds at which the measure of an axis that is not moved stays inside its interval, which holds
+97.5 % of chance; one seed's doses use the same random numbers, so they leave it together. Empty: not measured, since it
 stays at a dose or nothing of it is known. Geography moves nothing by itself: prevalence, presentation and population
 stay at 0.5 meanwhile."""
 
@@ -66,14 +66,14 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=10)
     options.add_argument("--sites", type=int, default=None)
     options.add_argument("--folder", type=Path, default=RESULTS)
-    asked = options.parse_args()
+    given = options.parse_args()
     warnings.simplefilter("ignore")
-    for dataset in asked.datasets:
-        found, line = measured(dataset, asked.axes, asked.seeds, asked.sites)
+    for dataset in given.datasets:
+        found, line = measured(dataset, given.axes, given.seeds, given.sites)
         text = "\n".join([f"# Dose and response: {dataset}", "", line + ".", "", *table(found), "", LEGEND, ""])
         print(text)
-        asked.folder.mkdir(exist_ok=True)
-        (asked.folder / f"doses-{re.split('[(]', dataset)[0]}.md").write_text(text)
+        given.folder.mkdir(exist_ok=True)
+        (given.folder / f"doses-{re.split('[(]', dataset)[0]}.md").write_text(text)
 
 
 if __name__ == "__main__":

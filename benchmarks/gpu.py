@@ -1,11 +1,11 @@
 """Measure everything that is claimed about GPUs, in one table and under eight minutes.
 
     python benchmarks/gpu.py                # all parts
-    python benchmarks/gpu.py resnet seeds   # some of them, added to the table that is there
+    python benchmarks/gpu.py resnet seeds   # some of them, added to the existing table
 
 The table is written to benchmarks/results (or `--out`) as gpu-<card>.md, each row as soon as it is measured, so that
-nothing is lost if the script is killed. Each part runs in a process of its own with a time limit; parts whose times
-do not matter run side by side. Without a GPU it says so and ends.
+nothing is lost if the script is killed. Each part runs in its own process with a time limit; parts whose times
+do not matter run in parallel. Without a GPU it says so and ends.
 
 It needs a checkout and PyTorch with CUDA, and what fedlab imports: installed, or a folder of unpacked wheels on
 PYTHONPATH (`PYTHONPATH=.:WHEELS python3 benchmarks/gpu.py`). Real data: put the official pneumoniamnist.npz,
@@ -50,9 +50,9 @@ PARTS: dict[str, tuple[Part, int]] = {  # name -> (function, time limit in secon
     "threads": (measure.threads, 45),
     "notebooks-cpu": (partial(measure.notebooks, device="cpu"), 240),
 }
-TOGETHER = (*DATASETS, "memory")  # their times do not matter
+PARALLEL = (*DATASETS, "memory")  # their times do not matter
 ORDER = (("resnet",), ("small",), ("seeds",), ("tests",), ("determinism",), ("utilisation",))
-ORDER += (TOGETHER, ("notebooks",), ("threads",), ("notebooks-cpu",))
+ORDER += (PARALLEL, ("notebooks",), ("threads",), ("notebooks-cpu",))
 
 
 # One table
@@ -78,7 +78,7 @@ class Table:
 
 
 def run_part(name: str, given: argparse.Namespace, deadline: float, table: Table) -> None:
-    """Run a part in a process of its own and add its rows to the table, or the reason why there are none."""
+    """Run a part in another process and add its rows to the table, or the reason why there are none."""
     left, late = min(PARTS[name][1], deadline - time.monotonic()), threading.Event()
     if left < 5:
         table.add(Row(name, "", "no time left", "not run"))
@@ -101,7 +101,7 @@ def run_part(name: str, given: argparse.Namespace, deadline: float, table: Table
 
 
 def started(name: str, given: argparse.Namespace, errors: IO[str]) -> subprocess.Popen[str]:
-    """The process of a part, in a process group of its own."""
+    """The process of a part, in a new process group."""
     command = [sys.executable, str(Path(__file__).resolve()), "--part", name, "--device", given.device]
     command += ["--out", str(given.out), "--precision", given.precision, *(["--quick"] if given.quick else [])]
     return subprocess.Popen(
@@ -124,7 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the table")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which nothing is begun or goes on")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which parts are stopped")
     parser.add_argument("--precision", default="bf16", help="of benchmarks/published.py (default: bf16)")
     parser.add_argument("--device", default="cuda", help=argparse.SUPPRESS)  # "cpu --quick" tries this script itself
     parser.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)

@@ -99,7 +99,7 @@ def times(found: dict[str, Any]) -> str:
 
 
 def resnet(given: Given) -> Iterator[Row]:
-    """ResNet-18 in bf16 against the bare loop, eager and played from a graph, in large and in small batches."""
+    """ResNet-18 in bf16 against the bare loop, eager and as a CUDA graph, in large and in small batches."""
     from cards import BARE, matrix_rate, race
 
     rate = matrix_rate(given.device, *((256, 2) if given.quick else ()))
@@ -121,7 +121,7 @@ def resnet(given: Given) -> Iterator[Row]:
 
 
 def small(given: Given) -> Iterator[Row]:
-    """Many small sites in float32 against the bare loop played from a graph."""
+    """Many small sites in float32 against the bare loop as a CUDA graph."""
     from cards import race
 
     for name, bound in SMALL.items():
@@ -209,19 +209,19 @@ def twice(given: Given, choice: str, precision: str) -> float:
 def utilisation(given: Given) -> Iterator[Row]:
     """Share of the time in which the GPU computes, while ResNet-18 trains."""
     line, wanted = "GPU utilisation while ResNet-18 trains, b256, bf16", "above 90 %"
-    ask = utilisation_meter(given.device)
-    samples = [] if ask is None else while_training(given, ask, 0.5 if given.quick else 8.0)
+    meter = utilisation_meter(given.device)
+    samples = [] if meter is None else while_training(given, meter, 0.5 if given.quick else 8.0)
     steady = samples[len(samples) // 5 :]  # the first samples include the time before
     if not steady:
-        yield Row(line, wanted, "neither pynvml nor nvidia-smi tells it", "not measured")
+        yield Row(line, wanted, "neither pynvml nor nvidia-smi reports it", "not measured")
         return
     mean = statistics.mean(steady)
     detail = f"mean {mean:.0f} %, lowest {min(steady)} %, {len(steady)} samples"
     yield Row(line, wanted, detail, verdict(mean > 90))
 
 
-def while_training(given: Given, ask: Callable[[], int], seconds: float) -> list[int]:
-    """The answers of repeated calls while ResNet-18 trains for so many seconds, after a round of warm-up."""
+def while_training(given: Given, meter: Callable[[], int], seconds: float) -> list[int]:
+    """The values of repeated calls while ResNet-18 trains for so many seconds, after a round of warm-up."""
     from cards import partition, settings, wait
 
     from fedlab.algorithms import start
@@ -232,7 +232,7 @@ def while_training(given: Given, ask: Callable[[], int], seconds: float) -> list
     run = start("fedavg", fed)
     next(run)
     wait(fed.device)
-    with sampled(ask) as samples:
+    with sampled(meter) as samples:
         begun = time.perf_counter()
         while time.perf_counter() - begun < seconds:
             next(run)
@@ -255,24 +255,24 @@ def utilisation_meter(device: str) -> Callable[[], int] | None:
     which = ["-i", f"GPU-{uuid}"] if uuid else []
     query = ["nvidia-smi", *which, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
 
-    def ask() -> int:
+    def meter() -> int:
         return int(subprocess.run(query, capture_output=True, text=True).stdout.split()[0])
 
     try:
-        ask()
+        meter()
     except (ValueError, IndexError):
         return None
-    return ask
+    return meter
 
 
 @contextmanager
-def sampled(ask: Callable[[], int], pause: float = 0.1) -> Iterator[list[int]]:
-    """Collect the answers of repeated calls while the block runs."""
+def sampled(meter: Callable[[], int], pause: float = 0.1) -> Iterator[list[int]]:
+    """Collect the values of repeated calls while the block runs."""
     over, samples = threading.Event(), []
 
     def follow() -> None:
         while not over.wait(pause):
-            samples.append(ask())
+            samples.append(meter())
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -311,7 +311,7 @@ def on_threads(work: Any, count: int, repeats: int) -> float:
     from cards import partition, settings
 
     from fedlab.algorithms import start
-    from fedlab.engine.threads import threads_for
+    from fedlab.engine.thread_pool import threads_for
     from fedlab.federation import Federation
 
     torch.set_num_threads(count)
@@ -413,7 +413,7 @@ def executed(number: str, chosen: dict[str, str], folder: Path) -> tuple[float, 
 
 
 def has_data(dataset: str) -> bool:
-    """Whether the official file lies in the cache or in a mirror, so that nothing need be downloaded."""
-    from data_prep.fetch import lying
+    """Whether the official file is in the cache or in a mirror, so that nothing is downloaded."""
+    from data_prep.fetch import locate
 
-    return bool(lying({f"{dataset}.npz"}))
+    return any(locate({f"{dataset}.npz"}).values())

@@ -1,4 +1,4 @@
-"""On what something was measured, and the page that keeps it."""
+"""The machine of a measurement, and the page that keeps the result."""
 
 import json
 import os

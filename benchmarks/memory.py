@@ -22,15 +22,15 @@ HERE = Path(__file__).parent
 
 
 def peak(model: str, sites: int, mode: str, device: str = "cpu") -> tuple[float, float]:
-    """(peak, that before the federation was put together) in megabytes, in a process of its own."""
+    """(peak, that before the federation was built) in megabytes, in another process."""
     command = [sys.executable, __file__, "--device", device, "--one", model, str(sites), mode]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    return float(told[0]), float(told[1])
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(printed[0]), float(printed[1])
 
 
 def _peak(model: str, sites: int, mode: str, device: str) -> None:
     import torch
-    from rounds import Workload, federation  # beside this file
+    from rounds import Workload, federation  # in this folder
 
     from fedlab.algorithms import start
 

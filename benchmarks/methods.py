@@ -1,7 +1,7 @@
-"""All methods side by side, where sites differ strongly in prevalence and size: one table a federation.
+"""All methods compared, where sites differ strongly in prevalence and size: one table a federation.
 
-Every method may choose one of six settings on the validation cases of seed 0: three of its own knobs with two learning
-rates, or six learning rates where it has no knob. The chosen one is then run with all seeds. Twelve sites
+Every method may choose one of six settings on the validation cases of seed 0: three values of its arguments with two
+learning rates, or six learning rates where it has no argument. The chosen one is then run with all seeds. Twelve sites
 take what was chosen at four. A seed that diverges is left out and counted. The tables and the scores of every site are
 kept under benchmarks/results.
 
@@ -34,9 +34,9 @@ FEDERATIONS = {
 }
 CHOSEN_ON = {"phantoms-12": "phantoms-4", "pneumoniamnist-12": "pneumoniamnist-4"}  # whose settings it takes
 COMMON = {"prevalence": 0.7, "rounds": 15, "lr": 0.05, "schedule": "cosine", "evaluate_every": 3}
-RATES = (0.02, 0.035, 0.05, 0.07, 0.1, 0.14)  # the choice of methods without a knob
-TWO_RATES = (0.05, 0.1)  # and of those with one, beside
-KNOBS = {  # method -> how it is written with each of its three settings
+RATES = (0.02, 0.035, 0.05, 0.07, 0.1, 0.14)  # the choice of methods without an argument
+TWO_RATES = (0.05, 0.1)  # and of those with one
+ARGUMENTS = {  # method -> its three settings
     "fedavgm": [f"fedavgm(beta={b}, server_lr={lr})" for b, lr in ((0.5, 1.0), (0.9, 0.3), (0.9, 1.0))],
     **{m: [f"{m}(server_lr={lr})" for lr in (0.003, 0.01, 0.03)] for m in ("fedadam", "fedyogi", "fedadagrad")},
     "fedprox": [f"fedprox(mu={mu})" for mu in (0.01, 0.1, 1.0)],
@@ -66,8 +66,8 @@ OWN = {"local", "finetune", "fedbn", "fedper", "lg_fedavg", "fedrep", "ditto", "
 
 def options(method: str) -> list[dict]:
     """The six settings among which a method may choose."""
-    if method in KNOBS:
-        return [{"method": text, "lr": lr} for text in KNOBS[method] for lr in TWO_RATES]
+    if method in ARGUMENTS:
+        return [{"method": text, "lr": lr} for text in ARGUMENTS[method] for lr in TWO_RATES]
     return [{"method": method, "lr": lr} for lr in RATES]
 
 
@@ -104,7 +104,7 @@ def chosen(pool: ProcessPoolExecutor, base: dict) -> dict[str, dict]:
 
 
 def label(changes: dict) -> str:
-    """What was chosen, as it is written."""
+    """The chosen setting as text."""
     return f"{changes['method']}, lr={changes['lr']}"
 
 
@@ -116,11 +116,11 @@ def study(name: str, seeds: int) -> pd.DataFrame:
         flat = [{**base, **changes, "seed": seed} for changes in settings.values() for seed in range(seeds)]
         found = list(pool.map(run, flat))
     of = {method: found[n * seeds : (n + 1) * seeds] for n, method in enumerate(settings)}
-    frames = [beside_local(of["local"], of[method], changes) for method, changes in settings.items()]
+    frames = [compared_to_local(of["local"], of[method], changes) for method, changes in settings.items()]
     return pd.concat(frames, ignore_index=True)
 
 
-def beside_local(local: list[Run | None], mine: list[Run | None], changes: dict) -> pd.DataFrame:
+def compared_to_local(local: list[Run | None], mine: list[Run | None], changes: dict) -> pd.DataFrame:
     """One method's rows: its scores, gains over the same seeds of `local`, costs, and how many seeds diverged."""
     both = [pair for pair in zip(local, mine, strict=True) if all(pair)]
     if not both:
@@ -163,14 +163,14 @@ LEGEND = """\
 Mean with 95 % intervals over seeds and patients, on one partition. Every method chose one of six settings on the
 validation cases of seed 0{where}. * marks methods by which sites end with models of their own: their pooled value
 mixes models and is no single model's. Gains are paired, over `local`. MB: all that crossed borders. Steps: of all
-sites. Sequential: on the critical path. Every site's numbers are in the CSV file beside this page."""
+sites. Sequential: on the critical path. Every site's numbers are in the CSV file next to this page."""
 
 
 def introduction(name: str, frame: pd.DataFrame, seeds: int) -> list[str]:
-    told = ", ".join(f"{key}={value}" for key, value in {**COMMON, **FEDERATIONS[name]}.items())
+    settings = ", ".join(f"{key}={value}" for key, value in {**COMMON, **FEDERATIONS[name]}.items())
     return [
         *(f"# All methods on {name}, {date.today()}", "", f"`python benchmarks/methods.py {name} --seeds {seeds}`", ""),
-        f"AUROC of the model chosen on validation, {seeds} seeds; {told}.",
+        f"AUROC of the model chosen on validation, {seeds} seeds; {settings}.",
         *("", LEGEND.format(where=f" of {CHOSEN_ON[name]}" if name in CHOSEN_ON else ""), ""),
     ]
 

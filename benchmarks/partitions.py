@@ -1,4 +1,4 @@
-"""Seconds to deal a million cases to a hundred sites with three axes: `python benchmarks/partitions.py`."""
+"""Seconds to partition a million cases into a hundred sites with three axes: `python benchmarks/partitions.py`."""
 
 import argparse
 import os
@@ -52,11 +52,11 @@ def main() -> None:
     options.add_argument("--cases", type=int, default=1_000_000)
     options.add_argument("--sites", type=int, default=100)
     options.add_argument("--repeats", type=int, default=3)
-    asked = options.parse_args()
+    given = options.parse_args()
     warnings.simplefilter("ignore")
-    seconds = measure(asked.cases, asked.sites, asked.repeats)
+    seconds = measure(given.cases, given.sites, given.repeats)
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}")
-    print(f"{asked.cases:,} cases to {asked.sites} sites with {', '.join(AXES)}:")
+    print(f"{given.cases:,} cases to {given.sites} sites with {', '.join(AXES)}:")
     print(f"median {np.median(seconds):.2f} s of {[round(s, 2) for s in seconds]}")
 
 

@@ -1,7 +1,7 @@
 """How long do other simulators take for the same work? Flower, pfl-research and NVIDIA FLARE next to fedlab.
 
 Same sites, same batches in the same order, same initial weights; final weights are compared, and what they are worth on
-2,000 new images. The bare loops, fedlab and one peer take turns, round by round, so that their times are of the same
+2,000 new images. The bare loops, fedlab and one peer take turns, round by round, so that their times come from the same
 minutes on a machine whose speed drifts; ratios are medians of each round's. Each peer runs in an environment of its
 own, since their requirements do not agree with each other:
 
@@ -37,9 +37,9 @@ import fedlab
 from fedlab.algorithms import start
 from fedlab.data.cases import Cases
 from fedlab.federation import Federation
+from fedlab.federation.settings import FederationSettings
 from fedlab.learning import models
 from fedlab.learning.metrics import METRICS
-from fedlab.learning.settings import Training
 
 HERE = Path(__file__).parent
 CORES = os.cpu_count() or 1
@@ -47,7 +47,7 @@ PEERS = ("flower", "pfl_research", "flare")
 NEW = "phantoms(cases=2000, seed=1)"
 ATTEMPTS = 2  # processes of torch.distributed now and then abort when they end
 ROUNDS = int(os.environ.get("ROUNDS", 12))
-THREADS = 8  # of NVIDIA FLARE: with fewer than there are sites it starts them anew in every round
+THREADS = 8  # of NVIDIA FLARE: with fewer than there are sites it restarts them in every round
 MEMORY = ("default memory format", "channels last")  # as users write it, and as fedlab and the floor have it
 WORK = {
     "W1": Workload("8 skewed sites, 6,400 images", SKEWED),
@@ -57,7 +57,7 @@ SETTINGS = {"batch_size": 32, "lr": 0.02, "momentum": 0.9, "batchnorm": "group",
 
 
 def federation(work: Workload) -> Federation:
-    return Federation(world(work, by_sex), work.model, Training(rounds=ROUNDS, **SETTINGS))
+    return Federation(world(work, by_sex), work.model, FederationSettings(rounds=ROUNDS, **SETTINGS))
 
 
 def by_sex(dataset: str) -> Cases:
@@ -75,7 +75,7 @@ def export(work: Workload, folder: Path) -> None:
         rounds = [[site.batches.at(number * steps + step) for step in range(steps)] for number in range(ROUNDS)]
         arrays[f"order/{k}"] = np.stack([np.concatenate(batches) for batches in rounds])
         arrays[f"cuts/{k}"] = np.cumsum([len(batch) for batch in rounds[0]])[:-1]
-    state = fed.layout.state(fed.start)
+    state = fed.start.state_dict()
     arrays |= {f"weights/{name}": tensor.numpy() for name, tensor in state.items()}
     np.savez(folder / "given.npz", **arrays)
     about = {"sites": len(fed.sites), "rounds": ROUNDS, "cases": [site.cases for site in fed.sites]}
@@ -83,7 +83,7 @@ def export(work: Workload, folder: Path) -> None:
 
 
 def ours(work: Workload, folder: Path) -> None:
-    """fedlab, in a process of its own like the others."""
+    """fedlab, in its own process like the others."""
     from turns import Turn  # in peers/
 
     fed, turn = federation(work), Turn()
@@ -92,7 +92,7 @@ def ours(work: Workload, folder: Path) -> None:
     for outcome in start("fedavg", fed):
         last = outcome.models["global"]
         turn.wait()
-    state = fed.layout.state(last)
+    state = last.state_dict()
     np.savez(folder / "found.npz", **{name: tensor.numpy() for name, tensor in state.items()})
 
 
@@ -182,7 +182,7 @@ def worth(work: Workload, weights: Mapping[str, np.ndarray]) -> tuple[float, flo
 
 
 def commands(given: argparse.Namespace, name: str) -> dict[str, tuple[list[str], int]]:
-    """Peer, with how it has its images in memory -> (what is run, processes that take turns); a folder is appended."""
+    """Peer, with its images' memory format -> (what is run, processes that take turns); a folder is appended."""
     script = {peer: str(HERE / "peers" / f"{peer}.py") for peer in PEERS}
     found: dict[str, tuple[list[str], int]] = {}
     for memory in MEMORY:

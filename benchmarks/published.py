@@ -1,4 +1,4 @@
-"""Does speed cost accuracy? The published recipe for a MedMNIST dataset, centralized and over four alike sites.
+"""Does speed cost accuracy? The published recipe for a MedMNIST dataset, centralized and over four IID sites.
 
 ResNet-18 at 28 x 28, Adam 1e-3, 100 epochs, a tenth of the rate after 50 and after 75, the epoch with the best
 validation AUROC (Yang et al. 2023, doi:10.1038/s41597-022-01721-8, table 3). Batches of 128; with four sites of 32
@@ -25,7 +25,7 @@ PUBLISHED = {  # (AUROC, accuracy) on the test cases
 }
 SETTINGS = {  # one site and all its cases at once is centralized training, selected by its own validation AUROC
     "centralized": {"method": "centralized", "sites": 1, "batch_size": 128},
-    "fedavg over 4 alike sites": {"method": "fedavg", "sites": 4, "batch_size": 32},
+    "fedavg over 4 IID sites": {"method": "fedavg", "sites": 4, "batch_size": 32},
 }
 
 
@@ -51,15 +51,15 @@ def main() -> None:
     parser.add_argument("dataset", choices=sorted(PUBLISHED))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--folder", default="out/published", help="where the runs are kept, or lie already")
+    parser.add_argument("--folder", default="out/published", help="where the runs are kept, or are already")
     given = parser.parse_args()
     published = PUBLISHED[given.dataset]
     lines = ["| training | seed | AUROC | accuracy |", "| --- | --- | --- | --- |"]
     lines.append(f"| published, centralized | mean | {published[0]:.3f} | {published[1]:.3f} |")
     for name, settings in SETTINGS.items():
-        asked, found = recipe(given.dataset, given.rounds).with_(**settings), []
+        experiment, found = recipe(given.dataset, given.rounds).with_(**settings), []
         for seed in range(given.seeds):
-            found.append(scored(fedlab.run(asked.with_(seed=seed), folder=given.folder)))
+            found.append(scored(fedlab.run(experiment.with_(seed=seed), folder=given.folder)))
             lines.append(f"| {name} | {seed} | {found[-1][0]:.4f} | {found[-1][1]:.4f} |")
             print(lines[-1], flush=True)
         mean, error = np.mean(found, 0), np.std(found, 0, ddof=1) / len(found) ** 0.5

@@ -1,4 +1,4 @@
-"""What does simulating institutions cost? Seconds a round of fedlab against a bare PyTorch loop doing the same steps.
+"""What does simulating sites cost? Seconds a round of fedlab against a bare PyTorch loop doing the same steps.
 
 The floor is the best careful loop: images preloaded as channels-last floats, the model in channels-last memory,
 PyTorch's own optimizer, the same batches; one process on all cores, or one process a core on a share of the sites,
@@ -30,8 +30,8 @@ import fedlab
 from fedlab.algorithms import start
 from fedlab.data.cases import Cases
 from fedlab.federation import Federation
+from fedlab.federation.settings import FederationSettings
 from fedlab.learning import models
-from fedlab.learning.settings import Training
 
 warnings.simplefilter("ignore")  # which site lacks a class does not matter here
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ SETTINGS = {"batch_size": 32, "lr": 0.05, "momentum": 0.9}
 
 
 def world(work: Workload, load: Callable[[str], Cases] = fedlab.load) -> fedlab.Partition:
-    """Phantoms dealt to sites of exactly these sizes, with one validation and one test case each."""
+    """Phantoms partitioned into sites of exactly these sizes, with one validation and one test case each."""
     count = sum(work.sizes) + 2 * len(work.sizes)
     cases = load(f"phantoms(cases={max(100, count)}, dimensions={work.dimensions})")
     names = [f"Site {k:03d}" for k in range(len(work.sizes))]
@@ -76,23 +76,24 @@ def world(work: Workload, load: Callable[[str], Cases] = fedlab.load) -> fedlab.
 
 def federation(work: Workload, mode: str = "sequential", device: str = "cpu") -> Federation:
     """One epoch a round."""
-    return Federation(world(work), work.model, Training(rounds=10_000, execution=mode, device=device, **SETTINGS))
+    settings = FederationSettings(rounds=10_000, execution=mode, device=device, **SETTINGS)
+    return Federation(world(work), work.model, settings)
 
 
 class Loop:
     """The bare loop: one model, the batches of these sites, nothing else."""
 
-    def __init__(self, work: Workload, who: list[int], threads: int, batchnorm: str = "avg") -> None:
+    def __init__(self, work: Workload, sites: list[int], threads: int, batchnorm: str = "avg") -> None:
         torch.set_num_threads(threads)
         part = world(work)
-        fed = Federation(part, work.model, Training(**SETTINGS, device="cpu"))
+        fed = Federation(part, work.model, FederationSettings(**SETTINGS, device="cpu"))
         kept = [torch.channels_last, torch.channels_last_3d][work.dimensions - 2]
         net = models.build(work.model, part.cases.shape, fed.task.outputs, 0, batchnorm)
         self.net = net.to(memory_format=kept).train()
         self.optimizer = torch.optim.SGD(self.net.parameters(), SETTINGS["lr"], momentum=SETTINGS["momentum"])
         images = torch.from_numpy(np.array(part.cases.images)).float().div_(255)
         self.images, self.labels = images.contiguous(memory_format=kept), torch.tensor(part.cases.labels).float()
-        self.sites = [fed.sites[k] for k in who]
+        self.sites = [fed.sites[k] for k in sites]
         self.settings = fed.settings
 
     def round(self, number: int) -> None:
@@ -108,7 +109,7 @@ class Loop:
 
 
 class Floor:
-    """A bare loop in each of several processes; the sites are shared out, the largest first, to whom has least."""
+    """A bare loop in each of several processes; each site, the largest first, goes to the one with the fewest cases."""
 
     def __init__(self, work: Workload, processes: int, batchnorm: str = "avg") -> None:
         shares: list[list[int]] = [[] for _ in range(processes)]
@@ -135,15 +136,15 @@ class Floor:
             process.join()
 
 
-def _loop(end: Any, work: Workload, who: list[int], threads: int, batchnorm: str) -> None:
-    loop = Loop(work, who, threads, batchnorm)
+def _loop(end: Any, work: Workload, sites: list[int], threads: int, batchnorm: str) -> None:
+    loop = Loop(work, sites, threads, batchnorm)
     for number in iter(end.recv, None):
         loop.round(number)
         end.send(number)
 
 
 class Ours:
-    """fedavg as `fedlab.run` carries it out, without evaluation."""
+    """fedavg as `fedlab.run` trains it, without evaluation."""
 
     def __init__(self, work: Workload, mode: str) -> None:
         torch.set_num_threads(CORES)
@@ -195,7 +196,7 @@ def row(name: str, work: Workload, found: dict[str, float]) -> str:
 def main() -> None:
     given = arguments()
     if given.device == "cuda":
-        import cards  # beside this file
+        import cards  # in this folder
 
         cards.report(given.workloads, given.precision or "float32", given.batch or SETTINGS["batch_size"])
     else:
@@ -219,7 +220,7 @@ def arguments() -> argparse.Namespace:
 
 def report(chosen: list[str]) -> None:
     """Print the table of these workloads on the CPU, and keep it."""
-    from machine import machine, page  # beside this file
+    from machine import machine, page  # in this folder
 
     floors = [f"floor, {n} process{'es' * (n > 1)}" for n in sorted({1, CORES})]
     head = ["", "workload", *floors, *(f"{mode} (of the best floor)" for mode in MODES), "auto, us an image"]

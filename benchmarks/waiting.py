@@ -18,7 +18,7 @@ import sys, time
 begun = time.perf_counter()
 import fedlab
 imported = time.perf_counter()
-from fedlab.engine.serial import Serial
+from fedlab.engine.loop import SequentialEngine
 
 class Begun(BaseException):
     pass
@@ -26,7 +26,7 @@ class Begun(BaseException):
 def step(*given):
     raise Begun
 
-Serial._step = step
+SequentialEngine._step = step
 try:
     fedlab.run(fedlab.Experiment(dataset=sys.argv[1], rounds=1), folder=sys.argv[2])
 except Begun:
@@ -43,18 +43,18 @@ def first_step(dataset: str, repeats: int = 5) -> tuple[float, float]:
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-W", "ignore", "-c", FIRST_STEP, dataset, folder]
-            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        found.append((float(told[0]), float(told[1])))
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        found.append((float(printed[0]), float(printed[1])))
     return statistics.median(a for a, _ in found), statistics.median(b for _, b in found)
 
 
-def grid(asked: dict, workers: int = 1) -> float:
+def grid(settings: dict, workers: int = 1) -> float:
     """Seconds for twenty seeds of fedavg."""
     import fedlab
 
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        fedlab.grid(fedlab.Experiment(**asked), folder=folder, workers=workers, seed=list(range(SEEDS)))
+        fedlab.grid(fedlab.Experiment(**settings), folder=folder, workers=workers, seed=list(range(SEEDS)))
         return time.perf_counter() - begun
 
 
@@ -78,11 +78,11 @@ def main() -> None:
         print(lines[-1], flush=True)
     lines += ["", f"{SEEDS} seeds of a logistic regression, 4 sites, 20 rounds, evaluated and stored:", ""]
     lines += ["| execution | s | s a run |", "| --- | --- | --- |"]
-    for mode, told in (("sequential", "one after another"), ("auto", "in step, 80 models as one")):
+    for mode, text in (("sequential", "one after another"), ("auto", "in lock-step, 80 models as one")):
         seconds = statistics.median(grid({**DENSE, "execution": mode}) for _ in range(3))
-        lines.append(f"| {told} | {seconds:.1f} | {seconds / SEEDS:.2f} |")
+        lines.append(f"| {text} | {seconds:.1f} | {seconds / SEEDS:.2f} |")
         print(lines[-1], flush=True)
-    page(HERE / "results" / f"waiting-{machine()['device']}.md", "What one waits for", "\n".join(lines))
+    page(HERE / "results" / f"waiting-{machine()['device']}.md", "Waiting times", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""How long after a slider is let go does the panel show the new institutions? Milliseconds a redraw for 10,000 cases.
+"""How long after a slider is released does the panel show the new sites? Milliseconds a redraw for 10,000 cases.
 
-One redraw is everything from the slider's value to the picture that is sent: dealing the cases, measuring the shift of
-every axis beside its null, drawing, compressing. `make bench` prints a table and keeps it under benchmarks/results.
+One redraw is everything from the slider's value to the picture that is sent: partitioning the cases, measuring the
+shift of every axis with its null, drawing, compressing. `make bench` prints a table and keeps it under
+benchmarks/results.
 """
 
 import json
@@ -29,16 +30,16 @@ warnings.simplefilter("ignore")
 
 
 def redraws(cases: fedlab.data.cases.Cases, sites: int, axis: str) -> tuple[list[float], list[float]]:
-    """Milliseconds of each redraw while one slider is moved, the others at START: by the clock, of the processor."""
-    shown = widgets.institutions(cases, sites=sites, **START)
-    slider, clock, busy = shown.settings.controls[axis], [], []
+    """Milliseconds of each redraw while one slider is moved, the others at START: wall time, processor time."""
+    shown = widgets.sites(cases, sites=sites, **START)
+    slider, wall, busy = shown.settings.controls[axis], [], []
     for step in range(REPEATS + 2):
         begun, worked = time.perf_counter(), time.process_time()
         slider.value = 0.2 + 0.05 * (step % 11)
-        clock.append(1000 * (time.perf_counter() - begun))
+        wall.append(1000 * (time.perf_counter() - begun))
         busy.append(1000 * (time.process_time() - worked))
         assert not shown.notice.widget.value.count("fedlab-error"), shown.notice.widget.value
-    return clock[2:], busy[2:]  # the first ones load what is loaded once
+    return wall[2:], busy[2:]  # the first ones load what is loaded once
 
 
 def report() -> str:
@@ -46,8 +47,8 @@ def report() -> str:
     lines = ["| slider moved | sites | median ms | 90 % of redraws within ms | processor ms |", "| --- " * 5 + "|"]
     for sites in SITES:
         for axis in MOVED:
-            clock, busy = redraws(cases, sites, axis)
-            middle, slow = statistics.median(clock), statistics.quantiles(clock, n=10)[-1]
+            wall, busy = redraws(cases, sites, axis)
+            middle, slow = statistics.median(wall), statistics.quantiles(wall, n=10)[-1]
             lines.append(f"| {axis} | {sites} | {middle:.0f} | {slow:.0f} | {statistics.median(busy):.0f} |")
             print(lines[-1], flush=True)
     return "\n".join(lines)
@@ -56,8 +57,8 @@ def report() -> str:
 def main() -> None:
     torch.set_num_threads(1)
     machine = {"python": platform.python_version(), "machine": platform.machine(), "threads": torch.get_num_threads()}
-    told = f"{CASES:,} cases, 28 x 28; wanted: {LIMIT:.0f} ms"
-    page = f"# Redraws of the panel, {date.today()}\n\n{told}. `make bench` with {json.dumps(machine)}\n\n{report()}\n"
+    about = f"{CASES:,} cases, 28 x 28; wanted: {LIMIT:.0f} ms"
+    page = f"# Redraws of the panel, {date.today()}\n\n{about}. `make bench` with {json.dumps(machine)}\n\n{report()}\n"
     path = HERE / "results" / "widgets-cpu.md"
     path.write_text(page)
     print(f"\nkept in {path.relative_to(HERE.parent)}")

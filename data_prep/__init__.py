@@ -1,7 +1,7 @@
-"""Public datasets as folders that `fedlab` reads: one script a source, one shared writer.
+"""Public datasets as folders that `fedlab` reads: one script for each source, one shared writer.
 
-A script defines `DATASETS`, name -> one-line meaning, and `prepare(name, folder, *, limit=None, ...) -> Path`. Lying in
-this folder is all it takes for its datasets to be known, here and in `fedlab.load`.
+A script defines `DATASETS`, name -> one-line meaning, and `prepare(name, folder, *, limit=None, ...) -> Path`. Every
+script in this folder is found, here and by `fedlab.load`.
 """
 
 import importlib
@@ -15,12 +15,24 @@ from typing import Any
 from fedlab.core.registry import Registry, nearest
 from fedlab.data.home import home
 
-MEANS = ("source", "accept_licence")  # how a user comes by a dataset: no part of what it is, nor of its folder's name
+ACCESS = ("source", "accept_licence")  # how a user obtains a dataset: not part of its identity or its folder's name
 
 
 @cache
 def sources() -> Registry:
-    """Every dataset that a script in this folder can prepare: name -> one-line meaning."""
+    """All datasets that can be prepared: name -> one-line meaning.
+
+    Returns
+    -------
+    Registry
+        A read-only mapping.
+
+    Examples
+    --------
+    >>> import data_prep
+    >>> "pneumoniamnist" in data_prep.sources()
+    True
+    """
     registry = Registry("dataset")
     for script in pkgutil.iter_modules(__path__):
         if script.name.startswith("_"):
@@ -32,34 +44,87 @@ def sources() -> Registry:
 
 
 def options(name: str) -> dict[str, Any]:
-    """What a dataset lets a user choose, with the defaults, e.g. {"limit": None, "size": 28}."""
+    """The options of a dataset and their defaults.
+
+    Parameters
+    ----------
+    name : str
+        A name of `sources()`.
+
+    Returns
+    -------
+    dict
+        Option -> default.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+
+    Examples
+    --------
+    >>> import data_prep
+    >>> data_prep.options("pneumoniamnist")
+    {'limit': None, 'size': 28}
+    """
     parameters = inspect.signature(sources().function(name)).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def prepare(name: str, folder: str | Path | None = None, limit: int | None = None, **chosen: Any) -> Path:
-    """The folder of a dataset, fetched and converted unless it is there already.
+    """Download and convert a dataset, unless its folder exists already.
 
-    folder: where to; by default in `$FEDLAB_DATA`, named after dataset and options. limit: at most so many cases,
-    stratified by split and class. The rest are the dataset's own options, see `options`: some ask for `source`, the
-    folder of a download made by hand, and `accept_licence`, and only until the dataset is prepared.
+    Parameters
+    ----------
+    name : str
+        A name of `sources()`.
+    folder : str or Path, optional
+        The folder to write. By default in `$FEDLAB_DATA`, or in the user's cache, named after dataset and options.
+    limit : int, optional
+        Largest number of cases, a sample stratified by split and class. By default all.
+    **chosen
+        Options of the dataset, see `options`. Some datasets need `source`, the folder of files that you downloaded
+        yourself, and `accept_licence=True`, the first time they are prepared.
+
+    Returns
+    -------
+    Path
+        The folder, which `fedlab.load` reads.
+
+    Raises
+    ------
+    ValueError
+        If the name or an option is unknown, or a value is not possible.
+    ConnectionError
+        If a file cannot be downloaded.
+    FileExistsError
+        If the folder holds another dataset.
+    PermissionError
+        If the licence was not accepted.
+    FileNotFoundError
+        If `source` lacks a file.
+
+    Examples
+    --------
+    >>> import data_prep
+    >>> data_prep.prepare("pneumoniamnist", limit=100)  # doctest: +SKIP
     """
     known = options(name)
     for option in chosen:
         if option not in known:
             raise ValueError(f"dataset {name!r} has no option {option!r}: {nearest(option, known)}")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"limit is {limit!r}: give the most cases to keep, a whole number of at least 1")
+        raise ValueError(f"limit is {limit!r}: give the largest number of cases, a whole number of at least 1")
     wanted = {**known, **chosen, "limit": limit}
     target = Path(folder).expanduser() if folder else home() / _folder_name(name, wanted, known)
     return sources().function(name)(target, **wanted)
 
 
 def _folder_name(name: str, wanted: dict[str, Any], known: dict[str, Any]) -> str:
-    """`pneumoniamnist_64_limit500`: what differs from the defaults; a size is written as in the published files."""
+    """Name a folder after the options that differ from the defaults: `pneumoniamnist_64_limit500`."""
     parts = [
         f"{'' if key == 'size' else key}{value}"
         for key, value in sorted(wanted.items(), reverse=True)
-        if key not in MEANS and value != known[key]
+        if key not in ACCESS and value != known[key]
     ]
     return re.sub(r"[^\w.-]+", "-", "_".join([name, *parts]))

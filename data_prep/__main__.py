@@ -1,4 +1,4 @@
-"""`python -m data_prep pneumoniamnist --size 64 --limit 500`: prepare a dataset, print its folder."""
+"""`python -m data_prep pneumoniamnist --size 64 --limit 500`: prepare a dataset and print its folder."""
 
 import argparse
 import ast
@@ -9,14 +9,26 @@ from typing import Any, NoReturn
 from data_prep import options, prepare, sources
 from fedlab.core.registry import nearest
 
+HELP = {
+    "accept_licence": "accept the licence of the dataset",
+    "classes": "number of classes",
+    "limit": "largest number of cases, stratified by split and class",
+    "size": "edge length in pixels or voxels",
+    "smallest_site": "smallest number of cases of a separate site",
+    "source": "folder of the files that you downloaded yourself",
+}
+
 
 class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are exceptions."""
+
     def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting."""
         raise ValueError(message)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 1 after a one-line message."""
+    """Run the command; returns its exit status: 0, or 1 after a one-line message."""
     try:
         chosen = _chosen(arguments)
         if chosen.pop("list"):
@@ -32,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _chosen(arguments: list[str] | None) -> dict[str, Any]:
+    """The arguments that were given; refuses unknown ones."""
     known, unknown = _parser().parse_known_args(arguments)
     given = vars(known)
     if unknown:
@@ -41,17 +54,24 @@ def _chosen(arguments: list[str] | None) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    about = "Prepare a public dataset as a folder for fedlab."
+    """A parser with a flag for every option of any dataset."""
+    about = "Download and convert a public dataset into a folder that fedlab.load reads, and print that folder."
     parser = _Parser(prog="python -m data_prep", description=about, allow_abbrev=False)
-    parser.add_argument("name", nargs="?", help="which dataset, see --list")
-    parser.add_argument("--list", action="store_true", help="list the datasets and stop")
-    parser.add_argument("--folder", type=Path, help="where to; by default in $FEDLAB_DATA or the user's cache")
+    parser.add_argument("name", nargs="?", help="name of the dataset, see --list")
+    parser.add_argument("--list", action="store_true", help="list the datasets and exit")
+    parser.add_argument("--folder", type=Path, help="folder to write; by default in $FEDLAB_DATA or the user's cache")
     for option in sorted({option for name in sources() for option in options(name)}):
-        takers = {name: options(name)[option] for name in sources() if option in options(name)}
-        switch = any(isinstance(value, bool) for value in takers.values())
+        defaults = {name: options(name)[option] for name in sources() if option in options(name)}
+        switch = any(isinstance(value, bool) for value in defaults.values())
         kind: dict[str, Any] = {"action": "store_true", "default": None} if switch else {"type": _value}
-        parser.add_argument(_flag(option), dest=option, help=f"option of {', '.join(takers)}", **kind)
+        parser.add_argument(_flag(option), dest=option, help=_help(option, list(defaults)), **kind)
     return parser
+
+
+def _help(option: str, names: list[str]) -> str:
+    """The help of an option, with the datasets that have it."""
+    meaning = HELP.get(option, "option")
+    return f"{meaning} (all datasets)" if len(names) == len(sources()) else f"{meaning} ({', '.join(names)})"
 
 
 def _flag(option: str) -> str:
@@ -60,7 +80,7 @@ def _flag(option: str) -> str:
 
 
 def _value(text: str) -> Any:
-    """A number where it reads as one, else the text."""
+    """A number if the text is one, else the text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):

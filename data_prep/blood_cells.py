@@ -1,10 +1,10 @@
-"""White blood cells of two laboratories: PBC (Barcelona) and segmentation_WBC (Jiangxi), five classes that both have.
+"""White blood cells of two laboratories: PBC (Barcelona) and segmentation_WBC (Jiangxi), their five common classes.
 
-Barcelona: 80 cells of each class, every n-th file of the class among the 17,092 of PBC (Acevedo 2020), so that both
-laboratories are of one size. Jiangxi: all 300 of Dataset 1 (Zheng 2018), among them a single basophil, so that what
-needs each class at each site (e.g. AUROC) is undefined there unless `classes=4`. Each image is checked against
-its sha256 in `blood_cells.json`. Those of Jiangxi are the files of the commit that its url names. Of PBC no checksum of
-the whole archive is known here: that its url gives the listed images today was not verified.
+Barcelona: 80 cells of each class, every n-th file of the class among the 17,092 of PBC (Acevedo 2020), so that the
+laboratories are of similar size. Jiangxi: all 300 of Dataset 1 (Zheng 2018). It has a single basophil, so a metric that
+needs every class (e.g. AUROC) is undefined there unless `classes=4`. Each image is checked against its sha256 in
+`blood_cells.json`. The files of Jiangxi are those of the commit in its url. No checksum of the whole PBC archive is
+known: it was not verified that its url still gives the listed images.
 """
 
 import io
@@ -37,10 +37,10 @@ SIZES = (16, 120)
 
 
 def prepare(name: str, folder: Path, *, limit: int | None = None, size: int = 64, classes: int = 5) -> Path:
-    """Both laboratories as one folder.
+    """Write both laboratories as one folder.
 
     size: edge length in pixels, 16 to 120, by averaging over areas. classes: 5, or 4 to leave out the basophils, of
-    which Jiangxi has one; 619 cases are then left.
+    which Jiangxi has one; then there are 619 cases.
     """
     if isinstance(size, bool) or not isinstance(size, int) or not SIZES[0] <= size <= SIZES[1]:
         raise ValueError(f"size is {size!r}: give a whole number of pixels from {SIZES[0]} to {SIZES[1]}")
@@ -85,7 +85,7 @@ def _card(
 
 
 def _table(collections: dict[str, Collection]) -> pd.DataFrame:
-    """case, label, site, scanner, stain and file of every image, by site and file."""
+    """case, label, site, scanner, stain and file of every image, sorted by site and file."""
     numbers = pd.read_csv(io.BytesIO(next(collections["Jiangxi"].read([LABELS]))))
     kinds = dict(zip(numbers["image ID"], numbers["class label"] - 1, strict=True))
     rows = [

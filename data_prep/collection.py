@@ -1,6 +1,6 @@
-"""Sets published as many files: each is known by its own sha256, whether it lies alone or in the official archive.
+"""Datasets that are published as many files, each identified by its sha256.
 
-So a folder that somebody unpacked, a part of it, or the archive as downloaded all serve, and all give the same dataset.
+The files may be unpacked, in part, or in the official archive: all give the same dataset.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_prep.fetch import fetch, lying
+from data_prep.fetch import fetch, locate
 from fedlab.core.warnings import warn
 
 Read = Callable[[str], bytes]  # the content of a member of an archive
@@ -22,8 +22,8 @@ REMEDY = "remove it and try again, or let FEDLAB_MIRROR name a folder that holds
 class Collection:
     """The official files that a dataset is made from.
 
-    title: the collection's own name. url, archive: where its official archive is and how that is called; checksum: of
-    the whole archive, "" where none is published. files: path in the archive -> sha256, of the files that are used.
+    title: name of the collection. url, archive: address and name of its official archive. checksum: of the whole
+    archive, "" if none is published. files: path in the archive -> sha256, of the files that are used.
     """
 
     title: str
@@ -34,14 +34,14 @@ class Collection:
 
     @property
     def checksums(self) -> dict[str, str]:
-        """One for all files: the sha256 of the lines that `sha256sum` prints for them, sorted by path."""
+        """One checksum for all files: the sha256 of the lines that `sha256sum` prints for them, sorted by path."""
         lines = "".join(f"{self.files[path]}  {path}\n" for path in sorted(self.files))
         return {f"{self.title}, {len(self.files)} files": f"sha256:{_sha256(lines.encode())}"}
 
     def read(self, paths: Sequence[str]) -> Iterator[bytes]:
-        """The content of these files in this order: from the cache, a mirror, or the official archive.
+        """Read these files in this order, from the cache, a mirror, or the official archive.
 
-        Raises ConnectionError where the archive is needed and cannot be had, and OSError where it is not the official
+        Raises ConnectionError if the archive is needed and cannot be downloaded, and OSError if it is not the official
         one.
         """
         alone = self._alone(paths)
@@ -53,8 +53,8 @@ class Collection:
                 yield alone[path].read_bytes() if member is None or path in alone else self._take(path, archive, member)
 
     def _alone(self, paths: Sequence[str]) -> dict[str, Path]:
-        """Files that lie unpacked somewhere with the right content; a warning tells of others at such paths."""
-        places = lying({Path(path).name for path in paths})
+        """Find unpacked files with the right content; warns of files that have the path but another content."""
+        places = locate({Path(path).name for path in paths})
         alone: dict[str, Path] = {}
         wrong: list[Path] = []
         for path in paths:
@@ -66,31 +66,33 @@ class Collection:
                     break
                 wrong.append(file)
         if wrong:
-            message = f"{self.title}: {len(wrong)} files are passed over, since their sha256 is not the official one"
+            message = f"{self.title}: {len(wrong)} files are skipped, since their sha256 is not the official one"
             warn(f"{message} (first: {wrong[0]})")
         return alone
 
     def _archive(self, packed: Sequence[str]) -> Path:
+        """Fetch the official archive."""
         try:
             return fetch(self.url, self.archive, self.checksum)
         except ConnectionError as error:
             raise ConnectionError(
-                f"{len(packed)} of the {len(self.files)} official files of {self.title} lie in no folder of"
+                f"{len(packed)} of the {len(self.files)} official files of {self.title} are in no folder of"
                 f" FEDLAB_MIRROR (first: {packed[0]}); {error}"
             ) from None
 
     def _take(self, path: str, archive: Path, member: Read) -> bytes:
+        """Read one file from the archive and check it."""
         try:
             content = member(path)
         except (KeyError, EOFError, zipfile.BadZipFile, tarfile.TarError, OSError) as error:
-            raise OSError(f"{archive} gives no {path} ({type(error).__name__}): {REMEDY}") from None
+            raise OSError(f"{path} cannot be read from {archive} ({type(error).__name__}): {REMEDY}") from None
         if (digest := _sha256(content)) != self.files[path]:
             raise OSError(f"{path} in {archive} has the sha256 {digest}, wanted {self.files[path]}: {REMEDY}")
         return content
 
 
 def _open(archive: Path, stack: ExitStack) -> Read:
-    """Reads members by the end of their path; nothing is unpacked, so no path in the archive can write anywhere."""
+    """A function that reads a member by the end of its path; nothing is unpacked, so no path can write anywhere."""
     if zipfile.is_zipfile(archive):
         zipped = stack.enter_context(zipfile.ZipFile(archive))
         names = _ends(zipped.namelist())
@@ -103,7 +105,7 @@ def _open(archive: Path, stack: ExitStack) -> Read:
 
 
 def _ends(names: Sequence[str]) -> dict[str, str]:
-    """Every end of a path -> the path; the shortest wins, and what macOS adds to archives is left out."""
+    """Every end of a path -> the shortest path with it, without what macOS adds to archives."""
     ends: dict[str, str] = {}
     for name in sorted((name for name in names if "__MACOSX" not in name), key=len, reverse=True):
         parts = name.split("/")
@@ -112,4 +114,5 @@ def _ends(names: Sequence[str]) -> dict[str, str]:
 
 
 def _sha256(content: bytes) -> str:
+    """The sha256 as text."""
     return hashlib.sha256(content).hexdigest()

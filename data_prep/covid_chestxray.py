@@ -1,4 +1,4 @@
-"""COVID-19 image data collection: chest X-rays gathered from publications and hospitals, by a local copy."""
+"""COVID-19 image data collection: chest X-rays gathered from publications and hospitals, from a local copy."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ DATASETS = {
     " some 600 cases, binary, any size, a licence per image; from a local copy"
 }
 
-TERMS = local.Alignment(
+TERMS = local.Terms(
     name="covid_chestxray",
     licence="a licence per image (column license: CC BY-NC-SA, CC BY, ..., of many none is stated)",
     duty="abide by each image's own licence, do not pass images on, and name the collection (Cohen et al. 2020)",
@@ -41,13 +41,13 @@ def prepare(
     source: object = None,
     accept_licence: bool = False,
 ) -> Path:
-    """The frontal X-rays of pneumonia with a named cause, central squares. size: edge length in pixels.
+    """Write the frontal X-rays of pneumonia with a named cause, central squares. size: edge length in pixels.
 
-    smallest_site: fewest cases of a place that is a site of its own; the rest is the site "other". source: the folder
-    of the copy. accept_licence: True if you will abide by the licence of each image.
+    smallest_site: smallest number of cases of a separate site; smaller places form the site "other". source: the
+    folder of the copy. accept_licence: True if you will abide by the licence of each image.
     """
     if not isinstance(smallest_site, int) or smallest_site < 1:
-        raise ValueError(f"smallest_site is {smallest_site!r}: give a number of cases, at least 1")
+        raise ValueError(f"smallest_site is {smallest_site!r}: give a number of cases of at least 1")
     card = _card(name, {"size": local.edge(size), "smallest_site": smallest_site, "limit": limit})
     if local.prepared(folder, card):
         return folder
@@ -66,7 +66,7 @@ def cases(metadata: pd.DataFrame, smallest_site: int) -> pd.DataFrame:
     kept = frontal & finding.str.startswith("Pneumonia/") & ~finding.isin(UNNAMED)
     if not kept.any():
         raise ValueError(
-            f"{METADATA} names the cause of no pneumonia (findings: {sorted(set(finding))[:5]}): wanted e.g."
+            f"{METADATA} has no pneumonia of a named cause (findings: {sorted(set(finding))[:5]}): wanted e.g."
             f" 'Pneumonia/Viral/COVID-19'; update the copy from {TERMS.url}"
         )
     chosen = metadata[kept].reset_index(drop=True)
@@ -86,7 +86,7 @@ def cases(metadata: pd.DataFrame, smallest_site: int) -> pd.DataFrame:
 
 
 def sites(chosen: pd.DataFrame, smallest_site: int) -> pd.Series:
-    """Where a case comes from: the place stated or, without one, who published it; small ones pooled as "other"."""
+    """The place of each case, or its publisher if no place is stated; small sites are pooled as "other"."""
     publisher = chosen["url"].fillna("").map(lambda url: urlparse(str(url).strip()).netloc.removeprefix("www."))
     place = chosen["location"].str.strip().replace("", pd.NA).fillna(publisher)
     counts = place.map(place.value_counts())
@@ -103,9 +103,9 @@ def _card(name: str, options: dict[str, Any]) -> dict[str, Any]:
         source=TERMS.url,
         citation="Cohen J. P. et al., COVID-19 Image Data Collection: Prospective Predictions Are the Future,"
         " arXiv:2006.11988 (2020)",
-        caution="gathered from publications: cause, place, view and image quality go together, so that a model may"
-        " learn where an image comes from; pneumonia of unnamed cause, other findings, lateral views and CT are left"
-        " out; licences differ from image to image",
+        caution="gathered from publications: cause, place, view and image quality are confounded, so a model may learn"
+        " where an image comes from; pneumonia of unnamed cause, other findings, lateral views and CT are left out;"
+        " licences differ from image to image",
         checksums={},
         options=options,
         modality="xray",

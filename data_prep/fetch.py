@@ -1,7 +1,7 @@
 """Official files with their published checksums: from the cache, from a mirror, or from their url.
 
-A download that breaks off is continued where it stopped, by this run or a later one. No file is used, and no download
-enters the cache, before its checksum is right; an archive without a published checksum is checked file by file, see
+An interrupted download is continued where it stopped, by this call or a later one. A file is used, and enters the
+cache, only if its checksum is right; an archive without a published checksum is checked file by file, see
 `data_prep.collection`.
 """
 
@@ -17,39 +17,40 @@ from fedlab.data.home import home
 if TYPE_CHECKING:
     import requests
 
-RETRIES = 3  # each goes on where the last one broke off
+RETRIES = 3  # each continues where the last one stopped
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
-PIECE = 2**16  # bytes: what a broken connection loses at most
+PIECE = 2**16  # bytes that a broken connection loses at most
 
 
 def downloads() -> Path:
-    """Where official files are kept as they came."""
+    """The cache of official files."""
     return home() / "downloads"
 
 
 def fetch(url: str, name: str, checksum: str) -> Path:
-    """The official file `name`, with this checksum ("md5:..." or "sha256:..."; "" for none: whoever reads it checks).
+    """Find or download the official file `name`.
 
-    Looked for in the cache, then in the folders of `$FEDLAB_MIRROR`, then downloaded from `url` into the cache.
-    Raises ConnectionError if the url cannot be reached and OSError if what it gives is not the official file.
+    It is looked for in the cache, then in the folders of `$FEDLAB_MIRROR`, then downloaded from `url` into the cache.
+    checksum: "md5:..." or "sha256:...", "" if the reader checks the content. Raises ConnectionError if the url cannot
+    be reached and OSError if the download is not the official file.
     """
     return found(name, checksum) or _download(url, downloads() / name, checksum)
 
 
 def found(name: str, checksum: str) -> Path | None:
-    """The file in the cache or in a mirror; others of its name are passed over with a warning."""
+    """Find the file in the cache or in a mirror; warns of files with the same name and another checksum."""
     for path in _places(name):
         digest = _digest(path, checksum)
         if digest == checksum:
-            told = "checksum as published" if checksum else "checked file by file"
-            say(f"{name}: {path.stat().st_size / 1e6:,.1f} MB from {path}, {told}")
+            check = "checksum as published" if checksum else "checked file by file"
+            say(f"{name}: {path.stat().st_size / 1e6:,.1f} MB from {path}, {check}")
             return path
-        warn(f"{path} is passed over: its checksum is {digest}, wanted {checksum}")
+        warn(f"{path} is skipped: its checksum is {digest}, wanted {checksum}")
     return None
 
 
-def lying(names: Set[str]) -> dict[str, list[Path]]:
-    """Where files of these names lie in the cache and in the mirrors, found in one walk."""
+def locate(names: Set[str]) -> dict[str, list[Path]]:
+    """Find all files of these names in the cache and in the mirrors."""
     paths: dict[str, list[Path]] = {}
     for root in (downloads(), *_mirrors()):
         for folder, _, files in os.walk(root):
@@ -59,11 +60,12 @@ def lying(names: Set[str]) -> dict[str, list[Path]]:
 
 
 def say(message: str) -> None:
-    """Progress goes to stderr, so that what a command prints stays usable."""
+    """Print progress to stderr; stdout is for the result of a command."""
     print(message, file=sys.stderr, flush=True)
 
 
 def _places(name: str) -> Iterator[Path]:
+    """All files of this name in the cache and in the mirrors."""
     if (downloads() / name).is_file():
         yield downloads() / name
     for root in _mirrors():
@@ -71,6 +73,7 @@ def _places(name: str) -> Iterator[Path]:
 
 
 def _mirrors() -> Iterator[Path]:
+    """The folders of `$FEDLAB_MIRROR`."""
     for mirror in filter(None, os.environ.get("FEDLAB_MIRROR", "").split(os.pathsep)):
         root = Path(mirror).expanduser()
         if not root.is_dir():
@@ -79,6 +82,7 @@ def _mirrors() -> Iterator[Path]:
 
 
 def _digest(path: Path, checksum: str) -> str:
+    """The checksum of a file, by the algorithm of `checksum`; "" if that is empty."""
     import pooch
 
     if not checksum:
@@ -88,7 +92,7 @@ def _digest(path: Path, checksum: str) -> str:
 
 
 def _download(url: str, target: Path, checksum: str) -> Path:
-    """Processes that want the same file wait for the first one."""
+    """Download a file; other processes that need it wait."""
     import pooch
     import requests
     from filelock import FileLock
@@ -109,13 +113,19 @@ def _download(url: str, target: Path, checksum: str) -> Path:
 
 
 def _part(target: Path) -> Path:
+    """The file of an unfinished download."""
     return target.with_name(f"{target.name}.part")
 
 
 def _advice(url: str, target: Path, error: "requests.RequestException") -> str:
+    """The message for a failed download."""
     reason = str(error) if error.response is not None else type(error).__name__
     part = _part(target)
-    kept = f"; {part.stat().st_size:,} bytes are kept in {part} and will be continued" if part.exists() else ""
+    kept = (
+        f"; {part.stat().st_size:,} bytes are kept in {part} and the download will continue from there"
+        if part.exists()
+        else ""
+    )
     return (
         f"cannot download {target.name} from {url} ({reason}): try again with a network, let FEDLAB_MIRROR name"
         f" a folder that holds the official file, or place that file at {target} by hand{kept}"
@@ -123,7 +133,7 @@ def _advice(url: str, target: Path, error: "requests.RequestException") -> str:
 
 
 class _Resuming:
-    """Downloads for pooch: goes on from `part`, and hands the file over once its checksum is right."""
+    """A downloader for pooch that continues `part` and checks it before pooch gets it."""
 
     def __init__(self, part: Path, checksum: str) -> None:
         self.part = part
@@ -135,6 +145,7 @@ class _Resuming:
         self.part.replace(output_file)
 
     def _check(self, url: str) -> None:
+        """Remove a download with a wrong checksum and raise."""
         digest = _digest(self.part, self.checksum)
         if digest == self.checksum:
             return
@@ -148,7 +159,7 @@ class _Resuming:
 
 
 def _continue(url: str, part: Path) -> None:
-    """Append to `part` what it lacks, or start over where the server cannot continue."""
+    """Append the missing bytes to `part`, or start over if the server cannot continue a download."""
     import requests
     from tqdm.auto import tqdm
 
@@ -156,7 +167,7 @@ def _continue(url: str, part: Path) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # nothing follows what is there: the checksum tells whether it is whole
+            return  # nothing is missing: the checksum tells whether the file is complete
         response.raise_for_status()
         continued = response.status_code == requests.codes.partial_content
         have = have if continued else 0

@@ -1,4 +1,4 @@
-"""HAM10000: dermatoscopic images of pigmented skin lesions from four sources, by a local download."""
+"""HAM10000: dermatoscopic images of pigmented skin lesions from four sources, from a local download."""
 
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ DATASETS = {
     " multiclass, any size, CC BY-NC 4.0; from a local download"
 }
 
-TERMS = local.Alignment(
+TERMS = local.Terms(
     name="ham10000",
     licence="CC BY-NC 4.0",
     duty="no commercial use, and name the authors (Tschandl et al. 2018)",
@@ -24,7 +24,7 @@ TERMS = local.Alignment(
 ARCHIVES = "HAM10000_images_part_*.zip"
 TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata", "HAM10000_metadata.tab")
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization", "dataset")
-PUBLISHED = {  # by Harvard Dataverse, version 4; what it offers as .tab is written anew at each download
+PUBLISHED = {  # by Harvard Dataverse, version 4; its .tab files are generated at each download
     "HAM10000_images_part_1.zip": "md5:4639bfa73ab251610530a97c898e6e46",
     "HAM10000_images_part_2.zip": "md5:da43d6cc50f6613013be07e8986b384b",
     "HAM10000_metadata.csv": "md5:8f85fb1aa29d80a2797247e434deb79d",
@@ -50,7 +50,7 @@ def prepare(
     source: object = None,
     accept_licence: bool = False,
 ) -> Path:
-    """HAM10000 as a folder: the central square of each image. size: edge length in pixels.
+    """Write HAM10000 as a folder: the central square of each image. size: edge length in pixels.
 
     source: the folder of the download. accept_licence: True if you accept CC BY-NC 4.0.
     """
@@ -68,7 +68,7 @@ def prepare(
 
 
 def cases(metadata: pd.DataFrame) -> pd.DataFrame:
-    """The published metadata in the words of fedlab: a lesion is the unit that stays together, a source is a site."""
+    """The published metadata as a table of fedlab: a lesion is a patient, a source is a site."""
     unknown = sorted(set(metadata["dx"].dropna()) - set(CLASSES))
     if unknown or metadata["dx"].isna().any():
         raise ValueError(f"column 'dx' holds {unknown or 'nothing in some rows'}: wanted {list(CLASSES)}")
@@ -97,7 +97,7 @@ def _card(name: str, options: dict[str, Any]) -> dict[str, Any]:
         citation="Tschandl P., Rosendahl C., Kittler H., The HAM10000 dataset, Scientific Data 5, 180161 (2018),"
         " https://doi.org/10.1038/sdata.2018.161",
         caution="patients are not published: `patient` is the lesion, of which there may be several images, some of"
-        " them from two sources; the margins beside the central square are cut off",
+        " them from two sources; images are cropped to their central square",
         checksums={},
         options=options,
         modality="dermatoscopy",

@@ -1,8 +1,8 @@
 """Hippocampus in T1-weighted MRI: Task 4 of the Medical Segmentation Decathlon (Antonelli 2022), the labelled volumes.
 
-260 volumes of 1 mm voxels, cropped around one hippocampus; anterior and posterior part are outlined. Their grey values
-come in two kinds, float32 and uint8, of very different range, which tells apart unnamed sources: column `storage`. Each
-file is checked against its sha256 in `hippocampus.json`, whether from the official archive or unpacked.
+260 volumes of 1 mm voxels, cropped around one hippocampus, with masks of its anterior and posterior part. Grey values
+are float32 or uint8, of very different range, which suggests two unnamed sources: column `storage`. Each file is
+checked against its sha256 in `hippocampus.json`, whether it is in the official archive or unpacked.
 """
 
 import gzip
@@ -29,7 +29,7 @@ SIZES = (32, 64)
 
 
 def prepare(name: str, folder: Path, *, limit: int | None = None, size: int = 48) -> Path:
-    """All volumes as cubes, axes left to right, back to front, bottom to top, cut or filled with 0 around the centre.
+    """Write all volumes as cubes, left to right, back to front, bottom to top, cropped or padded with 0 at the edges.
 
     size: edge length in voxels of 1 mm, 32 to 64. At 48 one volume loses some voxels of its mask, at 64 nothing is cut.
     """
@@ -59,8 +59,8 @@ def _card(name: str, collection: Collection, options: dict[str, Any]) -> dict[st
         source="http://medicaldecathlon.com (Vanderbilt University Medical Center)",
         citation="Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 13, 4128 (2022);"
         " Simpson et al., arXiv:1902.09063",
-        caution="no patient identifiers are published: left and right hippocampus of one person cannot be told; the 130"
-        " unlabelled test volumes are left out; grey values were scaled volume by volume, percentiles 1 to 99",
+        caution="no patient identifiers are published: left and right hippocampus of one person cannot be matched; the"
+        " 130 unlabelled test volumes are left out; grey values were scaled volume by volume, percentiles 1 to 99",
         checksums=collection.checksums,
         options=options,
         modality="mri",
@@ -68,7 +68,7 @@ def _card(name: str, collection: Collection, options: dict[str, Any]) -> dict[st
 
 
 def _fill(images: NDArray[np.uint8], masks: NDArray[np.uint8], collection: Collection, files: list[str]) -> list[str]:
-    """Fill images and masks; the data type in which each volume was stored."""
+    """Fill images and masks; returns the data type in which each volume was stored."""
     from tqdm.auto import tqdm
 
     storage = []
@@ -92,7 +92,7 @@ def _voxels(content: bytes) -> tuple[NDArray[Any], str]:
 
 
 def _scaled(volume: NDArray[Any], file: str) -> NDArray[np.uint8]:
-    """Grey values between two percentiles of the volume as 0..255."""
+    """Scale grey values between two percentiles of the volume to 0..255."""
     low, high = np.percentile(volume, RANGE)
     if not high > low:
         raise ValueError(f"{file} has no contrast: its percentiles {RANGE} are {low:g} and {high:g}")

@@ -1,4 +1,4 @@
-"""ISIC 2019: dermatoscopic images of six centres, with FLamby's centres and published fold, by a local download."""
+"""ISIC 2019: dermatoscopic images of six centres, with FLamby's centres and published fold, from a local download."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ DATASETS = {
     " multiclass, any size, CC BY-NC 4.0; from a local download"
 }
 
-TERMS = local.Alignment(
+TERMS = local.Terms(
     name="isic2019",
     licence="CC BY-NC 4.0",
     duty="no commercial use, and name BCN_20000, HAM10000 and MSK as sources",
@@ -26,7 +26,7 @@ ARCHIVE = "ISIC_2019_Training_Input.zip"
 TRUTH = "ISIC_2019_Training_GroundTruth.csv"
 METADATA = "ISIC_2019_Training_Metadata.csv"
 METADATA_COLUMNS = ("image", "age_approx", "anatom_site_general", "lesion_id", "sex")
-FOLDS = "train_test_split"  # FLamby's table of centres and folds; fetched where the download lacks it
+FOLDS = "train_test_split"  # FLamby's table of centres and folds; fetched if the download lacks it
 FOLDS_COLUMNS = ("image", "target", "center", "fold")
 FOLDS_URL = (
     "https://raw.githubusercontent.com/owkin/FLamby/edacf54d5211520583b0133d55ac39b6fda8324b/flamby/datasets/"
@@ -55,7 +55,7 @@ def prepare(
     source: object = None,
     accept_licence: bool = False,
 ) -> Path:
-    """ISIC 2019 as a folder: the central square of each image whose centre is known. size: edge length in pixels.
+    """Write ISIC 2019 as a folder: the central square of each image whose centre is known. size: edge length in pixels.
 
     source: the folder of the download. accept_licence: True if you accept CC BY-NC 4.0.
     """
@@ -91,7 +91,7 @@ def cases(truth: pd.DataFrame, metadata: pd.DataFrame, folds: pd.DataFrame) -> p
         joined = joined.merge(other[list(columns)], on="image", validate="one_to_one")
     if lost := sorted(set(folds["image"]) - set(joined["image"])):
         raise ValueError(
-            f"{TRUTH} or {METADATA} lacks {len(lost):,} images of {FOLDS}, first {lost[0]}: take the originals"
+            f"{TRUTH} or {METADATA} lacks {len(lost):,} images of {FOLDS}, first {lost[0]}: use the original files"
         )
     differing = joined["label"] != joined["target"].astype("int64")
     if differing.any():
@@ -111,7 +111,7 @@ def cases(truth: pd.DataFrame, metadata: pd.DataFrame, folds: pd.DataFrame) -> p
 
 
 def _labelled(truth: pd.DataFrame) -> pd.DataFrame:
-    """image and label, the class whose column holds a one, by the name of the column and not its place."""
+    """image and label: the class whose column holds a one."""
     marks = truth[list(CLASSES)].apply(pd.to_numeric, errors="coerce").to_numpy(float) == 1
     if unclear := truth["image"][marks.sum(1) != 1].tolist():
         raise ValueError(f"{TRUTH} gives {unclear[0]} no class, or several, of {list(CLASSES)}: download it again")
@@ -129,9 +129,9 @@ def _card(name: str, options: dict[str, Any]) -> dict[str, Any]:
         citation="Tschandl P. et al., Scientific Data 5, 180161 (2018), https://doi.org/10.1038/sdata.2018.161; Codella"
         " N. et al., arXiv:1710.05006; Combalia M. et al., BCN20000, arXiv:1908.02288; centres and folds: du Terrail J."
         " et al., FLamby, NeurIPS 2022, arXiv:2210.04620",
-        caution="patients are not published: `patient` is the lesion; FLamby's fold deals images, so that images of one"
-        " lesion stand in both train and test (leakage='drop', or splits='site'); 2,084 images of unknown centre are"
-        " left out; the margins beside the central square are cut off",
+        caution="patients are not published: `patient` is the lesion; FLamby's folds split images, so a lesion may have"
+        " images in both train and test (leakage='drop', or splits='site'); 2,084 images of unknown centre are left"
+        " out; images are cropped to their central square",
         checksums={},
         options=options,
         modality="dermatoscopy",

@@ -1,4 +1,4 @@
-"""IXI: T1-weighted MRI of healthy heads from three London hospitals, female or male, by a local download."""
+"""IXI: T1-weighted MRI of healthy heads from three London hospitals, female or male, from a local download."""
 
 import gzip
 import re
@@ -17,7 +17,7 @@ DATASETS = {
     " size, CC BY-SA 3.0; from a local download"
 }
 
-TERMS = local.Alignment(
+TERMS = local.Terms(
     name="ixi",
     licence="CC BY-SA 3.0",
     duty="name the IXI project as the source, and share what you derive from it under the same licence",
@@ -35,7 +35,7 @@ HOSPITALS = {
     "HH": ("Hammersmith Hospital", "Philips 3 T"),
     "IOP": ("Institute of Psychiatry", "GE 1.5 T"),
 }
-FIELD = 240.0  # mm: edge of the cube that is kept around the middle of a scan; a head fits into it
+FIELD = 240.0  # mm: edge of the cube that is kept around the centre of a scan; a head fits into it
 TAILS = (0.5, 99.5)  # percentiles of a scan's intensities that become black and white
 
 
@@ -48,7 +48,7 @@ def prepare(
     source: object = None,
     accept_licence: bool = False,
 ) -> Path:
-    """IXI as a folder: a cube of 240 mm from each T1 volume. size: voxels along an edge.
+    """Write IXI as a folder: a cube of 240 mm from each T1 volume. size: voxels along an edge.
 
     source: the folder of the download. accept_licence: True if you accept CC BY-SA 3.0.
     """
@@ -65,7 +65,7 @@ def prepare(
 
 
 def cases(names: list[str], demographics: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
-    """A row a T1 volume among these files whose sex is known, and the file it lies in; the name tells the hospital."""
+    """One row for each T1 volume of known sex, and its file; the file name gives the hospital."""
     found = [match for match in map(VOLUME.fullmatch, names) if match]
     known = people(demographics).reindex([int(match[2]) for match in found])
     table = pd.DataFrame(
@@ -79,9 +79,9 @@ def cases(names: list[str], demographics: pd.DataFrame) -> tuple[pd.DataFrame, p
         }
     )
     volumes = pd.Series([match[0] for match in found], dtype=object)
-    told = table["label"].notna()
-    table = table[told].astype({"label": "int64"})
-    return table.assign(sex=table["label"].map(dict(enumerate(CLASSES)))), volumes[told]
+    known_sex = table["label"].notna()
+    table = table[known_sex].astype({"label": "int64"})
+    return table.assign(sex=table["label"].map(dict(enumerate(CLASSES)))), volumes[known_sex]
 
 
 def people(demographics: pd.DataFrame) -> pd.DataFrame:
@@ -101,15 +101,16 @@ def people(demographics: pd.DataFrame) -> pd.DataFrame:
 
 
 def _agreed(values: pd.Series) -> float:
-    told = values.dropna().unique()
-    return float(told[0]) if len(told) == 1 else np.nan
+    """The value on which all rows agree, else NaN."""
+    stated = values.dropna().unique()
+    return float(stated[0]) if len(stated) == 1 else np.nan
 
 
 def cube(content: bytes, size: int) -> NDArray[np.uint8]:
-    """A NIfTI volume as (1, size, size, size): left to right, back to front, bottom to top, of equal millimetres.
+    """A NIfTI volume as (1, size, size, size): left to right, back to front, bottom to top, with cubic voxels.
 
-    The scan is smoothed where voxels are merged and sampled linearly on a grid of 240 mm around its middle, along the
-    axes of the scanner; beyond its edges the cube is black. Intensities are scaled to the scan's own range.
+    The scan is smoothed where voxels are merged, and sampled linearly on a grid of 240 mm around its centre, along the
+    axes of the scanner; outside the scan the cube is black. Intensities are scaled to the scan's own range.
     """
     import nibabel
     from scipy import ndimage
@@ -139,7 +140,7 @@ def _card(name: str, options: dict[str, Any]) -> dict[str, Any]:
         licence=TERMS.licence,
         source=TERMS.url,
         citation="IXI - Information eXtraction from Images (EPSRC GR/S21533/02), https://brain-development.org",
-        caution="the label is the sex that the demographic sheet gives, since everybody is healthy; people whose sex is"
+        caution="the label is the sex in the demographic sheet, since all participants are healthy; people whose sex is"
         " missing or contradictory are left out; intensities are scaled scan by scan; no brain masks",
         checksums={},
         options=options,

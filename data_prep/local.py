@@ -1,8 +1,7 @@
-"""Downloads that a user made by hand: licence accepted, files found and checked, read where they lie.
+"""Files that the user downloaded: accept the licence, find and check the files, read them in place.
 
-Some datasets are handed out only after a registration, or under a licence that the user must accept. Their scripts are
-told the folder of the download (`source`). Nothing is unpacked: a member of an archive is asked for by its name, so no
-path in it can lead anywhere.
+Some datasets require a registration, or a licence that the user must accept. Their scripts take the folder of the
+download (`source`). Nothing is unpacked: members of an archive are read by name, so no path can write anywhere.
 """
 
 import hashlib
@@ -25,15 +24,15 @@ from data_prep import writer
 from data_prep.fetch import say
 from fedlab.core.registry import nearest
 
-DEPTH = 3  # folders below the named one in which files are looked for
-EDGES = (8, 1024)  # least and most pixels of an edge
+DEPTH = 3  # levels of subfolders in which files are searched
+EDGES = (8, 1024)  # smallest and largest edge in pixels
 SPREADSHEETS = (".xls", ".xlsx")
 DAMAGES = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """What a user must know: the licence and its main duty, where the files are to be had, and which are needed."""
+class Terms:
+    """The licence of a dataset and its main duty, where to get the files, and which are needed."""
 
     name: str
     licence: str
@@ -42,7 +41,7 @@ class Alignment:
     needed: str
 
     def consent(self, accept_licence: object) -> None:
-        """Raises PermissionError unless the user accepts the licence, by True and nothing else."""
+        """Raise PermissionError unless accept_licence is True."""
         if accept_licence is not True:
             raise PermissionError(
                 f"{self.name} is under {self.licence}: {self.duty}. Read the licence at {self.url}; if you accept it,"
@@ -52,21 +51,21 @@ class Alignment:
 
     @property
     def advice(self) -> str:
-        """The end of an error message: which files to get, where from, and how to name their folder."""
+        """The end of an error message: which files to get, from where, and how to pass their folder."""
         return (
-            f"{self.name} needs {self.needed}. Get them from {self.url} and name their folder, e.g."
+            f"{self.name} needs {self.needed}. Download them from {self.url} and pass their folder, e.g."
             f" source='~/Downloads/{self.name}'"
         )
 
 
 class Files:
-    """The files of a download by their names, loose in folders or packed in archives; a packed one goes first.
+    """The files of a download by name, loose in folders or packed in archives; packed ones take precedence.
 
-    source: the user's folder. archives: patterns of the archives to look into, e.g. "IXI-T1.tar*".
+    source: the user's folder. archives: patterns of the archives to search, e.g. "IXI-T1.tar*".
     places: file name -> (container, member); the container is an archive or, for a loose file, its folder.
     """
 
-    def __init__(self, terms: Alignment, source: object, *archives: str) -> None:
+    def __init__(self, terms: Terms, source: object, *archives: str) -> None:
         self.terms = terms
         self.folder = _folder(terms, source)
         self.places: dict[str, tuple[Path, str]] = {}
@@ -78,29 +77,29 @@ class Files:
             self.adopt(path)
 
     def adopt(self, path: Path) -> None:
-        """Count a file from anywhere among those of the download, unless one of its name is there."""
+        """Add a file of any folder to the download, unless it has one of that name."""
         self.places.setdefault(path.name, (path.parent, path.name))
 
     def table(self, columns: Sequence[str], *names: str) -> tuple[str, pd.DataFrame]:
-        """Name and content (all text) of the first of these tables that is there; it must have these columns."""
+        """Read the first of these tables that exists, as text; it must have these columns. Returns name and table."""
         name = next((name for name in names if name in self.places), None)
         if name is None:
             raise FileNotFoundError(f"{self.folder} has no {' or '.join(names)}: {self.terms.advice}")
         try:
             frame = _frame(name, self.read(name))
         except (ValueError, pd.errors.ParserError) as error:
-            raise ValueError(f"{self.where(name)} is no readable table ({error}): download it again") from error
+            raise ValueError(f"{self.where(name)} cannot be read as a table ({error}): download it again") from error
         if missing := [column for column in columns if column not in frame]:
             raise ValueError(
                 f"{self.where(name)} has no column {missing[0]!r}, found {list(frame.columns)}:"
-                f" {nearest(missing[0], frame.columns)} Take the original from {self.terms.url}"
+                f" {nearest(missing[0], frame.columns)} Use the original from {self.terms.url}"
             )
         return name, frame
 
     def expect(self, images: pd.Series) -> None:
-        """Raises FileNotFoundError unless all these images are there, ValueError if one is named twice."""
+        """Raise FileNotFoundError if an image is missing, ValueError if one is listed twice."""
         if images.duplicated().any():
-            raise ValueError(f"the table names {images[images.duplicated()].iloc[0]!r} twice: take the original table")
+            raise ValueError(f"the table lists {images[images.duplicated()].iloc[0]!r} twice: use the original table")
         missing = images[~images.isin(self.places.keys())]
         if len(missing) or not len(images):
             lacking = f"{len(missing):,} of {len(images):,}" if len(images) else "all"
@@ -108,11 +107,11 @@ class Files:
             raise FileNotFoundError(f"{self.folder} lacks {lacking} images{first}: {self.terms.advice}")
 
     def read(self, name: str) -> bytes:
-        """The content of one file."""
+        """Read one file."""
         return next(iter(self.each([name])))[1]
 
     def each(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Name and content of each of these files, one container after the other."""
+        """Read these files, one container after another; yields name and content."""
         inside: dict[Path, dict[str, str]] = {}
         for name in names:
             container, member = self.places[name]
@@ -125,17 +124,18 @@ class Files:
                 raise ValueError(f"{container} is damaged ({error}): download it again") from error
 
     def where(self, name: str) -> str:
-        """Where a file lies, in words."""
+        """The path of a file, or its member and archive, for a message."""
         container, member = self.places[name]
         return str(container / member) if container.is_dir() else f"{member} in {container}"
 
     def loose(self, name: str) -> bool:
+        """Whether a file is in no archive."""
         return self.places[name][0].is_dir()
 
     def checksums(self, names: Iterable[str], published: dict[str, str]) -> dict[str, str]:
-        """Name -> checksum of these files, of a packed one its archive: as published, or else the sha256 found.
+        """Compute the checksums of these files, or of their archives; those that are not published are sha256.
 
-        Raises OSError where it differs from the published one.
+        Raises OSError if one differs from the published one.
         """
         paths = {place / member if place.is_dir() else place for place, member in map(self.places.__getitem__, names)}
         found = {}
@@ -147,13 +147,13 @@ class Files:
             if path.name in published and found[path.name] != wanted:
                 raise OSError(
                     f"{path} has checksum {found[path.name]}, the published one is {wanted}: it is truncated or not the"
-                    f" original; download it again from {self.terms.url}"
+                    f" original: download it again from {self.terms.url}"
                 )
         return found
 
 
 def edge(size: object) -> int:
-    """The edge length, if it can be one."""
+    """Check an edge length."""
     least, most = EDGES
     if not isinstance(size, int) or isinstance(size, bool) or not least <= size <= most:
         raise ValueError(f"size is {size!r}: give the edge length in pixels, a whole number from {least} to {most}")
@@ -161,9 +161,9 @@ def edge(size: object) -> int:
 
 
 def prepared(folder: Path, card: dict[str, Any]) -> bool:
-    """Whether the folder holds the dataset of this card, whatever download it was made from.
+    """Whether the folder holds the dataset of this card, from any download.
 
-    Hashing gigabytes at each use would tell no more: of one name and options there is one dataset.
+    Checksums are not compared: name and options determine the dataset, and hashing gigabytes at each use is slow.
     Raises FileExistsError if the folder holds anything else.
     """
     file = folder / "card.json"
@@ -182,17 +182,17 @@ def convert(
     tables: Sequence[str],
     published: dict[str, str],
 ) -> Path:
-    """Decode and write the cases of `table`, whose pixels lie in the files `images`, in the same order.
+    """Decode and write the cases of `table`; `images` names their files, in the same order.
 
-    shape: (channels, height, width[, depth]) of what `decode` makes of a file. tables: names of the tables that the
-    cases were read from. published: file name -> official checksum. The card gets the checksums, and `unchecked` names
-    those for which nothing is published.
+    shape: (channels, height, width[, depth]) of a decoded file. tables: names of the tables that the cases were read
+    from. published: file name -> official checksum. The card gets the checksums, and `unchecked` lists those for which
+    none is published.
     """
     files.expect(images)
     rows = writer.subset(table, card["options"]["limit"], card["task"])
     table, images = table.iloc[rows], images.iloc[rows]
     packed = [name for name in images if not files.loose(name)]
-    checksums = files.checksums([*tables, *packed], published)  # damage is told before hours of decoding
+    checksums = files.checksums([*tables, *packed], published)  # before hours of decoding
     with writer.canvas(folder, (len(table), *shape)) as pixels:
         checksums |= _fill(pixels, files, images, decode)
         unchecked = sorted(set(checksums) - set(published))
@@ -204,7 +204,7 @@ def convert(
 def _fill(
     pixels: NDArray[np.uint8], files: Files, images: pd.Series, decode: Callable[[bytes], NDArray[np.uint8]]
 ) -> dict[str, str]:
-    """Decode each image into its row; returns one checksum of all the loose ones, whatever their order."""
+    """Decode each image into its row; returns one checksum of all loose files, independent of their order."""
     from tqdm.auto import tqdm
 
     rows = {name: row for row, name in enumerate(images)}
@@ -212,7 +212,7 @@ def _fill(
     for name, content in tqdm(files.each(rows), total=len(rows), unit="case", desc=files.terms.name, delay=2):
         try:
             pixels[rows[name]] = decode(content)
-        except Exception as error:  # a decoder fails in ways of its own
+        except Exception as error:  # decoders raise many kinds of errors
             raise ValueError(f"{files.where(name)} cannot be decoded ({error}): download it again") from error
         if files.loose(name):
             digests.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
@@ -221,11 +221,11 @@ def _fill(
 
 
 def picture(content: bytes, size: int, mode: str = "RGB") -> NDArray[np.uint8]:
-    """The central square of an encoded picture as (channels, size, size); mode: "RGB", or "L" for grey."""
+    """Decode the central square of an image as (channels, size, size); mode: "RGB", or "L" for grey."""
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as image:
-        image.draft(mode, (2 * size, 2 * size))  # a JPEG decodes faster at half or a quarter, and is resized anyway
+        image.draft(mode, (2 * size, 2 * size))  # a JPEG decodes faster at half or a quarter of its size
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         square = _eight_bits(image).crop((left, top, left + side, top + side)).convert(mode)
@@ -235,7 +235,7 @@ def picture(content: bytes, size: int, mode: str = "RGB") -> NDArray[np.uint8]:
 
 
 def _eight_bits(image: Any) -> Any:
-    """A picture of more than 8 bits, whose values Pillow would cut off at 255, spread over its own range."""
+    """Scale an image of more than 8 bits to its own range; Pillow would clip its values at 255."""
     from PIL import Image
 
     if not image.mode.startswith(("I", "F")):
@@ -245,7 +245,8 @@ def _eight_bits(image: Any) -> Any:
     return Image.fromarray(np.rint((values - low) * 255 / max(high - low, 1)).astype(np.uint8))
 
 
-def _folder(terms: Alignment, source: object) -> Path:
+def _folder(terms: Terms, source: object) -> Path:
+    """Check the folder of a download."""
     if source is None or not str(source):
         raise FileNotFoundError(f"source is missing: {terms.advice}")
     folder = Path(str(source)).expanduser()
@@ -255,7 +256,7 @@ def _folder(terms: Alignment, source: object) -> Path:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files of the folder and a few levels below, the upper ones first, hidden ones passed over."""
+    """Files of a folder and a few levels of subfolders, upper levels first, without hidden files."""
     level = [folder]
     for _ in range(DEPTH + 1):
         entries = sorted((entry for path in level for entry in os.scandir(path)), key=lambda entry: entry.path)
@@ -265,7 +266,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _members(archive: Path) -> list[str]:
-    """Paths of the files in an archive, the upper ones first; what macOS adds is passed over."""
+    """Paths of the files in an archive, upper levels first, without what macOS adds."""
     try:
         if archive.suffix == ".zip":
             with zipfile.ZipFile(archive) as zipped:
@@ -280,7 +281,7 @@ def _members(archive: Path) -> list[str]:
 
 
 def _contents(container: Path, members: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """Member and content, of a tar in the order of the archive, which may be compressed as a whole."""
+    """Read members of a container; those of a tar in its order, since it may be compressed as a whole."""
     if container.is_dir():
         yield from ((member, (container / member).read_bytes()) for member in members)
     elif container.suffix == ".zip":
@@ -295,7 +296,7 @@ def _contents(container: Path, members: dict[str, str]) -> Iterator[tuple[str, b
 
 
 def _frame(name: str, content: bytes) -> pd.DataFrame:
-    """A table as text, every name of a column trimmed: a spreadsheet's first sheet, or separated by comma or tab."""
+    """Read a table as text, with trimmed column names: the first sheet of a spreadsheet, or a csv or tab file."""
     if name.endswith(SPREADSHEETS):
         try:
             frame = pd.read_excel(io.BytesIO(content)).astype("string")

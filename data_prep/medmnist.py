@@ -1,4 +1,4 @@
-"""MedMNIST v2: twelve sets of small images and six of small volumes, in every published size, with official splits."""
+"""MedMNIST v2: twelve sets of small images and six of small volumes, in all published sizes, with official splits."""
 
 import json
 import zipfile
@@ -16,7 +16,7 @@ from data_prep.fetch import fetch
 FACTS = json.loads(Path(__file__).with_name("medmnist.json").read_text(encoding="utf-8"))
 MEMBERS: dict[str, dict[str, Any]] = FACTS["members"]
 SPLITS = ("train", "val", "test")
-BLOCK = 2**26  # bytes of pixels read in one go: the largest set has 16 GB
+BLOCK = 2**26  # bytes of pixels read at a time: the largest set has 16 GB
 
 DATASETS = {
     name: f"{facts['about']}; {sum(facts['splits'].values()):,} cases, {facts['task']},"
@@ -26,7 +26,7 @@ DATASETS = {
 
 
 def prepare(name: str, folder: Path, *, limit: int | None = None, size: int = 28) -> Path:
-    """One member as a folder. size: edge length in pixels, one of the published ones."""
+    """Write one set as a folder. size: edge length in pixels, one of the published ones."""
     file, checksum = _official(name, size)
     card = _card(name, {file: checksum}, {"size": size, "limit": limit})
     if writer.ready(folder, card):
@@ -58,7 +58,7 @@ def _card(name: str, checksums: dict[str, str], options: dict[str, Any]) -> dict
         licence=facts["licence"],
         source=FACTS["source"],
         citation="; ".join(filter(None, [FACTS["citation"], facts["origin"]])),
-        caution="no patient identifiers are published: several images of one patient cannot be told",
+        caution="no patient identifiers are published: images of one patient cannot be matched",
         checksums=checksums,
         options=options,
     )
@@ -77,7 +77,7 @@ def _table(archive: Path) -> pd.DataFrame:
 
 
 def _fill(images: NDArray[np.uint8], archive: Path, rows: NDArray[np.int64], volume: bool) -> None:
-    """Copy these rows of the file into `images`, channels first."""
+    """Copy these rows of the file to `images`, channels first."""
     from tqdm.auto import tqdm
 
     seen = done = 0
@@ -97,7 +97,7 @@ def _layout(block: NDArray[np.uint8], volume: bool) -> NDArray[np.uint8]:
 
 
 def _blocks(archive: Path) -> Iterator[NDArray[np.uint8]]:
-    """All images in the order train, val, test, a block at a time."""
+    """Read all images block by block, in the order train, val, test."""
     with zipfile.ZipFile(archive) as zipped:
         for split in SPLITS:
             with zipped.open(f"{split}_images.npy") as file:

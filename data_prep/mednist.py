@@ -1,4 +1,4 @@
-"""MedNIST: 58,954 grey thumbnails of six kinds of radiology image."""
+"""MedNIST: 58,954 grey thumbnails of six kinds of radiology images."""
 
 import io
 import tarfile
@@ -24,7 +24,7 @@ EDGE = 64
 
 
 def prepare(name: str, folder: Path, *, limit: int | None = None) -> Path:
-    """MedNIST as a folder, from the official archive or from a re-packed one (same images) that a mirror offers."""
+    """Write MedNIST as a folder, from the official archive or from a repacked one (same images) in a mirror."""
     cards = [_card(name, dict([origin]), limit) for origin in (OFFICIAL, REPACKED)]
     if writer.ready(folder, *cards):
         return folder
@@ -54,7 +54,7 @@ def _card(name: str, checksums: dict[str, str], limit: int | None) -> dict[str, 
 
 
 def _table(tar: tarfile.TarFile) -> tuple[pd.DataFrame, list[str]]:
-    """case and label of every image, sorted by path, and where in the archive it lies."""
+    """case and label of every image, sorted by path, and its path in the archive."""
     members = sorted(
         member.name
         for member in tar
@@ -70,7 +70,7 @@ def _class(member: str) -> str:
 
 
 def _decode(tar: tarfile.TarFile, places: dict[str, int], images: NDArray[np.uint8]) -> None:
-    """Decode members straight from the stream: nothing is unpacked, so no path in the archive can write anywhere."""
+    """Decode members directly from the archive: nothing is unpacked, so no path can write anywhere."""
     from PIL import Image
     from tqdm.auto import tqdm
 

@@ -1,10 +1,10 @@
 """Retinal vessels of two sites: CHASE_DB1 (children in schools in England) and HRF (patients of an eye clinic).
 
 CHASE_DB1: all 28 images of 14 children, vessels of the first observer (Fraz 2012). HRF: numbers 01 to 05 of each group,
-15 of the 45 images (Budai 2013). Of each photograph the square inscribed in the circular field of view is kept: all of
-it is retina, so no field-of-view mask is needed and no black frame tells the sites apart; the rim, where 15 to 29% of
-the drawn vessels lie, is left out. Each file is checked against its sha256 in `retinal_vessels.json`; whether the urls
-still give these files was not verified. Nothing but vessels is told apart: every label is 0, disease is a column.
+15 of the 45 images (Budai 2013). Each photograph is cropped to the square inscribed in the circular field of view. All
+of it is retina, so no field-of-view mask is needed and no black frame distinguishes the sites; the rim, with 15 to 29%
+of the annotated vessels, is lost. Each file is checked against its sha256 in `retinal_vessels.json`; it was not
+verified that the urls still give these files. The task is vessels alone: every label is 0, disease is a column.
 """
 
 import io
@@ -34,7 +34,7 @@ SIZES = (64, 512)
 
 
 def prepare(name: str, folder: Path, *, limit: int | None = None, size: int = 256) -> Path:
-    """Both sites as one folder. size: edge length in pixels, 64 to 512; a mask holds what is at least half vessel."""
+    """Write both sites as one folder. size: edge length in pixels, 64 to 512. A pixel at least half vessel is one."""
     if isinstance(size, bool) or not isinstance(size, int) or not SIZES[0] <= size <= SIZES[1]:
         raise ValueError(f"size is {size!r}: give a whole number of pixels from {SIZES[0]} to {SIZES[1]}")
     collections = {site: Collection(**facts) for site, facts in FACTS.items()}
@@ -64,9 +64,9 @@ def _card(name: str, collections: dict[str, Collection], options: dict[str, Any]
         citation="Fraz et al., An ensemble classification-based approach applied to retinal blood vessel segmentation,"
         " IEEE TBME 59(9) (2012); Budai et al., Robust vessel segmentation in fundus images, Int. J. Biomedical Imaging"
         " 2013, 154860",
-        caution="CHASE_DB1 does not state the children's health; HRF names no patients, so several images of one cannot"
-        " be told, and 15 of its 45 images are used; the square inscribed in the field of view is kept; vessels thinner"
-        " than half a pixel are lost",
+        caution="CHASE_DB1 does not state the children's health; HRF names no patients, so images of one patient cannot"
+        " be matched, and 15 of its 45 images are used; images are cropped to the square inscribed in the field of"
+        " view; vessels thinner than half a pixel are lost",
         checksums={name: value for part in collections.values() for name, value in part.checksums.items()},
         options=options,
         modality="fundus",
@@ -74,7 +74,7 @@ def _card(name: str, collections: dict[str, Collection], options: dict[str, Any]
 
 
 def _children(collection: Collection) -> list[dict[str, Any]]:
-    """A row an image of CHASE_DB1: `Image_07L.jpg` is the left eye of child 07."""
+    """One row for each image of CHASE_DB1: `Image_07L.jpg` is the left eye of child 07."""
     stems = sorted(Path(file).stem for file in collection.files if file.endswith(".jpg"))
     return [
         {
@@ -92,7 +92,7 @@ def _children(collection: Collection) -> list[dict[str, Any]]:
 
 
 def _clinic(collection: Collection) -> list[dict[str, Any]]:
-    """A row an image of HRF: `images/03_dr.JPG` is number 03 of diabetic retinopathy."""
+    """One row for each image of HRF: `images/03_dr.JPG` is number 03 of diabetic retinopathy."""
     photographs = sorted(file for file in collection.files if file.startswith("images/"))
     stems = [Path(file).stem for file in photographs]
     return [
@@ -136,13 +136,15 @@ def _decoded(content: bytes) -> Any:
 
 
 def _inscribed(field: Any, name: str) -> tuple[float, float, float, float]:
-    """left, top, right, bottom of the square inscribed in a circular field of view, brighter than what surrounds it.
+    """The square inscribed in a bright circular field of view: left, top, right, bottom.
 
-    The circle's diameter is the field's width, since HRF cuts it above and below.
+    The diameter of the circle is the width of the field, since HRF crops it above and below.
     """
     bounds = field.point(lambda value: 255 * (value > DARK)).getbbox()
     if bounds is None:
-        raise ValueError(f"{name} shows no field of view: every pixel is darker than {DARK} of 255")
+        raise ValueError(
+            f"{name} shows no field of view: every pixel is darker than {DARK} of 255; use the original file"
+        )
     left, top, right, bottom = bounds
     edge = min((right - left) / math.sqrt(2), bottom - top)
     middle, centre = (left + right) / 2, (top + bottom) / 2
@@ -150,7 +152,7 @@ def _inscribed(field: Any, name: str) -> tuple[float, float, float, float]:
 
 
 def _shrunk(image: Any, square: tuple[float, float, float, float], size: int) -> NDArray[np.uint8]:
-    """The square averaged over areas to size x size."""
+    """Average the square over areas to size x size."""
     from PIL import Image
 
     return np.asarray(image.resize((size, size), Image.Resampling.BOX, box=square))

@@ -1,4 +1,4 @@
-"""The one way into the folder format: a subset if wanted, room for pixels on disk, a filled card, all or nothing."""
+"""Write the folder format: a stratified subset, an array on disk for the images, the card, all or nothing."""
 
 import json
 import tempfile
@@ -12,9 +12,10 @@ import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 
 from data_prep.fetch import say
+from fedlab.core.rng import stream
 from fedlab.data.cases import Cases
 
-IDENTITY = ("name", "task", "classes", "checksums", "options")  # what a folder must share with a request to answer it
+IDENTITY = ("name", "task", "classes", "checksums", "options")  # fields of the card that identify a dataset
 
 
 def card(
@@ -32,9 +33,9 @@ def card(
     modality: str = "",
     structures: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """What a dataset is and whose. checksums: official file name -> checksum; options: what the user chose.
+    """The card of a dataset. checksums: official file name -> checksum. options: the user's choices.
 
-    modality: kind of image, e.g. "fundus" or "mri". structures: for segmentation, what each value of a mask stands for.
+    modality: kind of image, e.g. "fundus" or "mri". structures: names of the mask values, for segmentation.
     """
     given = {"modality": modality, "structures": list(structures)}
     return {
@@ -69,15 +70,13 @@ def ready(folder: Path, *cards: dict[str, Any]) -> bool:
 
 
 def subset(table: pd.DataFrame, limit: int | None, task: str, by: Sequence[str] = ("split",)) -> NDArray[np.int64]:
-    """Rows of at most `limit` cases, ascending: each split and class in proportion, and at least once.
+    """Choose at most `limit` rows, ascending: each split and class in proportion, and at least once.
 
-    by: the columns of which each value counts beside the class, where the table has them. A multi-label case counts for
-    the rarest class that it has. Raises ValueError if `limit` cannot keep every class.
+    by: columns that form strata together with the class, if the table has them. A multi-label case belongs to the
+    rarest of its classes. Raises ValueError if `limit` is smaller than the number of strata.
     """
     if limit is None:
         return np.arange(len(table))
-    from fedlab.core.rng import stream
-
     strata = _strata(table, task, by)
     counts = np.bincount(strata)
     if limit < len(counts):
@@ -91,7 +90,7 @@ def subset(table: pd.DataFrame, limit: int | None, task: str, by: Sequence[str] 
 
 
 def _strata(table: pd.DataFrame, task: str, by: Sequence[str]) -> NDArray[np.int64]:
-    """An id for each class and value of the columns `by`, shape (n,)."""
+    """Stratum of each row: class and values of the columns `by`, shape (n,)."""
     labels = table["label"].to_numpy(np.int64)
     if task == "multilabel":
         present = (labels[:, None] >> np.arange(max(int(labels.max(initial=1)).bit_length(), 1))) & 1
@@ -102,7 +101,7 @@ def _strata(table: pd.DataFrame, task: str, by: Sequence[str]) -> NDArray[np.int
 
 
 def _shares(counts: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """`limit` dealt in proportion to counts by largest remainder, one at least and no more than there are."""
+    """Allocate `limit` in proportion to counts by largest remainder, at least one and at most the count."""
     if limit >= counts.sum():
         return counts
     spare = (limit - len(counts)) * (counts - 1) / max(counts.sum() - len(counts), 1)
@@ -113,7 +112,7 @@ def _shares(counts: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
 
 @contextmanager
 def canvas(folder: Path, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> Iterator[NDArray[Any]]:
-    """An array on disk beside the folder, gone afterwards: a dataset need not fit in memory to be converted."""
+    """A temporary array on disk next to the folder, so that a dataset need not fit in memory."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True
@@ -133,8 +132,8 @@ def write(
     try:
         Cases(images, table, filled, masks).save(folder)
     except OSError:
-        if not ready(folder, card):  # another process may have finished the same work meanwhile
+        if not ready(folder, card):  # another process may have written the same dataset meanwhile
             raise
     shape = " x ".join(str(edge) for edge in images.shape[1:])
-    say(f"{card['name']}: {len(table):,} cases of {shape}, {card['licence']}, now in {folder}")
+    say(f"{card['name']}: {len(table):,} cases of {shape}, {card['licence']}, written to {folder}")
     return folder

@@ -7,6 +7,7 @@ fedlab.compare(runs)
 """
 
 import importlib
+from functools import partial
 from typing import Any
 
 from fedlab.algorithms import METHODS
@@ -17,9 +18,11 @@ from fedlab.analysis.split_leakage import leakage
 from fedlab.data.catalogue import DATASETS, load
 from fedlab.experiments import run_folder as runs
 from fedlab.experiments.experiment import Experiment
+from fedlab.experiments.observer import register_observer
 from fedlab.experiments.runner import grid, run
 from fedlab.heterogeneity.axes import AXES
 from fedlab.learning.models import MODELS
+from fedlab.notebook.live import Live
 from fedlab.notebook.parameter_cell import parameters
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.dose_curve import dose_response
@@ -47,6 +50,8 @@ __all__ = [
     "weight_divergence",
     "widgets",
 ]
+
+register_observer(partial(Live, 1, ""))  # of run(..., live=True)
 
 
 def __getattr__(name: str) -> Any:

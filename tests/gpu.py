@@ -3,10 +3,10 @@
     python tests/gpu.py                               # where fedlab is installed
     PYTHONPATH=.:tests python3 tests/gpu.py           # from a checkout alone
 
-Without a GPU it says so and ends with exit code 0. With one it runs, side by side and within four minutes:
+Without a GPU it says so and ends with exit code 0. With one it runs, in parallel and within four minutes:
 
 * the matrix: 30 methods x 4 modes x 3 precisions, two rounds each at four sites of unequal size with momentum and
-  weight decay. Each mode has a process of its own, because a CUDA error ends the process; it is then started again with
+  weight decay. Each mode has its own process, because a CUDA error ends the process; it is then started again with
   the next cell.
 * waits: how often the host waits for the GPU in a round of each method in mode "auto", after a round of warm-up. More
   sites or more steps must not mean more waits, because the GPU's queue runs dry in each.
@@ -54,7 +54,7 @@ HERE = Path(__file__).resolve().parent
 MODES = ("sequential", "cuda_graph", "vmap", "auto")
 TOLERANCES = {"float64": (0.0, 1e-9), "float32": (0.0, 2e-4), "bf16": (1e-3, 0.15)}  # at least, at most
 SETTINGS = {"rounds": 2, "local_steps": None, "batch_size": 12, "momentum": 0.5, "weight_decay": 0.01}
-WITHOUT = {  # mode -> methods that may do without it: their sites take turns, or their steps run code of their own
+WITHOUT = {  # mode -> methods that cannot use it: their sites take turns, or their steps run the method's own code
     "vmap": {"centralized", "cyclic", "single_pass", "split", "splitfed"},
     "cuda_graph": {"apfl", "fedsam", "moon", "pfedme", "split", "splitfed"},
     "sequential": {"split", "splitfed"},
@@ -255,7 +255,7 @@ def place() -> str:
     return "elsewhere"
 
 
-# Side by side
+# Everything in parallel
 
 
 @dataclass
@@ -264,7 +264,7 @@ class Report:
 
     failures: list[str] = field(default_factory=list)
     passed: Counter[tuple[str, str]] = field(default_factory=Counter)  # (mode, precision)
-    used: dict[str, Counter[str]] = field(default_factory=dict)  # mode asked for -> modes used
+    used: dict[str, Counter[str]] = field(default_factory=dict)  # requested mode -> modes used
     seconds: dict[str, float] = field(default_factory=dict)
     waits: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -296,7 +296,7 @@ def lines(command: list[str], deadline: float, say: Callable[[str], None]) -> It
 
 
 def part(name: str, device: str, *more: str) -> list[str]:
-    """The command of a part of this script in a process of its own."""
+    """The command that runs a part of this script in another process."""
     return [sys.executable, str(Path(__file__).resolve()), "--part", name, "--device", device, *more]
 
 
@@ -326,7 +326,7 @@ def matrix(mode: str, device: str, deadline: float, report: Report) -> None:
 
 
 def count_waits(device: str, deadline: float, report: Report) -> None:
-    """Count the waits of all methods, in a process of their own."""
+    """Count the waits of all methods, in another process."""
     begun = time.monotonic()
     for line in lines(part("waits", device), deadline, lambda why: report.fail(f"waits: {why}")):
         found = json.loads(line)
@@ -338,7 +338,7 @@ def count_waits(device: str, deadline: float, report: Report) -> None:
 
 def pytest_gpu(deadline: float, report: Report) -> None:
     """Run the tests with "gpu" in their names, if their imports are installed."""
-    begun, texts = time.monotonic(), {path: path.read_text() for path in sorted(HERE.glob("test_*.py"))}
+    begun, texts = time.monotonic(), {path: path.read_text() for path in sorted(HERE.rglob("test_*.py"))}
     files = [path for path, text in texts.items() if re.search(r"def test_\w*gpu", text)]
     for library in ("pytest", "hypothesis"):
         if find_spec(library) is None:
@@ -411,7 +411,7 @@ def prepare(folder: Path) -> None:
 
 
 def everything(given: argparse.Namespace) -> int:
-    """All parts side by side, then the tables; the exit code."""
+    """All parts in parallel, then the tables; the exit code."""
     begun, report = time.monotonic(), Report()
     deadline, device = begun + 60 * given.minutes, given.device
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"

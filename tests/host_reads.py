@@ -1,4 +1,4 @@
-"""What would make a GPU wait for the host, counted on a processor."""
+"""Operations that make the host wait for a GPU, counted on a CPU."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ OPERATIONS = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_uniq
 
 
 class HostReads(TorchFunctionMode):
-    """Counts, while it is entered, what waits until the device's queue is empty; by its name."""
+    """Counts by name, inside this context, what waits until the device's queue is empty."""
 
     def __init__(self):
         super().__init__()

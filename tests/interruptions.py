@@ -9,7 +9,7 @@ class PowerCut(BaseException):
 
 def interrupt(monkeypatch, after: int) -> None:
     """The power goes when the `after`-th training at a site is over."""
-    calls, charge = [], RoundLog.charge
+    calls, charge = [], RoundLog.record_training
 
     def stops(self, *args, **kwargs):
         calls.append(1)
@@ -17,4 +17,4 @@ def interrupt(monkeypatch, after: int) -> None:
             raise PowerCut
         return charge(self, *args, **kwargs)
 
-    monkeypatch.setattr(RoundLog, "charge", stops)
+    monkeypatch.setattr(RoundLog, "record_training", stops)

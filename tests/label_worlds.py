@@ -1,4 +1,4 @@
-"""Cases whose labels matter and whose images do not, for laws of who gets which case."""
+"""Cases whose labels matter and whose images do not, for laws of which site gets which case."""
 
 import numpy as np
 import pandas as pd
@@ -6,12 +6,12 @@ import pytest
 
 from fedlab.data.cases import Cases
 
-quiet = pytest.mark.filterwarnings("ignore::fedlab.heterogeneity.HeterogeneityWarning")
+quiet = pytest.mark.filterwarnings("ignore::fedlab.core.warnings.HeterogeneityWarning")
 CLASSES = {"binary": 2, "ordinal": 4, "multiclass": 5, "multilabel": 3}
 
 
 def made(n=400, task="binary", classes=0, labels=None, split=True, patients=None, seed=0) -> Cases:
-    """Tiny images that all differ; classes grow rarer with their number; 60/10/30 official splits if asked."""
+    """Tiny images that all differ; classes grow rarer with their number; 60/10/30 official splits if `split`."""
     rng, classes = np.random.default_rng(seed), classes or CLASSES[task]
     if labels is None and task == "multilabel":
         labels = (rng.random((n, classes)) < np.linspace(0.5, 0.2, classes)) @ 2 ** np.arange(classes)

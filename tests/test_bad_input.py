@@ -41,11 +41,11 @@ def experiment(**changes: Any) -> fedlab.Experiment:
 
 
 @contextmanager
-def refused(*told: str, kind: type[Exception] = ValueError) -> Iterator[None]:
-    """The block raises `kind` with a message that holds all of `told`."""
+def refused(*expected: str, kind: type[Exception] = ValueError) -> Iterator[None]:
+    """The block raises `kind` with a message that holds all of `expected`."""
     with pytest.raises(kind) as caught:
         yield
-    for part in told:
+    for part in expected:
         assert part in str(caught.value), str(caught.value)
 
 
@@ -67,7 +67,7 @@ def shelf(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def untouched(shelf, monkeypatch) -> Iterator[None]:
-    """What lay on the shelf before a test lies there afterwards, byte for byte."""
+    """The files of the shelf are the same after a test, byte for byte."""
     monkeypatch.setenv("FEDLAB_DATA", str(shelf / "home"))
     monkeypatch.setenv("FEDLAB_RUNS", str(shelf / "runs"))
     monkeypatch.delenv("FEDLAB_MIRROR", raising=False)
@@ -89,25 +89,25 @@ def nothing_begun(shelf) -> Iterator[None]:
 
 @pytest.mark.usefixtures("nothing_begun")
 @pytest.mark.parametrize(
-    ("dataset", "told"),
+    ("dataset", "expected"),
     [
         ("pneumonia", ("unknown dataset 'pneumonia'", "did you mean 'pneumoniamnist'", "path of a folder")),
         ("kep", ("unknown dataset 'kep'", "choose one of", "phantoms", "path of a folder")),
-        ("phantoms(case=30)", ("no knob 'case'", "did you mean 'cases'")),
+        ("phantoms(case=30)", ("no argument 'case'", "did you mean 'cases'")),
         ("phantoms(cases=3)", ("cases is 3", "draw at least 10")),
         ("phantoms(size=8)", ("size is 8", "choose 16 or more")),
         ("pneumoniamnist(size=63)", ("no size 63", "choose one of 28, 64, 128, 224")),
     ],
 )
-def test_an_unknown_dataset_or_option_is_refused_by_a_run(dataset, told):
-    with refused(*told):
+def test_an_unknown_dataset_or_option_is_refused_by_a_run(dataset, expected):
+    with refused(*expected):
         fedlab.run(experiment(dataset=dataset))
 
 
 @pytest.mark.usefixtures("nothing_begun")
 def test_a_path_to_nothing_is_refused_by_a_run(tmp_path):
-    told = (str(tmp_path / "scans"), "no cases.parquet", "holds cases.parquet, images.npy and card.json")
-    with refused(*told, kind=FileNotFoundError):
+    expected = (str(tmp_path / "scans"), "no cases.parquet", "holds cases.parquet, images.npy and card.json")
+    with refused(*expected, kind=FileNotFoundError):
         fedlab.run(experiment(dataset=str(tmp_path / "scans")))
 
 
@@ -132,8 +132,8 @@ def test_a_truncated_or_wrong_download_never_becomes_a_dataset(body, record, she
     (tmp_path / "mirror" / "pneumoniamnist.npz").write_bytes(body[:-1] + b"?")
     monkeypatch.setenv("FEDLAB_MIRROR", str(tmp_path / "mirror"))
     wanted = f"md5:{medmnist.MEMBERS['pneumoniamnist']['md5']['28']}"
-    told = (f"gave {len(body)} bytes", wanted, "truncated or not the official file", "try again", "FEDLAB_MIRROR")
-    with pytest.warns(UserWarning, match="is passed over: its checksum is md5:"), refused(*told, kind=OSError):
+    expected = (f"gave {len(body)} bytes", wanted, "truncated or not the official file", "try again", "FEDLAB_MIRROR")
+    with pytest.warns(UserWarning, match="is skipped: its checksum is md5:"), refused(*expected, kind=OSError):
         fedlab.load("pneumoniamnist")
     assert not list((shelf / "home").glob("**/pneumoniamnist*"))
 
@@ -176,7 +176,7 @@ MISFITS: dict[str, tuple[dict[str, Callable[[Any], Any]], tuple[str, ...]]] = {
     ),
     "classes from 1": (
         {"table": lambda table: table.assign(label=table["label"] + 1)},
-        ("20 labels lie outside 0..1", "case 'case-0001'", "number the classes ['class 0', 'class 1'] from 0"),
+        ("20 labels are outside 0..1", "case 'case-0001'", "number the classes ['class 0', 'class 1'] from 0"),
     ),
     "half a class": ({"table": lambda table: table.assign(label=0.5)}, ("40 labels", "0.5", "number the classes")),
     "a missing label": (
@@ -185,7 +185,7 @@ MISFITS: dict[str, tuple[dict[str, Callable[[Any], Any]], tuple[str, ...]]] = {
     ),
     "a case twice": (
         {"table": lambda table: table.assign(case=table["case"].replace("case-0009", "case-0008"))},
-        ("case 'case-0008' stands in the table more than once", "a name of its own"),
+        ("case 'case-0008' occurs more than once", "a unique name"),
     ),
     "another split": (
         {"table": lambda table: table.assign(split="training")},
@@ -205,12 +205,12 @@ MISFITS: dict[str, tuple[dict[str, Callable[[Any], Any]], tuple[str, ...]]] = {
 @pytest.mark.usefixtures("nothing_begun")
 @pytest.mark.parametrize("name", MISFITS)
 def test_a_folder_whose_parts_do_not_fit_is_refused(name, tmp_path):
-    changes, told = MISFITS[name]
+    changes, expected = MISFITS[name]
     folder = changed(tmp_path / "mine", **changes)
     before = contents(folder)
-    with refused(str(folder), *told):
+    with refused(str(folder), *expected):
         fedlab.load(folder)
-    with refused(str(folder), *told):
+    with refused(str(folder), *expected):
         fedlab.run(experiment(dataset=str(folder)))
     assert contents(folder) == before
 
@@ -228,12 +228,12 @@ def test_saving_never_overwrites(shelf):
         cases(12).save(shelf / "home" / "kept")
 
 
-# --- institutions
+# --- sites
 
 
 @pytest.mark.usefixtures("nothing_begun")
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"sites": 121}, ("of 121 sites would have no case to train on", "patients or distinct cases", "fewer sites")),
         ({"sites": 0}, ("sites is 0", "how many to simulate (1 or more)")),
@@ -248,18 +248,18 @@ def test_saving_never_overwrites(shelf):
         ({"quantity": [3, 2, 1]}, ("3 relative sizes for 2 sites", "one for each site")),
     ],
 )
-def test_a_federation_that_cannot_be_is_refused_by_a_run(changes, told):
-    with refused(*told):
+def test_a_federation_that_cannot_be_is_refused_by_a_run(changes, expected):
+    with refused(*expected):
         fedlab.run(experiment(**changes))
 
 
-@pytest.mark.filterwarnings("ignore::fedlab.heterogeneity.HeterogeneityWarning")
+@pytest.mark.filterwarnings("ignore::fedlab.core.warnings.HeterogeneityWarning")
 def test_a_prevalence_that_cannot_be_met_names_the_nearest_that_can():
     one = experiment(sites=16, prevalence=[1.0] * 16)
     with pytest.raises(ValueError, match="a site would keep 1 cases, wanted at least 2") as caught:
         fedlab.run(one)
-    nearest = json.loads(re.search(r"nearest that fits is (\[.*\])", str(caught.value))[1])
-    assert min(nearest) > 0.5 and len(one.with_(prevalence=nearest).deal().sites) == 16
+    nearest = json.loads(re.search(r"nearest feasible value is (\[.*\])", str(caught.value))[1])
+    assert min(nearest) > 0.5 and len(one.with_(prevalence=nearest).make_partition().sites) == 16
 
 
 def test_misspelt_arguments_of_explicit_sites_and_of_a_copy_are_refused():
@@ -295,11 +295,11 @@ def test_a_site_without_a_class_is_named_nan_and_left_out_of_means(tmp_path):
 
 @pytest.mark.usefixtures("nothing_begun")
 @pytest.mark.parametrize(
-    ("axes", "told"),
+    ("axes", "expected"),
     [
         ({"rouns": [1, 2]}, ("unknown parameter 'rouns'", "did you mean 'rounds'")),
-        ({"method": ["local", "fedprox(nu=1)"]}, ("'fedprox' has no knob 'nu'", "did you mean 'mu'")),
-        ({"model": [CNN, "small_cnn(widht=4)"]}, ("'small_cnn' has no knob 'widht'", "did you mean 'width'")),
+        ({"method": ["local", "fedprox(nu=1)"]}, ("'fedprox' has no argument 'nu'", "did you mean 'mu'")),
+        ({"model": [CNN, "small_cnn(widht=4)"]}, ("'small_cnn' has no argument 'widht'", "did you mean 'width'")),
         ({"schedule": ["constant", "cosinus"]}, ("unknown schedule 'cosinus'", "did you mean 'cosine'")),
         ({"batchnorm": ["avg", "fedbm"]}, ("batchnorm='fedbm'", "'fedbn'")),
         ({"lr": [0.1, -1], "seed": [0, 1]}, ("lr=-1", "greater than or equal to 0")),
@@ -307,13 +307,13 @@ def test_a_site_without_a_class_is_named_nan_and_left_out_of_means(tmp_path):
         ({"seed": 3}, ("seed=3", "a list of values, such as [3]")),
     ],
 )
-def test_a_grid_with_one_mistake_begins_nothing(axes, told):
-    with refused(*told):
+def test_a_grid_with_one_mistake_begins_nothing(axes, expected):
+    with refused(*expected):
         fedlab.grid(experiment(), **axes)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"method": "cyclic(order='random')"}, ("order='random'", "'fixed', 'shuffled', 'reversed', 'by_size'")),
         ({"method": "fedavg(weighting='size')"}, ("weighting='size'", "'cases', 'uniform'")),
@@ -332,8 +332,8 @@ def test_a_grid_with_one_mistake_begins_nothing(axes, told):
         ({"device": ""}, ("unknown device ''", "'auto', 'cpu', 'cuda'")),
     ],
 )
-def test_what_only_a_run_can_find_out_leaves_no_finished_run(changes, told, tmp_path):
-    with refused(*told):
+def test_what_only_a_run_can_find_out_leaves_no_finished_run(changes, expected, tmp_path):
+    with refused(*expected):
         fedlab.run(experiment(**changes), folder=tmp_path)
     assert run_folder.find(tmp_path) == []
 
@@ -352,13 +352,13 @@ def test_cuda_that_is_not_there_is_refused_by_a_run(tmp_path, monkeypatch):
 
 @pytest.mark.notebook
 def test_a_misspelt_papermill_parameter_stops_the_notebook_before_any_work(tmp_path):
-    source = "rounds: int = 1\nout: str = ''", "import fedlab.notebook\nfedlab.notebook.parameters()", "open(out, 'w')"
+    source = "rounds: int = 1\nout: str = ''", "import fedlab\nfedlab.parameters()", "open(out, 'w')"
     written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in source])
     written.cells[0].metadata["tags"] = ["parameters"]
     nbformat.write(written, tmp_path / "nb.ipynb")
     given = {"rouns": 5, "out": str(tmp_path / "work")}
-    told = ("ValueError", "unknown parameter 'rouns'", "did you mean 'rounds'")
-    with refused(*told, kind=papermill.PapermillExecutionError):
+    expected = ("ValueError", "unknown parameter 'rouns'", "did you mean 'rounds'")
+    with refused(*expected, kind=papermill.PapermillExecutionError):
         papermill.execute_notebook(
             tmp_path / "nb.ipynb", None, given, kernel_name="python3", language="python", progress_bar=False
         )
@@ -387,7 +387,7 @@ def test_a_diverging_run_stays_unfinished_and_goes_on_at_the_round_it_names(meth
 
 @pytest.fixture
 def small_disk(tmp_path) -> Iterator[Callable[[int], Path]]:
-    """A file system of its own; calling it with a number of memory pages makes it that large."""
+    """A separate file system; calling it with a number of memory pages makes it that large."""
     place = tmp_path / "disk"
     place.mkdir()
     mounting = ["mount", "-t", "tmpfs", "-o", f"size={mmap.PAGESIZE}", "tmpfs", str(place)]
@@ -427,14 +427,14 @@ def test_a_run_folder_of_another_version_is_neither_returned_nor_overwritten(tmp
     about = run.folder / "experiment.json"
     about.write_text(about.read_text().replace(f'"format": {run_folder.FORMAT}', '"format": 99'))
     before = contents(tmp_path)
-    told = (
+    expected = (
         str(run.folder),
         "written in format 99",
         f"reads format {run_folder.FORMAT}",
         "install the fedlab that wrote it",
     )
     for read in (lambda: fedlab.run(experiment(), folder=tmp_path), lambda: run_folder.read(run.folder)):
-        with refused(*told):
+        with refused(*expected):
             read()
     assert contents(tmp_path) == before
 
@@ -485,7 +485,7 @@ def test_half_a_row_of_a_first_round_does_not_spoil_the_run(small_disk, tmp_path
     pd.testing.assert_frame_equal(again, whole, check_exact=True)
 
 
-@pytest.mark.parametrize(("name", "size"), [("rounds.jsonl", 700), ("ledger.jsonl", 0), ("checkpoint.safetensors", 90)])
+@pytest.mark.parametrize(("name", "size"), [("rounds.jsonl", 700), ("ledger.jsonl", 0), ("checkpoint.pt", 90)])
 def test_a_damaged_unfinished_run_is_refused_not_finished_with_less(name, size, tmp_path):
     left = cut_off(None, tmp_path, after=5)
     (left / name).write_bytes((left / name).read_bytes()[:size])
@@ -529,7 +529,7 @@ def test_weights_are_found_under_any_site_name(tmp_path):
 
 @pytest.mark.usefixtures("nothing_begun")
 @pytest.mark.parametrize(
-    ("axes", "told"),
+    ("axes", "expected"),
     [
         ({"prevalence": [0.0, 1.5]}, ("prevalence is 1.5", "a dose between 0")),
         ({"prevalence": [0.0, "dirichlt(1)"]}, ("did you mean 'dirichlet'",)),
@@ -541,8 +541,8 @@ def test_weights_are_found_under_any_site_name(tmp_path):
         ({"method": ["local", "fedprox(mu=1, mu=2)"]}, ("cannot read method",)),
     ],
 )
-def test_a_grid_begins_nothing_where_a_later_run_cannot_be(axes, told):
-    with refused(*told):
+def test_a_grid_begins_nothing_where_a_later_run_cannot_be(axes, expected):
+    with refused(*expected):
         fedlab.grid(experiment(), **axes)
 
 
@@ -583,9 +583,9 @@ def test_normalising_a_single_value_names_the_site_and_what_to_change(tmp_path):
 def test_a_federation_that_nothing_can_judge_is_warned_of(tmp_path):
     data = cases(40)
     alone = Cases(data.images, data.table.assign(split="train"), data.card)
-    with pytest.warns(ProtocolWarning) as told:
+    with pytest.warns(ProtocolWarning) as expected:
         fedlab.run(experiment(patience=1), fedlab.partition(alone, 2), folder=tmp_path)
-    assert [str(warning.message).split(":")[0] for warning in told] == [
+    assert [str(warning.message).split(":")[0] for warning in expected] == [
         "no site has a test case",
         "no site has a val case",
     ]
@@ -593,18 +593,18 @@ def test_a_federation_that_nothing_can_judge_is_warned_of(tmp_path):
 
 @pytest.mark.usefixtures("nothing_begun")
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "expected"),
     [
         ({"method": "fedprox(mu='x')"}, ("mu='x'", "give a number")),
         ({"method": "cyclic(order='random')"}, ("order='random'",)),
-        ({"model": "small_cnn(width='a')"}, ("model \"small_cnn(width='a')\" cannot be built", "check its knobs")),
+        ({"model": "small_cnn(width='a')"}, ("model \"small_cnn(width='a')\" cannot be built", "check its arguments")),
         ({"model": "small_cnn(depth=6)"}, ("does not fit images",)),
         ({"dataset": "phantoms(cases='many')"}, ("cases is 'many'", "at least 10")),
         ({"dataset": "pneumoniamnist(size='28')"}, ("no size '28'", "choose one of 28")),
     ],
 )
-def test_what_a_run_refuses_leaves_no_folder(changes, told):
-    with refused(*told):
+def test_what_a_run_refuses_leaves_no_folder(changes, expected):
+    with refused(*expected):
         fedlab.run(experiment(**changes))
 
 
@@ -630,19 +630,19 @@ def test_a_finished_run_is_returned_where_nobody_may_write(small_disk):
 def test_a_memory_that_no_checkpoint_can_hold_is_named(tmp_path):
     @fedlab.algorithms.algorithm
     def drawing(fed):
-        """Averaging with a generator of its own."""
+        """Averaging with a private generator."""
         s = fed.memory(w=fed.start, rng=np.random.default_rng(0))
         for r in fed.rounds(s):
             s.w = fed.merge(s.w, fed.gather(fed.fit(fed.broadcast(s.w), r)))
             yield fedlab.federation.Round({"global": s.w})
 
     try:
-        told = (
+        expected = (
             "memory['rng'] is Generator",
             "numpy.random._generator.Generator",
             "let the memory of a method be weights",
         )
-        with refused(*told, kind=TypeError):
+        with refused(*expected, kind=TypeError):
             fedlab.run(experiment(method="drawing"), folder=tmp_path)
         assert run_folder.find(tmp_path) == []
     finally:

@@ -22,7 +22,7 @@ def test_importing_fedlab_stays_light():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_dotted_name_is_the_module_it_says(name):
-    """`import fedlab.x.y as m` gives the module, whatever functions its package exports."""
+    """`import fedlab.x.y as m` gives the module, not a function that its package exports."""
     package, _, last = name.rpartition(".")
     module = importlib.import_module(name)
     assert getattr(importlib.import_module(package), last) is module

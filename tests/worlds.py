@@ -8,7 +8,7 @@ from fedlab import algorithms
 from fedlab.core.weights import Weights
 from fedlab.data.cases import Cases
 from fedlab.federation import Ensemble, Federation, Localised
-from fedlab.learning.settings import Training
+from fedlab.federation.settings import FederationSettings
 from fedlab.partitioning.partitions import Partition
 
 SIZES = (24, 40, 16, 8)
@@ -40,9 +40,9 @@ def partition(sizes=SIZES, names=None, data: Cases | None = None, held_out: int 
     return Partition.from_sites(data, table)
 
 
-def settings(**changes) -> Training:
+def settings(**changes) -> FederationSettings:
     given = {"rounds": 2, "local_steps": 3, "batch_size": 8, "lr": 0.05, "device": "cpu", **changes}
-    return Training(**given)
+    return FederationSettings(**given)
 
 
 def federation(part: Partition | None = None, model: str = CNN, **changes) -> Federation:
@@ -60,14 +60,14 @@ def last(method: str, fed: Federation):
     """The shared model after the last round, or the sites' own where there is none; without optimizer state."""
     models = ends(method, fed)
     model = models.get("global", models.get("local"))
-    return model.bare() if isinstance(model, Weights) else model
+    return model.without_moments() if isinstance(model, Weights) else model
 
 
 def at_sites(method: str, fed: Federation) -> Weights:
     """What each site uses after the last round: its own model, or its view of the shared one, (K, ...)."""
     models = ends(method, fed)
     if "local" in models:
-        return models["local"].bare()
+        return models["local"].without_moments()
     seen = fed.localised(models["global"])
     return seen.sites if isinstance(seen, Localised) else seen.expand(len(fed.sites))
 

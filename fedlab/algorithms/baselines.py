@@ -1,4 +1,4 @@
-"""The bounds between which federation lives: all data in one place, no sharing at all, and voting."""
+"""Baselines without federation: all data in one place, no sharing at all, and an ensemble of local models."""
 
 from collections.abc import Iterator
 
@@ -11,16 +11,26 @@ from fedlab.federation import Ensemble, Federation, Round
 def centralized(fed: Federation, match: str = "unit") -> Iterator[Round]:
     """One model on all sites' cases in one place, which no institution would allow: the upper bound.
 
-    match="unit": the union of all cases as one site, in the experiment's unit of local work: `local_epochs` passes over
-    all cases, or `local_steps` steps. "steps": as many optimizer steps in a round as one site makes (the mean over
-    sites). "epochs": as many cases in a round as all sites together see. The optimizer runs on without a break between
-    rounds.
+    The optimizer keeps its state between rounds.
+
+    Parameters
+    ----------
+    match : {"unit", "steps", "epochs"}, default "unit"
+        Budget of a round. "unit": the union of all cases as one site, in the experiment's unit of local work:
+        `local_epochs` passes over all cases, or `local_steps` steps. "steps": as many optimizer steps as one site
+        makes (the mean over sites). "epochs": as many cases as all sites together see.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="centralized(match='epochs')").method
+    "centralized(match='epochs')"
     """
     steps = _budget(fed, match)
-    s = fed.memory(w=fed.start)
-    for r in fed.rounds(s, together=False):
-        s.w = fed.fit(s.w, r, at=fed.union, steps=steps, keep_optimizer=True)
-        yield Round({"global": s.w})
+    state = fed.memory(w=fed.start)
+    for round in fed.rounds(state, synchronous=False):
+        state.w = fed.fit(state.w, round, at=fed.union, steps=steps, keep_optimizer=True)
+        yield Round({"global": state.w})
 
 
 def _budget(fed: Federation, match: str) -> int:
@@ -38,26 +48,47 @@ def _budget(fed: Federation, match: str) -> int:
 def local(fed: Federation) -> Iterator[Round]:
     """Each site alone with its own cases: the model that federation has to beat.
 
-    The same steps as in federated training; the optimizer runs on without a break between rounds.
+    The same steps as in federated training; the optimizer keeps its state between rounds.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="local").method
+    'local'
     """
-    s = fed.memory(w=fed.start.expand(len(fed.sites)))
-    for r in fed.rounds(s, together=False):
-        s.w = fed.fit(s.w, r, keep_optimizer=True)
-        yield Round({"local": s.w})
+    state = fed.memory(w=fed.start.expand(len(fed.sites)))
+    for round in fed.rounds(state, synchronous=False):
+        state.w = fed.fit(state.w, round, keep_optimizer=True)
+        yield Round({"local": state.w})
 
 
 @algorithm(reveals="the model of each")
 def ensemble(fed: Federation, weighting: str = "uniform") -> Iterator[Round]:
-    """The local models answer together: mean of their probabilities (Chang 2018, doi:10.1093/jamia/ocy017).
+    """Ensemble of the local models: the mean of their probabilities (Chang 2018).
 
-    weighting="uniform" or "cases" (n_k / N). The arithmetic mean of probabilities: a site that never saw a class does
-    not veto it, as the mean of logits would. With one site this is `local`. Models travel once, after training, and
-    whole, whatever `batchnorm` says.
+    The arithmetic mean of probabilities: a site that never saw a class does not veto it, as a mean of logits would.
+    With one site this is `local`. Models travel once, after training, and whole, also if `batchnorm` keeps a part of
+    them at the sites.
+
+    Parameters
+    ----------
+    weighting : {"uniform", "cases"}, default "uniform"
+        Weights of the models: 1 / K or n_k / N.
+
+    References
+    ----------
+    Chang et al. 2018, doi:10.1093/jamia/ocy017.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="ensemble(weighting='cases')").method
+    "ensemble(weighting='cases')"
     """
-    fed.keep_nothing()
+    fed.private.clear()  # each site answers with its whole model
     shares = fed.site_weights(weighting)
-    s = fed.memory(w=fed.start.expand(len(fed.sites)))
-    for r in fed.rounds(s, together=False):
-        s.w = fed.fit(s.w, r, keep_optimizer=True)
-        yield Round({"global": Ensemble(fed.attacked(s.w.bare(), fed.start), shares)})
-    fed.gather(s.w)
+    state = fed.memory(w=fed.start.expand(len(fed.sites)))
+    for round in fed.rounds(state, synchronous=False):
+        state.w = fed.fit(state.w, round, keep_optimizer=True)
+        yield Round({"global": Ensemble(fed.server.receive(state.w.without_moments(), fed.start), shares)})
+    fed.gather(state.w)

@@ -1,4 +1,4 @@
-"""Weight transfer: one model travels from institution to institution and trains at each."""
+"""Weight transfer: one model travels from site to site and trains at each."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,107 +22,157 @@ def cyclic(
     fed: Federation, order: str = "fixed", optimizer: str = "travel", mitigation: str | Sequence[str] = (),
     release: str = "last", recalibrate: bool = False,
 ) -> Iterator[Round]:  # fmt: skip
-    """One model goes from site to site and trains at each; a round is one full cycle (Chang 2018).
+    """Cyclical weight transfer: one model visits the sites in turn, a round is one full cycle (Chang 2018).
 
-    doi:10.1093/jamia/ocy017. order: "fixed", "shuffled" anew in each cycle, "reversed", "by_size" (largest first).
-    optimizer="travel" hands over its state with the weights: then this is centralized SGD on the batches in order of
-    sites. "reset" begins afresh at each site. With one site it is `local`. The model remembers its last site best:
-    compare orders. mitigation: for unequal sites (Balachandar 2020, doi:10.1093/jamia/ocaa017), one or several of
-    "iterations" (steps in proportion to cases; so they are anyway with `local_epochs`), "rate" (learning rate in
-    proportion to cases, equal steps), "sampling" (batches in which classes are met alike), "loss" (cases weighed by
-    class); the equations are a reading of the abstract. release: after a cycle the "last" model, or the one that did
-    "best" on the validation cases of the site it left; training goes on from the last (Sheller 2018). recalibrate:
-    batch normalisation statistics are those of one more pass over all sites, not of the last one. Absent sites are left
-    out.
+    The model remembers its last site best: compare orders. With one site it is `local`. Sites that do not report are
+    skipped.
+
+    Parameters
+    ----------
+    order : {"fixed", "shuffled", "reversed", "by_size"}, default "fixed"
+        Order of visits; "shuffled" draws a new one for each cycle, "by_size" starts with the largest site.
+    optimizer : {"travel", "reset"}, default "travel"
+        Whether the optimizer state travels with the weights, which is centralized SGD on the batches in the order of
+        sites, or is reset at each site.
+    mitigation : str or sequence of str, optional
+        Compensate for unequal sites (Balachandar 2020; the equations are a reading of the abstract): "iterations"
+        (steps in proportion to cases, which is the case anyway with `local_epochs`), "rate" (learning rate in
+        proportion to cases, equal steps), "sampling" (batches in which classes are equally likely), "loss" (cases
+        weighted by class), or several of them.
+    release : {"last", "best"}, default "last"
+        Evaluated model of a cycle: the last one, or the one with the best score on the validation cases of the site
+        that it left. Training continues from the last (Sheller 2018).
+    recalibrate : bool, default False
+        Whether batch normalisation statistics are estimated in one more pass over all sites instead of at the last.
+
+    References
+    ----------
+    Chang et al. 2018, doi:10.1093/jamia/ocy017; Sheller et al. 2018, PMC6589345; Balachandar et al. 2020,
+    doi:10.1093/jamia/ocaa017.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="cyclic(order='shuffled')").method
+    "cyclic(order='shuffled')"
     """
     choose("order", order, ORDERS)
     choose("optimizer", optimizer, ("travel", "reset"))
     choose("release", release, ("last", "best"))
-    asked = (mitigation,) if isinstance(mitigation, str) else tuple(mitigation)
-    for each in asked:
-        choose("mitigation", each, MITIGATIONS)
-    for pair in ({"iterations", "rate"}, {"sampling", "loss"}):
-        if pair <= set(asked):
-            raise ValueError(f"mitigation={mitigation!r}: {' and '.join(sorted(pair))} do the same, choose one of them")
-    if recalibrate and not fed.shares_statistics:
-        told = f"recalibrate=True: sites share no normalisation statistics with batchnorm={fed.settings.batchnorm!r}"
-        warn(f"{told}, nothing is recalibrated")
-    s = fed.memory(w=fed.start)
-    for r in fed.rounds(s):
-        stops: dict[int, Weights] = {}
-        for k in visits(fed, order, r):
-            here = fed.hand_over(s.w, to=k)
-            s.w = fed.fit(here, r, at=k, keep_optimizer=optimizer == "travel", **mitigated(fed, k, asked))
-            stops[k] = s.w
-            fed.watch(s.w, fed.names[k])
-        released = best(fed, stops) if release == "best" and stops and fed.due else s.w
-        yield Round({"global": fed.recalibrate(released) if recalibrate and fed.due else released})
+    chosen = mitigations(mitigation)
+    if recalibrate and not fed.trainer.shares_statistics:
+        warn(
+            "recalibrate=True: nothing is recalibrated, because sites share no normalisation statistics with"
+            f" batchnorm={fed.settings.batchnorm!r}"
+        )
+    state = fed.memory(w=fed.start)
+    for round in fed.rounds(state):
+        left: dict[int, Weights] = {}
+        for k in visits(fed, order, round):
+            start = fed.hand_over(state.w, to=k)
+            keep = optimizer == "travel"
+            state.w = fed.fit(start, round, at=k, keep_optimizer=keep, **mitigated(fed, k, chosen))
+            left[k] = state.w
+            fed.record_visit(state.w, fed.names[k])
+        evaluated = fed.schedule.evaluated
+        released = best(fed, left) if release == "best" and left and evaluated else state.w
+        if recalibrate and evaluated:
+            released = fed.trainer.recalibrate(released, round.reporting)
+        yield Round({"global": released})
 
 
 @algorithm
 def single_pass(fed: Federation, order: str = "fixed", optimizer: str = "travel") -> Iterator[Round]:
-    """One model goes round once and trains at each site for as long as all rounds together (Chang 2018).
+    """Single weight transfer: one model visits each site once and spends the site's whole budget there (Chang 2018).
 
-    Single weight transfer; institutional incremental learning (Sheller 2018, PMC6589345). The whole budget of a site is
-    spent in one visit; a round is as much work as one of `cyclic`, and with a single round the two are the same. order,
-    optimizer: as there. Departs: no early stopping at a site; every site is awaited.
+    Institutional incremental learning (Sheller 2018). A round is as much work as one of `cyclic`, and with a single
+    round the two are the same. Differences from the paper: no early stopping at a site; participation has no effect.
+
+    Parameters
+    ----------
+    order : {"fixed", "shuffled", "reversed", "by_size"}, default "fixed"
+        Order of visits, see `cyclic`.
+    optimizer : {"travel", "reset"}, default "travel"
+        Whether the optimizer state travels with the weights or is reset at each site.
+
+    References
+    ----------
+    Chang et al. 2018, doi:10.1093/jamia/ocy017; Sheller et al. 2018, PMC6589345.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="single_pass(order='by_size')").method
+    "single_pass(order='by_size')"
     """
     choose("order", order, ORDERS)
     choose("optimizer", optimizer, ("travel", "reset"))
     if fed.settings.patience is not None:
         raise ValueError("patience would end a single pass before every site was visited: leave it out")
     rounds, sites = fed.settings.rounds, len(fed.sites)
-    s = fed.memory(w=fed.start)
-    for r in fed.rounds(s, together=False):
-        stations = visits(fed, order, replace(r, number=1))
-        for block in range((r.number - 1) * sites, r.number * sites):
-            stop, turn = divmod(block, rounds)
-            if turn == 0:
-                s.w = fed.hand_over(s.w if optimizer == "travel" else s.w.bare(), to=stations[stop])
-            s.w = fed.fit(s.w, replace(r, turn=turn + 1), at=stations[stop], keep_optimizer=True)
-        yield Round({"global": s.w})
+    state = fed.memory(w=fed.start)
+    for round in fed.rounds(state, synchronous=False):
+        path = visits(fed, order, replace(round, number=1))
+        for block in range((round.number - 1) * sites, round.number * sites):  # the work of one round
+            stop, data_round = divmod(block, rounds)
+            if data_round == 0:
+                state.w = fed.hand_over(state.w if optimizer == "travel" else state.w.without_moments(), to=path[stop])
+            context = replace(round, data_round=data_round + 1)
+            state.w = fed.fit(state.w, context, at=path[stop], keep_optimizer=True)
+        yield Round({"global": state.w})
 
 
-def visits(fed: Federation, order: str, r: RoundContext) -> list[int]:
-    """The sites of this cycle that are there, in the order of visit."""
+def visits(fed: Federation, order: str, round: RoundContext) -> list[int]:
+    """Reporting sites in the order of visits."""
     sites = list(range(len(fed.sites)))
     if order == "shuffled":
-        sites = stream(fed.settings.seed, "order of visits", r.number).permutation(sites).tolist()
+        sites = stream(fed.settings.seed, "order of visits", round.number).permutation(sites).tolist()
     elif order == "by_size":
         sites = np.argsort([-site.cases for site in fed.sites], kind="stable").tolist()
     elif order == "reversed":
         sites = sites[::-1]
-    return [k for k in sites if k in r.turnout.answering]
+    return [k for k in sites if k in round.reporting]
 
 
-def mitigated(fed: Federation, k: int, asked: Sequence[str]) -> dict[str, Any]:
-    """How site k's visit differs from a plain one (Balachandar 2020).
+def mitigations(mitigation: str | Sequence[str]) -> tuple[str, ...]:
+    """The mitigations as a tuple; ValueError if they contradict each other."""
+    chosen = (mitigation,) if isinstance(mitigation, str) else tuple(mitigation)
+    for each in chosen:
+        choose("mitigation", each, MITIGATIONS)
+    for pair in ({"iterations", "rate"}, {"sampling", "loss"}):
+        if pair <= set(chosen):
+            raise ValueError(f"mitigation={mitigation!r}: {' and '.join(sorted(pair))} do the same, choose one of them")
+    return chosen
+
+
+def mitigated(fed: Federation, k: int, chosen: Sequence[str]) -> dict[str, Any]:
+    """Arguments of `fed.fit` at site k (Balachandar 2020).
 
     T is the mean over sites of a round's steps, K the number of sites. "iterations": round(T K n_k/N) steps, at least
-    one. "rate": lr K n_k/N, in T steps. "sampling": case i with probability 1 / (C_k n_k,y). "loss": weighed by n_k /
+    one. "rate": lr K n_k/N, in T steps. "sampling": case i with probability 1 / (C_k n_k,y). "loss": weighted by n_k /
     (C_k n_k,y), with C_k classes present. Sampling and loss optimise the balanced risk.
     """
-    if {"sampling", "loss"} & set(asked) and fed.task.name == "multilabel":
-        raise ValueError("mitigation by 'sampling' or 'loss' needs one class a case: use 'iterations' or 'rate'")
+    if {"sampling", "loss"} & set(chosen) and fed.task.name == "multilabel":
+        raise ValueError("mitigation by 'sampling' or 'loss' needs one class for each case: use 'iterations' or 'rate'")
     site, share = fed.sites[k], len(fed.sites) * float(fed.shares[k])
     steps = sum(each.steps(fed.settings) for each in fed.sites) / len(fed.sites)
-    found: dict[str, Any] = {}
-    if "rate" in asked:
-        found |= {"rate": share, "steps": max(1, round(steps))}
-    if "iterations" in asked:
-        found |= {"steps": max(1, round(steps * share))}
-    if "sampling" in asked:
-        found |= {"batches": site.balanced}
-    if "loss" in asked:
-        found |= {"weights": fed.case_weights(k)}
-    return found
+    arguments: dict[str, Any] = {}
+    if "rate" in chosen:
+        arguments |= {"rate": share, "steps": max(1, round(steps))}
+    if "iterations" in chosen:
+        arguments |= {"steps": max(1, round(steps * share))}
+    if "sampling" in chosen:
+        arguments |= {"batches": site.balanced}
+    if "loss" in chosen:
+        arguments |= {"weights": fed.trainer.case_weights(k)}
+    return arguments
 
 
-def best(fed: Federation, stops: dict[int, Weights]) -> Weights:
+def best(fed: Federation, left: dict[int, Weights]) -> Weights:
     """Of the models as they left each site, the one with the best metric on that site's validation cases.
 
-    The last among equals, and where no site has such cases.
+    The last one of equals, and if no site has such cases.
     """
-    left = list(stops.values())[::-1]
-    scores = [fed.score(stops[k], k) for k in reversed(stops)]
-    return left[0 if all(np.isnan(scores)) else int(np.nanargmax(scores))]
+    models = list(left.values())[::-1]
+    scores = [fed.score(left[k], k) for k in reversed(left)]
+    return models[0 if all(np.isnan(scores)) else int(np.nanargmax(scores))]

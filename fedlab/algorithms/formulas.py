@@ -1,4 +1,4 @@
-"""Closed forms that methods need: how much gradient steps accumulate, the nearest mixture, a contrast."""
+"""Closed forms that methods need: weight of a site's gradients, projection to the simplex, contrastive loss."""
 
 from dataclasses import dataclass
 
@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedlab.core.typing import Floats
 from fedlab.federation.local_training import Features
 
 
 def accumulated(steps: float, momentum: float = 0.0, lr_mu: float = 0.0) -> float:
-    """|a|_1: the weight that a site's steps give to its gradients (Wang 2020, arXiv:2007.07481, section 4).
+    """|a|_1: the weight of a site's gradients in its update (Wang 2020, arXiv:2007.07481, section 4).
 
     Plain SGD: steps. Momentum: [steps - m (1 - m^steps) / (1 - m)] / (1 - m). Pull: [1 - (1 - lr mu)^steps] / (lr mu).
     """
@@ -22,7 +23,7 @@ def accumulated(steps: float, momentum: float = 0.0, lr_mu: float = 0.0) -> floa
     return total
 
 
-def simplex(x: np.ndarray) -> np.ndarray:
+def simplex(x: Floats) -> Floats:
     """The nearest point whose coordinates are >= 0 and sum to 1 (Duchi 2008, doi:10.1145/1390156.1390191)."""
     high = np.sort(x)[::-1]
     excess = (high.cumsum() - 1) / np.arange(1, len(x) + 1)
@@ -33,7 +34,7 @@ def simplex(x: np.ndarray) -> np.ndarray:
 class Contrast:
     """mu times -log[e^(s(z, near)/T) / (e^(s(z, near)/T) + e^(s(z, far)/T))], s the cosine, mean over a batch.
 
-    Li 2021, arXiv:2103.16257, equation 3. near, far: representations of the site's cases by two models that rest.
+    Li 2021, arXiv:2103.16257, equation 3. near, far: representations of the site's cases by two fixed models.
     """
 
     mu: float
@@ -42,6 +43,7 @@ class Contrast:
     far: Features
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        likeness = [F.cosine_similarity(z, each[rows].to(z.dtype), dim=1) for each in (self.near, self.far)]
+        """The loss of representations z (b, d) of the cases in these rows of the device dataset."""
+        similarity = [F.cosine_similarity(z, each[rows].to(z.dtype), dim=1) for each in (self.near, self.far)]
         first = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        return self.mu * F.cross_entropy(torch.stack(likeness, 1) / self.temperature, first)
+        return self.mu * F.cross_entropy(torch.stack(similarity, 1) / self.temperature, first)

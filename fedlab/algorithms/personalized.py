@@ -1,7 +1,7 @@
-"""Personalized methods: each site ends with a model of its own, or with its own part of a shared one.
+"""Personalized methods: each site ends with its own model, or with its own part of a shared one.
 
-The model that a site uses is its own if it has one, else the shared one. What `fed.keep` names never leaves a site; for
-an institution that took no part it is the mean over sites, which in practice would have to be sent once.
+The model that a site uses is its own if it has one, else the shared one. What `fed.keep_local` names never leaves a
+site; for a site that took no part it is the mean over sites, which in practice would have to be sent once.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,60 +15,122 @@ from fedlab.algorithms.averaging import fedavg
 from fedlab.algorithms.registry import algorithm
 from fedlab.core import stages
 from fedlab.core.warnings import warn
-from fedlab.core.weights import Weights, toward
+from fedlab.core.weights import Weights, interpolate
 from fedlab.federation import Federation, Round
-from fedlab.federation.participation import everybody
+from fedlab.federation.participation import all_sites
 
 
 @algorithm
 def finetune(fed: Federation, steps: int | None = None, weighting: str = "cases") -> Iterator[Round]:
     """Federated averaging, then each site trains the shared model a little further on its own cases.
 
-    "global" is fedavg's model, "local" what each site makes of it by `steps` more steps (a round's by default; Li 2021
-    took 40), anew from every evaluated round. steps = 0 would be fedavg. The further steps are beyond the budget.
+    "global" is fedavg's model, "local" what each site makes of it by further steps, which start again from the shared
+    model in every evaluated round and are beyond the budget.
+
+    Parameters
+    ----------
+    steps : int, optional
+        Further steps, 1 or more; a round's by default. Li et al. (2021, arXiv:2012.04221) took 40.
+    weighting : {"cases", "uniform"}, default "cases"
+        Weights of the mean, see `fedavg`.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="finetune(steps=40)").method
+    'finetune(steps=40)'
     """
     if steps is not None:
         whole("steps", steps, 1)
+    sites = range(len(fed.sites))
     for outcome in fedavg(fed, weighting):
-        if fed.due:
-            shared = outcome.models["global"]
+        round, shared = fed.schedule.context, outcome.models["global"]
+        if fed.schedule.evaluated and round is not None:
             assert isinstance(shared, Weights)
-            everywhere = fed.here(shared, tuple(range(len(fed.sites))))
-            calm = replace(fed.clock, turnout=everybody(len(fed.sites)))  # nobody waits for a straggler here
-            tuned = fed.fit(replace(everywhere, sites=None), calm, steps=steps, private=True)
-            outcome = Round({**outcome.models, "local": tuned})
+            alone = replace(round, participants=all_sites(len(sites)))  # fine-tuning does not wait for stragglers
+            start = replace(fed.at_sites(shared, sites), sites=None)
+            outcome = Round({**outcome.models, "local": fed.fit(start, alone, steps=steps, private=True)})
         yield outcome
 
 
 @algorithm
 def fedbn(fed: Federation, weighting: str = "cases") -> Iterator[Round]:
-    """Federated averaging of all but batch normalisation, which stays at the sites (Li 2021, arXiv:2102.07623).
+    """Federated averaging of everything but batch normalisation, which stays at the sites (Li 2021).
 
     Found by the type of the layer. Without such layers it is fedavg. The same as batchnorm="fedbn" with any method.
+
+    Parameters
+    ----------
+    weighting : {"cases", "uniform"}, default "cases"
+        Weights of the mean, see `fedavg`.
+
+    References
+    ----------
+    Li et al. 2021, arXiv:2102.07623.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="fedbn").method
+    'fedbn'
     """
-    fed.keep(fed.layout.mask("batchnorm", "mean", "variance"))
+    fed.keep_local(fed.layout.mask("batchnorm", "mean", "variance"))
     return fedavg(fed, weighting)
 
 
 @algorithm
 def fedper(fed: Federation, personal: int = 1, weighting: str = "cases") -> Iterator[Round]:
-    """A shared base and a personal head: the last `personal` stages stay (Arivazhagan 2019, arXiv:1912.00818).
+    """A shared base and a personal head: the last stages stay at the sites (Arivazhagan 2019).
 
     Both are trained together. personal = 0 is fedavg, all stages personal is local training.
+
+    Parameters
+    ----------
+    personal : int, default 1
+        Number of last stages with parameters that stay at the sites.
+    weighting : {"cases", "uniform"}, default "cases"
+        Weights of the mean, see `fedavg`.
+
+    References
+    ----------
+    Arivazhagan et al. 2019, arXiv:1912.00818.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="fedper(personal=1)").method
+    'fedper(personal=1)'
     """
-    fed.keep(_head(fed, personal))
+    fed.keep_local(_head(fed, personal))
     return fedavg(fed, weighting)
 
 
 @algorithm
 def lg_fedavg(fed: Federation, cut: int = 1, weighting: str = "cases") -> Iterator[Round]:
-    """A personal base and a shared head: the stages before `cut` stay (Liang 2020, arXiv:2001.01523).
+    """A personal base and a shared head: the first stages stay at the sites (Liang 2020).
 
-    The mirror image of fedper, and what splitfed(version=3) computes at the same cut. cut = 0 is fedavg. Departs:
-    starts from common weights, not from locally trained ones.
+    The mirror image of fedper, and what splitfed(version=3) computes at the same cut. cut = 0 is fedavg. Difference
+    from the paper: it starts from common weights, not from locally trained ones.
+
+    Parameters
+    ----------
+    cut : int, default 1
+        Number of first stages that stay at the sites.
+    weighting : {"cases", "uniform"}, default "cases"
+        Weights of the mean, see `fedavg`.
+
+    References
+    ----------
+    Liang et al. 2020, arXiv:2001.01523.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="lg_fedavg(cut=1)").method
+    'lg_fedavg(cut=1)'
     """
     whole("cut", cut, 0)
-    fed.keep(stages.mask(fed.layout, 0, cut))
+    fed.keep_local(stages.mask(fed.layout, 0, cut))
     return fedavg(fed, weighting)
 
 
@@ -76,76 +138,136 @@ def lg_fedavg(fed: Federation, cut: int = 1, weighting: str = "cases") -> Iterat
 def fedrep(
     fed: Federation, personal: int = 1, head_epochs: int = 10, base_epochs: int = 1, weighting: str = "cases"
 ) -> Iterator[Round]:
-    """As fedper, but the personal head is trained first, then the shared base (Collins 2021, arXiv:2102.07078).
+    """As fedper, but the personal head is trained first, then the shared base (Collins 2021).
 
-    The round's steps are shared out in the proportion head_epochs : base_epochs (10 : 1 in the paper), so that the
-    budget is that of the other methods. What rests keeps its normalisation statistics, too.
+    A round's steps are divided in the proportion head_epochs : base_epochs, so that the budget is that of the other
+    methods. The part that is not trained keeps its normalisation statistics, too.
+
+    Parameters
+    ----------
+    personal : int, default 1
+        Number of last stages with parameters that stay at the sites.
+    head_epochs : int, default 10
+        Share of the steps that train the head, 0 or more.
+    base_epochs : int, default 1
+        Share of the steps that train the base, 1 or more. The paper has 10 : 1.
+    weighting : {"cases", "uniform"}, default "cases"
+        Weights of the mean, see `fedavg`.
+
+    References
+    ----------
+    Collins et al. 2021, arXiv:2102.07078.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="fedrep(head_epochs=5)").method
+    'fedrep(head_epochs=5)'
     """
     whole("head_epochs", head_epochs, 0)
     whole("base_epochs", base_epochs, 1)
     head, share = _head(fed, personal), head_epochs / (head_epochs + base_epochs)
-    fed.keep(head)
-    _warn_of_resting_heads(fed, share)
+    fed.keep_local(head)
+    _warn_of_untrained_heads(fed, share)
     head = head.to(fed.device)
-    s = fed.memory(w=fed.start)
-    for r in fed.rounds(s):
-        sent = fed.broadcast(s.w)
-        headed = fed.fit(sent, r, part=(0.0, share), frozen=~head)
-        back = fed.fit(headed, r, part=(share, 1.0), frozen=head)
-        s.w = fed.merge(s.w, fed.gather(back), weighting)
-        yield Round({"global": s.w})
+    state = fed.memory(w=fed.start)
+    for round in fed.rounds(state):
+        sent = fed.broadcast(state.w)
+        headed = fed.fit(sent, round, part=(0.0, share), frozen=~head)
+        trained = fed.fit(headed, round, part=(share, 1.0), frozen=head)
+        state.w = fed.merge(state.w, fed.gather(trained), weighting)
+        yield Round({"global": state.w})
 
 
 @algorithm
 def ditto(fed: Federation, lam: float = 0.1, steps: int | None = None, weighting: str = "cases") -> Iterator[Round]:
-    """Federated averaging, and beside it personal models that are pulled towards the shared one (Li 2021).
+    """Federated averaging, and personal models that are pulled towards the shared one (Li 2021).
 
-    arXiv:2012.04221, Algorithm 1. v_k = v_k - lr (grad F_k(v_k) + lam (v_k - w)), `steps` of them in a round (a round's
-    by default). The shared model is fedavg's for every lam; lam = 0 is local training beside it. Stable while lr * lam
-    < 2. A site trains two models, so a round costs it twice the steps. Departs: weights of the mean by cases.
+    Algorithm 1: v_k = v_k - lr (grad F_k(v_k) + lam (v_k - w)). The shared model is fedavg's for every lam; with lam =
+    0 personal models are those of local training. Stable while lr * lam < 2. A site trains two models, so a round costs
+    it twice the steps. Difference from the paper: weights of the mean by cases.
+
+    Parameters
+    ----------
+    lam : float, default 0.1
+        Strength of the pull, 0 or more.
+    steps : int, optional
+        Steps of the personal model in a round; those of the experiment by default.
+    weighting : {"cases", "uniform"}, default "cases"
+        Weights of the mean, see `fedavg`.
+
+    References
+    ----------
+    Li et al. 2021, arXiv:2012.04221.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="ditto(lam=0.5)").method
+    'ditto(lam=0.5)'
     """
     stable(fed, "lam", lam)
-    s = fed.memory(w=fed.start, v=fed.start.expand(len(fed.sites)))
-    for r in fed.rounds(s):
-        sent = fed.broadcast(s.w)
-        back = fed.fit(sent, r)
-        mine, anchor = s.v.only(back.owners), sent.only(back.owners)
-        s.v = s.v.put(fed.fit(mine, r, steps=steps, pull=(lam, anchor), private=True, keep_optimizer=True))
-        s.w = fed.merge(s.w, fed.gather(back), weighting)
-        yield Round({"global": s.w, "local": s.v})
+    state = fed.memory(w=fed.start, v=fed.start.expand(len(fed.sites)))
+    for round in fed.rounds(state):
+        sent = fed.broadcast(state.w)
+        trained = fed.fit(sent, round)
+        own, anchor = state.v.only(trained.owners), sent.only(trained.owners)
+        own = fed.fit(own, round, steps=steps, pull=(lam, anchor), private=True, keep_optimizer=True)
+        state.v = state.v.with_rows(own)
+        state.w = fed.merge(state.w, fed.gather(trained), weighting)
+        yield Round({"global": state.w, "local": state.v})
 
 
 @algorithm
 def apfl(fed: Federation, alpha: float = 0.5, adaptive: bool = True, weighting: str = "cases") -> Iterator[Round]:
-    """Personal models mixed with the shared one, alpha v_k + (1 - alpha) w_k, alpha learnt (Deng 2020).
+    """Personal models mixed with the shared one, alpha v_k + (1 - alpha) w_k, with learned alpha (Deng 2020).
 
-    arXiv:2003.13461, Algorithm 1. In each step, with m = alpha v + (1 - alpha) w: w = w - lr grad F(w), v = v - lr
-    alpha grad F(m), alpha = alpha - lr <v - w, grad F(m)>, kept in 0..1. alpha = 0, not adaptive, is fedavg; alpha = 1
-    local training. Two passes a step. v takes plain SGD steps whatever the optimizer.
+    Algorithm 1, in each step with m = alpha v + (1 - alpha) w: w = w - lr grad F(w), v = v - lr alpha grad F(m), alpha
+    = alpha - lr <v - w, grad F(m)>, clipped to 0..1. Without adaptive, alpha = 0 is fedavg and alpha = 1 is local
+    training. Two passes a step. v takes plain SGD steps with every optimizer.
+
+    Parameters
+    ----------
+    alpha : float, default 0.5
+        Initial share of the personal model, 0 to 1.
+    adaptive : bool, default True
+        Whether each site learns its alpha, which is logged as "alpha".
+    weighting : {"cases", "uniform"}, default "cases"
+        Weights of the mean, see `fedavg`.
+
+    References
+    ----------
+    Deng et al. 2020, arXiv:2003.13461.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="apfl(alpha=0.25)").method
+    'apfl(alpha=0.25)'
     """
     within("alpha", alpha, 0, 1)
     sites = len(fed.sites)
-    learnt = torch.full((sites,), float(alpha), dtype=torch.float64, device=fed.device)
-    s = fed.memory(w=fed.start, v=fed.start.expand(sites), alpha=learnt, mixed=fed.start.expand(sites))
-    for r in fed.rounds(s):
-        sent = fed.broadcast(s.w)
-        mixture = Mixture(s.v.only(sent.owners).vector, s.alpha[list(sent.owners)], r.lr, adaptive)
-        back = fed.fit(sent, r, rule=mixture)
-        rows = [sent.owners.index(k) for k in back.owners]
-        v, learnt = mixture.v[rows], mixture.alpha[rows]
-        s.alpha = s.alpha.clone()
-        s.alpha[list(back.owners)] = learnt
-        share = learnt.to(v)[:, None]
-        s.v = s.v.put(replace(back, vector=v))
-        s.mixed = s.mixed.put(replace(back, vector=share * v + (1 - share) * back.vector))
-        for k in back.owners:
-            fed.log("alpha", s.alpha[k], fed.names[k])
-        s.w = fed.merge(s.w, fed.gather(back), weighting)
-        yield Round({"global": s.w, "local": s.mixed})
+    alphas = torch.full((sites,), float(alpha), dtype=torch.float64, device=fed.device)
+    state = fed.memory(w=fed.start, v=fed.start.expand(sites), alpha=alphas, mixed=fed.start.expand(sites))
+    for round in fed.rounds(state):
+        sent = fed.broadcast(state.w)
+        rule = MixedStep(state.v.only(sent.owners).vector, state.alpha[list(sent.owners)], round.lr, adaptive)
+        trained = fed.fit(sent, round, rule=rule)
+        rows = sent.rows(trained.owners)
+        v, alphas = rule.v[rows], rule.alpha[rows]
+        state.alpha = state.alpha.clone()
+        state.alpha[list(trained.owners)] = alphas
+        share = alphas.to(v)[:, None]
+        state.v = state.v.with_rows(replace(trained, vector=v))
+        state.mixed = state.mixed.with_rows(replace(trained, vector=share * v + (1 - share) * trained.vector))
+        for k in trained.owners:
+            fed.log("alpha", state.alpha[k], fed.names[k])
+        state.w = fed.merge(state.w, fed.gather(trained), weighting)
+        yield Round({"global": state.w, "local": state.mixed})
 
 
 @dataclass
-class Mixture:
+class MixedStep:
     """APFL's step at m sites: v (m, size) and alpha (m,), in float64, are trained together with w."""
 
     v: Tensor
@@ -154,13 +276,13 @@ class Mixture:
     adaptive: bool
 
     def __call__(self, w: Tensor, g: Tensor, grad: Callable[..., Tensor], rows: Tensor) -> Tensor:
-        size, here = w.shape[1], self.v[rows]
-        v, own, alpha = here[:, :size], here[:, size:], self.alpha[rows, None]
+        size, personal = w.shape[1], self.v[rows]
+        v, buffers, alpha = personal[:, :size], personal[:, size:], self.alpha[rows, None]
         share = alpha.to(w)
-        slope = grad(share * v + (1 - share) * w, own, decay=True)
+        slope = grad(share * v + (1 - share) * w, buffers, decay=True)
         towards = ((v - w) * slope).sum(1, keepdim=True)
         v.sub_(self.lr * share * slope)
-        self.v[rows] = here
+        self.v[rows] = personal
         if self.adaptive:
             self.alpha[rows] = (alpha - self.lr * towards.to(alpha)).clamp(0, 1)[:, 0]
         return g
@@ -173,33 +295,57 @@ def pfedme(
 ) -> Iterator[Round]:  # fmt: skip
     """Personal models near the shared one, which follows their Moreau envelopes (Dinh 2020).
 
-    arXiv:2006.08848, Algorithm 1. In each step: `inner` steps of theta = theta - inner_lr (grad F_k(theta) + lam (theta
-    - w)) on the same batch, then w = w - lr lam (w - theta); the server's w = (1 - beta) w + beta mean. With exact
-    inner optima and one step a round the fixed point is the optimum of the mean envelope. inner_lr: that of the
-    experiment unless given. theta goes on from step to step of a round, as in the authors' code. Stable while lr * lam
-    < 2. Departs: sites that do not take part do not train; inner + 1 passes a step.
+    Algorithm 1, in each step: `inner` steps of theta = theta - inner_lr (grad F_k(theta) + lam (theta - w)) on the same
+    batch, then w = w - lr lam (w - theta); the server's w = (1 - beta) w + beta mean. With exact inner optima and one
+    step a round the fixed point is the optimum of the mean envelope. theta continues from step to step of a round, as
+    in the authors' code. Stable while lr * lam < 2. Difference from the paper: sites that do not take part do not
+    train. inner + 1 passes a step.
+
+    Parameters
+    ----------
+    lam : float, default 15.0
+        Strength of the pull, 0 or more.
+    inner : int, default 5
+        Inner steps, 1 or more.
+    inner_lr : float, optional
+        Learning rate of inner steps, 0 or more; that of the round by default.
+    beta : float, default 1.0
+        Share of the way to the mean that the server goes, 0 to 2.
+    weighting : {"cases", "uniform"}, default "cases"
+        Weights of the mean, see `fedavg`.
+
+    References
+    ----------
+    Dinh et al. 2020, arXiv:2006.08848.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="pfedme(lam=15.0)").method
+    'pfedme(lam=15.0)'
     """
     stable(fed, "lam", lam)
     whole("inner", inner, 1)
     within("beta", beta, 0, 2)
     if inner_lr is not None:
         at_least("inner_lr", inner_lr, 0)
-    s = fed.memory(w=fed.start, theta=fed.start.expand(len(fed.sites)))
-    for r in fed.rounds(s):
-        sent = fed.broadcast(s.w)
-        envelope = Envelope(lam, inner, r.lr if inner_lr is None else inner_lr, sent.parameters.clone())
-        back = fed.fit(sent, r, rule=envelope, decays=fed.settings.optimizer == "adamw")  # else theta's gradient has it
-        theta = envelope.theta[[sent.owners.index(k) for k in back.owners]]
-        s.theta = s.theta.put(back.with_parameters(theta))
-        back = fed.gather(back)
-        if len(back):
-            s.w = toward(s.w, fed.merge(s.w, back, weighting), beta)
-        yield Round({"global": s.w, "local": s.theta})
+    state = fed.memory(w=fed.start, theta=fed.start.expand(len(fed.sites)))
+    for round in fed.rounds(state):
+        sent = fed.broadcast(state.w)
+        rule = MoreauStep(lam, inner, round.lr if inner_lr is None else inner_lr, sent.parameters.clone())
+        decays = fed.settings.optimizer == "adamw"  # otherwise theta's gradient has the L2 term
+        trained = fed.fit(sent, round, rule=rule, decays=decays)
+        theta = rule.theta[sent.rows(trained.owners)]
+        state.theta = state.theta.with_rows(trained.with_parameters(theta))
+        arrived = fed.gather(trained)
+        if len(arrived):
+            state.w = interpolate(state.w, fed.merge(state.w, arrived, weighting), beta)
+        yield Round({"global": state.w, "local": state.theta})
 
 
 @dataclass
-class Envelope:
-    """pFedMe's gradient at m sites: lam (w - theta), theta (m, P) the approximate minima near w, at first w."""
+class MoreauStep:
+    """pFedMe's gradient at m sites: lam (w - theta), with theta (m, P) the approximate minima near w, initially w."""
 
     lam: float
     inner: int
@@ -214,17 +360,17 @@ class Envelope:
         return self.lam * (w - theta)
 
 
-def _warn_of_resting_heads(fed: Federation, share: float) -> None:
-    """Say where rounds are so short that the head's share of their steps is none."""
-    rests = [site.name for site in fed.sites if int(share * site.steps(fed.settings) + 1e-9) == 0]
-    if share and rests:
+def _warn_of_untrained_heads(fed: Federation, share: float) -> None:
+    """Warn if a round is so short that the head's share of its steps is less than one step."""
+    untrained = [site.name for site in fed.sites if int(share * site.steps(fed.settings) + 1e-9) == 0]
+    if share and untrained:
         warn(
-            f"fedrep: {share:.0%} of a round's steps are none at {', '.join(rests)}, so that the personal head is not"
-            " trained there: use more local work or lower head_epochs"
+            f"fedrep: {share:.0%} of a round's steps are none at {', '.join(untrained)}, so the personal head is not"
+            " trained there: use more local steps or lower head_epochs"
         )
 
 
 def _head(fed: Federation, personal: int) -> Tensor:
-    """The coordinates (P + Q,) of the last `personal` stages that have parameters."""
+    """The coordinates (size,) of the last `personal` stages that have parameters."""
     whole("personal", personal, 0)
     return stages.head(fed.layout, personal)

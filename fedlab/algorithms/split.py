@@ -1,19 +1,18 @@
-"""Split learning: the first stages of the model are at the institutions, the others at a server.
+"""Split learning: the first stages of the model are at the sites, the others at a server.
 
-The two sides meet only in tensors that cross the wire: activations and labels up, gradients down; with a tail at the
-institutions features down and gradients up in the place of labels. `halves` is the cut model, `client` and `server` the
-weights of its sides.
+The two sides exchange only tensors: activations and labels go up, gradients down; with a tail at the sites features go
+down and gradients up instead of labels.
 """
 
 from collections.abc import Iterator
 
 from fedlab.algorithms.cyclic import ORDERS, visits
 from fedlab.algorithms.registry import algorithm
+from fedlab.algorithms.split_training import SplitModel
 from fedlab.core.registry import choose
 from fedlab.core.rng import stream
-from fedlab.core.weights import Weights, mix, stack
+from fedlab.core.weights import Weights, stack, weighted_mean
 from fedlab.federation import Federation, Round, RoundContext
-from fedlab.federation.split_training import Split
 
 
 @algorithm
@@ -21,101 +20,138 @@ def split(
     fed: Federation, cut: int = 1, tail: int = 0, handover: str = "peer", turns: str = "site", order: str = "fixed",
     optimizer: str = "travel",
 ) -> Iterator[Round]:  # fmt: skip
-    """Split learning: institutions take turns at a model whose other half is at a server (Gupta & Raskar 2018).
+    """Split learning: sites take turns at a model whose other half is at a server (Gupta & Raskar 2018).
 
-    arXiv:1810.06060; Vepakomma 2018, arXiv:1812.00564. cut: stages 0 .. cut - 1 are at the institutions. tail: so many
-    last stages as well, so that labels never leave (U-shaped); 0 sends labels. handover: the client's weights go to the
-    next institution directly ("peer"), through the "server", which then sees them, or not at all ("none": each has its
-    own). turns: whole rounds of a "site", or one "batch" each (Gawali 2020, arXiv:2012.12591). optimizer: the client's
-    state travels with its weights or is "reset" at each turn; the server's goes on. order: as in `cyclic`, which turns
-    of sites with hand-over and plain SGD are, bit for bit.
+    Turns of whole rounds with hand-over and plain SGD are `cyclic`, bit for bit. The server keeps its optimizer state.
+
+    Parameters
+    ----------
+    cut : int, default 1
+        Number of first stages at the sites, which leaves the server at least one stage.
+    tail : int, default 0
+        Number of last stages at the sites as well, so that labels never leave them (U-shaped); 0 sends labels.
+    handover : {"peer", "server", "none"}, default "peer"
+        How the client's weights reach the next site: directly, through the server, which then sees them, or not at
+        all: each site has its own.
+    turns : {"site", "batch"}, default "site"
+        Each site trains for a whole round, or for one batch at a time (Gawali 2020).
+    order : {"fixed", "shuffled", "reversed", "by_size"}, default "fixed"
+        Order of turns, see `cyclic`.
+    optimizer : {"travel", "reset"}, default "travel"
+        Whether the client's optimizer state travels with its weights or is reset at each turn.
+
+    References
+    ----------
+    Gupta & Raskar 2018, arXiv:1810.06060; Vepakomma et al. 2018, arXiv:1812.00564; Gawali et al. 2020,
+    arXiv:2012.12591.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="split(cut=2)").method
+    'split(cut=2)'
     """
     choose("handover", handover, ("peer", "server", "none"))
     choose("turns", turns, ("site", "batch"))
     choose("order", order, ORDERS)
     choose("optimizer", optimizer, ("travel", "reset"))
-    halves = fed.split(cut, tail)
-    own = handover == "none"
+    model, own = SplitModel(fed, cut, tail), handover == "none"
     if own:
-        fed.keep_part(halves.client)
-    client, server = halves.sides(fed.start)
-    s = fed.memory(client=client.expand(len(fed.sites)) if own else client, server=server)
-    for r in fed.rounds(s):
-        for k, part in turns_of(fed, r, order, turns):
-            client = s.client.bare() if optimizer == "reset" else s.client
-            here = client[k] if own else handed(fed, client, k, handover)
-            there, s.server = halves.fit(here, s.server, r, at=k, part=part, keep_optimizer=True)
-            s.client = s.client.put(stack([there], (k,))) if own else there
+        model.keep_clients_local()
+    client, server = model.split(fed.start)
+    state = fed.memory(client=client.expand(len(fed.sites)) if own else client, server=server)
+    for round in fed.rounds(state):
+        for k, part in schedule_turns(fed, round, order, turns):
+            client = state.client.without_moments() if optimizer == "reset" else state.client
+            start = client[k] if own else fed.hand_over(client, to=k, via_server=handover == "server")
+            trained, state.server = model.fit_one(start, state.server, round, k, part=part)
+            state.client = state.client.with_rows(stack([trained], (k,))) if own else trained
             if turns == "site":
-                fed.watch(halves.whole(s.client[k] if own else s.client, s.server), fed.names[k])
-        shared = mix(s.client.bare(), fed.shares) if own else s.client
-        yield Round({"global": halves.whole(shared, s.server)})
+                fed.record_visit(model.join(trained, state.server), fed.names[k])
+        shared = weighted_mean(state.client.without_moments(), fed.shares) if own else state.client
+        yield Round({"global": model.join(shared, state.server)})
 
 
-def turns_of(fed: Federation, r: RoundContext, order: str, turns: str) -> Iterator[tuple[int, tuple[int, int] | None]]:
-    """(site, its steps) in the order of turns; alternate batches end with the data of each site."""
-    sites = visits(fed, order, r)
+def schedule_turns(
+    fed: Federation, round: RoundContext, order: str, turns: str
+) -> Iterator[tuple[int, tuple[int, int] | None]]:
+    """(site, its steps) in the order of turns; with turns of one batch a site stops when its steps are done."""
+    sites = visits(fed, order, round)
     if turns == "site":
         yield from ((k, None) for k in sites)
         return
-    spans = {k: fed.span(r, fed.sites[k], k, None, None) for k in sites}
-    steps = {k: last - first for k, (first, last) in spans.items()}
+    ranges = {k: fed.trainer.step_range(fed.sites[k], k, round) for k in sites}
+    steps = {k: last - first for k, (first, last) in ranges.items()}
     for step in range(max(steps.values(), default=0)):
         yield from ((k, (step, step + 1)) for k in sites if step < steps[k])
-
-
-def handed(fed: Federation, client: Weights, k: int, handover: str) -> Weights:
-    """The client's weights at the institution whose turn it is."""
-    if handover == "peer":
-        return fed.hand_over(client, to=k)
-    fed.to_server(client)
-    return fed.from_server(client, k)
 
 
 @algorithm
 def splitfed(
     fed: Federation, version: int = 1, cut: int = 1, tail: int = 0, optimizer: str = "reset", weighting: str = "cases"
 ) -> Iterator[Round]:
-    """Split and federated learning: institutions work side by side, halves are averaged (Thapa 2022).
+    """Split and federated learning: sites work in parallel with a server's half, halves are averaged (Thapa 2022).
 
-    arXiv:2004.12088. version=1: the server keeps a copy of its half for each site and averages them, as clients are
-    averaged: fedavg, bit for bit. version=2: one server half that learns from one site after the other, in random
-    order. version=3: clients are never averaged (Gawali 2020, arXiv:2012.12591): lg_fedavg. optimizer: "reset" in every
-    round; "keep": the server's goes on over rounds in version 2; "reference": the server's begins afresh in every step,
-    as in the authors' code, where Adam then takes steps of plus or minus lr. cut, tail: as in `split`. Departs: weights
-    of the mean by cases.
+    Difference from the paper: weights of the mean by cases.
+
+    Parameters
+    ----------
+    version : {1, 2, 3}, default 1
+        1: the server keeps a copy of its half for each site and averages them, as clients are averaged: fedavg, bit
+        for bit. 2: one server half that learns from one site after another, in random order. 3: clients are never
+        averaged (Gawali 2020): lg_fedavg.
+    cut : int, default 1
+        Number of first stages at the sites, see `split`.
+    tail : int, default 0
+        Number of last stages at the sites, see `split`.
+    optimizer : {"reset", "keep", "reference"}, default "reset"
+        State of the optimizers: reset in every round; "keep": that of the server is kept over rounds in version 2;
+        "reference": that of the server is reset in every step, as in the authors' code, where Adam then takes steps
+        of plus or minus lr.
+    weighting : {"cases", "uniform"}, default "cases"
+        Weights of the mean, see `fedavg`.
+
+    References
+    ----------
+    Thapa et al. 2022, arXiv:2004.12088; Gawali et al. 2020, arXiv:2012.12591.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.Experiment(method="splitfed(version=2)").method
+    'splitfed(version=2)'
     """
     choose("version", version, (1, 2, 3))
     choose("optimizer", optimizer, ("reset", "keep", "reference"))
-    halves = fed.split(cut, tail)
+    model = SplitModel(fed, cut, tail)
     if version == 3:
-        fed.keep_part(halves.client)
-    client, server = halves.sides(fed.start)
-    s = fed.memory(client=client, server=server)
-    for r in fed.rounds(s):
-        sent = fed.broadcast(s.client)
+        model.keep_clients_local()
+    client, server = model.split(fed.start)
+    state = fed.memory(client=client, server=server)
+    for round in fed.rounds(state):
+        sent = fed.broadcast(state.client)
         if version == 2:
-            clients, s.server = one_server(fed, halves, sent, s.server, r, optimizer)
-            s.client = fed.merge(s.client, fed.gather(clients), weighting)
+            clients, state.server = fit_with_one_server(fed, model, sent, state.server, round, optimizer)
+            state.client = fed.merge(state.client, fed.gather(clients), weighting)
         else:
-            copies = s.server.expand(sent.owners)
-            clients, servers = halves.fit(sent, copies, r, fresh_server=optimizer == "reference")
+            copies = state.server.expand(sent.owners)
+            clients, servers = model.fit(sent, copies, round, reset_server=optimizer == "reference")
             arrived = fed.gather(clients)
-            both = halves.whole(arrived, servers.only(arrived.owners))
-            s.client, s.server = halves.sides(fed.merge(halves.whole(s.client, s.server), both, weighting))
-        yield Round({"global": halves.whole(s.client, s.server)})
+            both = model.join(arrived, servers.only(arrived.owners))
+            merged = fed.merge(model.join(state.client, state.server), both, weighting)
+            state.client, state.server = model.split(merged)
+        yield Round({"global": model.join(state.client, state.server)})
 
 
-def one_server(
-    fed: Federation, halves: Split, sent: Weights, server: Weights, r: RoundContext, optimizer: str
+def fit_with_one_server(
+    fed: Federation, model: SplitModel, sent: Weights, server: Weights, round: RoundContext, optimizer: str
 ) -> tuple[Weights, Weights]:
-    """SplitFedV2: all clients from the same weights, one server half that sees their batches site after site."""
-    order = stream(fed.settings.seed, "order at the server", r.number).permutation(list(r.turnout.answering))
-    server = server if optimizer == "keep" else server.bare()
-    found: dict[int, Weights] = {}
+    """SplitFedV2: all clients start from the same weights, one server half sees their batches, site after site."""
+    order = stream(fed.settings.seed, "order at the server", round.number).permutation(list(round.reporting))
+    server = server if optimizer == "keep" else server.without_moments()
+    trained: dict[int, Weights] = {}
     for k in order.tolist():
-        here = sent[sent.owners.index(k)]
-        fresh = optimizer == "reference"
-        found[k], server = halves.fit(here, server, r, at=k, keep_optimizer=True, fresh_server=fresh)
-    who = tuple(sorted(found))
-    return stack([found[k].bare() for k in who], who) if who else sent.only(()), server
+        start = sent[sent.owners.index(k)]
+        trained[k], server = model.fit_one(start, server, round, k, reset_server=optimizer == "reference")
+    sites = tuple(sorted(trained))
+    return stack([trained[k].without_moments() for k in sites], sites) if sites else sent.only(()), server

@@ -1,1 +1,1 @@
-"""Tables from finished runs: comparison, communication, client drift, leakage of split learning."""
+"""Tables from finished runs: comparison of methods, communication costs, client drift, leakage of split learning."""

@@ -1,9 +1,9 @@
-"""The terms on which runs are compared: the same federation, the same metric, the same cases and resamples of them."""
+"""Alignment of runs before they are compared: one federation, one metric, the same cases and resamples of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,23 +13,22 @@ from fedlab.analysis.bootstrap import resamples
 from fedlab.core.registry import nearest
 from fedlab.core.rng import stream
 from fedlab.core.site_names import natural
-from fedlab.evaluation.evaluate import ACQUAINTED, UNSEEN
+from fedlab.evaluation.evaluate import ADAPTED, UNSEEN
+from fedlab.experiments.run_folder import Run
 from fedlab.learning.metrics import METRICS, targets
 
-if TYPE_CHECKING:
-    from fedlab.experiments.run_folder import Run
-
 POOLED, MEAN, WORST = "pooled", "mean of sites", "worst site"
-AWAY = f"{UNSEEN}: "  # stands before the name of an unseen site
-LABELS = {"true": "label", "marked": "marked"}  # whose labels count -> column of predictions
+HELD_OUT = f"{UNSEEN}: "  # prefix of the name of a held-out site
+LABELS = {"true": "label", "annotated": "annotated"}  # labels to compare with -> column of predictions
+FORMER_LABELS = {"marked": "annotated"}
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """The terms on which all runs are judged: the same metric, the same cases, the same resamples of them.
+    """What all runs have in common: the metric, the cases, and the bootstrap resamples of these cases.
 
     table: columns case, site, unit, label; site after site. sites: natural order, also those without a case here.
-    split: of the cases; stored: what predictions call it.
+    split: of the cases; stored: its name in predictions.
     """
 
     table: pd.DataFrame
@@ -44,6 +43,7 @@ class Alignment:
 
     @cached_property
     def y(self) -> NDArray[np.int64]:
+        """The labels, (cases,), or (cases, classes) in a multi-label task."""
         return targets(self.table["label"], self.task, len(self.classes))
 
     @cached_property
@@ -55,9 +55,9 @@ class Alignment:
 
     @cached_property
     def multiplicities(self) -> NDArray[np.uint16]:
-        """(draws, cases) bootstrap stratified by site and class, whole patients together.
+        """How often each case is in each bootstrap draw, (draws, cases), stratified by site and class, patients whole.
 
-        Multi-label cases are stratified by site alone: most combinations of labels are too rare to resample within.
+        Multi-label cases are stratified by site only: most combinations of labels are too rare to resample within.
         """
         site = pd.factorize(self.table["site"])[0]
         label = 0 if self.task == "multilabel" else self.table["label"].to_numpy()
@@ -66,18 +66,18 @@ class Alignment:
 
     @cached_property
     def scored(self) -> list[str]:
-        """The sites whose labels let the metric be computed, whatever is predicted."""
+        """The sites whose labels define the metric for any prediction."""
         guess = np.full((len(self.table), len(self.classes)), 1 / len(self.classes))
         measure = METRICS.function(self.metric)
         return [site for site in self.sites if np.isfinite(measure(self.y[self.spans[site]], guess[self.spans[site]]))]
 
     def size(self, site: str) -> int:
-        """Cases behind a number; for a summary of sites those of the sites that count."""
+        """Number of cases behind a score; for a summary of sites those of all scored sites."""
         spans = [self.spans[name] for name in (self.scored if site in (MEAN, WORST) else [site])]
         return int(sum(span.stop - span.start for span in spans))
 
     def remark(self, site: str) -> str:
-        """What a reader must know of a site's cases: that there are none, or none of some class."""
+        """Note on a site's cases: that there are none, or none of some class."""
         y = self.y[self.spans[site]]
         if not len(y):
             return f"no {self.split} case"
@@ -88,66 +88,66 @@ class Alignment:
         return ", ".join(f"no {self.split} case {what}" for what, cases in seen.items() if not cases.any())
 
 
-def agree(
-    runs: "Sequence[Run]", metric: str | None, choice: str, split: str, labels: str, draws: int
+def align(
+    runs: Sequence[Run], metric: str | None, choice: str, split: str, labels: str, draws: int
 ) -> tuple[Alignment, Alignment]:
-    """Terms for the sites that trained, and for unseen ones, of which only test cases are predicted."""
+    """Align runs on the sites that trained, and on held-out sites, of which only test cases are predicted."""
     _check_one_federation(runs)
     if split == UNSEEN:
-        raise ValueError("unseen sites stand beside the others in every comparison of test cases: choose split='test'")
+        raise ValueError("every comparison of test cases includes held-out sites: choose split='test'")
     run = runs[0]
     name = metric or run.headline
     METRICS.function(name)  # a misspelt metric is refused before any work
     column = _column(runs, labels)
-    dealt = run.partition_table[run.partition_table["site"] != "unassigned"]
-    away = dealt["site"].isin(run.unseen)
-    visited = dealt[away & (split == "test")]
-    places = ((split, dealt[~away]), (UNSEEN, visited.assign(site=AWAY + visited["site"])))
-    home, abroad = (
+    assigned = run.partition_table[run.partition_table["site"] != "unassigned"]
+    external = assigned["site"].isin(run.unseen)
+    held_out = assigned[external & (split == "test")]
+    parts = ((split, assigned[~external]), (UNSEEN, held_out.assign(site=HELD_OUT + held_out["site"])))
+    inside, outside = (
         Alignment(*_facts(run, cases, column, (choice, split, stored)), list(run.classes), run.task, name, draws)
-        for stored, cases in places
+        for stored, cases in parts
     )
-    return home, abroad
+    return inside, outside
 
 
 def _facts(
-    run: "Run", dealt: pd.DataFrame, column: str, asked: tuple[str, str, str]
+    run: Run, assigned: pd.DataFrame, column: str, which: tuple[str, str, str]
 ) -> tuple[pd.DataFrame, list[str], str, str, str]:
-    """The first fields of Terms: unit and label of each case as the run's predictions have them."""
-    choice, split, stored = asked
-    sites = sorted(dealt["site"].unique(), key=natural)
-    table = dealt.loc[dealt["split"] == split, ["case", "site"]]
+    """The first fields of an `Alignment`: unit and label of each case are those in the run's predictions."""
+    choice, split, stored = which
+    sites = sorted(assigned["site"].unique(), key=natural)
+    table = assigned.loc[assigned["split"] == split, ["case", "site"]]
     table = table.iloc[np.argsort(pd.Categorical(table["site"], sites).codes, kind="stable")].reset_index(drop=True)
     if stored == UNSEEN and table.empty:
-        return table.assign(unit=0, label=0), sites, *asked
-    facts = answers(run, choice, stored)[0]
+        return table.assign(unit=0, label=0), sites, *which
+    facts = used_predictions(run, choice, stored)[0]
     facts = facts.iloc[_positions(facts, run, table)][["unit", column]].reset_index(drop=True)
-    return table.join(facts.set_axis(["unit", "label"], axis=1)), sites, *asked
+    return table.join(facts.set_axis(["unit", "label"], axis=1)), sites, *which
 
 
-def answers(run: "Run", choice: str, stored: str, stranger: str = "average") -> list[pd.DataFrame]:
-    """The predictions that count: of the model that each site uses.
+def used_predictions(run: Run, choice: str, stored: str, external: str = "average") -> list[pd.DataFrame]:
+    """The predictions of the model that each site uses.
 
-    An unseen site has no model of its own: the global one's, or of each site's where there is none; stranger="estimate"
-    has the global one's with normalisation statistics of the site's own images, where it has such.
+    A held-out site uses the global model, or tries the model of every site where there is none. external="estimate"
+    takes the global model with batch norm adapted to the images of the held-out site, if the run has one.
     """
-    found = kept(run, choice, stored)
+    found = stored_predictions(run, choice, stored)
     if stored != UNSEEN:
-        return [as_used(found)]
+        return [of_used_models(found)]
     models = set(found["model"])
-    wanted = {ACQUAINTED} & models if stranger == "estimate" else set()
-    chosen = wanted or {"global"} & models or models - {ACQUAINTED}
+    wanted = {ADAPTED} & models if external == "estimate" else set()
+    chosen = wanted or {"global"} & models or models - {ADAPTED}
     return [found[found["model"] == model] for model in sorted(chosen, key=natural)]
 
 
-def as_used(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The predictions of the model that each site uses: its own if it has one, else the global one."""
+def of_used_models(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Select the predictions of the model that each site uses: its own if it has one, else the global one."""
     own = predictions["site"].isin(predictions["model"].unique())
     return predictions[predictions["model"] == predictions["site"].where(own, "global")]
 
 
-def kept(run: "Run", choice: str, stored: str) -> pd.DataFrame:
-    """All predictions of that choice and split."""
+def stored_predictions(run: Run, choice: str, stored: str) -> pd.DataFrame:
+    """Select all predictions of one choice ("last" or "best") and split."""
     predictions = run.predictions
     found = predictions[(predictions["choice"] == choice) & (predictions["split"] == stored)]
     if found.empty:
@@ -160,26 +160,26 @@ def kept(run: "Run", choice: str, stored: str) -> pd.DataFrame:
 
 
 def probabilities(
-    run: "Run", terms: Alignment, model: str | None = None, stranger: str = "average"
+    run: Run, alignment: Alignment, model: str | None = None, external: str = "average"
 ) -> list[NDArray[np.float64]]:
-    """(cases, classes) in the order of the terms' cases: of each model that counts, or of the one named."""
-    if terms.table.empty:
-        return [np.empty((0, len(terms.classes)))]
-    found = answers(run, terms.choice, terms.stored, stranger)
+    """Class probabilities (cases, classes) of each model in use, or of the named one, in the order of the alignment."""
+    if alignment.table.empty:
+        return [np.empty((0, len(alignment.classes)))]
+    found = used_predictions(run, alignment.choice, alignment.stored, external)
     if model is not None:
-        every = kept(run, terms.choice, terms.stored)
+        every = stored_predictions(run, alignment.choice, alignment.stored)
         found = [every[every["model"] == model]]
-    return [_aligned(frame, run, terms) for frame in found]
+    return [_aligned(frame, run, alignment) for frame in found]
 
 
-def _aligned(predictions: pd.DataFrame, run: "Run", terms: Alignment) -> NDArray[np.float64]:
-    """(cases, classes) probabilities in the order of the terms' cases."""
-    columns = [f"p{index}" for index in range(len(terms.classes))]
-    return predictions[columns].to_numpy(np.float64)[_positions(predictions, run, terms.table)]
+def _aligned(predictions: pd.DataFrame, run: Run, alignment: Alignment) -> NDArray[np.float64]:
+    """Class probabilities (cases, classes) in the order of the alignment."""
+    columns = [f"p{index}" for index in range(len(alignment.classes))]
+    return predictions[columns].to_numpy(np.float64)[_positions(predictions, run, alignment.table)]
 
 
-def _positions(predictions: pd.DataFrame, run: "Run", table: pd.DataFrame) -> NDArray[np.intp]:
-    """Where each case of the table stands among one model's predictions."""
+def _positions(predictions: pd.DataFrame, run: Run, table: pd.DataFrame) -> NDArray[np.intp]:
+    """The row of each case of the table in one model's predictions."""
     rows = pd.Index(predictions["case"]).get_indexer(pd.Index(table["case"]))
     if (rows < 0).any():
         raise ValueError(
@@ -189,42 +189,44 @@ def _positions(predictions: pd.DataFrame, run: "Run", table: pd.DataFrame) -> ND
     return rows
 
 
-def _column(runs: "Sequence[Run]", labels: str) -> str:
-    """The column of predictions with the labels asked for."""
+def _column(runs: Sequence[Run], labels: str) -> str:
+    """The column of predictions that holds these labels."""
+    labels = FORMER_LABELS.get(labels, labels)
     if labels not in LABELS:
         raise ValueError(f"labels is {labels!r}: {nearest(labels, LABELS)}")
     without = [run for run in runs if LABELS[labels] not in run.predictions]
     if without:
         raise ValueError(
-            f"{without[0].method!r} keeps no marked labels, as all its sites annotate alike: compare with labels='true'"
+            f"{without[0].method!r} has no annotated labels, since its sites label alike: compare with labels='true'"
         )
     return LABELS[labels]
 
 
-def _check_one_federation(runs: "Sequence[Run]") -> None:
+def _check_one_federation(runs: Sequence[Run]) -> None:
     if not runs:
         raise ValueError("there are no runs to compare: pass the runs of one grid")
-    first, dealt = runs[0], _deal(runs[0])
+    first, assigned = runs[0], _assignment(runs[0])
     for run in runs[1:]:
-        if (found := _world(run)) != (wanted := _world(first)):
+        if (found := _setting(run)) != (wanted := _setting(first)):
             raise ValueError(
-                f"{run.method!r} ran on {found} and {first.method!r} on {wanted}: compare runs of one dataset, seen by"
-                " the same scanners and readers, with the same sites held out"
+                f"{run.method!r} ran on {found} and {first.method!r} on {wanted}: compare runs of one dataset with"
+                " the same scanners, readers and held-out sites"
             )
-        if differing := dealt ^ _deal(run):
+        if differing := assigned ^ _assignment(run):
             raise ValueError(
-                f"{run.method!r} (seed {run.experiment.seed}) and {first.method!r} (seed {first.experiment.seed}) deal"
-                f" {len({case for case, *_ in differing})} cases to different sites or splits, so they are different"
-                " federations: compare runs of one partition"
+                f"{run.method!r} (seed {run.experiment.seed}) and {first.method!r} (seed {first.experiment.seed}) have"
+                f" {len({case for case, *_ in differing})} cases at different sites or in different splits: compare"
+                " runs of one partition"
             )
 
 
-def _world(run: "Run") -> dict[str, Any]:
-    """What runs must share beside the partition: scanners and readers change what is seen, not who has which case."""
-    seen = {axis: getattr(run.experiment, axis, 0.0) for axis in ("acquisition", "annotation")}
-    return {"dataset": run.experiment.dataset, "classes": list(run.classes), **seen, "unseen": list(run.unseen)}
+def _setting(run: Run) -> dict[str, Any]:
+    """What runs must share besides the partition: scanners and readers change images and labels, not the assignment."""
+    shown = {axis: getattr(run.experiment, axis, 0.0) for axis in ("acquisition", "annotation")}
+    return {"dataset": run.experiment.dataset, "classes": list(run.classes), **shown, "unseen": list(run.unseen)}
 
 
-def _deal(run: "Run") -> set[tuple[Any, ...]]:
+def _assignment(run: Run) -> set[tuple[Any, ...]]:
+    """(case, site, split) of each assigned case."""
     table = run.partition_table
     return set(zip(table["case"], table["site"], table["split"], strict=True))

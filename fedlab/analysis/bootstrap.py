@@ -1,6 +1,6 @@
-"""Intervals for metrics: the bootstrap that respects class, site and patient, and DeLong's variance beside it.
+"""Intervals for metrics: a bootstrap stratified by class and site that keeps patients whole, and DeLong's variance.
 
-Every method sees the same resampled cases, so differences are paired.
+All methods are scored on the same resampled cases, so that differences are paired.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ def over_seeds(estimates: Sequence[Estimate], rng: np.random.Generator) -> Estim
 
 
 def over_sites(estimates: Sequence[Estimate], summary: Callable[..., Any]) -> Estimate:
-    """A summary (np.mean, np.min, ...) of what sites reach, in each draw anew; undefined without sites."""
+    """A summary (np.mean, np.min, ...) of sites' scores, computed in every draw; undefined without sites."""
     if not estimates:
         return UNDEFINED
     value = summary([each.value for each in estimates])
@@ -66,14 +66,14 @@ def over_sites(estimates: Sequence[Estimate], summary: Callable[..., Any]) -> Es
 def resamples(
     strata: ArrayLike, clusters: ArrayLike, rng: np.random.Generator, draws: int = 2000
 ) -> NDArray[np.uint16]:
-    """How often each case stands in each bootstrap sample, shape (draws, n).
+    """Draw bootstrap samples: how often each case is in each of them, shape (draws, n).
 
     Whole clusters (patients) are drawn with replacement within their stratum (class and site of their first case), as
     many as the stratum has. A stratum of one cluster never varies. strata, clusters: (n,) ids of any kind.
     """
     _, first_case, cluster = np.unique(np.asarray(clusters), return_index=True, return_inverse=True)
     stratum = np.unique(np.asarray(strata)[first_case], return_inverse=True)[1]
-    order = np.argsort(stratum, kind="stable")  # clusters of one stratum side by side
+    order = np.argsort(stratum, kind="stable")  # clusters of one stratum are adjacent
     sizes = np.bincount(stratum)
     start, size = (np.cumsum(sizes) - sizes)[stratum[order]], sizes[stratum[order]]
     counts = np.empty((draws, len(order)), np.uint16)

@@ -1,4 +1,4 @@
-"""The optimisation family of heterogeneity, as runs recorded it: how far sites pull the model apart, round by round."""
+"""Client drift: how far local training moves the models of sites apart, round by round."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +11,31 @@ from fedlab.federation import ALL
 
 
 def drift(runs: Run | Sequence[Run]) -> pd.DataFrame:
-    """One row per run and round: method, seed, round, then one column per name in `update_statistics.MEASURES`.
+    """Tabulate client drift, round by round, as the runs recorded it.
 
-    There are rows for rounds in which all sites trained from one start, over the parameters that they share: every
-    round of federated averaging and its family, the first of local training, none of centralized or cyclic training.
+    Drift is defined where all sites train from one start, over the parameters that they share: in every round of
+    federated averaging and its family, in the first round of local training, never in centralized or cyclic training.
+
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+        Finished runs.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each run and round, with columns method, seed, round, and one for each name in
+        `fedlab.engine.update_statistics.MEASURES`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = fedlab.drift(fedlab.run(base, folder=folder))
+    >>> table["round"].tolist()
+    [1, 2]
     """
     each = [runs] if isinstance(runs, Run) else list(runs)
     empty = pd.DataFrame(columns=["method", "seed", "round", *MEASURES])
@@ -31,23 +52,54 @@ def _wide(run: Run) -> pd.DataFrame:
 
 
 def weight_divergence(run: Run, reference: Run, choice: str = "last") -> pd.DataFrame:
-    """|w - w_ref| / |w_ref| of each model of a run, over trainable parameters (Zhao 2018, arXiv:1806.00582).
+    """Weight divergence |w - w_ref| / |w_ref| of each model of a run, over its trainable parameters.
 
-    Columns: model, divergence. reference: a run with a global model, such as the centralized one of the same seed.
-    ValueError where the two did not start from the same weights.
+    Parameters
+    ----------
+    run : Run
+        The run whose models are measured.
+    reference : Run
+        A run with a global model, such as the centralized one of the same seed.
+    choice : {"last", "best"}, default "last"
+        Models of the last round, or of the round that is best on validation cases.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each model, with columns model and divergence (0 for equal weights).
+
+    Raises
+    ------
+    ValueError
+        If the runs did not start from the same weights.
+
+    References
+    ----------
+    .. [1] Y. Zhao et al., "Federated learning with non-IID data", 2018, arXiv:1806.00582, equation 5.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fedavg, centralized = fedlab.grid(base, folder=folder, method=["fedavg", "centralized"])
+    ...     table = fedlab.weight_divergence(fedavg, centralized)
+    >>> table["model"].tolist(), bool(table["divergence"][0] > 0)
+    (['global'], True)
     """
     if (found := _start(run)) != (wanted := _start(reference)):
         raise ValueError(
             f"{run.method!r} started from {found} and {reference.method!r} from {wanted}: compare the weights of runs"
             " of one dataset, model and seed"
         )
-    goal = reference.trainable("global", choice)
-    apart = {model: run.trainable(model, choice) - goal for model in run.models}
-    divergence = [float(difference.norm() / goal.norm()) for difference in apart.values()]
-    return pd.DataFrame({"model": list(apart), "divergence": divergence})
+    target = reference.trainable("global", choice)
+    differences = {model: run.trainable(model, choice) - target for model in run.models}
+    divergence = [float(difference.norm() / target.norm()) for difference in differences.values()]
+    return pd.DataFrame({"model": list(differences), "divergence": divergence})
 
 
 def _start(run: Run) -> dict[str, Any]:
-    """What decides the initial weights."""
+    """The settings that determine the initial weights."""
     start = {name: getattr(run.experiment, name) for name in ("dataset", "model", "seed")}
     return start | {"group normalisation": run.experiment.batchnorm == "group"}

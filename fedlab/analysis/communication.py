@@ -1,4 +1,4 @@
-"""What a method costs, beside what it reaches: work, traffic, and the time that a network of given speed would take."""
+"""Costs of a method next to its performance: steps, traffic, and the time on a network of given speed."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fedlab.analysis.comparison import compare
-from fedlab.analysis.usage import training
+from fedlab.analysis.usage import training_rows
 from fedlab.experiments.run_folder import Run
 
 PATH = ("steps", "messages", "bytes")
@@ -21,16 +21,46 @@ def costs(
     latency: float = 0.05,
     step: float | None = None,
 ) -> pd.DataFrame:
-    """One row a run: what it reached, and the rounds, steps, cases, megabytes, hand-overs and seconds it took.
+    """Tabulate what runs cost next to what they reach.
 
-    over: the field of the experiment that tells the runs apart. The headline metric is the mean over the sites that
-    have it, on test cases; steps and samples are those of all sites together; seconds are of local training, one site
-    after the other. hand-overs: messages from one site to another. sequential steps: those on the critical path, which
-    no number of sites working at a time makes shorter.
+    Parameters
+    ----------
+    runs : Run or sequence of Run
+        Finished runs.
+    over : str, default "method"
+        The field of the experiment that tells the runs apart.
+    choice : {"last", "best"}, default "last"
+        Model of the last round, or of the round that is best on validation cases.
+    bandwidth : float, default 100.0
+        Speed of each site's link in megabits a second, above 0. A server's link is as fast as all of them together, the
+        link of a leader in a swarm is one of them.
+    latency : float, default 0.05
+        Seconds a message, 0 or more.
+    step : float, optional
+        Seconds of an optimizer step in the estimated federation, by default as fast as here.
 
-    estimated minutes: of a real federation along that path, with links of `bandwidth` megabits a second and `latency`
-    seconds a message, and steps as fast as they were here, or of `step` seconds each. Every site has a link of its own;
-    a server's is as fast as all of them together, a leader's in a swarm is one of them.
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each run, with columns `over`, seed, the headline metric (macro-average over sites, test cases),
+        rounds, steps and samples (of all sites together), megabytes, hand-overs (messages from one site to another),
+        sequential steps (on the critical path, which sites that work in parallel do not shorten), seconds (of local
+        training, one site after the other), and estimated minutes (of a real federation along the critical path).
+
+    Raises
+    ------
+    ValueError
+        If `bandwidth`, `latency` or `step` is negative or not finite.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = fedlab.costs(fedlab.grid(base, folder=folder, method=["fedavg", "cyclic"]))
+    >>> table[["method", "rounds", "hand-overs"]].to_dict("list")
+    {'method': ['fedavg', 'cyclic'], 'rounds': [2, 2], 'hand-overs': [0, 3]}
     """
     each = [runs] if isinstance(runs, Run) else list(runs)
     for name, value, least in (("bandwidth", bandwidth, 1e-9), ("latency", latency, 0.0), ("step", step or 0.0, 0.0)):
@@ -40,11 +70,11 @@ def costs(
 
 
 def _row(run: Run, over: str, choice: str, bandwidth: float, latency: float, step: float | None) -> dict[str, object]:
-    trained, ledger = training(run), run.ledger
+    trained, ledger = training_rows(run), run.ledger
     scores = compare([run], choice=choice, draws=1)
     path = critical_path(run)
-    working = path["seconds"] if step is None else step * path["steps"]
-    travelling = 8e-6 * path["bytes"] / bandwidth + latency * path["messages"]
+    training = path["seconds"] if step is None else step * path["steps"]
+    transfer = 8e-6 * path["bytes"] / bandwidth + latency * path["messages"]
     return {
         over: getattr(run.experiment, over),
         "seed": run.experiment.seed,
@@ -56,12 +86,12 @@ def _row(run: Run, over: str, choice: str, bandwidth: float, latency: float, ste
         "hand-overs": int(ledger.loc[ledger["direction"] == "peer", "messages"].sum()),
         "sequential steps": int(path["steps"]),
         "seconds": trained["seconds"].sum(),
-        "estimated minutes": (working + travelling) / 60,
+        "estimated minutes": (training + transfer) / 60,
     }
 
 
 def critical_path(run: Run) -> dict[str, float]:
-    """Steps, messages, bytes and seconds of training along the critical path of all rounds."""
+    """Sum the steps, messages, bytes and seconds of training along the critical path of all rounds."""
     rows = run.rounds[run.rounds["split"].eq("train") & run.rounds["metric"].str.startswith("critical ")]
     total = rows.groupby("metric")["value"].sum()
     return {name: float(total.get(f"critical {name}", 0.0)) for name in PATH} | {

@@ -1,43 +1,39 @@
-"""What runs spent, site by site: bytes and messages across borders, optimizer steps, cases that gradients came from."""
+"""Resource use of runs, site by site: megabytes and messages sent and received, optimizer steps, training samples."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from fedlab.experiments.run_folder import Run
 from fedlab.federation import ALL
 
-if TYPE_CHECKING:
-    from fedlab.experiments.run_folder import Run
-
-NOTHING = {"megabytes": 0.0, "messages": 0.0, "steps": 0.0, "samples": 0.0}
+NO_USE = {"megabytes": 0.0, "messages": 0.0, "steps": 0.0, "samples": 0.0}
 
 
-def spending(group: "Sequence[Run]") -> dict[str, dict[str, float]]:
-    """Site, or "all sites" -> megabytes, messages, steps, samples; the mean over runs.
+def resource_use(group: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """Megabytes, messages, steps and samples of each site and of "all sites", mean over runs.
 
-    Bytes of a site are those that crossed its border, in or out; those of all sites count what passed between two of
-    them once.
+    A site's bytes are those that it sent or received; in "all sites" a message between two sites counts once.
     """
     each = [_of(run) for run in group]
     sites = {site for found in each for site in found}
-    return {site: _mean([found.get(site, NOTHING) for found in each]) for site in sites}
+    return {site: _mean([found.get(site, NO_USE) for found in each]) for site in sites}
 
 
-def _of(run: "Run") -> dict[str, dict[str, float]]:
+def _of(run: Run) -> dict[str, dict[str, float]]:
     if getattr(run, "ledger", None) is None:
-        return {ALL: NOTHING}
-    trained = training(run)
-    work = trained.groupby("site")[["steps", "samples"]].sum()
+        return {ALL: NO_USE}
+    trained = training_rows(run)
+    steps = trained.groupby("site")[["steps", "samples"]].sum()
     found = {ALL: _row(run.ledger, trained)}
-    for site in {*work.index, *run.ledger["site"]} - {ALL}:
+    for site in {*steps.index, *run.ledger["site"]} - {ALL}:
         crossed = run.ledger[(run.ledger["site"] == site) | (run.ledger["other"] == site)]
         found[str(site)] = _row(crossed, trained[trained["site"] == site])
     return found
 
 
-def training(run: "Run") -> pd.DataFrame:
-    """The rows of a run's rounds that tell what training took."""
+def training_rows(run: Run) -> pd.DataFrame:
+    """Select the rows of a run's rounds that hold the cost of training."""
     rounds = run.rounds
     return rounds[(rounds["split"] == "train") & (rounds["metric"] == "loss")]
 

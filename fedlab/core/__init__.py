@@ -1,1 +1,1 @@
-"""What everything else rests on: weights as flat vectors, memory, registries of names, random streams, warnings."""
+"""Foundations: weights as flat vectors, memory, registries of names, random streams, warnings."""

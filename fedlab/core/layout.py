@@ -1,4 +1,4 @@
-"""Where each tensor of a model is in its flat vector.
+"""Positions of a model's tensors in its flat vector.
 
 The vector holds the P trainable parameters in the order of the model's stages, then the Q floating buffers
 (normalisation statistics). Each tensor starts at a multiple of 256 bytes, as a GPU's vectorised kernels need; the gaps
@@ -8,48 +8,47 @@ between tensors are padding, which is always zero and never counted, sent or sav
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlab.core.memory import ALIGNED
+from fedlab.core.memory import ALIGNMENT
 
-if TYPE_CHECKING:
-    from fedlab.core.weights import Weights
-
-BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # by type: names tell nothing ("downsample.1" is one, too)
+BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # by type, since names do not tell ("downsample.1")
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of the model and its place in the vector."""
+    """One tensor of the model and its position in the vector.
+
+    kind: weight (decays), bias, norm, batchnorm (scale and offset), mean or variance (running statistics of a batch
+    norm), or buffer.
+    """
 
     name: str
     shape: tuple[int, ...]
     start: int
-    kind: (
-        str  # weight (decays) | bias | norm | batchnorm (scale and offset) | mean | variance (of a batch norm) | buffer
-    )
+    kind: str
 
     @property
     def stop(self) -> int:
+        """The position after its last number."""
         return self.start + self.size
 
     @property
     def size(self) -> int:
-        """How many numbers the tensor has."""
+        """The number of elements."""
         return int(np.prod(self.shape))
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where each tensor of one architecture is in the vector.
+    """The positions of all tensors of one architecture.
 
     counters: names of integer buffers. trained: length of the vector's trainable part, padding included. size: length
-    of the vector, padding included. pooled: merge variances as those of the union.
+    of the vector, padding included. pooled: average running variances as the variance of the union of all sites.
     """
 
     entries: tuple[Entry, ...]
@@ -60,7 +59,7 @@ class Layout:
 
     @classmethod
     def of(cls, model: nn.Module, *, pooled: bool = False) -> "Layout":
-        """The layout of a model: parameters in stage order, then floating buffers."""
+        """Lay out a model: parameters in stage order, then floating buffers."""
         kinds = _kinds(model)
         parameters = [(name, p.shape, kinds[name]) for name, p in model.named_parameters()]
         floating = [(name, b.shape, kinds[name]) for name, b in model.named_buffers() if b.is_floating_point()]
@@ -81,16 +80,16 @@ class Layout:
 
     @cached_property
     def occupied(self) -> Tensor:
-        """Which places of the vector hold a number of the model, bool (size,); the others are padding."""
+        """Marks the coordinates that belong to the model, bool (size,); the others are padding."""
         return self.mask(*{entry.kind for entry in self.entries})
 
     @cached_property
     def places(self) -> Tensor:
-        """Those places, (P + Q,)."""
+        """Indices of the coordinates that belong to the model, (P + Q,)."""
         return self.occupied.nonzero()[:, 0]
 
     def mask(self, *kinds: str) -> Tensor:
-        """Which places of the vector are of these kinds, bool (size,)."""
+        """Mark the coordinates of tensors of these kinds, bool (size,)."""
         chosen = torch.zeros(self.size, dtype=torch.bool)
         for entry in self.entries:
             if entry.kind in kinds:
@@ -98,20 +97,15 @@ class Layout:
         return chosen
 
     def views(self, vector: Tensor) -> dict[str, Tensor]:
-        """Name -> view of the vector or, with an axis before it, of a stack; kernels in channels-last memory order.
+        """Name -> view of a vector (..., size), or of its trainable part (..., trained) without buffers.
 
-        Of vectors (..., trained) without buffers, views of the parameters.
+        Convolution kernels are in channels-last memory order.
         """
         return {entry.name: _view(vector, entry) for entry in self.entries if entry.stop <= vector.shape[-1]}
 
-    def state(self, weights: "Weights") -> dict[str, Tensor]:
-        """Name -> tensor, as PyTorch's `state_dict` has it."""
-        named = {name: view.contiguous() for name, view in self.views(weights.vector).items()}
-        return named | {name: weights.counts[i].clone() for i, name in enumerate(self.counters)}
-
 
 def place(found: Sequence[Entry], trainable: int) -> tuple[tuple[Entry, ...], int, int]:
-    """(entries, trained, size) of a vector that holds these tensors in order, the first `trainable` of them trained."""
+    """Place tensors one after another, the first `trainable` of them trained: (entries, trained, size)."""
     entries, starts = [], [0]
     for entry in found:
         entries.append(replace(entry, start=starts[-1]))
@@ -120,12 +114,12 @@ def place(found: Sequence[Entry], trainable: int) -> tuple[tuple[Entry, ...], in
 
 
 def after(entry: Entry) -> int:
-    """Where a tensor may begin that follows this one."""
-    return -(-entry.stop // ALIGNED) * ALIGNED
+    """The first position at which the next tensor may begin."""
+    return -(-entry.stop // ALIGNMENT) * ALIGNMENT
 
 
 def _kinds(model: nn.Module) -> dict[str, str]:
-    """Name of each parameter and buffer -> its kind, told by the type of its module."""
+    """Name of each parameter and buffer -> its kind, derived from the type of its module."""
     kinds = {}
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
@@ -139,12 +133,14 @@ def _kinds(model: nn.Module) -> dict[str, str]:
 
 
 def _norm_kind(module: nn.Module) -> str:
+    """The kind of a normalisation layer's scale and offset, "" for other layers."""
     if isinstance(module, BATCH_NORMS):
         return "batchnorm"
     return "norm" if isinstance(module, NORMS) else ""
 
 
 def _view(vector: Tensor, entry: Entry) -> Tensor:
+    """One tensor as a view of the vector."""
     flat, many = vector[..., entry.start : entry.stop], vector.shape[:-1]
     if len(entry.shape) < 4:
         return flat.view(*many, *entry.shape)

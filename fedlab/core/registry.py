@@ -1,4 +1,4 @@
-"""Names that a user may write, what they mean, and the nearest one when a name is misspelt.
+"""Registries of names that a user may write, what they mean, and the nearest name when one is misspelt.
 
 Methods, models, datasets and schemes are written as they are read: `"fedprox(mu=0.01)"` is parameter, legend, folder
 name and sweep axis in one.
@@ -7,9 +7,9 @@ name and sweep axis in one.
 import ast
 import difflib
 import inspect
+import marshal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from types import CodeType
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,19 +24,42 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"choose one of {', '.join(known)}"
 
 
-def choose(knob: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Refuse a value that is none of the choices."""
+def choose(argument: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Refuse a value of an argument that is not among the choices."""
     if isinstance(value, bool) != isinstance(choices[0], bool) or value not in choices:
-        raise ValueError(f"{knob}={value!r}: choose one of {', '.join(map(repr, choices))}")
+        raise ValueError(f"{argument}={value!r}: choose one of {', '.join(map(repr, choices))}")
 
 
 class Registry(Mapping[str, str]):
-    """Name -> one-line meaning; `parse` turns what a user wrote into a function and its arguments."""
+    """Names of functions and their one-line meanings: a read-only mapping.
+
+    Parameters
+    ----------
+    kind : str
+        What is registered, for error messages, such as "method".
+
+    Examples
+    --------
+    >>> from fedlab.core.registry import Registry
+    >>> rules = Registry("rule")
+    >>> @rules.add
+    ... def trimmed(models, share: float = 0.1):
+    ...     "Mean without the largest and smallest values."
+    >>> rules
+    trimmed  Mean without the largest and smallest values.
+    >>> function, values, named = rules.parse("trimmed(share=0.2)", given=1)
+    >>> named
+    {'share': 0.2}
+    >>> rules.parse("trimmed(shar=0.2)", given=1)
+    Traceback (most recent call last):
+    ValueError: rule 'trimmed' has no argument 'shar': did you mean 'share'?
+    """
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._functions: dict[str, Callable[..., Any]] = {}
         self._meanings: dict[str, str] = {}
+        self._sources: dict[str, str] = {}
 
     def __getitem__(self, name: str) -> str:
         return self._meanings[name]
@@ -51,58 +74,77 @@ class Registry(Mapping[str, str]):
         width = max((len(name) for name in self), default=0)
         return "\n".join(f"{name:{width}}  {meaning}" for name, meaning in self.items())
 
-    def add(self, function: F, name: str = "", meaning: str = "") -> F:
-        """Register a function under its name, explained by the first line of its docstring."""
+    def add(self, function: F, name: str = "", meaning: str = "", source: str = "") -> F:
+        """Register a function, by default under its own name and with the first line of its docstring.
+
+        source: the fingerprint that the function has in the process that defined it, if that is another process.
+        """
         key = name or function.__name__
         self._functions[key] = function
         self._meanings[key] = meaning or (inspect.getdoc(function) or "").split("\n")[0]
+        self._sources[key] = source
         return function
 
     def remove(self, name: str) -> None:
-        """Forget a name, such as that of a method in a cell that is run again."""
-        self._functions.pop(name), self._meanings.pop(name)
+        """Remove a name, such as that of a method in a cell that is run again."""
+        for entries in (self._functions, self._meanings, self._sources):
+            entries.pop(name)
 
     def explain(self, text: str) -> str:
-        """What a user wants to know of a name, or of a call such as "fedprox(mu=0.01)": its whole docstring."""
+        """The whole docstring of a name, or of a call such as "fedprox(mu=0.01)"."""
         name = split_call(text, self.kind)[0]
         return f"{name}: {inspect.getdoc(self.function(name)) or self[name]}"
 
     def fingerprint(self, name: str) -> str:
-        """What tells one version of a user's own function from the next, such as one in a notebook cell; else empty."""
-        return _version(self.function(name))
+        """The source of a user-defined function, which identifies its version; empty for a function of fedlab.
+
+        Raises ValueError for a function that is not written in Python.
+        """
+        if self._sources.get(name):
+            return self._sources[name]
+        try:
+            return _source(self.function(name))
+        except TypeError:
+            raise ValueError(
+                f"{self.kind} {name!r} is not written in Python, so versions of it could not be distinguished: wrap it"
+                " in a function of your own"
+            ) from None
 
     def function(self, name: str) -> Callable[..., Any]:
-        """The function behind a bare name; ValueError with the nearest names if there is none."""
+        """The function registered under a bare name; ValueError with the nearest names if there is none."""
         if name not in self._functions:
             raise ValueError(f"unknown {self.kind} {name!r}: {nearest(name, self)}")
         return self._functions[name]
 
     def parse(self, text: str, given: int = 0) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
-        """`"fedprox(mu=0.01)"` -> (fedprox, [], {"mu": 0.01}); the first `given` parameters are no knobs."""
-        name, args, knobs = split_call(text, self.kind)
+        """`"fedprox(mu=0.01)"` -> (fedprox, [], {"mu": 0.01}); a user cannot set the first `given` parameters."""
+        name, values, named = split_call(text, self.kind)
         function = self.function(name)
-        self._check_knobs(name, function, args, knobs, given)
-        return function, args, knobs
+        self._check_arguments(name, function, values, named, given)
+        return function, values, named
 
-    def _check_knobs(
-        self, name: str, function: Callable[..., Any], args: list[Any], knobs: dict[str, Any], given: int
+    def _check_arguments(
+        self, name: str, function: Callable[..., Any], values: list[Any], named: dict[str, Any], given: int
     ) -> None:
+        """Refuse arguments that the function does not have, has not so many of, or gets twice."""
         parameters = list(inspect.signature(function).parameters.values())[given:]
         if any(p.kind is p.VAR_KEYWORD for p in parameters):
             return
         known = [p.name for p in parameters]
-        for knob in knobs:
-            if knob not in known:
-                hint = nearest(knob, known) if known else "it has none"
-                raise ValueError(f"{self.kind} {name!r} has no knob {knob!r}: {hint}")
-        if len(args) > len(known):
-            raise ValueError(f"{self.kind} {name!r} takes at most {len(known)} values, found {len(args)}: {args}")
-        if twice := [knob for knob in knobs if knob in known[: len(args)]]:
-            raise ValueError(f"{self.kind} {name!r} is given {twice[0]!r} twice: name it or count on its place")
+        for argument in named:
+            if argument not in known:
+                hint = nearest(argument, known) if known else "it has none"
+                raise ValueError(f"{self.kind} {name!r} has no argument {argument!r}: {hint}")
+        if len(values) > len(known):
+            raise ValueError(f"{self.kind} {name!r} takes at most {len(known)} values, found {len(values)}: {values}")
+        if twice := [argument for argument in named if argument in known[: len(values)]]:
+            raise ValueError(
+                f"{self.kind} {name!r} is given {twice[0]!r} twice: pass it by name or by position, not both"
+            )
 
 
 def split_call(text: str, kind: str = "name") -> tuple[str, list[Any], dict[str, Any]]:
-    """`"dirichlet(0.3)"` -> ("dirichlet", [0.3], {}); values are Python literals, nothing is evaluated."""
+    """Split `"dirichlet(0.3)"` into ("dirichlet", [0.3], {}); values are Python literals, nothing is evaluated."""
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         if isinstance(tree, ast.Name):
@@ -111,35 +153,38 @@ def split_call(text: str, kind: str = "name") -> tuple[str, list[Any], dict[str,
             raise SyntaxError
         if len({k.arg for k in tree.keywords}) < len(tree.keywords):
             raise SyntaxError
-        knobs = {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords if k.arg}
-        return tree.func.id, [ast.literal_eval(a) for a in tree.args], knobs
+        named = {str(k.arg): ast.literal_eval(k.value) for k in tree.keywords if k.arg}
+        return tree.func.id, [ast.literal_eval(a) for a in tree.args], named
     except (SyntaxError, ValueError):
-        raise ValueError(f"cannot read {kind} {text!r}: write it as name or name(knob=value)") from None
+        raise ValueError(f"cannot read {kind} {text!r}: write it as name or name(argument=value)") from None
 
 
-def _version(function: Any) -> str:
-    """The text of a function, of a class, of a callable object and what it holds, or of a partial; empty if fedlab's.
+def _source(function: Any) -> str:
+    """The source of a function or class; of an object or partial also what it holds; empty for those of fedlab.
 
-    A private function of fedlab is held by none but fedlab's own partials.
+    Raises TypeError where there is no Python code. A user's partial of a public function of fedlab counts as the
+    user's; partials of private functions are fedlab's.
     """
     if isinstance(function, partial):
-        inner = _version(function.func)
-        own = inner or not function.func.__name__.startswith("_")
-        return inner + repr((function.func.__name__, function.args, function.keywords)) if own else ""
-    if not hasattr(function, "__name__"):
-        inner = _version(type(function))
+        inner = _source(function.func)
+        if not inner and function.func.__name__.startswith("_"):
+            return ""
+        return inner + repr((function.func.__name__, function.args, function.keywords))
+    if not hasattr(function, "__name__"):  # a callable object
+        inner = _source(type(function))
         return inner and inner + repr(vars(function))
     if str(function.__module__).startswith("fedlab."):
         return ""
     try:
         return inspect.getsource(function)
-    except (OSError, TypeError):
-        methods = vars(function).values() if inspect.isclass(function) else [function]
-        found = [each for each in methods if inspect.isfunction(each)]
-        return "".join(_compiled(each.__code__) + repr((each.__defaults__, each.__kwdefaults__)) for each in found)
+    except (OSError, TypeError):  # typed at a prompt, or in `python -c`
+        return _compiled(function)
 
 
-def _compiled(code: CodeType) -> str:
-    """Code of which there is no source, with the functions inside it; the same in every process."""
-    values = [_compiled(value) if isinstance(value, CodeType) else value for value in code.co_consts]
-    return repr((code.co_code, values, code.co_names))
+def _compiled(function: Any) -> str:
+    """The compiled code of a function or class, as text that is the same in every process."""
+    members = vars(function).values() if inspect.isclass(function) else [function]
+    functions = [member for member in members if inspect.isfunction(member)]
+    if not functions:
+        raise TypeError(f"{function!r} is not written in Python")
+    return "".join(f"{marshal.dumps(f.__code__, 2).hex()}{(f.__defaults__, f.__kwdefaults__)!r}" for f in functions)

@@ -1,7 +1,7 @@
-"""Random generators named by their purpose; nothing ambient.
+"""Random generators named by their purpose; there is no global state.
 
-Two draws can only be correlated if they carry the same name, so adding a draw anywhere never changes another one, and a
-resumed run needs no generator state: it asks for the same names again.
+Two draws are independent unless they have the same name, so a new draw never changes another one, and a resumed run
+needs no generator state: it uses the same names again.
 """
 
 import hashlib
@@ -11,16 +11,35 @@ import torch
 
 
 def _entropy(seed: int, purpose: tuple[object, ...]) -> int:
-    """128 bits that depend on the seed and on every part of the name, alike on every machine."""
+    """128 bits that depend on the seed and on every part of the name, the same on every machine."""
     text = "\x1f".join([str(int(seed)), *(f"{type(part).__name__}:{part}" for part in purpose)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=16).digest(), "big")
 
 
 def stream(seed: int, *purpose: str | int) -> np.random.Generator:
-    """The numpy generator of one purpose, e.g. `stream(seed, "batches", site, epoch)`."""
+    """The numpy generator of one purpose.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the experiment or partition.
+    *purpose : str or int
+        Name of the draw, such as "batches", site, epoch.
+
+    Returns
+    -------
+    numpy.random.Generator
+        Philox, keyed by a hash of seed and purpose.
+
+    Examples
+    --------
+    >>> from fedlab.core.rng import stream
+    >>> stream(0, "batches", "Site A", 1).permutation(5)
+    array([1, 2, 0, 4, 3])
+    """
     return np.random.Generator(np.random.Philox(key=_entropy(seed, purpose)))
 
 
 def torch_stream(seed: int, *purpose: str | int) -> torch.Generator:
-    """The torch generator (CPU) of one purpose, e.g. for initial weights."""
+    """The torch generator (CPU) of one purpose, such as "initial weights"."""
     return torch.Generator().manual_seed(_entropy(seed, purpose) % 2**63)

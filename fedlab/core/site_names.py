@@ -1,10 +1,17 @@
-"""What simulated sites are called, and the natural order of any names."""
+"""Names of simulated sites, and the natural order of names."""
 
 import re
 
 
 def site_names(count: int) -> list[str]:
-    """Site A, Site B, ..., Site Z, Site AA, ..."""
+    """The names of `count` sites: Site A, Site B, ..., Site Z, Site AA, ...
+
+    Examples
+    --------
+    >>> from fedlab.core.site_names import site_names
+    >>> site_names(28)[-3:]
+    ['Site Z', 'Site AA', 'Site AB']
+    """
     names = []
     for number in range(1, count + 1):
         letters, left = "", number
@@ -16,7 +23,7 @@ def site_names(count: int) -> list[str]:
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """Sorting key: Site 2 before Site 10, these before Site B, Site Z before Site AA."""
+    """Sorting key: Site 2 before Site 10, numbers before letters, Site Z before Site AA."""
     letters = re.fullmatch(r"Site ([A-Z]{1,3})", name)
     if letters:
         number = 0

@@ -1,10 +1,11 @@
-"""A model as consecutive stages: which coordinates belong to a stage; a model cut into parts and put together again.
+"""A model as consecutive stages, and where it can be cut.
 
-A stage is one element of the model's `nn.Sequential`. In the flat vector of the whole model the parameters of
-neighbouring stages are one slice, and so are their buffers.
+A stage is one element of the model's `nn.Sequential`; the cut layer of split learning is the index of a stage. In the
+flat vector of the whole model the parameters of neighbouring stages are one slice, and so are their buffers.
 """
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -17,64 +18,64 @@ Ranges = tuple[tuple[int, int], ...]  # of stages: first, last + 1
 
 
 @dataclass(frozen=True, eq=False)
-class Part(Layout):
-    """The layout of some stages, as a model of its own; and where it is in that of the whole.
+class StageLayout(Layout):
+    """The layout of some stages as a separate model, and their positions in the whole model.
 
-    stages: ranges of stages. spans: slices of the whole vector's parameters, of its buffers, and of its counts, one of
-    each a range.
+    stages: ranges of stages. spans: slices of the whole vector's parameters, of its buffers and of its counts, one
+    slice for each range.
     """
 
     stages: Ranges = ()
     spans: tuple[tuple[slice, ...], tuple[slice, ...], tuple[slice, ...]] = ((), (), ())
 
 
-def part(layout: Layout, ranges: Iterable[Sequence[int]]) -> Part:
-    """The layout of the stages in these ranges, under the names that they have in the whole."""
+def stage_layout(layout: Layout, ranges: Iterable[Sequence[int]]) -> StageLayout:
+    """Lay out the stages in these ranges; tensors keep the names that they have in the whole model."""
     stages: Ranges = tuple((int(first), int(last)) for first, last in ranges)
     spans: tuple[list[slice], list[slice], list[slice]] = ([], [], [])
     trained: list[Entry] = []
     buffers: list[Entry] = []
     names: list[str] = []
     for first, last in stages:
-        inside = [entry for entry in layout.entries if first <= stage(entry.name) < last]
-        mine = [entry for entry in inside if entry.start < layout.trained]
+        inside = [entry for entry in layout.entries if first <= stage_of(entry.name) < last]
+        weights = [entry for entry in inside if entry.start < layout.trained]
         rest = [entry for entry in inside if entry.start >= layout.trained]
-        counters = [i for i, name in enumerate(layout.counters) if first <= stage(name) < last]
-        for found, each in zip(spans, (mine, rest), strict=False):
+        counters = [i for i, name in enumerate(layout.counters) if first <= stage_of(name) < last]
+        for found, each in zip(spans, (weights, rest), strict=False):
             found.append(slice(each[0].start, after(each[-1])) if each else slice(0, 0))
         spans[2].append(slice(counters[0], counters[-1] + 1) if counters else slice(0, 0))
-        trained, buffers = trained + mine, buffers + rest
+        trained, buffers = trained + weights, buffers + rest
         names += [layout.counters[i] for i in counters]
     entries, boundary, size = place(trained + buffers, len(trained))
     where = (tuple(spans[0]), tuple(spans[1]), tuple(spans[2]))
-    return Part(entries, tuple(names), boundary, size, layout.pooled, stages, where)
+    return StageLayout(entries, tuple(names), boundary, size, layout.pooled, stages, where)
 
 
-def take(w: Weights, where: Part) -> Weights:
-    """The weights of a part, out of those of the whole; a stack gives a stack."""
-    trained, buffers, counters = where.spans
+def extract(w: Weights, layout: StageLayout) -> Weights:
+    """Copy the weights of some stages out of the whole model; a stack gives a stack."""
+    trained, buffers, counters = layout.spans
     vector = torch.cat([w.vector[..., span] for span in (*trained, *buffers)], -1)
     counts = torch.cat([w.counts[..., span] for span in counters], -1)
     moments = None if w.moments is None else torch.cat([w.moments[..., span] for span in trained], -1)
-    return Weights(where, vector, counts, moments, w.clock, w.sites)
+    return Weights(layout, vector, counts, moments, w.steps, w.sites)
 
 
 def join(parts: Sequence[Weights], layout: Layout) -> Weights:
-    """The whole model from parts that together have all of its stages, without optimizer state."""
+    """Assemble the whole model from parts that together have all of its stages, without optimizer state."""
     first = parts[0]
     rows = first.vector.shape[:-1]
     vector = first.vector.new_zeros(*rows, layout.size)
     counts = first.counts.new_empty(*rows, len(layout.counters))
-    for piece in parts:
-        spread(piece, vector, counts)
+    for part in parts:
+        insert(part, vector, counts)
     return Weights(layout, vector, counts, sites=first.sites)
 
 
-def spread(piece: Weights, vector: Tensor, counts: Tensor) -> None:
-    """Write a part's weights to their places in the vector (..., size) and the counts of the whole."""
-    assert isinstance(piece.layout, Part)
-    trained, buffers, counters = piece.layout.spans
-    for values, spans, whole in ((piece.vector, (*trained, *buffers), vector), (piece.counts, counters, counts)):
+def insert(part: Weights, vector: Tensor, counts: Tensor) -> None:
+    """Write the weights of some stages into the vector (..., size) and the counts of the whole model."""
+    assert isinstance(part.layout, StageLayout)
+    trained, buffers, counters = part.layout.spans
+    for values, spans, whole in ((part.vector, (*trained, *buffers), vector), (part.counts, counters, counts)):
         start = 0
         for span in spans:
             size = span.stop - span.start
@@ -82,10 +83,8 @@ def spread(piece: Weights, vector: Tensor, counts: Tensor) -> None:
             start += size
 
 
-def module(model: nn.Sequential, ranges: Iterable[Sequence[int]]) -> nn.Sequential:
-    """The stages in these ranges as a model of their own that shares no memory with the whole; names stay."""
-    from copy import deepcopy
-
+def submodel(model: nn.Sequential, ranges: Iterable[Sequence[int]]) -> nn.Sequential:
+    """Copy the stages in these ranges into a separate model; the stages keep their names."""
     chosen = nn.Sequential()
     for first, last in ranges:
         for number in range(first, last):
@@ -94,35 +93,35 @@ def module(model: nn.Sequential, ranges: Iterable[Sequence[int]]) -> nn.Sequenti
 
 
 def mask(layout: Layout, first: int, last: int) -> Tensor:
-    """Which places (size,) of the whole vector belong to stages first .. last - 1."""
+    """Mark the coordinates of stages first .. last - 1 in the whole vector, bool (size,)."""
     chosen = torch.zeros(layout.size, dtype=torch.bool)
     for entry in layout.entries:
-        if first <= stage(entry.name) < last:
+        if first <= stage_of(entry.name) < last:
             chosen[entry.start : entry.stop] = True
     return chosen
 
 
-def head(layout: Layout, how_many: int) -> Tensor:
-    """The places (size,) of the last `how_many` stages that have parameters; ValueError where there are fewer."""
-    trained = sorted({stage(entry.name) for entry in layout.entries if entry.start < layout.trained})
-    if not 0 <= how_many <= len(trained):
+def head(layout: Layout, count: int) -> Tensor:
+    """Mark the last `count` stages that have parameters, bool (size,); ValueError where there are fewer."""
+    trained = sorted({stage_of(entry.name) for entry in layout.entries if entry.start < layout.trained})
+    if not 0 <= count <= len(trained):
         raise ValueError(
-            f"personal={how_many}: the model has {len(trained)} stages with parameters, so choose from 0 (nothing) to"
+            f"personal={count}: the model has {len(trained)} stages with parameters, so choose from 0 (nothing) to"
             f" {len(trained)} (everything)"
         )
-    first = trained[len(trained) - how_many] if how_many else trained[-1] + 1
+    first = trained[len(trained) - count] if count else trained[-1] + 1
     return mask(layout, first, trained[-1] + 1)
 
 
-def sequence(model: nn.Module) -> nn.Sequential:
-    """The model as stages; ValueError for one that is no sequence of them."""
+def as_sequential(model: nn.Module) -> nn.Sequential:
+    """The model as a sequence of stages; ValueError if it is none."""
     if not isinstance(model, nn.Sequential):
         raise _uncut(f"it is a {type(model).__name__}")
     return model
 
 
-def stage(name: str) -> int:
-    """The stage that a parameter or buffer of this name belongs to."""
+def stage_of(name: str) -> int:
+    """Index of the stage that holds a parameter or buffer, from its name."""
     number = name.split(".")[0]
     if not number.isdigit():
         raise _uncut(f"it holds {name!r}")
@@ -130,6 +129,7 @@ def stage(name: str) -> int:
 
 
 def _uncut(why: str) -> ValueError:
+    """The error for a model without stages."""
     return ValueError(
         f"the model is no sequence of stages ({why}), so it cannot be cut: register it as an nn.Sequential"
     )

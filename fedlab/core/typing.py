@@ -1,4 +1,4 @@
-"""Names for the array types that signatures use."""
+"""Array types of signatures."""
 
 import numpy as np
 from numpy.typing import NDArray

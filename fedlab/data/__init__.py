@@ -1,1 +1,1 @@
-"""Cases: reading them, known datasets, the embedded phantoms, and the audit for duplicates and leaking patients."""
+"""Cases: reading them, known datasets, the embedded phantoms, and the audit for leakage."""

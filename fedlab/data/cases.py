@@ -1,8 +1,8 @@
-"""`Cases`: pixels, one table row a case, and a card. Adding a dataset is a folder, not a class.
+"""`Cases`: images, a table with one row for each case, and a card. A dataset is a folder, not a class.
 
 A folder holds `cases.parquet` (required columns `case`, `label`), `images.npy` (n, channels, height, width[, depth];
-uint8 or float16), `card.json` and, for segmentation, `masks.npy` (n, height, width[, depth]; uint8). Images stay on
-disk until they are looked at.
+uint8 or float16), `card.json` and, for segmentation, `masks.npy` (n, height, width[, depth]; uint8). Images are
+memory-mapped: they stay on disk until they are used.
 """
 
 import hashlib
@@ -23,20 +23,45 @@ from fedlab.core.registry import nearest
 
 TASKS = ("binary", "multiclass", "ordinal", "multilabel", "segmentation")
 SPLITS = ("train", "val", "test")
-# Least and most classes; of other tasks any number from two on.
+# Least and most classes; other tasks have at least two.
 LIMITS: dict[str, tuple[int, float]] = {"binary": (2, 2), "multilabel": (1, 62), "segmentation": (1, math.inf)}
-CHUNK = 4096  # images looked at in one go, so that a memory-mapped dataset never has to fit in memory
+CHUNK = 4096  # images read at a time, so that a memory-mapped dataset never has to fit in memory
 
 
 @dataclass(frozen=True, eq=False)
 class Cases:
     """Labelled images of one dataset.
 
-    images: (n, channels, height, width[, depth]), uint8 in 0..255 or float16 in [0, 1]; may be a read-only memory map.
-    table: one row a case in the same order; `case` (unique text) and `label` (class index; for a multi-label task a bit
-    mask), and any of patient, site, split (train, val, test), age, sex, ... card: what the dataset is and whose.
-    masks: (n, height, width[, depth]) uint8 for segmentation: numbers of the card's `structures`, background first;
-    classes and labels are then kinds of case (one will do, with label 0 everywhere).
+    Parameters
+    ----------
+    images : ndarray, shape (n, channels, height, width[, depth])
+        uint8 in 0..255 or float16 in [0, 1]; may be a read-only memory map.
+    table : DataFrame
+        One row for each image, in the same order. Columns `case` (unique text) and `label` (class index; for a
+        multi-label task a bit mask, bit j for class j), and any of `patient`, `site`, `split` (train, val, test),
+        `age`, `sex`, `scanner` and others.
+    card : dict
+        Description of the dataset. `name`, `task` and `classes` are required; `task` is binary, multiclass, ordinal,
+        multilabel or segmentation.
+    masks : ndarray of uint8, shape (n, height, width[, depth]), optional
+        Segmentation masks, required for task segmentation: indices into the card's `structures`, background first.
+        Classes and labels are then kinds of case; one class will do, with label 0 for all.
+
+    Raises
+    ------
+    ValueError
+        If the parts do not fit together; the message names the case or column.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from fedlab.data.cases import Cases
+    >>> images = np.zeros((3, 1, 8, 8), np.uint8)
+    >>> table = pd.DataFrame({"case": ["a", "b", "c"], "label": [0, 1, 1]})
+    >>> cases = Cases(images, table, {"name": "mine", "task": "binary", "classes": ["healthy", "ill"]})
+    >>> len(cases), cases.shape, cases.labels
+    (3, (1, 8, 8), array([0, 1, 1]))
     """
 
     images: NDArray[Any]
@@ -52,19 +77,22 @@ class Cases:
 
     @property
     def name(self) -> str:
+        """The name of the dataset."""
         return str(self.card["name"])
 
     @property
     def task(self) -> str:
+        """binary, multiclass, ordinal, multilabel or segmentation."""
         return str(self.card["task"])
 
     @property
     def classes(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
         return list(self.card["classes"])
 
     @property
     def structures(self) -> list[str]:
-        """What each value of the masks stands for, background first; the classes where the card has no `structures`."""
+        """Names of the mask values, background first; the classes if the card has no `structures`."""
         return list(self.card.get("structures", self.card["classes"]))
 
     @property
@@ -85,17 +113,17 @@ class Cases:
 
     @cached_property
     def units(self) -> NDArray[np.int64]:
-        """Cases that must stay together share an id, shape (n,): one patient's, or byte-identical images."""
+        """Group id of each case, shape (n,): cases of one patient and byte-identical images must stay together."""
         duplicates = pd.factorize(self.pixel_hashes)[0].astype(np.int64)
         if "patient" not in self.table:
             return duplicates
         patients = pd.factorize(self.table["patient"])[0].astype(np.int64)
-        patients[patients < 0] = patients.max() + 1 + np.arange((patients < 0).sum())  # unknown: a patient each
+        patients[patients < 0] = patients.max() + 1 + np.arange((patients < 0).sum())  # unknown: one each
         return _connected(patients, duplicates)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of task, classes, table, pixels and masks: the identity of the data in every run folder."""
+        """Hash of task, classes, table, pixels and masks; it identifies the data in every run folder."""
         digest = hashlib.blake2b(json.dumps([self.task, self.classes, self.shape]).encode(), digest_size=16)
         for column in sorted(self.table.columns):
             digest.update(column.encode() + "\x1f".join(map(str, self.table[column])).encode())
@@ -109,14 +137,51 @@ class Cases:
         return len(self.table)
 
     def take(self, index: ArrayLike) -> "Cases":
-        """The cases at these row positions, in that order."""
+        """Select cases by row position.
+
+        Parameters
+        ----------
+        index : array-like of int, or of bool with shape (n,)
+            Row positions, or a mask.
+
+        Returns
+        -------
+        Cases
+            The selected cases, in the order given.
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> cases = fedlab.load("phantoms(cases=20)")
+        >>> len(cases), len(cases.take(cases.labels == 1))
+        (20, 9)
+        """
         rows = np.asarray(index)
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
         masks = None if self.masks is None else self.masks[rows]
         return Cases(self.images[rows], self.table.iloc[rows], self.card, masks)
 
     def audit(self) -> pd.DataFrame:
-        """What would leak between sites or splits: kind, groups, cases, and what it means; empty if nothing does."""
+        """Look for leakage between splits: duplicate images, and patients in more than one split.
+
+        Returns
+        -------
+        DataFrame
+            One row for each finding, with columns `kind`, `groups` (of duplicates, or patients), `cases` (affected) and
+            `meaning`; empty if there is none.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import pandas as pd
+        >>> from fedlab.data.cases import Cases
+        >>> table = pd.DataFrame({"case": ["a", "b"], "label": [0, 0], "split": ["train", "test"]})
+        >>> card = {"name": "twins", "task": "binary", "classes": ["healthy", "ill"]}
+        >>> Cases(np.zeros((2, 1, 8, 8), np.uint8), table, card).audit()[["kind", "groups", "cases"]]
+                               kind  groups  cases
+        0          exact duplicates       1      1
+        1  duplicates across splits       1      2
+        """
         duplicates = pd.Series(pd.factorize(self.pixel_hashes)[0])
         found = [
             ("exact duplicates", *_repeats(duplicates), "surplus copies of byte-identical images"),
@@ -141,7 +206,35 @@ class Cases:
         return rows[rows["cases"] > 0].reset_index(drop=True)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the folder format; the folder appears whole or not at all."""
+        """Write a dataset folder, completely or not at all.
+
+        Parameters
+        ----------
+        folder : str or Path
+            A folder that does not exist yet.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        FileExistsError
+            If it exists already.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import fedlab
+        >>> cases = fedlab.load("phantoms(cases=20)")
+        >>> with tempfile.TemporaryDirectory() as parent:
+        ...     folder = cases.save(f"{parent}/mine")
+        ...     print(sorted(file.name for file in folder.iterdir()))
+        ...     print(fedlab.load(folder).fingerprint == cases.fingerprint)
+        ['card.json', 'cases.parquet', 'images.npy', 'masks.npy']
+        True
+        """
         target = Path(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
@@ -159,9 +252,24 @@ class Cases:
 
 
 def read(folder: str | Path) -> Cases:
-    """The cases of a folder, validated; pixels are memory-mapped.
+    """Read and validate a dataset folder; images are memory-mapped.
 
-    Raises FileNotFoundError for a missing file and ValueError for content that does not fit, naming file and remedy.
+    Parameters
+    ----------
+    folder : str or Path
+        A folder with `cases.parquet`, `images.npy`, `card.json` and, for segmentation, `masks.npy`.
+
+    Returns
+    -------
+    Cases
+        The cases.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If a file cannot be read or the parts do not fit together.
     """
     root = Path(folder)
     for name in ("cases.parquet", "images.npy", "card.json"):
@@ -184,6 +292,7 @@ def read(folder: str | Path) -> Cases:
 
 
 def _check_card(card: dict[str, Any]) -> None:
+    """Check name, task and classes."""
     for key in ("name", "task", "classes"):
         if key not in card:
             raise ValueError(f"the card has no {key!r}: add it to card.json (found {sorted(card)})")
@@ -197,6 +306,7 @@ def _check_card(card: dict[str, Any]) -> None:
 
 
 def _check_table(table: pd.DataFrame, card: dict[str, Any]) -> None:
+    """Check case names, labels and splits."""
     for column in ("case", "label"):
         if column not in table:
             raise ValueError(
@@ -207,18 +317,18 @@ def _check_table(table: pd.DataFrame, card: dict[str, Any]) -> None:
     if unnamed.any():
         raise ValueError(
             f"column 'case' holds {table['case'][unnamed].iloc[0]!r}: name every case by text, e.g."
-            " table['case'].astype(str), since a number means a row"
+            " table['case'].astype(str), since a number would mean a row"
         )
     if not table["case"].is_unique:
         twice = table["case"][table["case"].duplicated()].iloc[0]
-        raise ValueError(f"case {twice!r} stands in the table more than once: give every case a name of its own")
+        raise ValueError(f"case {twice!r} occurs more than once in the table: give every case a unique name")
     labels = pd.to_numeric(table["label"], errors="coerce")
     limit = 2 ** len(card["classes"]) if card["task"] == "multilabel" else len(card["classes"])
     wrong = labels.isna() | (labels < 0) | (labels >= limit) | (labels != labels.round())
     if wrong.any():
         row = table[wrong].iloc[0]
         raise ValueError(
-            f"{int(wrong.sum())} labels lie outside 0..{limit - 1} (first: case {row['case']!r}: {row['label']!r})"
+            f"{int(wrong.sum())} labels are outside 0..{limit - 1} (first: case {row['case']!r}: {row['label']!r})"
             f": number the classes {card['classes']} from 0"
         )
     if "split" in table and not table["split"].isin(SPLITS).all():
@@ -226,6 +336,7 @@ def _check_table(table: pd.DataFrame, card: dict[str, Any]) -> None:
 
 
 def _check_images(cases: Cases) -> None:
+    """Check shapes, data types and values of images and masks."""
     images, n = cases.images, len(cases.table)
     if images.ndim not in (4, 5) or images.shape[0] != n:
         raise ValueError(
@@ -235,7 +346,8 @@ def _check_images(cases: Cases) -> None:
     if images.dtype not in (np.dtype(np.uint8), np.dtype(np.float16)):
         raise ValueError(f"images are {images.dtype}: store uint8 (0..255) or float16 (0..1)")
     if cases.masks is not None and cases.masks.shape != (n, *images.shape[2:]):
-        raise ValueError(f"masks have shape {cases.masks.shape}: wanted {(n, *images.shape[2:])}, one mask an image")
+        wanted = (n, *images.shape[2:])
+        raise ValueError(f"masks have shape {cases.masks.shape}: wanted {wanted}, one mask for each image")
     if cases.task == "segmentation":
         _check_masks(cases)
     if images.dtype == np.float16:
@@ -243,6 +355,7 @@ def _check_images(cases: Cases) -> None:
 
 
 def _check_masks(cases: Cases) -> None:
+    """Check structures and mask values."""
     names = cases.card.get("structures", cases.card["classes"])
     if not isinstance(names, list | tuple) or len(set(names)) < len(names) or len(names) < 2:
         raise ValueError(
@@ -261,6 +374,7 @@ def _check_masks(cases: Cases) -> None:
 
 
 def _check_finite(cases: Cases) -> None:
+    """Check that float images are finite and in [0, 1]."""
     for start in range(0, len(cases.table), CHUNK):
         block = np.asarray(cases.images[start : start + CHUNK], np.float32)
         low, high = block.min(initial=0.0), block.max(initial=0.0)
@@ -274,18 +388,19 @@ def _check_finite(cases: Cases) -> None:
 
 
 def _each(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Iterate over images, reading many at a time."""
     for start in range(0, len(images), CHUNK):
         yield from np.asarray(images[start : start + CHUNK])
 
 
 def _repeats(groups: pd.Series) -> tuple[int, int]:
-    """(groups with more than one member, members beyond the first)."""
+    """Numbers of groups with more than one member, and of their members beyond the first."""
     sizes = groups.value_counts()
     return int((sizes > 1).sum()), int((sizes - 1).sum())
 
 
 def _mixed(groups: pd.Series, values: pd.Series) -> tuple[int, int]:
-    """(groups whose members differ in value, their members)."""
+    """Numbers of groups whose members differ in value, and of their members."""
     kinds = values.groupby(groups.to_numpy()).transform("nunique")
     return int(groups[kinds > 1].nunique()), int((kinds > 1).sum())
 

@@ -1,6 +1,6 @@
-"""Datasets by name: the embedded phantoms, what installed packages prepare, and any folder.
+"""Datasets by name: the embedded phantoms, datasets that installed packages prepare, and any folder.
 
-A package that prepares datasets names a module in the entry point group `fedlab.datasets`, as `data_prep` does. The
+A package that prepares datasets declares a module in the entry point group `fedlab.datasets`, as `data_prep` does. The
 module has `sources()`, a registry of names; `options(name)`, keyword arguments and their defaults; and `prepare(name,
 **options)`, which returns a folder.
 """
@@ -16,12 +16,13 @@ from fedlab.core.registry import Registry, nearest
 from fedlab.core.warnings import LeakageWarning, warn
 from fedlab.data.cases import Cases, read
 from fedlab.data.home import home
+from fedlab.data.phantoms import phantoms
 
 __all__ = ["DATASETS", "load"]
 
 
 class _Datasets(Mapping[str, str]):
-    """Name -> one-line meaning, looked up when first used, so that importing fedlab stays light."""
+    """Name -> one-line meaning; packages are searched on first use, so that importing fedlab is fast."""
 
     def __getitem__(self, name: str) -> str:
         return _registry()[name]
@@ -40,10 +41,39 @@ DATASETS: Mapping[str, str] = _Datasets()
 
 
 def load(dataset: str | Path) -> Cases:
-    """The cases of a dataset: `"phantoms"`, `"pneumoniamnist(size=64, limit=500)"`, or the path of a folder.
+    """Load a dataset by name or from a folder; a known dataset is prepared on first use.
 
-    A known dataset is prepared on first use. Warns with `LeakageWarning` of duplicates and of patients on both sides of
-    a split. Raises ValueError for an unknown name or option and FileNotFoundError for a folder that is none.
+    Parameters
+    ----------
+    dataset : str or Path
+        A name of `fedlab.DATASETS`, with options if wanted, such as "phantoms" or
+        "pneumoniamnist(size=64, limit=500)"; or the path of a folder.
+
+    Returns
+    -------
+    Cases
+        Images, table and card.
+
+    Raises
+    ------
+    ValueError
+        If the name or an option is unknown.
+    FileNotFoundError
+        If the folder lacks a file.
+
+    Warns
+    -----
+    LeakageWarning
+        If there are duplicate images, or patients in more than one split.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> cases = fedlab.load("phantoms(cases=100)")
+    >>> len(cases), cases.shape, cases.classes
+    (100, (1, 28, 28), ['normal', 'nodule'])
+    >>> cases.table["split"].value_counts().to_dict()
+    {'train': 66, 'test': 21, 'val': 13}
     """
     cases = _cases(dataset)
     for kind, groups, found, meaning in cases.audit().itertuples(index=False):
@@ -53,16 +83,18 @@ def load(dataset: str | Path) -> Cases:
 
 
 def _count(number: int, what: str) -> str:
+    """`1 case`, `1,200 cases`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _cases(dataset: str | Path) -> Cases:
+    """Load a dataset without an audit."""
     if not isinstance(dataset, str | Path):
         raise ValueError(f"dataset is {dataset!r}: give a name such as 'phantoms', or the path of a folder")
     name = str(dataset).split("(")[0].strip()
     if isinstance(dataset, str) and name in DATASETS:  # its options may hold a path
-        function, values, knobs = _registry().parse(dataset)
-        return function(*values, **knobs)
+        function, values, named = _registry().parse(dataset)
+        return function(*values, **named)
     if isinstance(dataset, Path) or "/" in dataset or os.sep in dataset:
         return read(Path(dataset).expanduser())
     for folder in (home() / dataset, Path(dataset)):
@@ -76,8 +108,7 @@ def _cases(dataset: str | Path) -> Cases:
 
 @cache
 def _registry() -> Registry:
-    from fedlab.data.phantoms import phantoms
-
+    """The phantoms and all datasets of installed packages."""
     registry = Registry("dataset")
     registry.add(phantoms)
     for source in (point.load() for point in entry_points(group="fedlab.datasets")):
@@ -86,7 +117,8 @@ def _registry() -> Registry:
     return registry
 
 
-def _prepared(source: Any, name: str, *values: Any, **options: Any) -> Cases:
+def _prepared(source: Any, name: str, /, *values: Any, **options: Any) -> Cases:
+    """Prepare a dataset of a package and read it."""
     if values:
         example = ", ".join(f"{key}={value!r}" for key, value in source.options(name).items())
         raise ValueError(

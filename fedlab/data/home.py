@@ -1,4 +1,4 @@
-"""Where prepared datasets live."""
+"""The folder of prepared datasets."""
 
 import os
 from pathlib import Path

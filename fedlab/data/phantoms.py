@@ -1,14 +1,15 @@
-"""The embedded dataset: little chest radiographs drawn by program, whose every effect is known.
+"""The embedded dataset: small synthetic chest radiographs in which every effect is known.
 
-A cohort is drawn first (`phantom_table`), then its pixels (`phantom_images`), so that a table can be changed and drawn
-again: same anatomy, same noise, one effect apart. What acts on what, with the numbers in `TRUTH`, which is on the card:
+A cohort is drawn first (`phantom_table`), then its images (`phantom_images`). Change a column of the table and draw the
+images again: the anatomy and the noise stay, only the effect of that column changes. The effects, with the numbers in
+`TRUTH`, which is on the card:
 
 age -> disease, a wider mediastinum and heart, fainter ribs;  sex -> disease, a broader body (M), breast shadows (F)
 disease -> one nodule in a lung field;  severity -> its radius and contrast;  subtype -> its profile
 disease, severity, subtype -> the site that a patient is referred to
 
-Age, sex, disease, severity and subtype are the patient's and so is the anatomy; an image adds position, exposure and
-noise. Lengths are in half-images (an image spans -1..1), intensities in full scales (0..1). Coordinates run y (down),
+Age, sex, disease, severity, subtype and anatomy belong to the patient; an image adds position, exposure and noise.
+Lengths are in half-images (an image spans -1..1), intensities in full scales (0..1). Coordinates run y (down),
 x (to the image's right, the patient's left) and z (to the back). A 2D image is a frontal view, a volume a coarse body.
 """
 
@@ -23,7 +24,7 @@ from fedlab.core.rng import stream
 from fedlab.data.cases import Cases
 
 Array = NDArray[np.floating[Any]]
-Columns = dict[str, Array]  # one value a case, shape (n, 1, 1, 1): they broadcast against (n, height, width, depth)
+Columns = dict[str, Array]  # values of cases, shape (n, 1, 1, 1): they broadcast against (n, height, width, depth)
 
 TRUTH: dict[str, Any] = {
     "disease": {"intercept": -0.65, "age_per_decade": 0.3, "male": 0.4},
@@ -46,20 +47,43 @@ COLUMNS = {
     "sex": "F or M, evenly: body width and breast shadow",
     "severity": "uniform in (0, 1] with a nodule, else 0: radius and contrast; independent of age and sex",
     "subtype": "round (even), ring (dark centre), spiculated (spikes), or none; drawn independently",
-    "site": "County or University, to which the ill are referred; log-odds of University = intercept + disease * label"
-    " + severity * severity + spiculated * [subtype = spiculated]; does not act on the image",
+    "site": "County or University, where ill patients are referred; log-odds of University = intercept + disease *"
+    " label + severity * severity + spiculated * [subtype = spiculated]; does not act on the image",
 }
 LUNG, DENSITY, HAZE = 0.24, 0.04, 0.04  # intensity of the lungs, its spread between patients and within one
 VESSELS, NOISE = 0.20, 0.046  # intensity of vessels at the hilum; standard deviation of the acquisition noise
 NODES = {"vessels": 11, "haze": 5}  # control points along each axis of these random fields
-BLOCK = 2**17  # pixels drawn in one go: they stay in the processor's cache; each block has its own noise stream
+BLOCK = 2**17  # pixels drawn at a time, to stay in the CPU's cache; each block has its own noise stream
 
 
 def phantoms(cases: int = 3000, size: int = 28, dimensions: int = 2, seed: int = 0) -> Cases:
-    """Radiograph-like cases, images (cases, 1, size, size[, size]) uint8, labelled by whether a lung holds a nodule.
+    """Synthetic chest radiographs, or volumes, labelled by whether a lung has a nodule.
 
-    Same arguments, same bytes (on one machine: the last bit of an exponential differs between processors). Fewer cases
-    are not the first ones of more.
+    The same arguments give the same bytes (on one machine: the last bit of an exponential differs between processors).
+    Fewer cases are not the first ones of more cases.
+
+    Parameters
+    ----------
+    cases : int
+        Number of images, at least 10.
+    size : int
+        Edge length in pixels, at least 16.
+    dimensions : int
+        2 for images, 3 for volumes.
+    seed : int
+        Seed of cohort and images.
+
+    Returns
+    -------
+    Cases
+        Images (cases, 1, size, size[, size]) uint8, with nodule masks; the truth behind them is on the card.
+
+    Examples
+    --------
+    >>> from fedlab.data.phantoms import phantoms
+    >>> cases = phantoms(cases=100)
+    >>> cases.images.shape, int(cases.labels.sum())
+    ((100, 1, 28, 28), 34)
     """
     table = phantom_table(cases, seed)
     images, masks = phantom_images(table, size, dimensions, seed)
@@ -67,7 +91,7 @@ def phantoms(cases: int = 3000, size: int = 28, dimensions: int = 2, seed: int =
 
 
 def phantom_card() -> dict[str, Any]:
-    """What the dataset is, whose, and the truth behind it."""
+    """The card: licence, source, columns, and the truth behind the images."""
     return {
         "name": "phantoms",
         "title": "Chest radiograph phantoms with known heterogeneity",
@@ -82,9 +106,26 @@ def phantom_card() -> dict[str, Any]:
 
 
 def phantom_table(cases: int, seed: int = 0) -> pd.DataFrame:
-    """The cohort: case, label, patient, split, age (years), sex, severity (0..1, 0 without nodule), subtype.
+    """Draw the cohort: independent patients with one to three images each.
 
-    Patients are independent draws; images of one patient stand together.
+    Parameters
+    ----------
+    cases : int
+        Number of images, at least 10.
+    seed : int
+        Seed of the cohort.
+
+    Returns
+    -------
+    DataFrame
+        Columns `case`, `label`, `patient`, `split`, `age` (years), `sex`, `severity` (0 to 1, 0 without a nodule),
+        `subtype` and `site`; one row for each image, those of a patient in consecutive rows.
+
+    Examples
+    --------
+    >>> from fedlab.data.phantoms import phantom_table
+    >>> phantom_table(100).groupby("site")["label"].mean().round(2).to_dict()
+    {'County': 0.27, 'University': 0.44}
     """
     if not isinstance(cases, int) or cases < 10:
         raise ValueError(f"cases is {cases!r}: draw at least 10, so that every split has a patient")
@@ -97,6 +138,7 @@ def phantom_table(cases: int, seed: int = 0) -> pd.DataFrame:
 
 
 def _patients(n: int, seed: int) -> pd.DataFrame:
+    """Draw n patients, one row for each."""
     rng, kinds, effect = stream(seed, "patients"), TRUTH["subtype"], TRUTH["disease"]
     age = np.rint(20 + 70 * rng.beta(2.2, 2.2, n))
     male = rng.random(n) < 0.5
@@ -115,7 +157,7 @@ def _patients(n: int, seed: int) -> pd.DataFrame:
 
 
 def _referred(patients: dict[str, Any], seed: int) -> NDArray[np.str_]:
-    """The hospital of each patient: the worse the disease looks, the more likely the university's."""
+    """The hospital of each patient: the more severe the disease, the more likely the university hospital."""
     line = TRUTH["site"]
     log_odds = line["intercept"] + line["disease"] * patients["label"] + line["severity"] * patients["severity"]
     log_odds = log_odds + line["spiculated"] * (patients["subtype"] == "spiculated")
@@ -124,7 +166,7 @@ def _referred(patients: dict[str, Any], seed: int) -> NDArray[np.str_]:
 
 
 def _splits(n: int, seed: int) -> NDArray[np.str_]:
-    """Split of each patient, none of them empty."""
+    """Split of each patient; no split is empty."""
     val, test = (max(1, round(TRUTH["split"][name] * n)) for name in ("val", "test"))
     return stream(seed, "splits").permutation(np.repeat(["train", "val", "test"], [n - val - test, val, test]))
 
@@ -132,10 +174,36 @@ def _splits(n: int, seed: int) -> NDArray[np.str_]:
 def phantom_images(
     table: pd.DataFrame, size: int = 28, dimensions: int = 2, seed: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images (n, 1, size, size[, size]) and nodule masks (n, size, size[, size]) of a cohort.
+    """Draw the images of a cohort.
 
-    The draws depend on seed, size and the order of rows and patients alone: change another column, and only its effect
-    changes.
+    The random numbers depend only on seed, size and the order of rows and patients: change another column, and only its
+    effect on the images changes.
+
+    Parameters
+    ----------
+    table : DataFrame
+        A cohort of `phantom_table`, possibly changed.
+    size : int
+        Edge length in pixels, at least 16.
+    dimensions : int
+        2 for images, 3 for volumes.
+    seed : int
+        Seed of anatomy, position, exposure and noise.
+
+    Returns
+    -------
+    images : ndarray of uint8, shape (n, 1, size, size[, size])
+        The images.
+    masks : ndarray of uint8, shape (n, size, size[, size])
+        1 inside a nodule, else 0.
+
+    Examples
+    --------
+    >>> from fedlab.data.phantoms import phantom_images, phantom_table
+    >>> table = phantom_table(20)
+    >>> older = phantom_images(table.assign(age=90))[0]
+    >>> bool((older == phantom_images(table)[0]).all())
+    False
     """
     if size < 16:
         raise ValueError(f"size is {size}: the smallest nodule needs 16 pixels a side, choose 16 or more")
@@ -161,11 +229,12 @@ def phantom_images(
 
 
 def _column(values: ArrayLike) -> Array:
+    """Values of shape (n, 1, 1, 1)."""
     return np.asarray(values, np.float32).reshape(-1, 1, 1, 1)
 
 
 def _effects(table: pd.DataFrame) -> Columns:
-    """What age, sex, label, severity and subtype do to the image, as TRUTH says."""
+    """The effects of age, sex, label, severity and subtype on the image, from `TRUTH`."""
     decades, severity, sex = (table["age"] - 55) / 10, table["severity"], table["sex"]
     by_age = {name: line["at_55"] + line["per_decade"] * decades for name, line in TRUTH["age"].items()}
     by_severity = {name: line["at_0"] + line["per_unit"] * severity for name, line in TRUTH["severity"].items()}
@@ -176,7 +245,7 @@ def _effects(table: pd.DataFrame) -> Columns:
 
 
 def _anatomy(patient: NDArray[np.int64], dimensions: int, seed: int) -> Columns:
-    """A patient's build, and where a nodule would sit: a side, a point of the unit disc or ball, spikes, their turn."""
+    """A patient's build, and the nodule's side, position in the unit disc or ball, spikes and their rotation."""
     n, rng = int(patient.max()) + 1, stream(seed, "anatomy")
     spread = {"build": 0.035, "lung_height": 0.05, "diaphragm": 0.05, "heart": 0.03, "tilt": 0.05, "rib_phase": 1.5}
     spread |= {"density": DENSITY, "bubble": 0.5}
@@ -193,14 +262,14 @@ def _anatomy(patient: NDArray[np.int64], dimensions: int, seed: int) -> Columns:
 
 
 def _views(n: int, seed: int) -> Columns:
-    """What differs between two images of one patient, noise aside."""
+    """Position and exposure, which differ between two images of one patient."""
     rng = stream(seed, "views")
     columns = {f"shift_{axis}": _column(rng.uniform(-0.07, 0.07, n)) for axis in "yxz"}
     return columns | {"zoom": _column(rng.uniform(0.93, 1.07, n)), "exposure": _column(rng.uniform(0.88, 1.12, n))}
 
 
 def _nodes(name: str, n: int, dimensions: int, seed: int) -> Array:
-    """Control points of a random field in each patient, shape (n, nodes, nodes, nodes or 1)."""
+    """Control points of a random field for each patient, shape (n, nodes, nodes, nodes or 1)."""
     nodes = NODES[name]
     shape = (n, nodes, nodes, nodes if dimensions == 3 else 1)
     return stream(seed, name).standard_normal(shape, dtype=np.float32)
@@ -217,9 +286,9 @@ def _field(nodes: Array, y: Array, x: Array, z: Array) -> Array:
 
 
 def _coordinates(block: Columns, shape: tuple[int, ...]) -> tuple[Array, Array, Array]:
-    """Where pixels lie in the patient, shapes (n, height, 1, 1), (n, 1, width, 1) and (n, 1, 1, depth).
+    """Positions of pixels in the patient, shapes (n, height, 1, 1), (n, 1, width, 1) and (n, 1, 1, depth).
 
-    In a frontal view z is 0: everything lies in one plane.
+    In a frontal view z is 0: everything is in one plane.
     """
     line = ((2 * np.arange(shape[1]) + 1) / shape[1] - 1).astype(np.float32)
     y = (line[:, None, None] - block["shift_y"]) / block["zoom"]
@@ -234,12 +303,12 @@ def _edge(distance: Array, softness: float) -> Array:
 
 
 def _depth(z: Array, centre: float, half: float) -> Array:
-    """Squared distance along z, in half-depths of an organ; a frontal view sees through, so there it is zero."""
+    """Squared distance along z, in half-depths of an organ; zero in a frontal view, which projects along z."""
     return ((z - centre) / half) ** 2 if z.shape[3] > 1 else z
 
 
 def _thorax(block: Columns, fields: Columns, y: Array, x: Array, z: Array) -> Array:
-    """The noiseless image without nodule: soft tissue, then what lies in it; air is dark, bone is bright."""
+    """The noiseless image without nodule: soft tissue and the organs in it; air is dark, bone is bright."""
     trunk, width = _outline(block, y, x, z)
     middle, heart = _middle(block, y, x, z), _heart(block, y, x, z)
     air = _lungs(block, y, x, z, width) * (1 - 0.9 * np.maximum(heart, middle))
@@ -250,7 +319,7 @@ def _thorax(block: Columns, fields: Columns, y: Array, x: Array, z: Array) -> Ar
 
 
 def _outline(block: Columns, y: Array, x: Array, z: Array) -> tuple[Array, Array]:
-    """Trunk and neck against the air around, and the trunk's half-width."""
+    """Trunk and neck against the surrounding air, and the trunk's half-width."""
     width = block["body_width"] + block["build"]
     trunk = _edge(1 - (x / width) ** 4 - ((y - 1.1) / 1.88) ** 4 - _depth(z, 0, 0.7) ** 2, 0.12)
     neck = _edge(0.30 - np.abs(x), 0.03) * _edge(-0.4 - y, 0.05) * _edge(0.3 - np.abs(z), 0.03)
@@ -273,6 +342,7 @@ def _vessels(field: Array, y: Array, x: Array) -> Array:
 
 
 def _heart(block: Columns, y: Array, x: Array, z: Array) -> Array:
+    """The heart, wider with age."""
     width = 0.23 + 0.5 * block["mediastinum_width"] + block["heart"]
     return _edge(1 - ((x - 0.12) / width) ** 2 - ((y - 0.32) / 0.28) ** 2 - _depth(z, -0.1, 0.3), 0.15)
 
@@ -300,11 +370,12 @@ def _ribs(block: Columns, y: Array, x: Array, z: Array, width: Array) -> Array:
 
 
 def _breasts(y: Array, x: Array, z: Array) -> Array:
+    """Breast shadows over the lower lung fields."""
     return _edge(1 - ((np.abs(x) - 0.45) / 0.34) ** 2 - ((y - 0.36) / 0.26) ** 2 - _depth(z, -0.6, 0.3), 0.2)
 
 
 def _nodule(block: Columns, y: Array, x: Array, z: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Profile (0..1) and extent of the nodule that a patient has or would have."""
+    """Profile (0..1) and extent of a nodule, also for patients who have none."""
     width = block["body_width"] + block["build"]
     dy = y + 0.10 - 0.48 * block["nodule_y"]
     dx = x - block["side"] * width * (0.48 + 0.22 * block["nodule_x"])

@@ -1,1 +1,1 @@
-"""Training at many sites on one machine: in turn, on threads, stacked, or as CUDA graphs, with the same results."""
+"""Training at many sites on one machine: sequential, on a worker pool, by vmap or as CUDA graphs."""

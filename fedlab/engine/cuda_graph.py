@@ -1,8 +1,8 @@
-"""A training step recorded once as a CUDA graph and played again: no time is spent between its operations.
+"""The CUDA graph engine: a training step is captured once and replayed, so that no time passes between its kernels.
 
 A graph reads and writes fixed memory, so what differs from one site to the next (weights, optimizer state, cases,
-learning rate, corrections) is copied into the memory that the graph was recorded with. One graph is recorded for each
-batch size and kind of correction, and serves all sites and rounds.
+learning rate, corrections) is copied into the memory of the capture. One graph is captured for each batch size and kind
+of correction, and serves all sites and rounds.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,142 +17,144 @@ from fedlab.core.weights import Weights
 from fedlab.engine.local_task import LocalTask
 from fedlab.engine.loop import SequentialEngine
 from fedlab.engine.optimizers import Moments, Number
-from fedlab.engine.thread_pool import Call, WorkerPool, by_size
+from fedlab.engine.thread_pool import Call, WorkerPool, largest_first
 from fedlab.learning import augmentation
 
 Step = Callable[[], Any]
-WARM = 3  # steps before a recording, in which libraries choose their kernels and take their memory
+WARM_UP = 3  # steps before a capture, in which libraries choose their kernels and allocate their memory
 
 
 class CudaGraphEngine(SequentialEngine):
-    """The serial engine with steps that are played from recordings, where they can be.
+    """The sequential engine with steps that are replayed from captured graphs, if they can be captured.
 
-    Layers that draw random numbers draw those of the step: a graph takes the seed of its generator when it is played.
-    obstacle: why none of its steps can be recorded; None if they can.
+    Random layers draw the numbers of the step: a replay reads the seed of the graph's generator.
+    obstacle: why no step can be captured; None if they can.
     """
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.record = recorder(self.flat.vector.device)
-        self._held: dict[str, Tensor] = {}
+        self.capture = capture_on(self.flat.vector.device)
+        self._static: dict[str, Tensor] = {}  # the memory that graphs read
         self._changes: dict[int, dict[str, Tensor]] = {}
-        self._played: dict[tuple[Any, ...], Step] = {}
-        self._clock = self.flat.vector.new_zeros((), dtype=torch.float64)  # of the optimizer, in Adam's formulas
+        self._graphs: dict[tuple[Any, ...], Step] = {}
+        self._optimizer_steps = self.flat.vector.new_zeros((), dtype=torch.float64)  # in Adam's bias correction
         self._total = self.flat.vector.new_zeros(())
 
     @cached_property
     def obstacle(self) -> str | None:  # type: ignore[override]
-        if self.record is None:
+        if self.capture is None:
             return "CUDA graphs need a GPU"
-        return "its images do not fit into the device's memory" if self.store.pixels.streamed else None
+        return "its images do not fit into the device's memory" if self.dataset.streamed else None
 
-    def mode_of(self, work: LocalTask) -> str:
-        """Steps are played from a recording, except those in which a method runs code of its own."""
-        plays = self.obstacle is None and work.rule is None and work.term is None
-        return "cuda_graph" if plays else "sequential"
+    def mode_of(self, local_task: LocalTask) -> str:
+        """Steps are replayed, except those in which a method runs its own code."""
+        captured = self.obstacle is None and local_task.rule is None and local_task.term is None
+        return "cuda_graph" if captured else "sequential"
 
-    def _steps(self, start: Weights, work: LocalTask, moments: Moments) -> Tensor:
-        if self.mode_of(work) == "sequential" or not work.steps:
-            return super()._steps(start, work, moments)
-        given = self._given(start, work, moments)
-        rows = self._rows(work)
-        for step, cases in enumerate(rows, work.first):
-            self.go_on()
-            self._hold(f"{len(cases)} rows", cases)
-            self._hold_change(work.place(step), len(cases))
-            play = self._play(len(cases), given)
-            with self.chance.at(work.batches.site, step):
-                play()
-        self._passes = sum(len(cases) for cases in rows)
-        moments.clock = int(moments.clock) + work.steps
+    def _steps(self, start: Weights, local_task: LocalTask, moments: Moments) -> Tensor:
+        if self.mode_of(local_task) == "sequential" or not local_task.steps:
+            return super()._steps(start, local_task, moments)
+        inputs = self._inputs(start, local_task, moments)
+        rows = self._rows(local_task)
+        for step, cases in enumerate(rows, local_task.first):
+            self.check_stopped()
+            self._write(f"{len(cases)} rows", cases)
+            self._write_augmentation(local_task.rng_key(step), len(cases))
+            replay = self._graph(len(cases), inputs)
+            with self.layer_rng.at(local_task.batches.site, step):
+                replay()
+        self._samples = sum(len(cases) for cases in rows)
+        moments.steps = int(moments.steps) + local_task.steps
         return self._total.clone()
 
-    def _given(self, start: Weights, work: LocalTask, moments: Moments) -> "Given":
-        """What the recorded steps read, set to what this work asks for."""
-        pull, rest, rested = work.pull, start.vector, moments.vectors
+    def _inputs(self, start: Weights, local_task: LocalTask, moments: Moments) -> "StaticInputs":
+        """The memory that captured steps read, with the values of this task."""
+        pull, weights, vectors = local_task.pull, start.vector, moments.vectors
         if pull is not None:
-            pull = self._hold("mu", self._number(pull[0])), self._hold("anchor", pull[1])
-        if work.frozen is not None:
-            rest, rested = self._hold("rest", rest), self._hold("rested", rested)
-        self._clock.fill_(moments.clock)
+            pull = self._write("mu", self._scalar(pull[0])), self._write("anchor", pull[1])
+        if local_task.frozen is not None:
+            weights, vectors = self._write("weights before", weights), self._write("moments before", vectors)
+        self._optimizer_steps.fill_(moments.steps)
         self._total.zero_()
-        held = replace(
-            work,
-            lr=self._hold("lr", self._number(work.lr)),
+        static = replace(
+            local_task,
+            lr=self._write("lr", self._scalar(local_task.lr)),
             pull=pull,
-            shift=self._held_if("shift", work.shift),
-            frozen=self._held_if("frozen", work.frozen),
-            weights=self._held_if("weights", work.weights),
+            shift=self._write_optional("shift", local_task.shift),
+            frozen=self._write_optional("frozen", local_task.frozen),
+            weights=self._write_optional("weights", local_task.weights),
         )
-        return Given(held, Moments(moments.vectors, self._clock), rest, rested)
+        return StaticInputs(static, Moments(moments.vectors, self._optimizer_steps), weights, vectors)
 
-    def _play(self, size: int, given: "Given") -> Step:
-        """The step on so many cases, from memory or recorded now."""
-        work = given.work
-        key = (size, work.pull is None, work.shift is None, work.frozen is None, work.weights is None, work.decays)
-        if key not in self._played:
-            changes = (self.flat.vector, self.flat.counts, given.moments.vectors, self._clock, self._total)
-            before = [tensor.clone() for tensor in changes]
-            with self.chance.at("recording"):
-                self._played[key] = self.record(lambda: self._once(size, given))  # type: ignore[misc]
-            for tensor, value in zip(changes, before, strict=True):
+    def _graph(self, size: int, inputs: "StaticInputs") -> Step:
+        """The step on a batch of this size, captured on its first use."""
+        task = inputs.local_task
+        key = (size, task.pull is None, task.shift is None, task.frozen is None, task.weights is None, task.decays)
+        if key not in self._graphs:
+            assert self.capture is not None
+            changed = (self.flat.vector, self.flat.counts, inputs.moments.vectors, self._optimizer_steps, self._total)
+            before = [tensor.clone() for tensor in changed]
+            with self.layer_rng.at("recording"):
+                self._graphs[key] = self.capture(lambda: self._static_step(size, inputs))
+            for tensor, value in zip(changed, before, strict=True):
                 tensor.copy_(value)
-        return self._played[key]
+        return self._graphs[key]
 
-    def _once(self, size: int, given: "Given") -> None:
-        rows, work = self._held[f"{size} rows"], given.work
-        images = self.store.images(rows)
-        if self.augmentation.any:
+    def _static_step(self, size: int, inputs: "StaticInputs") -> None:
+        """One step on the memory of the capture."""
+        rows, task = self._static[f"{size} rows"], inputs.local_task
+        images = self.dataset.images(rows)
+        if self.augmentation.active:
             images = augmentation.apply(images, self._changes[size])
-        self._total += self._step(images, self.store.targets[rows], rows, work, given.moments)
-        if work.frozen is not None:
-            self._restore(given.rest, work.frozen, given.moments, given.rested)
+        self._total += self._step(images, self.dataset.targets[rows], rows, task, inputs.moments)
+        if task.frozen is not None:
+            self._restore_frozen(inputs.weights_before, task.frozen, inputs.moments, inputs.moments_before)
 
-    def _hold_change(self, place: augmentation.Place, size: int) -> None:
-        """What becomes of the images of this step."""
-        if self.augmentation.any:
-            change = self.augmentation.draw(place, size, self.store.space)
-            drawn = augmentation.tensors([change], self.flat.vector)
-            self._changes[size] = {name: self._hold(f"{size} {name}", value) for name, value in drawn.items()}
+    def _write_augmentation(self, key: augmentation.RngKey, size: int) -> None:
+        """Draw the augmentation of this step into static memory."""
+        if self.augmentation.active:
+            change = self.augmentation.draw(key, size, self.dataset.space)
+            drawn = augmentation.to_tensors([change], self.flat.vector)
+            self._changes[size] = {name: self._write(f"{size} {name}", value) for name, value in drawn.items()}
 
-    def _hold(self, name: str, value: Tensor) -> Tensor:
-        """Memory of that name that recordings may read, with this value."""
-        if name in self._held:
-            return self._held[name].copy_(value)
-        self._held[name] = value.clone()
-        return self._held[name]
+    def _write(self, name: str, value: Tensor) -> Tensor:
+        """Copy the value into the static memory of this name, which is allocated on first use."""
+        if name in self._static:
+            return self._static[name].copy_(value)
+        self._static[name] = value.clone()
+        return self._static[name]
 
-    def _held_if(self, name: str, value: Tensor | None) -> Tensor | None:
-        return None if value is None else self._hold(name, value)
+    def _write_optional(self, name: str, value: Tensor | None) -> Tensor | None:
+        return None if value is None else self._write(name, value)
 
-    def _number(self, value: Number) -> Tensor:
+    def _scalar(self, value: Number) -> Tensor:
         return torch.full((), float(value), dtype=torch.float64, device=self.flat.vector.device)
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a recorded step reads: the work, the optimizer's state, and what frozen coordinates go back to."""
+class StaticInputs:
+    """What a captured step reads: the task, the optimizer's state, and the values that frozen coordinates keep."""
 
-    work: LocalTask
+    local_task: LocalTask
     moments: Moments
-    rest: Tensor
-    rested: Tensor
+    weights_before: Tensor
+    moments_before: Tensor
 
 
-def recorder(device: torch.device) -> Callable[[Step], Step] | None:
-    """What turns a call into its recording on this device; None where nothing does."""
-    return (lambda call: _recording(call, device)) if device.type == "cuda" else None
+def capture_on(device: torch.device) -> Callable[[Step], Step] | None:
+    """A function that turns a call into its captured graph on this device; None if the device has none."""
+    return (lambda call: _capture(call, device)) if device.type == "cuda" else None
 
 
-def _recording(call: Step, device: torch.device) -> Step:
-    """The call's operations as a CUDA graph. It runs a few times before, and changes what it changes."""
+def _capture(call: Step, device: torch.device) -> Step:
+    """The call's operations as a CUDA graph. The call runs a few times before, with all its side effects."""
     with torch.cuda.device(device):
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            for _ in range(WARM):
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):
+            for _ in range(WARM_UP):
                 call()
-        torch.cuda.current_stream().wait_stream(beside)
+        torch.cuda.current_stream().wait_stream(side_stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             call()
@@ -160,43 +162,44 @@ def _recording(call: Step, device: torch.device) -> Step:
 
 
 class StreamPool(WorkerPool):
-    """Up to `count` engines on one GPU."""
+    """Up to `count` engines on one GPU, each on its own CUDA stream."""
 
-    def __init__(self, first: SequentialEngine, another: Callable[[], SequentialEngine], count: int) -> None:
-        super().__init__(first, another, count)
+    def __init__(self, first: SequentialEngine, make_engine: Callable[[], SequentialEngine], count: int) -> None:
+        super().__init__(first, make_engine, count)
         self._streams: list[Any] = []
 
-    def each(
+    def map(
         self, call: Call, items: Sequence[Any], sizes: Sequence[int], then: Callable[..., Any] | None = None
     ) -> list[Any]:
-        """As `WorkerPool.each`: the next largest item goes to the engine with the least to do.
+        """As `WorkerPool.map`: the next largest item goes to the engine with the least to do.
 
-        What `then` does is queued on the caller's stream, so that it sees results in the order of their sizes.
+        The work of `then` is queued on the caller's stream, so that it sees results in the order of their sizes.
         """
         count = min(self.count, len(items))
         if count < 2:
-            return super().each(call, items, sizes, then)
-        self._prepare(count)
-        here, queued, found = torch.cuda.current_stream(), [0] * count, {}
+            return super().map(call, items, sizes, then)
+        self._allocate(count)
+        caller, queued, found = torch.cuda.current_stream(), [0] * count, {}
         for stream in self._streams[:count]:
-            stream.wait_stream(here)
+            stream.wait_stream(caller)
         try:
-            for i in by_size(sizes):
-                place = min(range(count), key=queued.__getitem__)
-                queued[place] += max(1, sizes[i])
-                engine, stream = self.engines[place], self._streams[place]
+            for i in largest_first(sizes):
+                least = min(range(count), key=queued.__getitem__)
+                queued[least] += max(1, sizes[i])
+                engine, stream = self.engines[least], self._streams[least]
                 with torch.cuda.stream(stream):
                     found[i] = call(engine, items[i])
                 if then is not None:
-                    here.wait_stream(stream)
+                    caller.wait_stream(stream)
                     found[i] = then(engine, items[i], found[i])
         finally:
             for stream in self._streams[:count]:
-                here.wait_stream(stream)
+                caller.wait_stream(stream)
         return [found[i] for i in range(len(items))]
 
-    def _prepare(self, count: int) -> None:
+    def _allocate(self, count: int) -> None:
+        """Make engines and streams for so many items at a time."""
         while len(self.engines) < count:
-            self.engines.append(self._another())
+            self.engines.append(self.make_engine())
         while len(self._streams) < count:
             self._streams.append(torch.cuda.Stream())

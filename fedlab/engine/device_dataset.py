@@ -1,4 +1,4 @@
-"""All cases in use, as their sites' scanners show them: gathered by row, normalised on the device."""
+"""The device dataset: all cases in use as their sites' scanners show them, gathered by row and normalised."""
 
 import tempfile
 import threading
@@ -7,26 +7,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.core.memory import to_device
-from fedlab.engine.pixel_normalisation import Affine, Group, affine
+from fedlab.core.typing import Ints
+from fedlab.engine.pixel_normalisation import Affine, SiteRows, affine
 from fedlab.learning.settings import Training
 from fedlab.partitioning.partitions import Partition
 
-SHARE = 0.6  # of the free memory that images may take
+MEMORY_SHARE = 0.6  # of the free memory that images may take
+CHUNK = 8192  # cases read at a time
+
+SiteCases = tuple[str, Ints]  # (site, positions in the dataset's table)
 
 
-class Resident:
-    """Images (n, height, width[, depth], channels) on the device."""
+class ResidentImages:
+    """Images (n, height, width[, depth], channels) in the device's memory."""
 
     streamed = False
 
-    def __init__(self, shape: tuple[int, ...], kind: torch.dtype, device: torch.device) -> None:
-        self.all = torch.empty(shape, dtype=kind, device=device)
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self.all = torch.empty(shape, dtype=dtype, device=device)
 
-    def put(self, rows: NDArray[np.int64], images: Tensor) -> None:
+    def write(self, rows: Ints, images: Tensor) -> None:
         """Set these images."""
         self.all[torch.from_numpy(rows).to(self.all.device)] = images.to(self.all.device)
 
@@ -35,55 +38,55 @@ class Resident:
         return self.all.index_select(0, rows)
 
 
-class Streamed:
-    """The same in a file in the system's folder for temporary files (TMPDIR), mapped page by page as they are used.
+class StreamedImages:
+    """The same in a scratch file in the system's temporary folder (TMPDIR), mapped page by page as they are used.
 
-    The next batch is read while this one is trained on, into pinned memory where the device is a GPU.
+    The next batch is read while this one trains, into pinned memory if the device is a GPU.
     """
 
     streamed = True
 
-    def __init__(self, shape: tuple[int, ...], kind: torch.dtype, device: torch.device) -> None:
-        self.device, self._ahead = device, threading.local()  # each lane reads ahead for itself
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+        self.device, self._prefetched = device, threading.local()  # each worker prefetches its own batches
         with tempfile.NamedTemporaryFile(prefix="fedlab-images-", delete=False) as file:
             path = Path(file.name)
-        self.all = torch.from_file(str(path), shared=True, size=int(np.prod(shape)), dtype=kind).view(shape)
-        path.unlink()  # what is mapped stays until nobody holds it
+        self.all = torch.from_file(str(path), shared=True, size=int(np.prod(shape)), dtype=dtype).view(shape)
+        path.unlink()  # the mapping keeps the contents until it is freed
         self._reader = ThreadPoolExecutor(1, "fedlab images")
 
-    def put(self, rows: NDArray[np.int64], images: Tensor) -> None:
+    def write(self, rows: Ints, images: Tensor) -> None:
         """Set these images."""
         self.all[torch.from_numpy(rows)] = images
 
     def gather(self, rows: Tensor) -> Tensor:
         """The images in these rows, on the device."""
-        here = rows.cpu()
-        ahead, self._ahead.batch = getattr(self._ahead, "batch", None), None
-        expected = ahead is not None and np.array_equal(ahead[0], here.numpy())
-        read = ahead[1].result() if ahead is not None and expected else self._read(here)
-        return read.to(self.device, non_blocking=True)
+        on_host = rows.cpu()
+        prefetched, self._prefetched.batch = getattr(self._prefetched, "batch", None), None
+        expected = prefetched is not None and np.array_equal(prefetched[0], on_host.numpy())
+        batch = prefetched[1].result() if prefetched is not None and expected else self._read(on_host)
+        return batch.to(self.device, non_blocking=True)
 
-    def announce(self, rows: NDArray[np.int64]) -> None:
-        """These will be asked for next."""
+    def prefetch(self, rows: Ints) -> None:
+        """Start to read the rows that are gathered next."""
         future: Future[Tensor] = self._reader.submit(self._read, torch.from_numpy(rows))
-        self._ahead.batch = rows, future
+        self._prefetched.batch = rows, future
 
     def _read(self, rows: Tensor) -> Tensor:
         batch = self.all.index_select(0, rows)
         if self.device.type != "cuda":
             return batch
-        with torch.cuda.device(self.device):  # a new thread begins on the first card
+        with torch.cuda.device(self.device):  # the current GPU of a new thread is the first one
             return batch.pin_memory()
 
 
-def pixels(shape: tuple[int, ...], kind: torch.dtype, device: torch.device) -> Resident | Streamed:
-    """Room for images, where there is enough."""
-    size = int(np.prod(shape)) * kind.itemsize
-    return (Resident if size <= SHARE * free(device) else Streamed)(shape, kind, device)
+def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> ResidentImages | StreamedImages:
+    """Memory for images on the device, or a scratch file if they take too much of it."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    return (ResidentImages if size <= MEMORY_SHARE * free_memory(device) else StreamedImages)(shape, dtype, device)
 
 
-def free(device: torch.device) -> float:
-    """Bytes of memory that are free on a device; infinite where it does not tell."""
+def free_memory(device: torch.device) -> float:
+    """Bytes of free memory of a device; infinite if unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -93,62 +96,61 @@ def free(device: torch.device) -> float:
         return float("inf")
 
 
-CHUNK = 8192
-Used = tuple[str, NDArray[np.int64]]
-
-
 class DeviceDataset:
-    """Pixels (n, height, width[, depth], channels) in the type they have on disk, and targets (n,) on the device.
+    """Pixels (n, height, width[, depth], channels) in the type they have on disk, and targets (n,), on the device.
 
     Rows are addressed by `rows(index)`, where index are positions in the dataset's table. Images become floats,
-    channels first in channels-last memory, only when a batch is gathered: in [0, 1], or standardised as the settings
-    say. Of an unseen site there are test cases alone, and with normalisation="site" the training images too.
+    channels first in channels-last memory, only when a batch is gathered: in [0, 1], or normalised as the settings say.
+    Of a held-out site there are test cases alone, and with normalisation="site" the training images too.
     """
 
-    def __init__(
-        self, partition: Partition, targets: NDArray[np.int64], device: torch.device, settings: Training
-    ) -> None:
+    def __init__(self, partition: Partition, targets: Ints, device: torch.device, settings: Training) -> None:
         cases = partition.cases
         self.dtype = settings.dtype
         self.full = 255.0 if cases.images.dtype == np.uint8 else 1.0
-        used = _used(partition, settings.normalisation)
+        used = _used_cases(partition, settings.normalisation)
         kept = np.sort(np.concatenate([index for _, index in used]))
         self._row = np.full(len(cases), -1)
         self._row[kept] = np.arange(len(kept))
         channels, *space = cases.shape
-        kind = torch.uint8 if cases.images.dtype == np.uint8 else torch.float16
+        stored = torch.uint8 if cases.images.dtype == np.uint8 else torch.float16
         self.space = tuple(space)
-        self.device, self.pixels = device, pixels((len(kept), *space, channels), kind, device)
+        self.device, self.pixels = device, allocate((len(kept), *space, channels), stored, device)
         for site, index in used:
             self._fill(partition, site, index)
         self.targets = torch.from_numpy(np.ascontiguousarray(targets[kept])).to(device)
-        self.affine = self._standardised(partition, used, settings.normalisation)
+        self.affine = self._normalisation(partition, used, settings.normalisation)
 
-    def _fill(self, partition: Partition, site: str, index: NDArray[np.int64]) -> None:
+    @property
+    def streamed(self) -> bool:
+        """Whether images are read from a scratch file because they do not fit into the device's memory."""
+        return self.pixels.streamed
+
+    def _fill(self, partition: Partition, site: str, index: Ints) -> None:
         for start in range(0, len(index), CHUNK):
             part = index[start : start + CHUNK]
             images = partition.pixels(part, site) if site else np.asarray(partition.cases.images[part])
-            moved = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 1, -1)))
-            self.pixels.put(self._row[part], moved)
+            channels_last = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 1, -1)))
+            self.pixels.write(self._row[part], channels_last)
 
-    def _standardised(self, partition: Partition, used: list[Used], policy: str) -> Affine | None:
+    def _normalisation(self, partition: Partition, used: list[SiteCases], policy: str) -> Affine | None:
         if policy == "none":
             return None
-        groups = []
+        sites = []
         for site in partition.sites:
             rows = torch.cat([self.rows(index) for name, index in used if name == site])
             train = self.rows(partition.index(site, "train"))
-            groups.append(Group(rows, train[train >= 0], site not in partition.unseen))
-        return affine(policy, self.pixels.all, groups, self.full, self.dtype)
+            sites.append(SiteRows(rows, train[train >= 0], site not in partition.unseen))
+        return affine(policy, self.pixels.all, sites, self.full, self.dtype)
 
-    def rows(self, index: NDArray[np.int64]) -> Tensor:
-        """Positions in the dataset's table -> rows of this store, on the device; -1 for cases that are not in it."""
+    def rows(self, index: Ints) -> Tensor:
+        """Rows of this dataset, on the device, of positions in the dataset's table; -1 for cases that it lacks."""
         return to_device(self._row[index], self.device)
 
-    def announce(self, index: NDArray[np.int64]) -> None:
-        """The images of these cases will be asked for next; it matters where they are streamed."""
-        if isinstance(self.pixels, Streamed):
-            self.pixels.announce(self._row[index])
+    def prefetch(self, index: Ints) -> None:
+        """Start to read the images of the cases that are gathered next, if images are streamed."""
+        if isinstance(self.pixels, StreamedImages):
+            self.pixels.prefetch(self._row[index])
 
     def images(self, rows: Tensor) -> Tensor:
         """A batch (b, channels, height, width[, depth]) of floats, channels-last in memory."""
@@ -158,8 +160,8 @@ class DeviceDataset:
         return batch.div_(self.full) if self.full != 1 else batch
 
 
-def _used(partition: Partition, policy: str) -> list[Used]:
-    """(site, positions in the dataset's table) of all cases that are looked at; cases of no site under ""."""
+def _used_cases(partition: Partition, policy: str) -> list[SiteCases]:
+    """The cases that are used by any split, per site; cases of no site under ""."""
     used = []
     for site in partition.sites:
         splits = ("test",) if site in partition.unseen else ("train", "val", "test")

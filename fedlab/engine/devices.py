@@ -1,4 +1,4 @@
-"""Which device a run uses, which GPU each process of a grid gets, and which settings leave a GPU idle."""
+"""Devices: the one that a run uses, the GPU of each process of a grid, and settings that leave a GPU idle."""
 
 from __future__ import annotations
 
@@ -20,18 +20,32 @@ SUPPORTED = "'auto', 'cpu', 'cuda' or 'cuda:1'"
 
 # Measured on an H100: a step on 32 images of 28 x 28 (25,000 pixels) occupies a few of the 132 multiprocessors, and
 # steps whose kernels are launched one by one take 2 to 10 times as long as CUDA graphs for up to 500,000 pixels a step.
-FEW = 2**14  # pixels in the batches of all sites
+FEW_PIXELS = 2**14  # in the batches of all sites
 LAUNCH_BOUND = 2**19  # pixels in the batch of one site
-LARGE = 1_000_000  # parameters of a model whose steps are bound by arithmetic in float64
+LARGE_MODEL = 1_000_000  # parameters of a model whose steps are bound by arithmetic in float64
 
 
 def find_device(name: str) -> torch.device:
-    """The torch device that `name` means: "auto" is the GPU if there is one, "cuda" this thread's current GPU.
+    """The torch device of a name: "auto" is the GPU if there is one, "cuda" this thread's current GPU.
+
+    Parameters
+    ----------
+    name : str
+        "auto", "cpu", "cuda" or "cuda:N".
+
+    Returns
+    -------
+    torch.device
 
     Raises
     ------
     ValueError
         `name` is no device, has a type that fedlab does not support, or is not on this machine.
+
+    Examples
+    --------
+    >>> find_device("cpu")
+    device(type='cpu')
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,7 +72,7 @@ def _refusal(name: str) -> str:
             " evaluates models, and nothing is tested on it: use device='cpu'"
         )
     if kind not in ("cpu", "cuda"):
-        return f"device={name!r} has the type {kind!r}, on which nothing of fedlab is tested: write {SUPPORTED}"
+        return f"device={name!r} has the type {kind!r}, on which fedlab is not tested: write {SUPPORTED}"
     return f"unknown device {name!r}: write {SUPPORTED}"
 
 
@@ -68,24 +82,31 @@ def _index(name: str) -> int:
 
 
 def device_name(device: torch.device) -> str:
-    """The device as it is shown to users: "cpu", or the GPU's name as its driver gives it."""
+    """The name shown to users: "cpu", or the name that the GPU's driver reports."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def throughput(rate: float) -> str:
-    """Images a second as they are shown while a run trains: "1,200 images/s"."""
+    """Images a second, as progress lines show them.
+
+    >>> throughput(1234.5)
+    '1,234 images/s'
+    """
     return f"{rate:,.0f} images/s" if rate >= 10 else f"{rate:.2g} images/s"
 
 
 def assign_gpus(names: Sequence[str], count: int) -> list[int | None]:
     """The GPU of each task of a grid, round robin over `count` GPUs in the order of tasks; None: no GPU.
 
-    names: the `device` of each task that is still to do. A task that names its GPU ("cuda:1") gets that one, a task on
-    the CPU gets none, and neither takes a turn. While all tasks take equally long, no two share a GPU unless more run
-    at a time than there are GPUs; next to a longer task, one GPU may hold two tasks and another none.
+    names: the `device` of each task that is not finished. A task that names its GPU ("cuda:1") gets that one, a task on
+    the CPU gets none, and neither takes a turn. If all tasks take equally long, no two share a GPU unless more run at a
+    time than there are GPUs; if one takes longer, one GPU may have two tasks and another none.
 
     Tested without a second GPU: this function alone, and a grid on two processes in which `torch.cuda.is_available`,
-    `device_count` and `set_device` are fakes (tests/test_devices.py). Kernels on two GPUs were never run.
+    `device_count` and `set_device` are fakes (tests/engine/test_devices.py). Kernels on two GPUs were never run.
+
+    >>> assign_gpus(["auto", "cpu", "cuda:1", "auto"], 2)
+    [0, None, 1, 1]
     """
     turns = itertools.count()
 
@@ -99,9 +120,9 @@ def assign_gpus(names: Sequence[str], count: int) -> list[int | None]:
 
 @contextmanager
 def on_gpu(index: int | None) -> Iterator[None]:
-    """Make this GPU the one that "cuda" means in this thread; None leaves CUDA alone.
+    """Make this GPU the current one of this thread; None does nothing.
 
-    Afterwards the memory that PyTorch holds in reserve is freed, since the process's next task may use another GPU.
+    Afterwards PyTorch's cached memory is freed, since the process's next task may use another GPU.
     """
     if index is None:
         yield
@@ -110,47 +131,47 @@ def on_gpu(index: int | None) -> Iterator[None]:
     try:
         yield
     finally:
-        gc.collect()
+        gc.collect()  # a federation is a reference cycle, which keeps its tensors until the next collection
         torch.cuda.empty_cache()
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a run gives a device to do.
+    """The work that a run has for a device.
 
     parameters: of the model. shape: of an image, (height, width[, depth]). batch: cases in the largest batch of a site.
-    together: cases in the batches of all sites, the most that can train at a time. streamed: images are read from disk,
-    because they do not fit into the device's memory.
+    joint_batch: cases in the batches of all sites, the most that can train at a time. streamed: images are read from
+    disk, because they do not fit into the device's memory.
     """
 
     parameters: int
     shape: tuple[int, ...]
     batch: int
-    together: int
+    joint_batch: int
     streamed: bool
 
 
 def idle_gpu(settings: Training, device: torch.device, load: Load) -> str | None:
-    """One sentence on the settings that leave a GPU idle for much of a run, and what to change; None without any."""
+    """One sentence on settings that leave a GPU idle for much of a run, and what to change; None if there are none."""
     found = list(_idle(settings, load)) if device.type == "cuda" else []
     return f"the GPU idles for much of this run: {'; '.join(found)}" if found else None
 
 
 def _idle(settings: Training, load: Load) -> Iterator[str]:
-    """Only what leaves any GPU idle for certain: no method, and no default, is among it."""
+    """The settings that leave any GPU idle for certain; no method and no default is among them."""
     pixels = math.prod(load.shape)
     if settings.execution == "sequential" and load.batch * pixels <= LAUNCH_BOUND:
         yield (
             "execution='sequential' launches the kernels of each step one by one, which takes 2 to 10 times as long as"
             " a CUDA graph (use execution='auto')"
         )
-    if load.together * pixels <= FEW:
+    if load.joint_batch * pixels <= FEW_PIXELS:
         size = " x ".join(str(length) for length in load.shape)
         yield (
-            f"with batch_size={settings.batch_size} the batches of all sites are together {load.together} images of"
-            f" {size} pixels, too few to occupy a GPU (use a larger batch_size, or device='cpu')"
+            f"with batch_size={settings.batch_size} the batches of all sites have {load.joint_batch} images of"
+            f" {size} pixels in total, too few to occupy a GPU (use a larger batch_size, or device='cpu')"
         )
-    if settings.precision == "float64" and load.parameters >= LARGE:
+    if settings.precision == "float64" and load.parameters >= LARGE_MODEL:
         yield (
             "precision='float64' does not use the float32 units, of which a GPU has 2 to 64 times as many (use"
             " precision='float32' or 'bf16')"

@@ -1,9 +1,9 @@
-"""How the sites of a round are trained: which engine does what, so that neither methods nor engines know.
+"""Dispatch: which engine trains the sites of a round, so that neither methods nor engines need to know.
 
-What "auto" chooses on a processor was measured (benchmarks/README.md): sites one after another on each core are faster
-than one batched model wherever there are convolutions; a small network without any is bound by the overhead of its
-operations, so from some sites on it is stacked, there and on a GPU. The steps of other networks are played from CUDA
-graphs on a GPU, which was measured; those of small networks on several streams at once, which was not.
+What "auto" chooses on a CPU was measured (benchmarks/README.md): sites one after another on each core are faster than
+one batched model if there are convolutions; a small network without convolutions is bound by the overhead of its
+operations, so from some number of sites on vmap is faster, there and on a GPU. The steps of other networks are replayed
+from CUDA graphs on a GPU, which was measured; those of small networks on several streams in parallel, which was not.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,161 +12,176 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from fedlab.core.memory import on_this_stream
-from fedlab.core.typing import Ints
+from fedlab.core.memory import record_stream
+from fedlab.core.typing import Floats, Ints
 from fedlab.core.weights import Weights
 from fedlab.engine.cuda_graph import StreamPool
-from fedlab.engine.local_task import LocalJob, Named, Trained
-from fedlab.engine.lockstep import together
+from fedlab.engine.device_dataset import DeviceDataset
+from fedlab.engine.flat_model import SMALL_MODEL
+from fedlab.engine.local_task import ErrorContext, LocalJob, OnTrained, Trained
+from fedlab.engine.lockstep import mean_group_size
 from fedlab.engine.loop import EVALUATION_BATCH, SequentialEngine
 from fedlab.engine.thread_pool import WorkerPool
-from fedlab.engine.threads import SMALL
 from fedlab.engine.vmap import VmapEngine
 
-ENOUGH = {"cuda": 2}  # sites in lock-step on average from which on stacks are faster
-OTHERWISE = 6
-STREAMS = 8  # sites of a small network that train at the same time on a GPU; a guess until it is measured
-OBSTACLES = {  # mode -> why a method has no place for it, where the model has
+VMAP_SITES = {"cpu": 6, "cuda": 2}  # sites that step together, on average, from which on vmap is faster
+STREAMS = 8  # sites of a small network that train in parallel on a GPU; a guess until it is measured
+OBSTACLES = {  # mode -> why a method cannot use it, if the model can
     "vmap": "its sites train one at a time",
     "cuda_graph": "its steps run code of the method's own",
 }
 
 
-Done = Callable[
-    [LocalJob, Trained, Callable[[], None]], Trained
-]  # (job, what it came to, go on?) -> what is kept of it
+def never_stopped() -> None:
+    """Check nothing, for work that is already done."""
 
 
-def always() -> None:
-    """Nothing stops what is done already."""
+class SeedBatch(Protocol):
+    """Runs of other seeds that train and predict in the same batches, see `fedlab.engine.seed_batching`."""
+
+    def train(
+        self, execution: "Execution", jobs: Sequence[LocalJob], error_context: ErrorContext, on_trained: OnTrained
+    ) -> list[Trained]: ...
+
+    def predict(self, execution: "Execution", requests: Sequence[tuple[Weights, Ints]]) -> list[Floats]: ...
 
 
-class Beside(Protocol):
-    """Other runs, with which work is shared, see `fedlab.engine.seed_batching`."""
-
-    def train(self, execution: "Execution", jobs: Sequence[LocalJob], named: Named, done: Done) -> list[Trained]: ...
-
-    def predict(self, execution: "Execution", asked: Sequence[tuple[Weights, Ints]]) -> list[NDArray[np.float64]]: ...
-
-
-def small(model: nn.Module) -> bool:
+def is_small(model: nn.Module) -> bool:
     """Whether one step of the network leaves most of a GPU, or of several cores, unused."""
-    return sum(parameter.numel() for parameter in model.parameters()) < SMALL
+    return sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
 
 
-def dense(model: nn.Module) -> bool:
-    """Whether a step of the network is bound by the overhead of its operations: it is small, without convolutions."""
-    return small(model) and not any(isinstance(module, _ConvNd) for module in model.modules())
+def is_dense(model: nn.Module) -> bool:
+    """Whether a step is bound by the overhead of its operations: a small network without convolutions."""
+    return is_small(model) and not any(isinstance(module, _ConvNd) for module in model.modules())
 
 
 class Execution:
-    """Trains and predicts; what sites side by side come to does not depend on how many cores take part.
+    """Trains models at their sites, and predicts. Results do not depend on the number of cores.
 
-    mode: "sequential" (one site after another, on each core), "vmap" (sites as one batched model), "cuda_graph" (steps
-    played from CUDA graphs), or "auto", which chooses. dense: see `dense`. used: modes in which sites were trained.
+    engine: the first engine, with the model and the device dataset. pool: the engines that train sites in parallel.
+    mode: the requested mode: "sequential" (one site after another, on each core), "vmap" (sites as one batched model),
+    "cuda_graph" (steps replayed from CUDA graphs), or "auto", which chooses. used: modes in which sites were trained.
     """
 
     def __init__(
         self,
-        serial: SequentialEngine,
-        another: Callable[[], SequentialEngine],
+        engine: SequentialEngine,
+        make_engine: Callable[[], SequentialEngine],
         mode: str,
-        beside: "Beside | None" = None,
+        seed_batch: "SeedBatch | None" = None,
     ) -> None:
-        """beside: the run's place among others that go on in step."""
-        self.device, self.parameters = serial.flat.vector.device, serial.flat.layout.parameters
-        self.dense, self.beside = dense(serial.flat.model), beside
-        self.serial, self.mode, self.lanes = serial, mode, self._lanes(serial, another, mode)
+        """make_engine: one more engine on the same device dataset. seed_batch: runs in lock-step with this one."""
+        self.device, self.parameters = engine.flat.vector.device, engine.flat.layout.parameters
+        self.dense, self.seed_batch = is_dense(engine.flat.model), seed_batch
+        self.engine, self.mode, self.pool = engine, mode, self._make_pool(engine, make_engine, mode)
         self.used: set[str] = set()
 
-    def _lanes(self, serial: SequentialEngine, another: Callable[[], SequentialEngine], mode: str) -> WorkerPool:
-        """The engines that train sites at the same time; layers that draw random numbers share one generator."""
-        if self.device.type == "cuda":
-            several = mode in ("auto", "cuda_graph") and small(serial.flat.model) and serial.chance.layer is None
-            return StreamPool(serial, another, STREAMS if several else 1)
-        alone = self.dense or self.device.type != "cpu" or serial.chance.layer
-        return WorkerPool(serial, another, 1 if alone else torch.get_num_threads())
+    @property
+    def dataset(self) -> DeviceDataset:
+        """The device dataset that all engines share."""
+        return self.engine.dataset
 
-    def train(self, jobs: Sequence[LocalJob], named: Named, done: Done) -> list[Trained]:
-        """What each job came to, in their order.
+    @property
+    def workers(self) -> int:
+        """How many sites train in parallel, at most."""
+        return self.pool.count
 
-        named(job): the context in which a refusal is told of its site. done: may refuse what came of a job, or keep
-        less of it.
+    @property
+    def batches_sites(self) -> bool:
+        """Whether the models of several sites may train as one batch, so that all are in memory together."""
+        return self.seed_batch is not None or self.vmap_possible
+
+    def train(self, jobs: Sequence[LocalJob], error_context: ErrorContext, on_trained: OnTrained) -> list[Trained]:
+        """The result of each job, in their order; in one batch with the jobs of other seeds if there are any.
+
+        error_context(job): the context in which an error is raised with the job's site. on_trained: called with each
+        result; it may refuse the result, or keep less of it.
         """
-        if self.beside is not None:
-            return self.beside.train(self, jobs, named, done)
-        return self.carry_out(jobs, named, done)
+        if self.seed_batch is not None:
+            return self.seed_batch.train(self, jobs, error_context, on_trained)
+        return self.train_now(jobs, error_context, on_trained)
 
-    def carry_out(self, jobs: Sequence[LocalJob], named: Named, done: Done) -> list[Trained]:
-        """The same, whatever goes on beside."""
-        if self.stacks(jobs):
+    def train_now(self, jobs: Sequence[LocalJob], error_context: ErrorContext, on_trained: OnTrained) -> list[Trained]:
+        """As `train`, without waiting for other seeds."""
+        if self.uses_vmap(jobs):
             self.used.add("vmap")
-            found = self.stacked.train(jobs, named)
-            return [done(job, trained, always) for job, trained in zip(jobs, found, strict=True)]
+            found = self.vmap_engine.train(jobs, error_context)
+            return [on_trained(job, trained, never_stopped) for job, trained in zip(jobs, found, strict=True)]
 
         def call(engine: SequentialEngine, job: LocalJob) -> Trained:
-            with named(job):
+            with error_context(job):
                 return engine.train(job)
 
         def then(engine: SequentialEngine, job: LocalJob, trained: Trained) -> Trained:
-            on_this_stream(*trained.weights.tensors().values())
-            return done(job, trained, engine.go_on)
+            record_stream(*trained.weights.tensors().values())
+            return on_trained(job, trained, engine.check_stopped)
 
-        found = self.lanes.each(call, jobs, [job.work.steps for job in jobs], then)
-        self.used |= {self.serial.mode_of(job.work) for job in jobs}
+        found = self.pool.map(call, jobs, [job.local_task.steps for job in jobs], then)
+        self.used |= {self.engine.mode_of(job.local_task) for job in jobs}
         return found
 
-    @cached_property
-    def stacked(self) -> VmapEngine:
-        """The engine that trains sites as one batched model."""
-        return VmapEngine(self.serial)
+    def predict(self, requests: Sequence[tuple[Weights, Ints]]) -> list[Floats]:
+        """Probabilities (n, classes) of each model for its cases."""
+        if self.seed_batch is not None:
+            return self.seed_batch.predict(self, requests)
+        return self.predict_now(requests)
 
-    def stacks(self, jobs: Sequence[LocalJob]) -> bool:
-        """Whether these sites train as one model."""
-        if len(jobs) < 2 or not self.stackable:
-            return False
-        return self.mode == "vmap" or together([job.work for job in jobs]) >= ENOUGH.get(self.device.type, OTHERWISE)
+    def predict_now(self, requests: Sequence[tuple[Weights, Ints]]) -> list[Floats]:
+        """As `predict`, without waiting for other seeds; read from the device in one transfer."""
+        split = [(w, part) for w, index in requests for part in self._parts(index)]
+        if len(requests) > 1 and self.vmap_possible:
+            found = self.vmap_engine.predict(split)
+        else:
+            sizes = [len(part) for _, part in split]
+            found = self.pool.map(lambda engine, request: engine.predict(*request), split, sizes)
+        ends = np.cumsum([len(index) for _, index in requests])  # parts are in the order of the requests
+        return np.split(torch.cat(found).cpu().numpy(), ends[:-1]) if requests else []
 
-    @cached_property
-    def stackable(self) -> bool:
-        """Whether sites may be stacked at all."""
-        if not (self.mode == "vmap" or (self.mode == "auto" and self.dense)):
+    def map(self, call: Callable[[SequentialEngine, Any], Any], items: Sequence[tuple[Weights, Any]]) -> list[Any]:
+        """call(engine, (model, cases or batches)) of each item, in their order, in parallel."""
+        return self.pool.map(call, items, [1] * len(items))
+
+    def uses_vmap(self, jobs: Sequence[LocalJob]) -> bool:
+        """Whether these sites train as one batched model."""
+        if len(jobs) < 2 or not self.vmap_possible:
             return False
-        return self.stacked.obstacle is None
+        return self.mode == "vmap" or mean_group_size([job.local_task for job in jobs]) >= VMAP_SITES[self.device.type]
 
     def fallback(self) -> str | None:
-        """Why the mode that was asked for was never used; None where it was."""
+        """Why the requested mode was never used; None if it was."""
         if self.mode not in OBSTACLES or self.mode in self.used:
             return None
-        engine = self.stacked if self.mode == "vmap" else self.serial
+        engine = self.vmap_engine if self.mode == "vmap" else self.engine
         return engine.obstacle or OBSTACLES[self.mode]
 
-    def each(self, call: Callable[[SequentialEngine, Any], Any], asked: Sequence[tuple[Weights, Any]]) -> list[Any]:
-        """call(engine, (model, cases or batches)) of each, in their order."""
-        return self.lanes.each(call, asked, [1] * len(asked))
+    @cached_property
+    def vmap_engine(self) -> VmapEngine:
+        """The engine that trains sites as one batched model."""
+        return VmapEngine(self.engine)
 
-    def predict(self, asked: Sequence[tuple[Weights, Ints]]) -> list[NDArray[np.float64]]:
-        """Probabilities (n, classes) of each model for its cases."""
-        return self.foretell(asked) if self.beside is None else self.beside.predict(self, asked)
+    @cached_property
+    def vmap_possible(self) -> bool:
+        """Whether the mode and the model allow sites to train as one batched model."""
+        if not (self.mode == "vmap" or (self.mode == "auto" and self.dense)):
+            return False
+        return self.vmap_engine.obstacle is None
 
-    def foretell(self, asked: Sequence[tuple[Weights, Ints]]) -> list[NDArray[np.float64]]:
-        """The same for this run alone; read from the device in one transfer."""
-        pieces = [(i, part) for i, (_, index) in enumerate(asked) for part in self._pieces(index)]
-        wanted = [(asked[i][0], part) for i, part in pieces]
-        if len(asked) > 1 and self.stackable:
-            found = self.stacked.predict(wanted)
-        else:
-            sizes = [len(part) for _, part in wanted]
-            found = self.lanes.each(lambda engine, one: engine.predict(*one), wanted, sizes)
-        ends = np.cumsum([len(index) for _, index in asked])  # pieces are in the order of what was asked
-        return np.split(torch.cat(found).cpu().numpy(), ends[:-1]) if asked else []
+    def _make_pool(
+        self, engine: SequentialEngine, make_engine: Callable[[], SequentialEngine], mode: str
+    ) -> WorkerPool:
+        """The pool; of one engine if layers draw random numbers, since they share one generator."""
+        if self.device.type == "cuda":
+            parallel = mode in ("auto", "cuda_graph") and is_small(engine.flat.model) and engine.layer_rng.layer is None
+            return StreamPool(engine, make_engine, STREAMS if parallel else 1)
+        single = self.dense or self.device.type != "cpu" or engine.layer_rng.layer
+        return WorkerPool(engine, make_engine, 1 if single else torch.get_num_threads())
 
-    def _pieces(self, index: Ints) -> list[Ints]:
-        """Cases in as many pieces as there are lanes, cut where batches end, so that batches are what they were."""
+    def _parts(self, index: Ints) -> list[Ints]:
+        """Cases in one part per engine, split where evaluation batches end, so that batches stay the same."""
         batches = max(1, -(-len(index) // EVALUATION_BATCH))
-        step = -(-batches // self.lanes.count) * EVALUATION_BATCH
+        step = -(-batches // self.pool.count) * EVALUATION_BATCH
         return [index[start : start + step] for start in range(0, len(index), step)] or [index]

@@ -10,86 +10,91 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlab.core.layout import Layout
-from fedlab.core.memory import aligned, counters
+from fedlab.core.memory import aligned_counters, aligned_zeros
 from fedlab.core.weights import Weights
-from fedlab.engine.threads import SMALL
+
+SMALL_MODEL = 1_000_000  # parameters below which a step uses little of a GPU or of several cores
 
 
 class FlatModel:
-    """`model` bound to `vector` (size,), `gradient` (trained,) and `counts` (integer buffers,), see `Layout`."""
+    """A model bound to flat vectors, see `fedlab.core.layout.Layout`.
+
+    vector (size,): all parameters and floating buffers. parameters, buffers: views of its trainable part and of the
+    rest, which are normalisation statistics. gradient (trained,). counts (integer buffers,).
+    """
 
     def __init__(
         self, model: nn.Sequential, layout: Layout, like: Tensor | None = None, *, frozen_norm: bool = False
     ) -> None:
-        """like: a tensor of the type and on the device to use, for a model that may have no parameter.
+        """like: a tensor of the type and device to use, for a model that may have no parameter.
 
-        parameters: the trainable part of the vector, a view of it. buffers: the other part, normalisation statistics.
+        frozen_norm: batch normalisation stays in evaluation mode while the model trains.
         """
         self.model, self.layout, self.frozen_norm = model, layout, frozen_norm
         reference = next(model.parameters()) if like is None else like
-        self.vector = aligned(layout.size, dtype=reference.dtype, device=reference.device)
+        self.vector = aligned_zeros(layout.size, dtype=reference.dtype, device=reference.device)
         self.parameters, self.buffers = self.vector.tensor_split((layout.trained,))
-        self.gradient = aligned(layout.trained, dtype=reference.dtype, device=reference.device)
-        self._trains: WeakSet[nn.Module] = WeakSet()  # models that were put into the mode of training here
-        self.counts = counters(len(layout.counters), device=reference.device)
+        self.gradient = aligned_zeros(layout.trained, dtype=reference.dtype, device=reference.device)
+        self._in_training: WeakSet[nn.Module] = WeakSet()  # models that `train` has put into training mode
+        self.counts = aligned_counters(len(layout.counters), device=reference.device)
         self._bind()
 
-    def norms(self) -> list[_BatchNorm]:
+    def batch_norms(self) -> list[_BatchNorm]:
         """The batch normalisation layers."""
-        return norms(self.model)
+        return batch_norms(self.model)
 
     def load(self, weights: Weights) -> None:
-        """Take on these weights (one model, not a stack)."""
+        """Copy the weights of one model (not of a stack) into this one."""
         self.vector.copy_(weights.vector)
         self.counts.copy_(weights.counts)
 
-    def read(self, into: Weights | None = None) -> Weights:
-        """A copy of the present weights, in memory of its own or in that of `into`."""
-        if into is None:
+    def read(self, out: Weights | None = None) -> Weights:
+        """A copy of the present weights, in new memory or in that of `out`."""
+        if out is None:
             return Weights(self.layout, self.vector.clone(), self.counts.clone())
-        into.vector.copy_(self.vector)
-        into.counts.copy_(self.counts)
-        return into
+        out.vector.copy_(self.vector)
+        out.counts.copy_(self.counts)
+        return out
 
     def differentiate(self, loss: Tensor) -> None:
         """Set `gradient` to that of the loss.
 
-        Small models' layers add to it in place, in the one call of the backward pass. Large ones allocate their
-        gradients, which are copied once: that takes less of the memory's time. They are freed in the next step, so that
-        their memory is used again.
+        The layers of small models add to it in place, in the one call of the backward pass. Large models allocate
+        their gradients, which are copied once: that moves less memory. The next step frees them, and their memory is
+        used again.
         """
         if self._in_place:
             self.gradient.zero_()
             loss.backward()
         else:
-            self.forget()
+            self.free_gradients()
             loss.backward()
-            self.collect()
+            self.collect_gradients()
 
-    def forget(self) -> None:
+    def free_gradients(self) -> None:
         """Free the layers' gradients."""
         for leaf in self._leaves:
             leaf.grad = None
 
-    def collect(self) -> None:
+    def collect_gradients(self) -> None:
         """Copy the layers' gradients into `gradient`; zero for parameters that the loss does not depend on."""
         if any(leaf.grad is not None for leaf in self._leaves):
-            each = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
-            torch._foreach_copy_(self._slots, each)
+            gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in self._leaves]
+            torch._foreach_copy_(self._slots, gradients)
 
     def train(self, model: nn.Module | None = None) -> None:
-        """Put this model, or another of its architecture, into the mode of training."""
+        """Put this model, or another of its architecture, into training mode."""
         model = self.model if model is None else model
-        if model in self._trains and model.training:
-            return  # to visit every module would take most of the host's time for a small site
-        self._trains.add(model)
+        if model in self._in_training and model.training:
+            return  # visiting every module would take most of the host's time for a small site
+        self._in_training.add(model)
         model.train()
         if self.frozen_norm:
-            for module in norms(model):
+            for module in batch_norms(model):
                 module.eval()
 
     def _bind(self) -> None:
-        """Move every tensor of the model into the flat buffers, keeping its value."""
+        """Move every tensor of the model into the flat vectors, keeping its value."""
         values = self.layout.views(self.vector)
         for name, parameter in self.model.named_parameters():
             values[name].copy_(parameter.detach())
@@ -97,18 +102,18 @@ class FlatModel:
         self._leaves = list(self.model.parameters())
         slots = self.layout.views(self.gradient)
         self._slots = [slots[name] for name, _ in self.model.named_parameters()]
-        self._in_place = self.vector.device.type == "cpu" and self.layout.parameters < SMALL
+        self._in_place = self.vector.device.type == "cpu" and self.layout.parameters < SMALL_MODEL
         if self._in_place:
             for leaf, slot in zip(self._leaves, self._slots, strict=True):
                 leaf.grad = slot
-        numbers = {name: self.counts[i] for i, name in enumerate(self.layout.counters)}
+        counts = {name: self.counts[i] for i, name in enumerate(self.layout.counters)}
         for name, buffer in list(self.model.named_buffers()):
-            view = values[name] if name in values else numbers[name]
+            view = values[name] if name in values else counts[name]
             view.copy_(buffer)
-            owner, _, own_name = name.rpartition(".")
-            self.model.get_submodule(owner)._buffers[own_name] = view
+            module, _, attribute = name.rpartition(".")
+            self.model.get_submodule(module)._buffers[attribute] = view
 
 
-def norms(model: nn.Module) -> list[_BatchNorm]:
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """The batch normalisation layers of a model."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]

@@ -1,7 +1,7 @@
-"""Layers that draw random numbers while they train, such as dropout: each step has a generator of its own.
+"""Random numbers of layers that draw in training, such as dropout: each step has its own generator.
 
-What is drawn depends on the seed, the site and the step alone, so a resumed run, a split model and a run beside others
-draw what the uninterrupted, whole, lonely one draws.
+What is drawn depends on the seed, the site and the step alone, so a resumed run, a split model and runs in parallel
+draw the same numbers as an uninterrupted, unsplit, single run.
 """
 
 from collections.abc import Iterator
@@ -14,31 +14,31 @@ from fedlab.core.rng import torch_stream
 
 
 class LayerRNG:
-    """layer: the name of the first layer that draws; None where none does."""
+    """Generators of a model's random layers. layer: the name of the first one; None if the model has none."""
 
     def __init__(self, model: nn.Module, device: torch.device, seed: int) -> None:
-        drawing = (name for name, module in model.named_modules() if _draws(module))
+        drawing = (name for name, module in model.named_modules() if _is_random(module))
         self.layer, self.device, self.seed = next(drawing, None), device, seed
 
     @property
     def obstacle(self) -> str | None:
-        """Why steps cannot be repeated or batched as they are; None if they can."""
+        """Why steps cannot be batched over sites; None if they can."""
         if self.layer is None:
             return None
         return f"layer {self.layer!r} draws random numbers, which would be drawn differently"
 
-    def at(self, *place: str | int) -> AbstractContextManager:
-        """While it is entered, layers draw from the generator of this place."""
-        return nullcontext() if self.layer is None else self._seeded(*place)
+    def at(self, *key: str | int) -> AbstractContextManager[None]:
+        """Let layers draw from the generator of this key."""
+        return nullcontext() if self.layer is None else self._seeded(*key)
 
     @contextmanager
-    def _seeded(self, *place: str | int) -> Iterator[None]:
+    def _seeded(self, *key: str | int) -> Iterator[None]:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(torch_stream(self.seed, "layers", *place).initial_seed())
+            torch.manual_seed(torch_stream(self.seed, "layers", *key).initial_seed())
             yield
 
 
-def _draws(module: nn.Module) -> bool:
-    """Dropout, random leaks, and whole branches that are dropped (MONAI's and others' `drop_prob`)."""
+def _is_random(module: nn.Module) -> bool:
+    """Whether it is dropout, a random leak, or a branch that is dropped at random (`drop_prob` of MONAI and timm)."""
     dropout = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
     return dropout or isinstance(module, nn.RReLU) or getattr(module, "drop_prob", 0) > 0

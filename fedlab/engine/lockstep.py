@@ -1,4 +1,4 @@
-"""Which sites take their next step together when sites of unequal size are trained as one batched model."""
+"""The lock-step schedule: which sites take a step together when unequal sites train as one batched model."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,41 +6,42 @@ from fedlab.core.typing import Ints
 from fedlab.engine.local_task import LocalTask
 
 
-def lockstep(works: Sequence[LocalTask]) -> Iterator[tuple[list[int], list[Ints]]]:
-    """(which of the works, the batch of each): batches of one size, every work's own in their order."""
-    step = [work.first for work in works]
-    for who in groups(works):
-        yield who, [works[i].batches.at(step[i]) for i in who]
-        for i in who:
+def lockstep(tasks: Sequence[LocalTask]) -> Iterator[tuple[list[int], list[Ints]]]:
+    """(indices of tasks, the batch of each): batches of equal size; each task's batches come in their order."""
+    step = [task.first for task in tasks]
+    for members in groups(tasks):
+        yield members, [tasks[i].batches.at(step[i]) for i in members]
+        for i in members:
             step[i] += 1
 
 
-def groups(works: Sequence[LocalTask]) -> Iterator[list[int]]:
-    """Which of the works take a step together.
+def groups(tasks: Sequence[LocalTask]) -> Iterator[list[int]]:
+    """The indices of the tasks that take each step together.
 
-    Of the batches that are next, those of the most frequent size; where sizes are equally frequent the smallest, since
-    its sites then catch up with others. So a site's last, partial batch waits until few are left, or for one as large.
+    Of the next batches, those of the most frequent size; of equally frequent sizes the smallest, since its sites then
+    catch up with others. So a site's last, partial batch waits until few are left, or for another of its size.
     """
-    waiting = {i: _lengths(work) for i, work in enumerate(works) if work.steps}
-    ahead = {i: next(lengths) for i, lengths in waiting.items()}
-    while ahead:
-        alike: dict[int, list[int]] = {}
-        for i, length in ahead.items():
-            alike.setdefault(length, []).append(i)
-        _, who = max(alike.items(), key=lambda group: (len(group[1]), -group[0]))
-        yield who
-        for i in who:
-            following = next(waiting[i], None)
-            if following is None:
-                del ahead[i]
+    remaining = {i: _lengths(task) for i, task in enumerate(tasks) if task.steps}
+    following = {i: next(lengths) for i, lengths in remaining.items()}
+    while following:
+        by_length: dict[int, list[int]] = {}
+        for i, length in following.items():
+            by_length.setdefault(length, []).append(i)
+        _, members = max(by_length.items(), key=lambda group: (len(group[1]), -group[0]))
+        yield members
+        for i in members:
+            after = next(remaining[i], None)
+            if after is None:
+                del following[i]
             else:
-                ahead[i] = following
+                following[i] = after
 
 
-def together(works: Sequence[LocalTask]) -> float:
+def mean_group_size(tasks: Sequence[LocalTask]) -> float:
     """How many sites take a step together on average."""
-    return sum(work.steps for work in works) / max(1, sum(1 for _ in groups(works)))
+    return sum(task.steps for task in tasks) / max(1, sum(1 for _ in groups(tasks)))
 
 
-def _lengths(work: LocalTask) -> Iterator[int]:
-    return (work.batches.length(step) for step in range(work.first, work.first + work.steps))
+def _lengths(task: LocalTask) -> Iterator[int]:
+    """The sizes of a task's batches."""
+    return (task.batches.length(step) for step in range(task.first, task.first + task.steps))

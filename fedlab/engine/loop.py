@@ -1,4 +1,4 @@
-"""The plain execution mode: one site after another on the flat model."""
+"""The sequential engine: one site after another, trained by a plain loop on the flat model."""
 
 import contextlib
 from collections.abc import Sequence
@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlab.core.memory import Stopwatch
-from fedlab.core.stages import sequence
+from fedlab.core.memory import DeviceTimer
+from fedlab.core.stages import as_sequential
+from fedlab.core.typing import Ints
 from fedlab.core.weights import Weights
 from fedlab.engine.batches import Batches
 from fedlab.engine.device_dataset import DeviceDataset
 from fedlab.engine.flat_model import FlatModel
 from fedlab.engine.layer_rng import LayerRNG
 from fedlab.engine.local_task import LocalJob, LocalTask, Trained, Usage
-from fedlab.engine.optimizers import Moments, Optimizer, add
+from fedlab.engine.optimizers import Moments, Optimizer, add_scaled
 from fedlab.learning import augmentation
 from fedlab.learning.settings import Training
 from fedlab.learning.tasks import Task
@@ -26,190 +26,201 @@ EVALUATION_BATCH = 256
 
 
 class StoppedError(RuntimeError):
-    """Work was given up because work beside it failed or was interrupted."""
+    """Training was stopped because another site's training failed or was interrupted."""
 
 
 class SequentialEngine:
     """Trains and predicts with one flat model.
 
-    stopped: set from outside, ends a training at its next step. obstacle: why another way of training that was asked
-    for is not taken.
+    stopped: if set from another thread, a training ends at its next step. obstacle: why a requested execution mode
+    cannot be used; None if it can.
     """
 
     stopped = False
     obstacle: str | None = None
 
     def __init__(
-        self, flat: FlatModel, store: DeviceDataset, task: Task, optimizer: Optimizer, settings: Training
+        self, flat: FlatModel, dataset: DeviceDataset, task: Task, optimizer: Optimizer, settings: Training
     ) -> None:
-        self.flat, self.store, self.task, self.optimizer = flat, store, task, optimizer
-        self.chance = LayerRNG(flat.model, flat.vector.device, settings.seed)
+        self.flat, self.dataset, self.task, self.optimizer = flat, dataset, task, optimizer
+        self.layer_rng = LayerRNG(flat.model, flat.vector.device, settings.seed)
         self.augmentation = augmentation.Augmentation(settings.augment)
         self.mixed_precision = settings.precision == "bf16"
-        self._state = optimizer.fresh(flat.parameters).vectors
-        self._passes = 0  # cases whose gradient was computed since the start of a fit
+        self._state = optimizer.initial_state(flat.parameters).vectors
+        self._samples = 0  # cases whose gradient was computed in the present training
 
-    def mode_of(self, work: LocalTask) -> str:
-        """The name of the way in which this work is carried out."""
+    def mode_of(self, local_task: LocalTask) -> str:
+        """The execution mode of this task."""
         return "sequential"
 
     def train(self, job: LocalJob) -> Trained:
-        """The model after the job's steps, in its room or in memory of its own.
+        """The model after the job's steps.
 
         A start with optimizer state continues it, one without resets it.
         """
-        watch, self._passes = Stopwatch(self.flat.vector.device), 0
+        timer, self._samples = DeviceTimer(self.flat.vector.device), 0
         self.flat.load(job.start)
         self.flat.train()
         moments = self._moments(job.start)
-        loss = self._steps(job.start, job.work, moments)
-        w = self.flat.read(into=job.room)
-        if job.keep and self.optimizer.slots:
-            w = replace(w, moments=moments.vectors.clone(), clock=np.array(moments.clock))
-        return Trained(w, Usage(loss, job.work.steps, self._passes, watch.stop()))
+        loss = self._steps(job.start, job.local_task, moments)
+        w = self.flat.read(out=job.out)
+        if job.keep_optimizer and self.optimizer.slots:
+            w = replace(w, moments=moments.vectors.clone(), steps=np.array(moments.steps))
+        return Trained(w, Usage(loss, job.local_task.steps, self._samples, timer.stop()))
 
-    def predict(self, weights: Weights, index: NDArray[np.int64]) -> Tensor:
-        """Probabilities (n, classes) for these cases, in evaluation mode, float64 on the device."""
+    def predict(self, weights: Weights, index: Ints) -> Tensor:
+        """Probabilities (n, classes) of these cases, in evaluation mode, float64 on the device."""
         self.flat.load(weights)
         self.flat.model.eval()
-        rows = self.store.rows(index)
+        rows = self.dataset.rows(index)
         with torch.inference_mode(), self.autocast():
             parts = [self._probabilities(part) for part in rows.split(EVALUATION_BATCH)]
         return torch.cat(parts) if parts else rows.new_empty(0, len(self.task.classes), dtype=torch.float64)
 
-    def features(self, weights: Weights, index: NDArray[np.int64]) -> Tensor:
-        """What enters the model's last stage for these cases, (n, d), in evaluation mode."""
+    def features(self, weights: Weights, index: Ints) -> Tensor:
+        """Input of the model's last stage for these cases, (n, d), in evaluation mode."""
         self.flat.load(weights)
         self.flat.model.eval()
-        rows = self.store.rows(index)
+        rows = self.dataset.rows(index)
         with torch.inference_mode(), self.autocast():
-            front = sequence(self.flat.model)[:-1]
-            parts = [front(self.store.images(part)) for part in rows.split(EVALUATION_BATCH)]
+            front = as_sequential(self.flat.model)[:-1]
+            parts = [front(self.dataset.images(part)) for part in rows.split(EVALUATION_BATCH)]
         return torch.cat(parts).flatten(1).clone()
 
-    def whole(self, weights: Weights, batches: Batches, gradient: bool = True) -> tuple[Tensor, Tensor | None, Usage]:
-        """Loss () over all of a site's cases, its gradient (P,) if wanted, and what that took.
+    def full_loss(
+        self, weights: Weights, batches: Batches, gradient: bool = True
+    ) -> tuple[Tensor, Tensor | None, Usage]:
+        """Loss () over all of a site's cases, its gradient (P,) if requested, and the usage.
 
         Batch by batch in the order of the cases, normalised by the statistics of each batch. The L2 term is part of
-        both where the optimizer has one.
+        both if the optimizer has one.
         """
-        watch, total = Stopwatch(self.flat.vector.device), torch.zeros_like(self.flat.gradient)
+        timer, total = DeviceTimer(self.flat.vector.device), torch.zeros_like(self.flat.gradient)
         loss = total.new_zeros((), dtype=torch.float64)
         self.flat.load(weights)
         self.flat.train()
         for index in batches.sweep():
-            rows, share = self.store.rows(index), len(index) / len(batches.index)
-            with self.chance.at(batches.site, "whole"), self.autocast(), torch.set_grad_enabled(gradient):
-                value = self.task.loss(self.flat.model(self.store.images(rows)), self.store.targets[rows])
+            rows, share = self.dataset.rows(index), len(index) / len(batches.index)
+            with self.layer_rng.at(batches.site, "whole"), self.autocast(), torch.set_grad_enabled(gradient):
+                value = self.task.loss(self.flat.model(self.dataset.images(rows)), self.dataset.targets[rows])
             loss += share * value.detach().double()
             if gradient:
                 self.flat.differentiate(value)
                 total.add_(self.flat.gradient, alpha=share)
-        w, decay = weights.parameters, self.optimizer.coupled
+        w, decay = weights.parameters, self.optimizer.l2
         if decay is not None:
             total.addcmul_(w, decay)
             loss += 0.5 * (decay * w * w).sum().double()
-        usage = Usage(loss, 0, len(batches.index) * gradient, watch.stop())
+        usage = Usage(loss, 0, len(batches.index) * gradient, timer.stop())
         return loss, total if gradient else None, usage
 
-    def recalibrate(self, weights: Weights, batches: list[NDArray[np.int64]]) -> Weights:
-        """The same parameters with batch statistics as they are met over these batches, each batch counted alike.
+    def recalibrate(self, weights: Weights, batches: list[Ints]) -> Weights:
+        """The same parameters with batch statistics estimated on these batches, each batch with the same weight.
 
         Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1: a pass without gradients.
         """
-        norms = self.flat.norms()
+        norms = self.flat.batch_norms()
         if not norms or self.flat.frozen_norm:
-            return weights.bare()
+            return weights.without_moments()
         self.flat.load(weights)
         self.flat.train()
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
-        with self.chance.at("statistics"), torch.no_grad(), self.autocast():
+        with self.layer_rng.at("statistics"), torch.no_grad(), self.autocast():
             for number, index in enumerate(batches, 1):
                 for norm in norms:
                     norm.momentum = 1 / number  # the plain mean over batches
-                self.flat.model(self.store.images(self.store.rows(index)))
+                self.flat.model(self.dataset.images(self.dataset.rows(index)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         found = self.flat.read()
         return Weights(weights.layout, found.vector, weights.counts.clone())
 
-    def _steps(self, start: Weights, work: LocalTask, moments: Moments) -> Tensor:
-        """All steps, of the model in `flat`; the sum () of their losses."""
-        rested = moments.vectors.clone() if work.frozen is not None else moments.vectors
-        total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
-        before, last = None, work.first + work.steps - 1
-        for step, rows in zip(range(work.first, last + 1), self._rows(work), strict=True):
-            self.go_on()
-            if rows is not before:  # a full batch is gathered once
-                gathered, targets, before = self.store.images(rows), self.store.targets[rows], rows
-                if self.store.pixels.streamed and work.batches.per_epoch > 1 and step < last:
-                    self.store.announce(work.batches.at(step + 1))
-            images = self.augmented(gathered, [work.place(step)])
-            with self.chance.at(work.batches.site, step):
-                total += self._step(images, targets, rows, work, moments)
-            if work.frozen is not None:
-                self._restore(start.vector, work.frozen, moments, rested)
-        return total
+    def augment(self, images: Tensor, keys: Sequence[augmentation.RngKey]) -> Tensor:
+        """Augmented images of the steps with these random keys, equally many images for each."""
+        if not self.augmentation.active:
+            return images
+        count, shape = len(images) // len(keys), tuple(images.shape[2:])
+        changes = [self.augmentation.draw(key, count, shape) for key in keys]
+        return augmentation.apply(images, augmentation.to_tensors(changes, images))
 
-    def _rows(self, work: LocalTask) -> list[Tensor]:
-        """The rows of each step's batch; the same tensor in each where all of a site's cases are one batch."""
-        steps = range(work.first, work.first + work.steps)
-        if work.batches.per_epoch == 1:
-            return [self.store.rows(work.batches.at(work.first))] * len(steps)
-        batches = [work.batches.at(step) for step in steps]
-        whole = np.concatenate(batches) if batches else np.zeros(0, np.int64)
-        return list(self.store.rows(whole).split([len(batch) for batch in batches]))
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """The context of a forward pass: bfloat16 with precision="bf16"."""
+        if not self.mixed_precision:
+            return contextlib.nullcontext()
+        return torch.autocast(self.flat.vector.device.type, torch.bfloat16)
 
-    def go_on(self) -> None:
-        """Raise StoppedError where work was stopped from outside."""
+    def check_stopped(self) -> None:
+        """Raise StoppedError if training was stopped from another thread."""
         if self.stopped:
             raise StoppedError("training was stopped")
 
-    def augmented(self, images: Tensor, places: Sequence[augmentation.Place]) -> Tensor:
-        """The images of several sites' steps, as many of each, as a network sees them in training."""
-        if not self.augmentation.any:
-            return images
-        count, shape = len(images) // len(places), tuple(images.shape[2:])
-        changes = [self.augmentation.draw(place, count, shape) for place in places]
-        return augmentation.apply(images, augmentation.tensors(changes, images))
+    def _steps(self, start: Weights, local_task: LocalTask, moments: Moments) -> Tensor:
+        """Take all steps with the model in `flat`; the sum () of their losses."""
+        before = moments.vectors.clone() if local_task.frozen is not None else moments.vectors
+        total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
+        gathered, last = None, local_task.first + local_task.steps - 1
+        for step, rows in zip(range(local_task.first, last + 1), self._rows(local_task), strict=True):
+            self.check_stopped()
+            if rows is not gathered:  # a full batch is gathered once
+                images, targets, gathered = self.dataset.images(rows), self.dataset.targets[rows], rows
+                if self.dataset.streamed and local_task.batches.per_epoch > 1 and step < last:
+                    self.dataset.prefetch(local_task.batches.at(step + 1))
+            augmented = self.augment(images, [local_task.rng_key(step)])
+            with self.layer_rng.at(local_task.batches.site, step):
+                total += self._step(augmented, targets, rows, local_task, moments)
+            if local_task.frozen is not None:
+                self._restore_frozen(start.vector, local_task.frozen, moments, before)
+        return total
 
-    def _step(self, images: Tensor, targets: Tensor, rows: Tensor, work: LocalTask, moments: Moments) -> Tensor:
+    def _rows(self, local_task: LocalTask) -> list[Tensor]:
+        """The rows of each step's batch; the same tensor in each if all cases of the site are one batch."""
+        steps = range(local_task.first, local_task.first + local_task.steps)
+        if local_task.batches.per_epoch == 1:
+            return [self.dataset.rows(local_task.batches.at(local_task.first))] * len(steps)
+        batches = [local_task.batches.at(step) for step in steps]
+        joined = np.concatenate(batches) if batches else np.zeros(0, np.int64)
+        return list(self.dataset.rows(joined).split([len(batch) for batch in batches]))
+
+    def _step(self, images: Tensor, targets: Tensor, rows: Tensor, local_task: LocalTask, moments: Moments) -> Tensor:
+        """One optimizer step with the method's corrections; the loss ()."""
         flat = self.flat
-        loss = self._loss(images, targets, rows, work)
+        loss = self._loss(images, targets, rows, local_task)
         flat.differentiate(loss)
-        self._passes += len(rows)
-        if work.rule is not None:
-            flat.gradient.copy_(self._by_rule(images, targets, rows, work))
+        self._samples += len(rows)
+        if local_task.rule is not None:
+            flat.gradient.copy_(self._apply_rule(images, targets, rows, local_task))
         with torch.no_grad():
             w = flat.parameters
-            if work.pull is not None:
-                mu, anchor = work.pull
-                add(flat.gradient, w - anchor, mu)
-            if work.shift is not None:
-                flat.gradient.add_(work.shift)
-            self.optimizer.step(w, flat.gradient, moments, work.lr, work.decays)
+            if local_task.pull is not None:
+                mu, anchor = local_task.pull
+                add_scaled(flat.gradient, w - anchor, mu)
+            if local_task.shift is not None:
+                flat.gradient.add_(local_task.shift)
+            self.optimizer.step(w, flat.gradient, moments, local_task.lr, local_task.decays)
         return loss.detach()
 
-    def _loss(self, images: Tensor, targets: Tensor, rows: Tensor, work: LocalTask) -> Tensor:
+    def _loss(self, images: Tensor, targets: Tensor, rows: Tensor, local_task: LocalTask) -> Tensor:
+        """The loss () of a batch, with the method's term."""
         with self.autocast():
-            if work.term is None:
-                logits, beside = self.flat.model(images), None
+            if local_task.term is None:
+                logits, term = self.flat.model(images), None
             else:
-                stages = sequence(self.flat.model)
+                stages = as_sequential(self.flat.model)
                 z = stages[:-1](images)
-                logits, beside = stages[-1](z), work.term(z.flatten(1), rows)
-            loss = self.task.weighed(logits, targets, None if work.weights is None else work.weights[rows])
-            return loss if beside is None else loss + beside
+                logits, term = stages[-1](z), local_task.term(z.flatten(1), rows)
+            weights = None if local_task.weights is None else local_task.weights[rows]
+            loss = self.task.weighted_loss(logits, targets, weights)
+            return loss if term is None else loss + term
 
-    def _by_rule(self, images: Tensor, targets: Tensor, rows: Tensor, work: LocalTask) -> Tensor:
-        """What the method's rule makes of the gradient at w and of gradients at other points, on the same batch.
+    def _apply_rule(self, images: Tensor, targets: Tensor, rows: Tensor, local_task: LocalTask) -> Tensor:
+        """The gradient (P,) that the method's rule makes of the one at w and of those at other points of the batch.
 
-        Normalisation statistics are those of the pass at w; other passes leave them, unless given buffers of their own,
-        which they update.
+        Normalisation statistics are those of the pass at w. Passes at other points do not change them; they update the
+        statistics that the rule passes as `own`.
         """
-        flat, row = self.flat, torch.full((1,), work.row, device=self.flat.vector.device)
+        flat, row = self.flat, torch.full((1,), local_task.row, device=self.flat.vector.device)
         before, counts = flat.vector.clone(), flat.counts.clone()
         w, buffers = before[: flat.layout.trained], before[flat.layout.trained :]
 
@@ -217,40 +228,36 @@ class SequentialEngine:
             flat.parameters.copy_(point[0])
             if own is not None:
                 flat.buffers.copy_(own[0])
-            flat.differentiate(self._loss(images, targets, rows, work))
-            self._passes += len(rows)
+            flat.differentiate(self._loss(images, targets, rows, local_task))
+            self._samples += len(rows)
             if own is not None:
                 own[0].copy_(flat.buffers)
             flat.buffers.copy_(buffers)
-            found, factor = flat.gradient.clone(), self.optimizer.coupled
+            found, factor = flat.gradient.clone(), self.optimizer.l2
             return (found.addcmul_(point[0], factor) if decay and factor is not None else found)[None]
 
+        assert local_task.rule is not None
         with torch.no_grad():
-            step = work.rule(w[None], flat.gradient.clone()[None], torch.enable_grad()(grad), row)  # type: ignore[misc]
+            step = local_task.rule(w[None], flat.gradient.clone()[None], torch.enable_grad()(grad), row)
             flat.vector.copy_(before)
             flat.counts.copy_(counts)
         return step[0]
 
-    def _restore(self, start: Tensor, frozen: Tensor, moments: Moments, rested: Tensor) -> None:
-        """What is frozen has its weights and its optimizer's state again."""
+    def _restore_frozen(self, start: Tensor, frozen: Tensor, moments: Moments, before: Tensor) -> None:
+        """Reset frozen coordinates to their starting weights and optimizer state."""
         self.flat.vector.copy_(torch.where(frozen, start, self.flat.vector))
-        moments.vectors.copy_(torch.where(frozen[: self.flat.layout.trained], rested, moments.vectors))
+        moments.vectors.copy_(torch.where(frozen[: self.flat.layout.trained], before, moments.vectors))
 
     def _moments(self, start: Weights) -> Moments:
-        """The optimizer's state at the start, in memory that is used again for every site."""
+        """The optimizer's state at the start, in memory that all sites share."""
         moments = Moments(self._state)
-        if start.moments is None or start.clock is None:
+        if start.moments is None or start.steps is None:
             moments.vectors.zero_()
         else:
             moments.vectors.copy_(start.moments)
-            moments.clock = int(start.clock)
+            moments.steps = int(start.steps)
         return moments
 
     def _probabilities(self, rows: Tensor) -> Tensor:
-        logits = self.flat.model(self.store.images(rows))
+        logits = self.flat.model(self.dataset.images(rows))
         return self.task.probabilities(logits.double())
-
-    def autocast(self) -> contextlib.AbstractContextManager:
-        if not self.mixed_precision:
-            return contextlib.nullcontext()
-        return torch.autocast(self.flat.vector.device.type, torch.bfloat16)

@@ -1,6 +1,6 @@
-"""Normalisation of pixels: what of the differences between scanners survives into training.
+"""Normalisation of pixels, which decides how much of the differences between scanners reaches training.
 
-One affine map a case and channel, applied when a batch is gathered: the dataset stays in memory as it is on disk.
+One affine map per case and channel, applied when a batch is gathered: the dataset stays in memory as it is on disk.
 """
 
 import math
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 POLICIES = ("none", "image", "site", "global")
-PIECE = 2**22  # pixels in work at a time
-CONSTANT = 1e-6  # of the full range: an image or a site whose pixels spread less has its mean subtracted, no more
-STATISTIC = 8  # bytes of a number that crosses, in float64 or int64
+CHUNK = 2**22  # pixels processed at a time
+CONSTANT = 1e-6  # of the full range: an image or site whose pixels spread less has its mean subtracted, no more
+STATISTIC_BYTES = 8  # of a number that sites exchange, in float64 or int64
 
 
 @dataclass(frozen=True)
-class Group:
-    """Rows of one site's cases in the store, and those of its training cases; `trains` unless the site is unseen."""
+class SiteRows:
+    """Rows of the device dataset: all cases of a site, and its training cases. participates: False if held out."""
 
     rows: Tensor
     train: Tensor
-    trains: bool = True
+    participates: bool = True
 
 
 @dataclass(frozen=True)
@@ -33,41 +33,42 @@ class Affine:
     scale: Tensor
 
     def apply(self, batch: Tensor, rows: Tensor) -> Tensor:
-        """The batch (b, channels, height, width[, depth]) of the cases in these rows, changed in place."""
+        """Normalise the batch (b, channels, height, width[, depth]) of the cases in these rows, in place."""
         shape = (*batch.shape[:2], *[1] * (batch.ndim - 2))
         return batch.sub_(self.centre[rows].view(shape)).mul_(self.scale[rows].view(shape))
 
 
-def affine(policy: str, pixels: Tensor, groups: Sequence[Group], full: float, dtype: torch.dtype) -> Affine:
-    """Mean 0 and standard deviation 1 a channel, over the pixels that the policy names.
+def affine(policy: str, pixels: Tensor, sites: Sequence[SiteRows], full: float, dtype: torch.dtype) -> Affine:
+    """Mean 0 and standard deviation 1 per channel, over the pixels that the policy names.
 
-    "image": of each image alone. "site": of the site's training cases, whoever trains on them; an unseen site's too,
-    since it has images though no labels are asked of it. "global": of all training cases, so that it is the same for
-    the union of the sites. Cases of no site, and sites without a training case, take the global values. pixels:
-    (n, height, width[, depth], channels). full: the highest pixel value there may be.
+    "image": of each image alone. "site": of the site's training cases; of a held-out site too, since this needs its
+    images but no labels. "global": of all training cases, the same as for the union of the sites. Cases of no site, and
+    sites without a training case, take the global values.
+
+    pixels: (n, height, width[, depth], channels). full: the highest possible pixel value.
     """
-    each = sums(pixels).to(groups[0].rows.device)
-    pooled = _total(each[torch.cat([group.train for group in groups if group.trains])])
-    totals = each if policy == "image" else pooled.expand_as(each).clone()
+    by_case = pixel_sums(pixels).to(sites[0].rows.device)
+    pooled = _total(by_case[torch.cat([site.train for site in sites if site.participates])])
+    totals = by_case if policy == "image" else pooled.expand_as(by_case).clone()
     if policy == "site":
-        for group in groups:
-            if len(group.train):
-                totals[group.rows] = _total(each[group.train])
+        for site in sites:
+            if len(site.train):
+                totals[site.rows] = _total(by_case[site.train])
     mean = totals[:, 1] / totals[:, 0]
     spread = (totals[:, 2] / totals[:, 0] - mean**2).clamp(min=0).sqrt()
     spread[spread <= CONSTANT * full] = full
     return Affine(mean.to(dtype), (1 / spread).to(dtype))
 
 
-def sums(pixels: Tensor) -> Tensor:
-    """Per case and channel: how many pixels, their sum and the sum of their squares; float64 (n, 3, channels).
+def pixel_sums(pixels: Tensor) -> Tensor:
+    """Count, sum and sum of squares of the pixels of each case and channel; float64 (n, 3, channels), exact for bytes.
 
-    Exact for bytes.
+    pixels: (n, height, width[, depth], channels).
     """
     n, *space, channels = pixels.shape
     count = math.prod(space)
     found = torch.full((n, 3, channels), float(count), dtype=torch.float64, device=pixels.device)
-    step = max(1, PIECE // (count * channels))
+    step = max(1, CHUNK // (count * channels))
     for start in range(0, n, step):
         flat = pixels[start : start + step].reshape(-1, count, channels).double()
         found[start : start + step, 1] = flat.sum(1)
@@ -75,11 +76,11 @@ def sums(pixels: Tensor) -> Tensor:
     return found
 
 
-def crossing(channels: int) -> tuple[int, int]:
-    """Bytes that "global" makes cross a site's border once: up a count and two sums a channel, down mean and spread."""
-    return STATISTIC * (1 + 2 * channels), STATISTIC * 2 * channels
+def statistics_bytes(channels: int) -> tuple[int, int]:
+    """Bytes that a site sends and receives once for "global": up a count and two sums a channel, down mean and SD."""
+    return STATISTIC_BYTES * (1 + 2 * channels), STATISTIC_BYTES * 2 * channels
 
 
-def _total(each: Tensor) -> Tensor:
+def _total(sums: Tensor) -> Tensor:
     """The sums over cases, (1, 3, channels)."""
-    return each.sum(0, keepdim=True)
+    return sums.sum(0, keepdim=True)

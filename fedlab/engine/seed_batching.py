@@ -1,82 +1,85 @@
-"""Runs that go on in step: each until it asks for training or predictions, which all are then given at once.
+"""Multi-seed batching: runs that differ only in their seed train and predict in lock-step, as one batch.
 
-Runs that differ only in their seed ask for the same at the same time, so that twenty runs of eight sites are one stack
-of 160 models. One run moves at a time, in its own thread; what they come to does not depend on who is how fast.
+Each run moves until it requests training or predictions; then the requests of all runs are answered in one batch, so
+that twenty runs of eight sites train as one stack of 160 models. One run moves at a time, in its own thread, so that
+results do not depend on timing.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from fedlab.core.typing import Floats, Ints
 from fedlab.core.weights import Weights
 from fedlab.engine.device_dataset import DeviceDataset
-from fedlab.engine.dispatch import Done, Execution
-from fedlab.engine.local_task import LocalJob, LocalTask, Named, Trained
+from fedlab.engine.dispatch import Execution
+from fedlab.engine.local_task import CheckStopped, ErrorContext, LocalJob, LocalTask, OnTrained, Trained
 from fedlab.engine.loop import StoppedError
-from fedlab.engine.threads import threads_for
+from fedlab.engine.thread_pool import threads_for
 
 
 @dataclass(kw_only=True)
 class Request:
-    """What a run asks for, and in the end the answer or why there is none."""
+    """What a run requests, and the answer or the error."""
 
     execution: Execution
     answer: Any = None
     error: Exception | None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainingRequest(Request):
-    """These jobs, see `Execution.train`."""
+    """The arguments of `Execution.train`."""
 
     jobs: Sequence[LocalJob]
-    named: Named
-    done: Done
+    error_context: ErrorContext
+    on_trained: OnTrained
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PredictionRequest(Request):
-    """Of each model for its cases, see `Execution.predict`."""
+    """The arguments of `Execution.predict`."""
 
-    asked: Sequence[tuple[Weights, NDArray[np.int64]]]
+    models: Sequence[tuple[Weights, Ints]]
 
 
 class LockstepRun:
-    """A run among others. Its methods are for its own thread, except those that begin with an underscore."""
+    """One of the runs. Its methods are for its own thread, except those whose names begin with an underscore."""
 
-    def __init__(self, meeting: "LockstepScheduler", call: Callable[["LockstepRun"], Any]) -> None:
-        self.meeting, self._call = meeting, call
-        self._asked: Any = None
+    def __init__(self, scheduler: "LockstepScheduler", call: Callable[["LockstepRun"], Any]) -> None:
+        self.scheduler, self._call = scheduler, call
+        self._request: Any = None
         self._result: Any = None
         self._error: BaseException | None = None
-        self._over = self._moving = self._stopped = False
-        self._mine, self._theirs = threading.Semaphore(0), threading.Semaphore(0)
+        self._finished = self._moving = self._stopped = False
+        self._resume, self._paused = threading.Semaphore(0), threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run, name="fedlab run", daemon=True)
 
-    def train(self, execution: Execution, jobs: Sequence[LocalJob], named: Named, done: Done) -> list[Trained]:
+    def train(
+        self, execution: Execution, jobs: Sequence[LocalJob], error_context: ErrorContext, on_trained: OnTrained
+    ) -> list[Trained]:
         """As `Execution.train`."""
-        return self._ask(TrainingRequest(jobs, named, done, execution=execution))
+        return self._wait_for(
+            TrainingRequest(execution=execution, jobs=jobs, error_context=error_context, on_trained=on_trained)
+        )
 
-    def predict(
-        self, execution: Execution, asked: Sequence[tuple[Weights, NDArray[np.int64]]]
-    ) -> list[NDArray[np.float64]]:
+    def predict(self, execution: Execution, requests: Sequence[tuple[Weights, Ints]]) -> list[Floats]:
         """As `Execution.predict`."""
-        return self._ask(PredictionRequest(asked, execution=execution))
+        return self._wait_for(PredictionRequest(execution=execution, models=requests))
 
-    def _ask(self, asked: Any) -> Any:
-        self._asked = asked
-        self._theirs.release()
-        self._mine.acquire()
+    def _wait_for(self, request: Request) -> Any:
+        """Pause this run until the request is answered."""
+        self._request = request
+        self._paused.release()
+        self._resume.acquire()
         if self._stopped:
             raise StoppedError("the run was stopped")
-        if asked.error is not None:
-            raise asked.error
-        return asked.answer
+        if request.error is not None:
+            raise request.error
+        return request.answer
 
     def _run(self) -> None:
         try:
@@ -84,113 +87,118 @@ class LockstepRun:
         except BaseException as error:
             self._error = error
         finally:
-            self._over = True
-            self._theirs.release()
+            self._finished = True
+            self._paused.release()
 
     def _move(self) -> None:
-        """Let it go on until it asks for something or is over."""
+        """Resume the run until its next request or its end."""
         self._moving = True
         if self._thread.ident is None:
             self._thread.start()
         else:
-            self._mine.release()
-        self._theirs.acquire()
+            self._resume.release()
+        self._paused.acquire()
         self._moving = False
 
     def _stop(self) -> None:
-        """End it where it asks next."""
+        """End the run at its next request."""
         if self._thread.ident is None:
             return
         if self._moving:
-            self._theirs.acquire()
+            self._paused.acquire()
         self._stopped = True
-        self._mine.release()
+        self._resume.release()
         self._thread.join()
 
 
 class LockstepScheduler:
-    """store: the images, which all share; the first run to need them puts them here."""
+    """Moves runs in lock-step. dataset: the device dataset that all runs share, set by the first one that needs it."""
 
-    store: DeviceDataset | None = None
+    dataset: DeviceDataset | None = None
 
-    def hold(self, calls: Sequence[Callable[[LockstepRun], Any]]) -> list[Any]:
-        """What each call(member) came to, in their order; the first failure, or an interrupt, ends all."""
-        members = [LockstepRun(self, call) for call in calls]
+    def run(self, calls: Sequence[Callable[[LockstepRun], Any]]) -> list[Any]:
+        """The result of each call(run), in their order; the first failure, or an interrupt, ends all runs."""
+        runs = [LockstepRun(self, call) for call in calls]
         try:
-            while going := [member for member in members if not member._over]:
-                for member in going:
-                    member._move()
-                    if member._error is not None:
-                        raise member._error
-                serve([member._asked for member in going if not member._over])
+            while active := [run for run in runs if not run._finished]:
+                for run in active:
+                    run._move()
+                    if run._error is not None:
+                        raise run._error
+                answer_all([run._request for run in active if not run._finished])
         finally:
-            for member in members:
-                member._stop()
-        return [member._result for member in members]
+            for run in runs:
+                run._stop()
+        return [run._result for run in runs]
 
 
-def serve(everything: Sequence[Request]) -> None:
-    """Answer all, as many together as can be."""
-    if not everything:
+def answer_all(requests: Sequence[Request]) -> None:
+    """Answer all requests, in as few batches as possible."""
+    if not requests:
         return
-    trainings = [asked for asked in everything if isinstance(asked, TrainingRequest)]
-    predictions = [asked for asked in everything if isinstance(asked, PredictionRequest)]
-    with threads_for(everything[0].execution.parameters, everything[0].execution.device):
-        for group in _alike(trainings):
+    trainings = [request for request in requests if isinstance(request, TrainingRequest)]
+    predictions = [request for request in requests if isinstance(request, PredictionRequest)]
+    with threads_for(requests[0].execution.parameters, requests[0].execution.device):
+        for group in _groups(trainings):
             _answer(_train, group)
         if predictions:
             _answer(_predict, predictions)
 
 
 def _answer(call: Callable[[Any], None], group: Sequence[Request]) -> None:
-    """What goes wrong is told to the first that is without an answer."""
+    """Answer a group; an error is raised in the first run of the group without an answer."""
     try:
         call(group)
     except Exception as error:
-        next(asked for asked in group if asked.answer is None).error = error
+        next(request for request in group if request.answer is None).error = error
 
 
 def _train(group: Sequence[TrainingRequest]) -> None:
-    jobs = [(asked, job) for asked in group for job in asked.jobs]
-    whose = {id(job): asked for asked, job in jobs}
-
-    def done(job: LocalJob, trained: Trained, go_on: Callable[[], None]) -> Trained:
-        return whose[id(job)].done(job, trained, go_on)
-
-    lead = group[0].execution
-    if lead.serial.chance.layer is not None:  # whose draws are named by the seed of the run
-        for asked in group:
-            asked.answer = asked.execution.carry_out(asked.jobs, asked.named, asked.done)
+    """Train the jobs of all runs in one batch."""
+    first = group[0].execution
+    if first.engine.layer_rng.layer is not None:  # random layers use the seed of their own run
+        for request in group:
+            request.answer = request.execution.train_now(request.jobs, request.error_context, request.on_trained)
         return
-    found = iter(lead.carry_out([job for _, job in jobs], lambda job: whose[id(job)].named(job), done))
-    for asked in group:
-        asked.answer = [next(found) for _ in asked.jobs]
-        asked.execution.used |= lead.used
+    jobs = [(request, job) for request in group for job in request.jobs]
+    request_of = {id(job): request for request, job in jobs}
+
+    def on_trained(job: LocalJob, trained: Trained, check_stopped: CheckStopped) -> Trained:
+        return request_of[id(job)].on_trained(job, trained, check_stopped)
+
+    found = first.train_now([job for _, job in jobs], lambda job: request_of[id(job)].error_context(job), on_trained)
+    results = iter(found)
+    for request in group:
+        request.answer = [next(results) for _ in request.jobs]
+        request.execution.used |= first.used
 
 
 def _predict(group: Sequence[PredictionRequest]) -> None:
-    found = iter(group[0].execution.foretell([one for asked in group for one in asked.asked]))
-    for asked in group:
-        asked.answer = [next(found) for _ in asked.asked]
+    """Predict with the models of all runs in one batch."""
+    found = iter(group[0].execution.predict_now([model for request in group for model in request.models]))
+    for request in group:
+        request.answer = [next(found) for _ in request.models]
 
 
-def _alike(trainings: Sequence[TrainingRequest]) -> Iterator[list[TrainingRequest]]:
-    """Those whose steps are of one kind."""
+def _groups(trainings: Sequence[TrainingRequest]) -> list[list[TrainingRequest]]:
+    """Requests whose steps have the same kinds of corrections."""
     groups: list[list[TrainingRequest]] = []
-    for asked in trainings:
+    for request in trainings:
         for group in groups:
-            if asked.jobs and group[0].jobs and _one_kind(asked.jobs[0].work, group[0].jobs[0].work):
-                group.append(asked)
+            first = group[0].jobs
+            if request.jobs and first and _same_kind(request.jobs[0].local_task, first[0].local_task):
+                group.append(request)
                 break
         else:
-            groups.append([asked])
-    return iter(groups)
+            groups.append([request])
+    return groups
 
 
-def _one_kind(a: LocalTask, b: LocalTask) -> bool:
+def _same_kind(a: LocalTask, b: LocalTask) -> bool:
+    """Whether the steps of two tasks can be one batch."""
     if a.rule is not None or b.rule is not None:
-        return False  # knows models by their places among one run's
-    kinds = [(w.pull is None, w.shift is None, w.term is None, w.weights is None, w.decays, w.lr) for w in (a, b)]
+        return False  # a rule identifies models by their rows in one run
+    kinds = [(t.pull is None, t.shift is None, t.term is None, t.weights is None, t.decays, t.lr) for t in (a, b)]
     if kinds[0] != kinds[1] or (a.frozen is None) != (b.frozen is None):
         return False
     return a.frozen is None or b.frozen is None or torch.equal(a.frozen, b.frozen)

@@ -1,56 +1,74 @@
-"""Sites side by side on one machine: one engine a processor core, each taking the next site that waits.
+"""Sites in parallel on one machine: a pool of engines, one a CPU core, each taking the next waiting site.
 
-Threads, not processes: PyTorch lets go of the interpreter inside every operation, images and weights are shared as
-they are, and what a method adds to a step need not be pickled. Each lane computes on one core, so that results do not
-depend on how many there are.
+Threads, not processes: PyTorch releases the interpreter lock inside every operation, images and weights are shared
+without a copy, and what a method adds to a step need not be pickled. Each engine computes on one core, so that results
+do not depend on the number of engines.
 """
 
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from fedlab.engine.flat_model import SMALL_MODEL
 from fedlab.engine.loop import SequentialEngine, StoppedError
-from fedlab.engine.threads import keep_freed_memory
 
 Call = Callable[[SequentialEngine, Any], Any]
 
 
-def by_size(sizes: Sequence[int]) -> list[int]:
-    """The places of the largest first."""
+def largest_first(sizes: Sequence[int]) -> list[int]:
+    """Indices from the largest size to the smallest."""
     return sorted(range(len(sizes)), key=lambda i: -sizes[i])
 
 
-class WorkerPool:
-    """Up to `count` engines: the first one and, once they are needed, others made like it."""
+@contextmanager
+def threads_for(parameters: int, device: torch.device) -> Iterator[None]:
+    """Use one thread of arithmetic for small models on the CPU, unless OMP_NUM_THREADS is set; restore it afterwards.
 
-    def __init__(self, first: SequentialEngine, another: Callable[[], SequentialEngine], count: int) -> None:
-        self.engines, self._another, self.count = [first], another, max(1, count)
+    A small network does not fill two threads, and where another process shares the cores, threads that wait for each
+    other at every layer are slower by one to two orders of magnitude than a single one.
+    """
+    before = torch.get_num_threads()
+    if device.type == "cpu" and parameters < SMALL_MODEL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class WorkerPool:
+    """Up to `count` engines: the first one and, when they are needed, others from `make_engine`."""
+
+    def __init__(self, first: SequentialEngine, make_engine: Callable[[], SequentialEngine], count: int) -> None:
+        self.engines, self.make_engine, self.count = [first], make_engine, max(1, count)
         self._free: list[SequentialEngine] = []
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
-    def each(
+    def map(
         self, call: Call, items: Sequence[Any], sizes: Sequence[int], then: Callable[..., Any] | None = None
     ) -> list[Any]:
-        """call(engine, item) of every item, in their order; the largest are begun first.
+        """call(engine, item) of every item, in their order; the largest items start first.
 
-        then(engine, item, result): what becomes of each result. The first failure, or an interrupt, stops the others
-        at their next step.
+        then: result = then(engine, item, result) replaces each result. The first failure, or an interrupt, stops the
+        other items at their next step.
         """
 
-        def whole(engine: SequentialEngine, item: Any) -> Any:
+        def process(engine: SequentialEngine, item: Any) -> Any:
             result = call(engine, item)
             return result if then is None else then(engine, item, result)
 
-        order = by_size(sizes)
+        order = largest_first(sizes)
         if self.count == 1 or len(items) < 2:
-            found = {i: whole(self.engines[0], items[i]) for i in order}
+            found = {i: process(self.engines[0], items[i]) for i in order}
             return [found[i] for i in range(len(items))]
-        pool = self._ready(min(self.count, len(items)))
-        futures = {i: pool.submit(self._take, whole, items[i]) for i in order}
+        pool = self._start(min(self.count, len(items)))
+        futures = {i: pool.submit(self._on_free_engine, process, items[i]) for i in order}
         try:
             wait(futures.values(), return_when=FIRST_EXCEPTION)
         finally:
@@ -58,12 +76,13 @@ class WorkerPool:
         return [futures[i].result() for i in self._failed(futures) or range(len(items))]
 
     @staticmethod
-    def _failed(futures: dict[int, Future]) -> list[int]:
-        """Which failed of themselves, the first item first."""
+    def _failed(futures: dict[int, Future[Any]]) -> list[int]:
+        """Indices of the items that failed, without those that were stopped; the first one first."""
         ended = [i for i, future in sorted(futures.items()) if not future.cancelled()]
         return [i for i in ended if not isinstance(futures[i].exception(), StoppedError | None)]
 
-    def _take(self, call: Callable[[SequentialEngine, Any], Any], item: Any) -> Any:
+    def _on_free_engine(self, call: Call, item: Any) -> Any:
+        """Call with an engine that no other thread uses."""
         with self._lock:
             engine = self._free.pop()
         try:
@@ -72,18 +91,19 @@ class WorkerPool:
             with self._lock:
                 self._free.append(engine)
 
-    def _ready(self, count: int) -> ThreadPoolExecutor:
-        """The threads, and as many engines as are needed at once."""
+    def _start(self, count: int) -> ThreadPoolExecutor:
+        """The threads, with an engine for each of the first `count`."""
         while len(self.engines) < count:
-            self.engines.append(self._another())
+            self.engines.append(self.make_engine())
         if self._pool is None:
-            keep_freed_memory()
-            self._pool = ThreadPoolExecutor(self.count, "fedlab lane", initializer=torch.set_num_threads, initargs=(1,))
+            self._pool = ThreadPoolExecutor(
+                self.count, "fedlab worker", initializer=torch.set_num_threads, initargs=(1,)
+            )
         self._free = list(self.engines)
         return self._pool
 
-    def _stop(self, futures: list[Future]) -> None:
-        """Wait until nothing runs any more; what has not finished is given up."""
+    def _stop(self, futures: list[Future[Any]]) -> None:
+        """Stop what still runs, cancel what has not started, and wait for the threads."""
         if all(future.done() for future in futures):
             return
         for engine in self.engines:

@@ -1,4 +1,4 @@
-"""How far the updates of a round point apart: the optimisation family of heterogeneity, in two passes over them.
+"""Update statistics: how much the updates of a round disagree, from two passes over them.
 
 D_k = w_k - w is what site k changed of the parameters w that all sites started from; p_k are the sites' weights.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.core.memory import ALIGNED, LARGE, to_device
+from fedlab.core.memory import ALIGNMENT, GPU_CHUNK, to_device
 from fedlab.core.typing import Floats
 
 MEASURES = {  # name in run.rounds -> meaning
@@ -20,11 +20,14 @@ MEASURES = {  # name in run.rounds -> meaning
     "update spread": "sum p_k |w_k - sum p_l w_l|^2",
     "dissimilarity": "B^2 = sum p_k |D_k|^2 / |sum p_k D_k|^2, from 1 for equal updates (Li 2020, arXiv:1812.06127)",
 }
-PIECE = 2**20  # numbers in work at a time on a processor
+CPU_CHUNK = 2**20  # numbers processed at a time on a CPU
 
 
-def differing(start: Tensor, counted: Tensor | None = None) -> Tensor:
-    """How many of the starts (K, P) differ from the first, in the coordinates `counted` (P,) if given; shape (1,)."""
+def count_different(start: Tensor, counted: Tensor | None = None) -> Tensor:
+    """How many of the starts (K, P) differ from the first, shape (1,).
+
+    counted: bool (P,), the coordinates to compare; all if None.
+    """
     if start.stride(0) == 0:
         return start.new_zeros(1, dtype=torch.int64)
     unequal = start[1:] != start[0]
@@ -32,49 +35,51 @@ def differing(start: Tensor, counted: Tensor | None = None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Lengths:
+class SquaredNorms:
     """|D_k|^2 of each update (K,); |sum D_k|^2, |sum p_k D_k|^2 and |sum D_k / |D_k||^2."""
 
-    each: Floats
+    updates: Floats
     total: float
     mean: float
     direction: float
 
     @classmethod
-    def of(cls, numbers: Sequence[float]) -> "Lengths":
+    def of(cls, numbers: Sequence[float]) -> "SquaredNorms":
         """From the K + 3 numbers in this order."""
-        *each, total, mean, direction = numbers
-        return cls(np.array(each), total, mean, direction)
+        *updates, total, mean, direction = numbers
+        return cls(np.array(updates), total, mean, direction)
 
 
-def lengths(start: Tensor, trained: Tensor, shares: Floats, counted: Tensor | None = None) -> Tensor:
-    """The numbers (K + 3,) of `Lengths`, of updates from `start` (P,) to `trained` (K, P) with weights p (K,).
+def squared_norms(start: Tensor, trained: Tensor, shares: Floats, counted: Tensor | None = None) -> Tensor:
+    """The numbers (K + 3,) of `SquaredNorms`, of updates from `start` (P,) to `trained` (K, P) with weights p (K,).
 
-    counted: bool (P,), the coordinates that count.
+    counted: bool (P,), the coordinates that count; all if None.
     """
-    each = torch.zeros(len(trained), dtype=torch.float64, device=trained.device)
-    for moved in _pieces(start, trained, counted):
-        each += moved.square().sum(1)
-    ways = torch.stack([torch.ones_like(each), to_device(np.asarray(shares, np.float64), each.device), each.rsqrt()])
+    norms = torch.zeros(len(trained), dtype=torch.float64, device=trained.device)
+    for update in _chunks(start, trained, counted):
+        norms += update.square().sum(1)
+    factors = torch.stack(
+        [torch.ones_like(norms), to_device(np.asarray(shares, np.float64), norms.device), norms.rsqrt()]
+    )
     sums = torch.zeros(3, dtype=torch.float64, device=trained.device)
-    for moved in _pieces(start, trained, counted):
-        sums += (ways @ moved).square().sum(1)
-    return torch.cat([each, sums])
+    for update in _chunks(start, trained, counted):
+        sums += (factors @ update).square().sum(1)
+    return torch.cat([norms, sums])
 
 
-def _pieces(start: Tensor, trained: Tensor, counted: Tensor | None) -> Iterator[Tensor]:
-    """Updates (K, piece) in float64, from weights of any precision; zero in coordinates that do not count."""
-    most = PIECE if trained.device.type == "cpu" else LARGE
-    step = max(ALIGNED, most // len(trained))
+def _chunks(start: Tensor, trained: Tensor, counted: Tensor | None) -> Iterator[Tensor]:
+    """Updates (K, chunk) in float64, from weights of any precision; zero in coordinates that do not count."""
+    most = CPU_CHUNK if trained.device.type == "cpu" else GPU_CHUNK
+    step = max(ALIGNMENT, most // len(trained))
     for first in range(0, len(start), step):
-        piece = slice(first, first + step)
-        moved = trained[:, piece].double() - start[piece].double()
-        yield moved if counted is None else moved * counted[piece]
+        chunk = slice(first, first + step)
+        update = trained[:, chunk].double() - start[chunk].double()
+        yield update if counted is None else update * counted[chunk]
 
 
-def measures(found: Lengths, shares: Floats) -> dict[str, float]:
-    """The measures of MEASURES from weights (K,) that sum to 1; NaN where nothing moved."""
-    squares, pairs = found.each, len(shares) * (len(shares) - 1)
+def measures(found: SquaredNorms, shares: Floats) -> dict[str, float]:
+    """The measures of MEASURES from weights (K,) that sum to 1; NaN if no model moved."""
+    squares, pairs = found.updates, len(shares) * (len(shares) - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = {
             "gradient diversity": squares.sum() / np.float64(found.total),

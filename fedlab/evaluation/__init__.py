@@ -1,1 +1,1 @@
-"""Scores on the cases of each site, and the choice of the best round."""
+"""Scores and predictions on the cases of each site, and the choice of the best round."""

@@ -1,4 +1,4 @@
-"""One evaluation for every topology: each model on validation and test cases, kept case by case."""
+"""One evaluation for every topology: scores and per-case predictions of each model on validation and test cases."""
 
 from collections.abc import Iterator
 
@@ -12,22 +12,21 @@ from fedlab.federation import DivergedError, Ensemble, Federation, Localised, Mo
 from fedlab.learning.metrics import METRICS
 
 SPLITS = ("val", "test")
-UNSEEN = "unseen"  # the split of an unseen site's test cases, so that they are in no mean over the sites that train
+UNSEEN = "unseen"  # the split of a held-out site's test cases, so that they are in no mean over the training sites
 UNASSIGNED = "unassigned"
-ACQUAINTED = "global, own statistics"  # an unseen site's second model: statistics re-estimated on its unlabelled images
+ADAPTED = "global, own statistics"  # second model of a held-out site: batch norm re-estimated on its unlabelled images
 Models = dict[str, Model]
 Place = tuple[str, str]  # site and split
-Asked = tuple[Weights | Ensemble, str, str, str, Ints]  # model, its owner, site, split, cases
+Request = tuple[Weights | Ensemble, str, str, str, Ints]  # model, its owner, site, split, cases
 
 
 class Evaluation:
     """Scores and predictions of a federation's models.
 
-    Reading rule: the model a site uses is its own if it has one, else the global one. An unseen site has none of its
-    own; where there is no global one either, it is offered every site's, and its score is the mean of theirs. What
-    stays at sites is for an unseen one the mean over sites; beside that its predictions by the shared model with
-    normalisation statistics of its own images are kept. Validation cases count as the site's readers labelled them,
-    since a site does not know better; test cases as they are.
+    A site uses its own model if it has one, else the global one. A held-out site has none of its own; without a global
+    one it tries the model of every site, and its score is the mean of their scores. Its local (private) parameters are
+    the mean over sites; predictions with batch norm adapted to its images are stored as well. Validation cases have
+    the labels that the site's readers wrote, since a site has no others; test cases have the true ones.
     """
 
     def __init__(self, fed: Federation) -> None:
@@ -36,14 +35,14 @@ class Evaluation:
         part = fed.partition
         self.index = {(site, split): part.index(site, split) for site in self.sites for split in SPLITS}
         self.index |= {(site, UNSEEN): part.index(site, "test") for site in self.unseen}
-        self.outside = part.unassigned("test")
+        self.unassigned = part.unassigned("test")
         self.targets = {place: fed.task.targets(self._labels(place)) for place in self.index}
 
     def scores(self, models: Models) -> Iterator[tuple[str, str, str, str, float]]:
-        """(model, site, split, metric, value) of the model that each site uses."""
+        """Yield (model, site, split, metric, value) of the model that each site uses."""
         for name, model in models.items():
-            for (site, split), answers in self._answers(model).items():
-                if not all(np.isfinite(p).all() for p in answers):
+            for (site, split), predicted in self._predicted(model).items():
+                if not all(np.isfinite(p).all() for p in predicted):
                     raise DivergedError(
                         f"{site}, round {self.fed.round}: training diverged (predictions are not finite): lower `lr`"
                         " (try a tenth), or shorten local work; this round was not kept"
@@ -51,75 +50,76 @@ class Evaluation:
                 y = self.targets[site, split]
                 for metric in self.fed.task.metrics:
                     measure = METRICS.function(metric)
-                    value = np.mean([measure(y, p) for p in answers]) if len(y) else np.nan
+                    value = np.mean([measure(y, p) for p in predicted]) if len(y) else np.nan
                     yield name, site, split, metric, float(value)
 
     def _labels(self, place: Place) -> NDArray[np.int64]:
-        known = self.fed.labels if place[1] == "val" else self.fed.partition.cases.labels
-        return known[self.index[place]]
+        labels = self.fed.labels if place[1] == "val" else self.fed.partition.cases.labels
+        return labels[self.index[place]]
 
     def predictions(self, models: Models, choice: str) -> pd.DataFrame:
-        """Every model on every site's validation and test cases: the transfer matrix, case by case."""
-        asked: list[Asked] = []
+        """Predict every site's validation and test cases with every model: the transfer matrix, case by case."""
+        requests: list[Request] = []
         for owner, model in owners(models, self.sites).items():
-            anywhere = model.shared if isinstance(model, Localised) else model
+            shared = model.shared if isinstance(model, Localised) else model
             for (site, split), index in self.index.items():
-                used = anywhere
+                used = shared
                 if isinstance(model, Localised) and split != UNSEEN:
                     used = model.sites[self.sites.index(site)]
-                asked.append((used, owner, site, split, index))
-            asked.append((anywhere, owner, UNASSIGNED, "test", self.outside))
-            if owner == "global" and isinstance(anywhere, Weights):
-                asked += self._acquainted(anywhere)
-        found = self.fed.predict_each([(model, index) for model, _, _, _, index in asked])
-        frames = [self._frame(p, choice, one) for p, one in zip(found, asked, strict=True)]
+                requests.append((used, owner, site, split, index))
+            requests.append((shared, owner, UNASSIGNED, "test", self.unassigned))
+            if owner == "global" and isinstance(shared, Weights):
+                requests += self._adapted(shared)
+        found = self.fed.predict_each([(model, index) for model, _, _, _, index in requests])
+        frames = [self._frame(p, choice, one) for p, one in zip(found, requests, strict=True)]
         return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
-    def _acquainted(self, w: Weights) -> Iterator[Asked]:
-        """At unseen sites: the model with normalisation statistics of their own test images, where there are any."""
+    def _adapted(self, w: Weights) -> Iterator[Request]:
+        """The model with batch norm adapted to the test images of each held-out site; none for models without it."""
         for site in self.unseen if any(entry.kind == "mean" for entry in w.layout.entries) else ():
             index = self.index[site, UNSEEN]
-            yield self.fed.acquainted(w, index), ACQUAINTED, site, UNSEEN, index
+            yield self.fed.adapt_batchnorm(w, index), ADAPTED, site, UNSEEN, index
 
-    def _answers(self, model: Model) -> dict[Place, list[Floats]]:
-        """Probabilities for the cases of each site and split: of the model used there, or of each that is offered.
+    def _predicted(self, model: Model) -> dict[Place, list[Floats]]:
+        """Probabilities for the cases of each site and split, from the model used there or from each that it tries.
 
-        All sites in one pass where they share a model; unseen ones apart, so that they change no bit of the others.
+        All training sites in one pass where they share a model. Held-out sites are predicted separately, so that they
+        change no bit of the others.
         """
         own = model.sites if isinstance(model, Localised) else model
-        at_home: list[tuple[Weights | Ensemble, list[Place]]]
+        requests: list[tuple[Weights | Ensemble, list[Place]]]
         if isinstance(own, Weights) and own.stacked:
-            at_home = [(own[k], [(site, split) for split in SPLITS]) for k, site in enumerate(self.sites)]
+            requests = [(own[k], [(site, split) for split in SPLITS]) for k, site in enumerate(self.sites)]
         else:
-            at_home = [(own, self._places(at_home=True))]
-        found = {place: [p] for place, p in self._together(at_home).items()}
-        for place in self._places(at_home=False):
-            offered = [(one, self.index[place]) for one in self._offered(model)]
-            found[place] = self.fed.predict_each(offered)
+            requests = [(own, self._places(held_out=False))]
+        found = {place: [p] for place, p in self._predict_places(requests).items()}
+        for place in self._places(held_out=True):
+            found[place] = self.fed.predict_each([(one, self.index[place]) for one in self._external_models(model)])
         return found
 
-    def _offered(self, model: Model) -> list[Weights | Ensemble]:
-        """What an institution gets that took no part."""
-        anywhere = model.shared if isinstance(model, Localised) else model
-        if isinstance(anywhere, Weights) and anywhere.stacked:
-            return [anywhere[k] for k in range(len(anywhere))]
-        return [anywhere]
+    def _external_models(self, model: Model) -> list[Weights | Ensemble]:
+        """The models that a held-out site can use: the shared one, or those of all sites."""
+        shared = model.shared if isinstance(model, Localised) else model
+        if isinstance(shared, Weights) and shared.stacked:
+            return [shared[k] for k in range(len(shared))]
+        return [shared]
 
-    def _places(self, at_home: bool) -> list[Place]:
-        return [place for place in self.index if (place[1] != UNSEEN) == at_home]
+    def _places(self, held_out: bool) -> list[Place]:
+        return [place for place in self.index if (place[1] == UNSEEN) == held_out]
 
-    def _together(self, asked: list[tuple[Weights | Ensemble, list[Place]]]) -> dict[Place, Floats]:
-        """Each model's probabilities for the cases of several sites and splits, in one pass."""
-        each = [(model, np.concatenate([self.index[place] for place in places])) for model, places in asked]
+    def _predict_places(self, requests: list[tuple[Weights | Ensemble, list[Place]]]) -> dict[Place, Floats]:
+        """Predict the cases of several sites and splits with each model, in one pass."""
+        each = [(model, np.concatenate([self.index[place] for place in places])) for model, places in requests]
         found: dict[Place, Floats] = {}
-        for (_, places), p in zip(asked, self.fed.predict_each(each), strict=True):
+        for (_, places), p in zip(requests, self.fed.predict_each(each), strict=True):
             ends = np.cumsum([len(self.index[place]) for place in places])
             found |= dict(zip(places, np.split(p, ends[:-1]), strict=True))
         return found
 
-    def _frame(self, p: Floats, choice: str, asked: Asked) -> pd.DataFrame:
-        cases, (_, owner, site, split, index) = self.fed.partition.cases, asked
-        marked = {"marked": self.fed.labels[index]} if self.fed.partition.annotators else {}
+    def _frame(self, p: Floats, choice: str, request: Request) -> pd.DataFrame:
+        """The rows of `run.predictions` for one model, site and split."""
+        cases, (_, owner, site, split, index) = self.fed.partition.cases, request
+        annotated = {"annotated": self.fed.labels[index]} if self.fed.partition.annotators else {}
         return pd.DataFrame(
             {
                 "model": owner,
@@ -130,13 +130,13 @@ class Evaluation:
                 "unit": cases.units[index],
                 "label": cases.labels[index],
             }
-            | marked
+            | annotated
             | {f"p{c}": p[:, c] for c in range(p.shape[1])}
         )
 
 
 def owners(models: Models, sites: list[str]) -> Models:
-    """Model by owner: "global", or the name of the site whose own model it is."""
+    """Models by owner: "global", or the name of a site that has its own model."""
     owned: Models = {}
     for name, model in models.items():
         if isinstance(model, Weights) and model.stacked:

@@ -1,4 +1,4 @@
-"""Which round's model counts: chosen on validation, never on test."""
+"""Choose the best round of each model on validation cases, never on test cases."""
 
 from dataclasses import dataclass, field, replace
 
@@ -16,8 +16,8 @@ Scores = list[tuple[str, str, str, str, float]]
 class Selection:
     """The best models so far.
 
-    A global model is chosen by the mean validation metric of the sites, weighted by their validation cases; a site's
-    own model by its own validation. Sites whose metric is undefined are left out of the mean; where none is defined
+    A global model is chosen by the sample-weighted mean of the sites' validation metric, a site's own model by the
+    validation metric of that site. Sites whose metric is undefined are left out of the mean; if no metric is defined,
     the last round is the best.
     """
 
@@ -27,15 +27,15 @@ class Selection:
     models: Models = field(default_factory=dict)
     score: dict[str, float] = field(default_factory=dict)  # by owner: "global" or a site
     round: dict[str, int] = field(default_factory=dict)
-    mean: list[float] = field(default_factory=list)  # the sites' mean validation metric, evaluation by evaluation
+    mean: list[float] = field(default_factory=list)  # of the sites' validation metric, one value an evaluation
 
     def consider(self, models: Models, scores: Scores, number: int) -> None:
-        """Keep what is better than before."""
+        """Keep each model that is better than the best before it."""
         found: dict[str, dict[str, float]] = {}  # by model and site
         for name, site, split, metric, value in scores:
             if (split, metric) == ("val", self.metric):
                 found.setdefault(name, {})[site] = value
-        used = [found["local"]] if "local" in found else list(found.values())  # own models count where there are any
+        used = [found["local"]] if "local" in found else list(found.values())  # own models if there are any
         self.mean.append(self._mean(used))
         for name, model in models.items():
             values = found.get(name, {})
@@ -61,7 +61,7 @@ class Selection:
         return float(np.average(values, weights=counts))
 
     def _improves(self, owner: str, score: float, number: int) -> bool:
-        """Remember a better score; an undefined one is better only than nothing, so that the last such round counts."""
+        """Remember a better score; an undefined score replaces only an undefined one."""
         before = self.score.get(owner, float("nan"))
         sign = 1 if HIGHER_IS_BETTER[self.metric] else -1
         better = np.isnan(before) or (not np.isnan(score) and sign * score > sign * before)
@@ -71,8 +71,8 @@ class Selection:
 
 
 def _with_row(best: Model, new: Weights, k: int) -> Weights:
-    """`best` with site k's model replaced, in memory of its own."""
+    """Copy `best` with the model of site k replaced."""
     assert isinstance(best, Weights)
     vector, counts = best.vector.clone(), best.counts.clone()
     vector[k], counts[k] = new.vector[k], new.counts[k]
-    return replace(best.bare(), vector=vector, counts=counts)
+    return replace(best.without_moments(), vector=vector, counts=counts)

@@ -1,1 +1,1 @@
-"""An experiment, how it is run, and the folder that it leaves."""
+"""Experiments: their description, the runner, and the run folder."""

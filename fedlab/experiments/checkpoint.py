@@ -1,164 +1,111 @@
-"""State of a run in one file that is replaced as a whole, without pickle: tensors, and a JSON skeleton around them.
+"""State of a run in one file that is replaced as a whole; read without running code from the file.
 
-What is read is what was written, type for type. A node of the skeleton is {kind: what it holds}.
+Lists, tuples, dicts, plain values and tensors are stored as PyTorch stores them; arrays of numpy and models of fedlab
+as a `Stored` of these. What is read is what was written, type for type and bit for bit.
 """
 
 import io
-import json
+import pickle
 import reprlib
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from fedlab.core.layout import Layout
-from fedlab.core.stages import part
+from fedlab.core.stages import stage_layout
 from fedlab.core.weights import Weights
 from fedlab.federation import Ensemble, Localised
 
-PLAIN = (type(None), bool, int, float, str)  # as JSON has them, nan and inf included
-Node = dict[str, Any]
+PLAIN = (type(None), bool, int, float, str)
+MODELS = {kind.__name__: kind for kind in (Weights, Ensemble, Localised)}
+
+
+class Stored(NamedTuple):
+    """The kind of a value that PyTorch does not store, and what it is made of."""
+
+    kind: str
+    content: Any
+
+
+torch.serialization.add_safe_globals([Stored])
 
 
 def save(path: Path, state: Any) -> None:
-    """Write nested dicts, lists and tuples of weights, ensembles, tensors, arrays and plain values.
+    """Write nested dicts, lists and tuples of models, tensors, arrays and plain values.
 
-    Raises TypeError that names whatever is none of these.
+    TypeError names any other value and where it is.
     """
-    writer = _Writer()
-    skeleton = writer.node(state, "")
     scratch = path.with_suffix(".writing")
-    save_file(writer.tensors, scratch, metadata={"state": json.dumps(skeleton)})
+    torch.save(_pack(state, ""), scratch)
     scratch.replace(path)
 
 
 def load(path: Path, layout: Layout, device: torch.device) -> Any:
-    """What `save` wrote, bit for bit; tensors are on this device."""
-    with safe_open(path, "pt") as file:
-        skeleton = json.loads(file.metadata()["state"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return _Reader(tensors, layout, device).value(skeleton)
+    """Read what `save` wrote, with tensors on this device; ValueError for a damaged file or another model."""
+    try:
+        return _unpack(torch.load(path, map_location="cpu", weights_only=True), layout, device)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        reason = str(error).partition("\n")[0] or "it ends too early"
+        raise ValueError(f"{path.name}: {reason}") from error
 
 
-class _Writer:
-    """Turns values into nodes; tensors and the bytes of arrays are put aside, memory that is held twice once."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, torch.Tensor] = {}
-        self._seen: dict[tuple, str] = {}
-
-    def node(self, value: Any, name: str) -> Node:
-        """The node of a value; name: where it stands, such as "memory['w']"."""
-        kind = type(value)
-        if kind in PLAIN:
-            return {"plain": value}
-        if kind in (list, tuple):
-            return {kind.__name__: [self.node(item, f"{name}[{i}]") for i, item in enumerate(value)]}
-        if kind is dict:
-            inside = [(key, f"{name}[{key!r}]" if name else str(key)) for key in value]
-            return {"dict": [[self._key(key, name), self.node(value[key], place)] for key, place in inside]}
-        if isinstance(value, np.generic):
-            return {"scalar": self._array(np.asarray(value), name)}
-        if kind is np.ndarray:
-            return {"array": self._array(value, name)}
-        if isinstance(value, torch.Tensor):
-            return {"tensor": self._tensor(value, name)}
-        return self._models(value, name)
-
-    def _models(self, value: Any, name: str) -> Node:
-        if isinstance(value, Weights):
-            held = {key: self._tensor(tensor, name) for key, tensor in value.tensors().items()}
-            held |= {} if value.clock is None else {"clock": self._array(value.clock, name)}
-            return {"weights": [held, value.sites, getattr(value.layout, "stages", None)]}
-        if isinstance(value, Ensemble):
-            return {"ensemble": [self.node(each, name) for each in (value.models, value.shares)]}
-        if isinstance(value, Localised):
-            return {"localised": [self.node(each, name) for each in (value.shared, value.sites)]}
-        raise _refusal(value, name)
-
-    def _key(self, key: Any, name: str) -> Node:
-        """A dict is found again by plain keys, numpy scalars and tuples of them."""
-        if type(key) is tuple:
-            return {"tuple": [self._key(each, name) for each in key]}
-        if type(key) in PLAIN or isinstance(key, np.generic):
-            return self.node(key, name)
-        raise _refusal(key, f"a key of {name or 'the state'}")
-
-    def _tensor(self, value: torch.Tensor, name: str) -> str:
-        if value.layout is not torch.strided or value.is_quantized or value.dtype == torch.complex128:
-            raise _refusal(value, name)
-        place = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
-        if place not in self._seen:
-            self._seen[place] = self._put(value.detach().contiguous().clone())
-        return self._seen[place]
-
-    def _array(self, value: NDArray[Any], name: str) -> str:
-        if value.dtype.hasobject:
-            raise _refusal(value, name)
-        file = io.BytesIO()
-        np.save(file, value, allow_pickle=False)
-        return self._put(torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8))
-
-    def _put(self, tensor: torch.Tensor) -> str:
-        key = str(len(self.tensors))
-        self.tensors[key] = tensor
-        return key
+def _pack(value: Any, name: str) -> Any:
+    """Replace what PyTorch does not store; name: where the value is, such as "memory['w']"."""
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if kind in (list, tuple):
+        return kind(_pack(item, f"{name}[{i}]") for i, item in enumerate(value))
+    if kind is dict:
+        return {_key(key, name): _pack(item, f"{name}[{key!r}]" if name else str(key)) for key, item in value.items()}
+    if kind in MODELS.values():
+        return Stored(kind.__name__, [_pack(getattr(value, field.name), name) for field in fields(value)])
+    if isinstance(value, Layout):
+        return Stored("Layout", getattr(value, "stages", None))
+    if (kind is np.ndarray or isinstance(value, np.generic)) and not value.dtype.hasobject:
+        np.save(file := io.BytesIO(), value, allow_pickle=False)
+        content = torch.frombuffer(bytearray(file.getbuffer()), dtype=torch.uint8)
+        return Stored("array" if kind is np.ndarray else "scalar", content)
+    if kind in (torch.Tensor, torch.nn.Parameter) and value.layout is torch.strided and not value.is_quantized:
+        whole = value.untyped_storage().nbytes() <= 2 * value.nbytes  # else it is a small part of other memory
+        return value.detach() if whole else value.detach().clone()
+    raise _refusal(value, name)
 
 
-class _Reader:
-    """Turns nodes into values: a method for each kind of node."""
+def _key(key: Any, name: str) -> Any:
+    """Pack a key of a dict: plain values, scalars of numpy, and tuples of them."""
+    if type(key) is tuple:
+        return tuple(_key(each, name) for each in key)
+    if type(key) in PLAIN or isinstance(key, np.generic):
+        return _pack(key, name)
+    raise _refusal(key, f"a key of {name or 'the state'}")
 
-    def __init__(self, tensors: dict[str, torch.Tensor], layout: Layout, device: torch.device) -> None:
-        self.tensors, self.layout, self.device = tensors, layout, device
 
-    def value(self, node: Node) -> Any:
-        ((kind, held),) = node.items()
-        return getattr(self, f"_{kind}")(held)
-
-    def _plain(self, held: Any) -> Any:
-        return held
-
-    def _list(self, held: list[Node]) -> list[Any]:
-        return [self.value(item) for item in held]
-
-    def _tuple(self, held: list[Node]) -> tuple[Any, ...]:
-        return tuple(self._list(held))
-
-    def _dict(self, held: list[list[Node]]) -> dict[Any, Any]:
-        return {self.value(key): self.value(item) for key, item in held}
-
-    def _array(self, key: str) -> NDArray[Any]:
-        found: NDArray[Any] = np.load(io.BytesIO(self.tensors[key].numpy().tobytes()), allow_pickle=False)
-        return found
-
-    def _scalar(self, key: str) -> Any:
-        return self._array(key)[()]
-
-    def _tensor(self, key: str) -> torch.Tensor:
-        return self.tensors[key].to(self.device, copy=True)
-
-    def _weights(self, held: list[Any]) -> Weights:
-        tensors, sites, stages = held
-        layout = self.layout if stages is None else part(self.layout, stages)
-        owners = None if sites is None else tuple(sites)
-        clock = self._array(tensors.pop("clock")) if "clock" in tensors else None
-        found = Weights(layout, **{name: self._tensor(key) for name, key in tensors.items()}, clock=clock, sites=owners)
-        if found.vector.shape[-1] != layout.size:
-            raise ValueError(
-                f"its weights are vectors of {found.vector.shape[-1]} numbers, this fedlab lays the model out in"
-                f" {layout.size}: it was written by another version"
-            )
-        return found
-
-    def _ensemble(self, held: list[Node]) -> Ensemble:
-        return Ensemble(*self._list(held))
-
-    def _localised(self, held: list[Node]) -> Localised:
-        return Localised(*self._list(held))
+def _unpack(value: Any, layout: Layout, device: torch.device) -> Any:
+    kind = type(value)
+    if kind in (list, tuple):
+        return kind(_unpack(item, layout, device) for item in value)
+    if kind is dict:
+        return {_unpack(key, layout, device): _unpack(item, layout, device) for key, item in value.items()}
+    if kind is torch.Tensor:
+        return value.to(device, copy=True, memory_format=torch.contiguous_format)
+    if kind is not Stored:
+        return value
+    if value.kind == "Layout":
+        return layout if value.content is None else stage_layout(layout, value.content)
+    if value.kind in ("array", "scalar"):
+        array = np.load(io.BytesIO(value.content.numpy().tobytes()), allow_pickle=False)
+        return array if value.kind == "array" else array[()]
+    found = MODELS[value.kind](*_unpack(value.content, layout, device))
+    if isinstance(found, Weights) and found.vector.shape[-1] != found.layout.size:
+        raise ValueError(
+            f"its weights are vectors of {found.vector.shape[-1]} numbers, this fedlab lays the model out in"
+            f" {found.layout.size}: it was written by another version"
+        )
+    return found
 
 
 def _refusal(value: Any, name: str) -> TypeError:

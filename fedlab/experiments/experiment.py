@@ -1,4 +1,4 @@
-"""`Experiment`: one flat, frozen, validated description of a run; every field is a notebook parameter of that name."""
+"""`Experiment`: the description of a run, the partition that it describes, and what identifies it."""
 
 import hashlib
 import json
@@ -11,19 +11,19 @@ from fedlab.algorithms import METHODS, check_secure
 from fedlab.core.registry import Registry
 from fedlab.data import catalogue
 from fedlab.federation import aggregation, attacks, participation
+from fedlab.federation.settings import FederationSettings
 from fedlab.heterogeneity import (
     annotation,
     geography,
     population,
     presentation,
-    prevalence_schemes,
+    prevalence,
     quantity,
 )
 from fedlab.heterogeneity.acquisition import presets
 from fedlab.heterogeneity.axes import AXES
 from fedlab.learning import augmentation, settings
 from fedlab.learning.models import MODELS
-from fedlab.learning.settings import Training
 from fedlab.partitioning import holdout
 from fedlab.partitioning.build import ARGUMENTS, partition
 from fedlab.partitioning.partitions import Partition
@@ -39,7 +39,7 @@ CODE: dict[str, Registry] = {  # field -> the functions that its text may name
     "attack": attacks.ATTACKS,
     "augment": augmentation.AUGMENTATIONS,
     "quantity": quantity.SIZES,
-    "prevalence": prevalence_schemes.SCHEMES,
+    "prevalence": prevalence.SCHEMES,
     "presentation": presentation.SCHEMES,
     "population": population.SCHEMES,
     "acquisition": presets.SCHEMES,
@@ -48,27 +48,130 @@ CODE: dict[str, Registry] = {  # field -> the functions that its text may name
 }
 
 
-class Experiment(Training):
-    """What is learnt, by whom, from which cases, and how.
+class Experiment(FederationSettings):
+    """One flat, frozen and validated description of a run; every field is a notebook parameter of the same name.
 
-    Values are JSON; unknown names and values are refused with the nearest that exists.
+    Values are JSON-able. Unknown names and values are refused with the nearest that exists.
+
+    Parameters
+    ----------
+    dataset : str, default "phantoms"
+        A name in `fedlab.DATASETS`, with arguments as in "phantoms(cases=3000)", or a folder.
+    sites : int or str, default 4
+        Number of simulated sites, 1 or more, or the column of the cases' table that names the real site of each case.
+    quantity : float, str or list of float, default 0.0
+        Quantity skew, how unequal site sizes are: 0 (equal) to 1, "dirichlet(0.5)", "like(fed_isic2019)", or sizes.
+    prevalence : float, str, list of float or list of list of float, default 0.0
+        Label shift, how different class shares are: 0 to 1, "dirichlet(0.3)", "shards(2)", or shares of each site.
+    presentation : float or str, default 0.0
+        Subtype (phenotype) shift within a class: 0 to 1, "subtype(0.5)", "clusters(0.5)".
+    population : float or str, default 0.0
+        Shift of patient characteristics: 0 to 1, "sex(0.5)", "synthetic(0.5, confounding=1.0)".
+    acquisition : float, str or list of str, default 0.0
+        Covariate (feature) shift by scanners: 0 (one scanner for all) to 1, "mri(0.5)", or one preset a site.
+    annotation : float or str, default 0.0
+        Label noise: 0 to 1 (two labels in five at the worst site), "threshold(0.5)".
+    geography : float or str, default 0.0
+        Correlation of the sites of a region: 0 to 1, "regions(0.5, count=3)".
+    unseen : int, str or list of str, default 0
+        Held-out (external) sites: how many, or names of sites or regions.
+    splits : {"official", "site"}, default "official"
+        Published train, val and test cases, or new splits of 70/10/20 % within each site.
+    leakage : {"together", "drop", "allow"}, default "together"
+        What is done with patients and identical images in more than one split, see `fedlab.partition`.
+    partition_seed : int, default 0
+        Seed of the partition, 0 or more; `seed` is that of training.
+    model : str, default "small_cnn"
+        A name in `fedlab.MODELS`, with arguments as in "small_cnn(width=32)".
+    method : str, default "fedavg"
+        A name in `fedlab.METHODS`, with arguments as in "fedprox(mu=0.01)".
+    rounds : int, default 20
+        Communication rounds, 1 or more; a cycle through all sites counts as one.
+    patience : int, optional
+        Stop after this many evaluations without a better validation mean, 1 or more. By default all rounds are run.
+    local_epochs : int, default 1
+        Passes over a site's training cases in a round, 1 or more.
+    local_steps : int, optional
+        Optimizer steps of each site in a round, 1 or more. Replaces `local_epochs` if given.
+    batch_size : int or None, default 32
+        Cases in a step, 1 or more; None takes all of a site's cases at once (full batch).
+    optimizer : {"sgd", "adam", "adamw"}, default "sgd"
+        Local optimizer.
+    lr : float, default 0.05
+        Learning rate of a local step, 0 or more.
+    momentum : float, default 0.0
+        Momentum of "sgd", 0 to below 1.
+    weight_decay : float, default 0.0
+        Factor of the L2 term (weight_decay/2) |w|^2, 0 or more; biases and normalisation layers have none.
+    schedule : str, default "constant"
+        Learning rate over rounds: "constant", "cosine(final=0.01)", "step(factor=0.1)".
+    local_optimizer : {"reset", "keep", "share"}, default "reset"
+        Optimizer state of a site between rounds: reset, kept, or averaged.
+    participation : str, default "all"
+        Sites sampled in a round: "all", "sample(0.3)", "by_size(0.3)", "unbiased(0.3)".
+    availability : float or list of float, default 1.0
+        Probability, 0 to 1, that a sampled site is available; one for all sites or one for each.
+    stragglers : float or str, default 0.0
+        Probability, 0 to 1, that a site finishes only a part of its steps; with "drop(0.3)" that part is discarded.
+    failures : float, default 0.0
+        Probability, 0 to 1, that a site drops out after it has received the model.
+    aggregate : str, default "mean"
+        How models are merged: "mean", "median", "trimmed(0.2)", "krum(f=1)", "geomedian", ...
+    attack : str, default "none"
+        What malicious sites send: "signflip(count=1)", "labelflip", "alie(count=2)", ...
+    secure_sum : bool, default False
+        Merge by a sum of masked messages, so that the server sees no single update.
+    watch_visits : bool, default False
+        Also evaluate a travelling model after each visit to a site.
+    batchnorm : {"avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"}, default "avg"
+        How batch normalisation is treated across sites.
+    normalisation : {"none", "image", "site", "global"}, default "none"
+        Statistics that standardise intensities; they decide which scanner differences survive.
+    augment : str, default "none"
+        Random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)".
+    precision : {"float32", "float64", "bf16"}, default "float32"
+        Number format; "bf16" keeps float32 weights and computes layers in bfloat16.
+    device : str, default "auto"
+        "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
+    execution : {"auto", "sequential", "vmap", "cuda_graph"}, default "auto"
+        How sites are trained on the device; changes speed, not results.
+    seed : int, default 0
+        Seed of the initial weights and of the order of batches, 0 or more.
+    evaluate_every : int, default 1
+        Rounds between evaluations, 1 or more; the last round is always evaluated.
+
+    Raises
+    ------
+    ValueError
+        If a name or value is unknown, out of range, or contradicts another.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> base = fedlab.Experiment(prevalence=0.6, method="fedprox(mu=0.01)", rounds=10)
+    >>> base.with_(seed=3).seed
+    3
+    >>> fedlab.Experiment(rounds=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: rounds=0: Input should be greater than or equal to 1
     """
 
-    dataset: str = "phantoms"  # a name of fedlab.DATASETS, with options "phantoms(cases=3000)", or a folder
-    sites: int | str = 4  # number of simulated institutions, or the name of a table column that says whose a case is
-    quantity: float | str | list[float] = 0.0  # how unequal in size: 0 .. 1, "dirichlet(0.5)", "like(fed_isic2019)"
-    prevalence: float | str | list[float] | list[list[float]] = 0.0  # classes: 0 .. 1, "dirichlet(0.3)", shares a site
-    presentation: float | str = 0.0  # kinds of a disease: 0 .. 1, "subtype(0.5)", "clusters(0.5)"
-    population: float | str = 0.0  # whom sites treat: 0 .. 1, "sex(0.5)", "synthetic(0.5, confounding=1.0)"
-    acquisition: float | str | list[str] = 0.0  # scanners: 0 one for all .. 1 most different, "mri(0.5)", styles
-    annotation: float | str = 0.0  # label noise: 0 none .. 1 two labels in five at the worst site, "threshold(0.5)"
-    geography: float | str = 0.0  # sites of a region alike: 0 not at all .. 1 entirely, "regions(0.5, count=3)"
-    unseen: int | str | list[str] = 0  # whole institutions held out of training: how many, or names of sites or regions
-    splits: Literal["official", "site"] = "official"  # the published train, val and test cases, or new ones a site
-    leakage: Literal["together", "drop", "allow"] = "together"  # what becomes of duplicates and patients across splits
-    partition_seed: int = Field(0, ge=0)  # which institutions are dealt; `seed` is for training
-    model: str = "small_cnn"  # a name of fedlab.MODELS, with options "small_cnn(width=32)"
-    method: str = "fedavg"  # a name of fedlab.METHODS, with knobs "fedprox(mu=0.01)"
+    dataset: str = "phantoms"
+    sites: int | str = 4
+    quantity: float | str | list[float] = 0.0
+    prevalence: float | str | list[float] | list[list[float]] = 0.0
+    presentation: float | str = 0.0
+    population: float | str = 0.0
+    acquisition: float | str | list[str] = 0.0
+    annotation: float | str = 0.0
+    geography: float | str = 0.0
+    unseen: int | str | list[str] = 0
+    splits: Literal["official", "site"] = "official"
+    leakage: Literal["together", "drop", "allow"] = "together"
+    partition_seed: int = Field(0, ge=0)
+    model: str = "small_cnn"
+    method: str = "fedavg"
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -94,33 +197,61 @@ class Experiment(Training):
         return self
 
     def with_(self, **changes: Any) -> "Experiment":
-        """A copy with these fields changed, validated anew."""
+        """Copy the experiment with some fields changed; the copy is validated.
+
+        Parameters
+        ----------
+        **changes
+            Fields and their new values.
+
+        Returns
+        -------
+        Experiment
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> fedlab.Experiment(rounds=5).with_(method="local").method
+        'local'
+        """
         return Experiment(**{**self.model_dump(), **changes})
 
-    def deal(self) -> Partition:
-        """The cases and sites of this experiment."""
-        asked = {name: getattr(self, name) for name in ARGUMENTS if name != "seed"}
-        return partition(catalogue.load(self.dataset), **asked, seed=self.partition_seed)
+    def make_partition(self) -> Partition:
+        """Load the dataset and partition it into sites.
+
+        Returns
+        -------
+        Partition
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=3)
+        >>> base.make_partition().sites
+        ['Site A', 'Site B', 'Site C']
+        """
+        requested = {name: getattr(self, name) for name in ARGUMENTS if name != "seed"}
+        return partition(catalogue.load(self.dataset), **requested, seed=self.partition_seed)
 
     def identity(self, part: Partition, version: int) -> str:
-        """Hash of all that decides the result: experiment, cases and their sites, own code, format of the folder."""
+        """Hash of all that decides the result: fields, partition, source of user functions, format of the folder."""
         text = json.dumps(
-            [self.model_dump(exclude={"execution"}), part.fingerprint, version, *self.own_code()], sort_keys=True
+            [self.model_dump(exclude={"execution"}), part.fingerprint, version, *self.user_code()], sort_keys=True
         )
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
-    def own_code(self) -> list[str]:
-        """The source of each function of the user's own that a field names: an edited one is another experiment."""
-        return [CODE[field].fingerprint(name) for field, name in self.own_names()]
+    def user_code(self) -> list[str]:
+        """The source of each user function that a field names: an edited function makes another experiment."""
+        return [CODE[field].fingerprint(name) for field, name in self.user_names()]
 
-    def own_names(self) -> list[tuple[str, str]]:
-        """(field, name) of each function of the user's own that a field names."""
+    def user_names(self) -> list[tuple[str, str]]:
+        """(field, name) of each user function that a field names."""
         named = [(field, name) for field in CODE for name in re.findall(r"\w+", str(getattr(self, field)))]
         return [(field, name) for field, name in named if name in CODE[field] and CODE[field].fingerprint(name)]
 
 
 def _plain(detail: Any) -> str:
-    """One sentence of one pydantic finding."""
+    """Turn an error of pydantic into one sentence."""
     message = detail["msg"].removeprefix("Value error, ")
     place = ".".join(str(part) for part in detail["loc"][:1])
     return f"{place}={detail['input']!r}: {message}" if place else message

@@ -1,7 +1,7 @@
-"""Runs side by side, in processes of their own: started, followed by their rounds, and their failures told.
+"""Run several experiments at a time, each in its own process, and follow their rounds.
 
-Every run writes its folder as it does alone, so that whatever ends a grid loses nothing: finished runs are finished,
-and the others go on from their last round when the grid is asked for again.
+Every run writes its own folder, so that an interrupted grid loses nothing: finished runs are kept, and the others
+resume after their last finished round when the grid is run again.
 """
 
 import json
@@ -26,14 +26,14 @@ from fedlab.experiments.experiment import CODE, Experiment
 from fedlab.experiments.recorder import ROUND_COLUMNS, trained_images
 from fedlab.partitioning.partitions import Partition
 
-PAUSE = 1.0  # seconds at least between two looks at the rounds
-SHARE = 0.05  # of the time, at most, that looking may take
-Own = list[tuple[str, str, Any, str]]  # field, name, function, meaning
+PAUSE = 1.0  # seconds at least between two reads of the rounds
+SHARE = 0.05  # of the time, at most, that reading may take
+UserFunctions = list[tuple[str, str, Any, str, str]]  # field, name, function, meaning, source
 
 
 @dataclass(frozen=True)
 class PendingRun:
-    """One run: what, of which cases (partitioned in its process unless given), and into which folder."""
+    """A run to be done: its experiment, its partition (made in its process unless given) and its folder."""
 
     experiment: Experiment
     partition: Partition | None
@@ -41,92 +41,98 @@ class PendingRun:
 
     @property
     def note(self) -> str:
-        """What is added to an error."""
+        """The note that is added to an error, so that it names its run."""
         return f"in the run of {self.experiment.method!r} with seed {self.experiment.seed}: {self.target}"
 
 
-def side_by_side(
-    run: Callable[..., Any], tasks: Sequence[PendingRun], workers: int, tell: Callable[[str], None] | None
+def run_in_processes(
+    run: Callable[..., Any], pending: Sequence[PendingRun], workers: int, tell: Callable[[str], None] | None
 ) -> None:
-    """run(experiment, partition, target) of each task, at most `workers` at a time, sharing the processor's cores.
+    """Call run(experiment, partition, target) for each pending run, at most `workers` at a time.
 
-    Tasks get GPUs in their order (see `fedlab.engine.devices.assign_gpus`), whichever process runs them. tell: called
-    with a line of progress now and then. Warnings of the runs are emitted here. The first failure ends all.
+    They share the processor's cores, and get GPUs in their order (see `fedlab.engine.devices.assign_gpus`), in any
+    process. tell: receives a line of progress now and then. Each distinct warning is emitted once, in this process. The
+    first failure ends all runs.
     """
     from joblib import Parallel, delayed, parallel_config
 
     threads = max(1, torch.get_num_threads() // workers), os.environ.get("OMP_NUM_THREADS")
-    own = _own([task.experiment for task in tasks])
-    gpus = assign_gpus([task.experiment.device for task in tasks], _gpu_count())
-    with parallel_config("loky"), followed(tasks, tell, _place(gpus)) if tell else nullcontext():
+    functions = _user_functions([one.experiment for one in pending])
+    gpus = assign_gpus([one.experiment.device for one in pending], _gpu_count())
+    with parallel_config("loky"), followed(pending, tell, _places(gpus)) if tell else nullcontext():
         pool = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-        said: set[tuple[type, str]] = set()
+        emitted: set[tuple[type, str]] = set()
         for warned in pool(
-            delayed(_work)(run, task, gpu, own, *threads) for task, gpu in zip(tasks, gpus, strict=True)
+            delayed(_run_one)(run, one, gpu, functions, *threads) for one, gpu in zip(pending, gpus, strict=True)
         ):
-            for category, text in set(warned) - said:
+            for category, text in set(warned) - emitted:
                 warn(text, category)
-            said |= set(warned)
+            emitted |= set(warned)
 
 
 def _gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _place(gpus: Sequence[int | None]) -> str:
-    """The devices that tasks run on, in words. (Asking for the name of a GPU would take memory on it.)"""
+def _places(gpus: Sequence[int | None]) -> str:
+    """The devices that runs use, in words. (Reading the name of a GPU would take memory on it.)"""
     count = len(set(gpus) - {None})
     places = {"cpu": None in gpus, "1 GPU": count == 1, f"{count} GPUs": count > 1}
     return " and ".join(place for place, used in places.items() if used)
 
 
-def _work(
-    run: Callable[..., Any], task: PendingRun, gpu: int | None, own: Own, threads: int, asked: str | None
+def _run_one(
+    run: Callable[..., Any],
+    one: PendingRun,
+    gpu: int | None,
+    functions: UserFunctions,
+    threads: int,
+    omp_threads: str | None,
 ) -> list[tuple[type, str]]:
-    """In a process of its own, which may have run other tasks before: one run; the warnings that it gave.
+    """Do one run in a worker process, which may have done others before; returns the warnings that it emitted.
 
-    threads: its share of the cores. asked: what the user set as OMP_NUM_THREADS, which joblib sets for every process.
+    threads: its share of the cores. omp_threads: the user's OMP_NUM_THREADS, which joblib overwrites in every process.
     """
-    if asked is None:
+    if omp_threads is None:
         os.environ.pop("OMP_NUM_THREADS", None)
     torch.set_num_threads(threads)
-    for field, name, function, meaning in own:
-        CODE[field].add(function, name, meaning)
+    for field, name, function, meaning, source in functions:
+        CODE[field].add(function, name, meaning, source)
     with warnings.catch_warnings(record=True) as warned, on_gpu(gpu):
         warnings.simplefilter("always")
         try:
-            run(task.experiment, task.partition, task.target)
+            run(one.experiment, one.partition, one.target)
         except Exception as error:
-            error.add_note(task.note)
+            error.add_note(one.note)
             raise
     return [(each.category, str(each.message)) for each in warned]
 
 
-def _own(experiments: Sequence[Experiment]) -> Own:
-    """Functions of the user's own that the experiments name, such as a method in a notebook cell."""
+def _user_functions(experiments: Sequence[Experiment]) -> UserFunctions:
+    """The user's functions that the experiments name, such as a method in a notebook cell."""
     found = {}
     for experiment in experiments:
-        for field, name in experiment.own_names():
+        for field, name in experiment.user_names():
             registry = CODE[field]
-            found[field, name] = (field, name, registry.function(name), registry[name])
+            found[field, name] = (field, name, registry.function(name), registry[name], registry.fingerprint(name))
     return list(found.values())
 
 
 @contextmanager
-def followed(tasks: Sequence[PendingRun], tell: Callable[[str], None], place: str | None = None) -> Iterator[None]:
-    """Tell of the runs' rounds while they are at work.
+def followed(pending: Sequence[PendingRun], tell: Callable[[str], None], place: str | None = None) -> Iterator[None]:
+    """Report the progress of runs while they train.
 
-    place: where, in words; None: they share the device of this process.
+    place: the devices, in words; None: they share the device of this process.
     """
-    over, speed = threading.Event(), Speed(tasks)
-    where = device_name(find_device(tasks[0].experiment.device)) if place is None else place
+    over, speed = threading.Event(), Speed(pending)
+    where = device_name(find_device(pending[0].experiment.device)) if place is None else place
 
     def follow() -> None:
         pause = PAUSE
         while not over.wait(pause):
             begun = time.perf_counter()
-            rate = speed.look(begun)
-            tell(progress(tasks, f"{'' if rate is None else throughput(rate) + ' '}on {where}"))
+            rate = speed.measure(begun)
+            tell(progress(pending, f"{'' if rate is None else throughput(rate) + ' '}on {where}"))
             pause = max(PAUSE, (time.perf_counter() - begun) / SHARE)
 
     thread = threading.Thread(target=follow, daemon=True)
@@ -138,60 +144,60 @@ def followed(tasks: Sequence[PendingRun], tell: Callable[[str], None], place: st
         thread.join()
 
 
-def progress(tasks: Sequence[PendingRun], speed: str = "") -> str:
-    """The line: how many runs are done, how fast they train, and the round that each of the others is in."""
-    done = [task for task in tasks if task.target.exists()]
-    rounds = {task: _round(task) for task in tasks if task not in done}
-    each = (f"{task.experiment.method} {number}/{task.experiment.rounds}" for task, number in rounds.items() if number)
-    going = [text if count == 1 else f"{text} in {count} runs" for text, count in Counter(each).items()]
-    parts = [f"{len(done)} of {len(tasks)} runs done", speed, f"rounds: {', '.join(going)}" if going else ""]
+def progress(pending: Sequence[PendingRun], speed: str = "") -> str:
+    """One line: how many runs are done, how fast they train, and the round that each of the others is in."""
+    done = [one for one in pending if one.target.exists()]
+    rounds = {one: _round(one) for one in pending if one not in done}
+    each = (f"{one.experiment.method} {number}/{one.experiment.rounds}" for one, number in rounds.items() if number)
+    current = [text if count == 1 else f"{text} in {count} runs" for text, count in Counter(each).items()]
+    parts = [f"{len(done)} of {len(pending)} runs done", speed, f"rounds: {', '.join(current)}" if current else ""]
     return "; ".join(part for part in parts if part)
 
 
-def _round(task: PendingRun) -> int:
-    """The last round that was stored."""
+def _round(one: PendingRun) -> int:
+    """The last round that a run has stored, 0 before the first."""
     try:
-        return int(json.loads(_lines(task)[-1])[0])
+        return int(json.loads(_lines(one)[-1])[0])
     except (OSError, ValueError, IndexError):
         return 0
 
 
-def _lines(task: PendingRun) -> list[str]:
+def _lines(one: PendingRun) -> list[str]:
     """The rows that an unfinished run has stored so far."""
-    return (run_folder.unfinished(task.target) / "rounds.jsonl").read_text().splitlines()
+    return (run_folder.unfinished(one.target) / "rounds.jsonl").read_text().splitlines()
 
 
 class Speed:
-    """Images a second of runs at work, from the rounds that they store."""
+    """Training images a second of several runs, from the rounds that they store."""
 
-    def __init__(self, tasks: Sequence[PendingRun]) -> None:
-        self.tasks, self._finished = tasks, set[Path]()
-        self._images = {task.target: 0 for task in tasks}
+    def __init__(self, pending: Sequence[PendingRun]) -> None:
+        self.pending, self._finished = pending, set[Path]()
+        self._images = {one.target: 0 for one in pending}
         self._first: tuple[float, int] | None = None
 
-    def look(self, now: float) -> float | None:
-        """Images a second since the first look at which a round was stored; None as long as no other was.
+    def measure(self, now: float) -> float | None:
+        """Images a second since the first call that found a round; None until another round is found.
 
-        now: the time of this look in seconds.
+        now: the time of this call in seconds.
         """
-        for task in self.tasks:
-            self._count(task)
+        for one in self.pending:
+            self._count(one)
         images = sum(self._images.values())
         if self._first is None and images:
             self._first = now, images
         begun, before = self._first or (now, images)
         return (images - before) / (now - begun) if images > before and now > begun else None
 
-    def _count(self, task: PendingRun) -> None:
-        """The images that a run has trained on; what cannot be read now keeps its last count."""
-        if task.target in self._finished:
+    def _count(self, one: PendingRun) -> None:
+        """Update the images that a run has trained on; a run that cannot be read now keeps its last count."""
+        if one.target in self._finished:
             return
         try:
-            if task.target.exists():
-                self._images[task.target] = trained_images(run_folder.read(task.target).rounds)
-                self._finished.add(task.target)
+            if one.target.exists():
+                self._images[one.target] = trained_images(run_folder.read(one.target).rounds)
+                self._finished.add(one.target)
             else:
-                rows = [json.loads(line) for line in _lines(task) if '"train", "loss"' in line]
-                self._images[task.target] = trained_images(pd.DataFrame(rows, columns=ROUND_COLUMNS))
+                rows = [json.loads(line) for line in _lines(one) if '"train", "loss"' in line]
+                self._images[one.target] = trained_images(pd.DataFrame(rows, columns=ROUND_COLUMNS))
         except (OSError, ValueError):
             return

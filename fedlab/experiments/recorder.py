@@ -1,4 +1,4 @@
-"""What a run writes down round by round, and what it needs to go on after it was killed."""
+"""Record a run round by round, and resume a run that was interrupted."""
 
 import json
 from collections.abc import Sequence
@@ -7,28 +7,29 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
 
 from fedlab.evaluation.evaluate import Evaluation, Models
 from fedlab.evaluation.model_selection import Scores, Selection
 from fedlab.experiments import checkpoint
 from fedlab.federation import ALL, Federation, Round
-from fedlab.federation.channel import Path as CriticalPath
 
 ROUND_COLUMNS = ["round", "model", "site", "split", "metric", "value", "bytes", "steps", "samples", "seconds"]
+CHECKPOINT = "checkpoint.pt"
+FORMER_CHECKPOINT = "checkpoint.safetensors"
+Row = tuple[Any, ...]
 CRITICAL = ("steps", "messages", "bytes")  # of a round's critical path
 
 
 def trained_images(rounds: pd.DataFrame) -> int:
-    """Training cases whose gradient was computed; every row of a round repeats those of its site."""
+    """Training cases whose gradient was computed; every row of a round repeats the number of its site."""
     return int(rounds.groupby(["round", "site"])["samples"].max().sum())
 
 
 class Recorder:
-    """Rounds, ledger and best models of a run, kept in the unfinished run folder `work`.
+    """Rounds, ledger and best models of a run, stored in the unfinished run folder `work`.
 
-    After each round the rows are appended and the checkpoint is replaced as a whole; a run killed at any moment goes on
-    from its last finished round.
+    After each round the rows are appended and the checkpoint is replaced as a whole, so that a run that is killed at
+    any moment resumes after its last finished round.
     """
 
     def __init__(self, fed: Federation, work: Path) -> None:
@@ -37,12 +38,17 @@ class Recorder:
         sites = [site.name for site in fed.sites]
         counts = {site: len(self.evaluation.index[site, "val"]) for site in sites}
         self.selection = Selection(sites, fed.task.metrics[0], counts)
-        self.rows: list[tuple] = []
+        self.rows: list[Row] = []
         self.last: Models = {}
         self._written = dict.fromkeys(("rounds", "ledger", "events", "visits"), 0)
-        if (work / "checkpoint.safetensors").is_file():
+        if (work / FORMER_CHECKPOINT).is_file():
+            raise ValueError(
+                f"{work} holds an interrupted run of an earlier fedlab, whose checkpoint this one cannot read: finish"
+                " it with the fedlab that began it, or remove the folder and run the experiment again"
+            )
+        if (work / CHECKPOINT).is_file():
             self._resume()
-        else:  # what a first round left that never finished
+        else:  # remove rows of a first round that was interrupted
             for name in self._written:
                 (work / f"{name}.jsonl").unlink(missing_ok=True)
 
@@ -51,7 +57,7 @@ class Recorder:
         number = self.fed.round
         self.last = {name: self.fed.localised(model) for name, model in outcome.models.items()}
         self.rows += self._costs(number)
-        self.fed.wire.path = CriticalPath()  # what still comes in this round is told by `conclude`
+        self.fed.channel.begin(number)  # later messages of this round are added by `conclude`
         if number % self.fed.settings.evaluate_every == 0 or number == self.fed.settings.rounds:
             scores = list(self.evaluation.scores(self.last))
             self.selection.consider(self.last, scores, number)
@@ -59,8 +65,8 @@ class Recorder:
         self._store()
 
     def conclude(self) -> None:
-        """Add what crossed after the last round to that round."""
-        fed, late = self.fed, {f"critical {name}": getattr(self.fed.wire.path, name) for name in CRITICAL}
+        """Add messages that were sent after the last round to that round."""
+        fed, late = self.fed, {f"critical {name}": getattr(self.fed.channel.path, name) for name in CRITICAL}
         for place, row in enumerate(self.rows):
             if row[0] == fed.round:
                 *about, value, nbytes, steps, samples, seconds = row
@@ -72,40 +78,40 @@ class Recorder:
         return self.selection.stale(self.fed.settings.patience)
 
     def frame(self) -> pd.DataFrame:
-        """The rounds so far, tidy."""
+        """The rounds so far, as in `run.rounds`."""
         return pd.DataFrame(self.rows, columns=ROUND_COLUMNS)
 
     def predictions(self) -> pd.DataFrame:
-        """Case by case, of the last and of the best models."""
+        """Predictions case by case, of the last and of the best models."""
         last = self.evaluation.predictions(self.last, "last")
         if all(number == self.fed.round for number in self.selection.round.values()):
             return pd.concat([last, last.assign(choice="best")], ignore_index=True)
         return pd.concat([last, self.evaluation.predictions(self.selection.models, "best")], ignore_index=True)
 
-    def _costs(self, number: int) -> list[tuple]:
-        """Training loss of each site, with what the round cost it; then the measures of the round.
+    def _costs(self, number: int) -> list[Row]:
+        """Rows of the training loss and cost of each site, then of the measures of the round.
 
-        Those are: how far updates point apart, the critical path, and what the method logged of sites or of itself.
+        The measures are those of `engine.update_statistics`, the critical path, and values that the method logged.
         """
-        model, path = next(iter(self.last)), self.fed.wire.path
+        model, path = next(iter(self.last)), self.fed.channel.path
         losses = [
             (number, model, site, "train", "loss", cost.loss, *self._cost(number, site))
             for site, cost in self.fed.costs.items()
         ]
         found = {(ALL, name): value for name, value in self.fed.updates.items()}
         found |= {(ALL, f"critical {name}"): getattr(path, name) for name in CRITICAL}
-        took = {(ALL, "critical steps"): path.seconds}
+        seconds = {(ALL, "critical steps"): path.seconds}
         return losses + [
-            (number, model, place[0], "train", place[1], float(value), 0, 0, 0, took.get(place, 0.0))
-            for place, value in (found | self.fed.journal.numbers).items()
+            (number, model, place[0], "train", place[1], float(value), 0, 0, 0, seconds.get(place, 0.0))
+            for place, value in (found | self.fed.round_log.numbers).items()
         ]
 
-    def _scored(self, number: int, scores: Scores) -> list[tuple]:
+    def _scored(self, number: int, scores: Scores) -> list[Row]:
         costs = {site: self._cost(number, site) for site in dict.fromkeys(score[1] for score in scores)}
         return [(number, *score, *costs[score[1]]) for score in scores]
 
     def _cost(self, number: int, site: str) -> tuple[int, int, int, float]:
-        """(bytes, steps, samples, seconds) of a site in a round."""
+        """The cost of a round for a site: (bytes, steps, samples, seconds)."""
         cost, nbytes = self.fed.costs.get(site), self.fed.ledger.bytes_of(number, site)
         return (nbytes, cost.steps, cost.samples, cost.seconds) if cost else (nbytes, 0, 0, 0.0)
 
@@ -114,40 +120,40 @@ class Recorder:
             self._append(name, rows)
         chosen = dict(vars(self.selection))
         state = {"memory": self.fed.snapshot(), "last": self.last, "selection": chosen, "written": self._written}
-        checkpoint.save(self.work / "checkpoint.safetensors", state)
+        checkpoint.save(self.work / CHECKPOINT, state)
 
-    def _tables(self) -> dict[str, list]:
-        """Everything that grows by rows."""
-        journal = self.fed.journal
+    def _tables(self) -> dict[str, list[Row]]:
+        """All tables that grow by rows."""
+        log = self.fed.round_log
         return {
             "rounds": self.rows,
             "ledger": self.fed.ledger.rows,
-            "events": journal.events,
-            "visits": journal.visits,
+            "events": log.events,
+            "visits": log.visits,
         }
 
-    def _append(self, name: str, rows: Sequence[tuple]) -> None:
-        fresh = rows[self._written[name] :]
+    def _append(self, name: str, rows: Sequence[Row]) -> None:
+        added = rows[self._written[name] :]
         with (self.work / f"{name}.jsonl").open("a") as file:
-            file.writelines(json.dumps(row, default=_plain) + "\n" for row in fresh)
+            file.writelines(json.dumps(row, default=_plain) + "\n" for row in added)
         self._written[name] = len(rows)
 
     def _resume(self) -> None:
         fed = self.fed
         try:
-            state = checkpoint.load(self.work / "checkpoint.safetensors", fed.layout, fed.device)
-        except (SafetensorError, ValueError) as error:
-            raise self._damaged(f"checkpoint.safetensors: {error}") from error
+            state = checkpoint.load(self.work / CHECKPOINT, fed.layout, fed.device)
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
         self._written, self.last = state["written"], state["last"]
         self.selection = Selection(**state["selection"])
         for name, rows in self._tables().items():
-            rows[:] = self._kept(name)
+            rows[:] = self._read_rows(name)
         fed.restore(state["memory"])
         if self.stale:
-            fed.halt()
+            fed.stop()
 
-    def _kept(self, name: str) -> list[Any]:
-        """The rows that the checkpoint knows of; what a killed round appended is cut off."""
+    def _read_rows(self, name: str) -> list[Any]:
+        """Read the rows up to the checkpoint, and cut off those that an interrupted round appended."""
         path, scratch = self.work / f"{name}.jsonl", self.work / f"{name}.writing"
         lines = path.read_text().splitlines()[: self._written[name]] if path.exists() else []
         if len(lines) < self._written[name]:
@@ -163,4 +169,4 @@ class Recorder:
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{value!r} is no plain value")
+    raise TypeError(f"{value!r} cannot be stored: log numbers, text, True, False or None")

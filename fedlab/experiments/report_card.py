@@ -1,4 +1,4 @@
-"""What a run says of itself to a human reader: its card, and what it was computed with."""
+"""The report card of a run, a page for human readers, and the environment that computed it."""
 
 import json
 import platform
@@ -14,7 +14,7 @@ from fedlab.federation import Federation
 
 
 def environment(record: Recorder) -> dict[str, Any]:
-    """What the run was computed with."""
+    """Versions and hardware that computed the run."""
     packages = ("fedlab-workbench", "torch", "monai", "numpy", "pandas", "scikit-learn")
     return {
         "python": sys.version.split()[0],
@@ -22,13 +22,13 @@ def environment(record: Recorder) -> dict[str, Any]:
         "device": _device_name(record.fed.device),
         "threads": torch.get_num_threads(),
         "execution": sorted(record.fed.execution.used),
-        "sites side by side": record.fed.execution.lanes.count,
+        "sites in parallel": record.fed.execution.workers,
         "packages": {name: version(name) for name in packages},
     }
 
 
 def card(record: Recorder, experiment: Experiment) -> str:
-    """One page for a human reader."""
+    """Write the report card as Markdown."""
     fed, chosen = record.fed, record.selection
     data = fed.partition.cases.card
     settings = [f"| {name} | {value} |" for name, value in experiment.model_dump().items()]
@@ -37,8 +37,8 @@ def card(record: Recorder, experiment: Experiment) -> str:
     lines = [
         f"# {experiment.method} on {data.get('title', experiment.dataset)}",
         "",
-        f"{len(fed.sites)} institutions, {fed.union.cases} training cases, {fed.round} rounds;{_held_out(fed)}"
-        f" {total:,} bytes crossed institutions' borders.",
+        f"{len(fed.sites)} sites, {fed.union.cases} training cases, {fed.round} rounds;{_held_out(fed)}"
+        f" {total:,} bytes were sent or received.",
         "",
         *rounds,
         "",

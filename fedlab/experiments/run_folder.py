@@ -1,4 +1,4 @@
-"""The run folder: everything a finished run leaves behind, readable without the code that made it."""
+"""The run folder: all files of a finished run, readable without the code that made it."""
 
 import contextlib
 import errno
@@ -23,19 +23,62 @@ from fedlab.core.warnings import warn
 from fedlab.core.weights import Weights
 from fedlab.evaluation.evaluate import owners
 from fedlab.experiments.experiment import CODE, Experiment
-from fedlab.experiments.recorder import Recorder
+from fedlab.experiments.recorder import CHECKPOINT, Recorder
 from fedlab.experiments.report_card import card, environment
 from fedlab.federation import Ensemble, Localised
 from fedlab.partitioning.partitions import Partition
 
-FORMAT = 4  # of the run folder; a folder of another format is refused, not misread
+FORMAT = 4  # of the run folder; a folder of another format is refused
 UNFINISHED = ".unfinished"
 CHOICES = ("last", "best")
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run, read from its folder when looked at."""
+    """A finished run; its tables and weights are read from its folder when they are first used.
+
+    Attributes
+    ----------
+    folder : Path
+        The run folder.
+    experiment : Experiment
+        The description of the run.
+    method, task, headline : str
+        The method; the task of the dataset; the metric by which models are chosen and which figures show first.
+    classes : list of str
+        Names of the classes.
+    unseen : tuple of str
+        Sites held out of training.
+    partition_table : pandas.DataFrame
+        Columns case, site, split; held-out sites included.
+    rounds : pandas.DataFrame
+        Columns round, model, site, split, metric, value, bytes, steps, samples, seconds.
+    predictions : pandas.DataFrame
+        Columns model, choice, site, split, case, unit, label, p0, p1, ...
+    ledger : pandas.DataFrame
+        Columns round, site, direction, other, what, bytes, messages.
+    events : pandas.DataFrame
+        Columns round, site, event, detail.
+    visits : pandas.DataFrame
+        Columns round, visit, at, site, metric, value.
+    models : list of str
+        Models whose weights are stored: "global", or names of sites.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=1)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> run = fedlab.run(base, folder=folder.name)
+    >>> run.models, run.headline
+    (['global'], 'auroc')
+    >>> sorted(run.predictions["split"].unique())
+    ['test', 'val']
+    >>> {name: tuple(tensor.shape) for name, tensor in run.weights("global").items()}
+    {'1.weight': (1, 256), '1.bias': (1,)}
+    >>> folder.cleanup()
+    """
 
     folder: Path
 
@@ -67,7 +110,7 @@ class Run:
 
     @property
     def headline(self) -> str:
-        """Name of the metric that models are chosen by and figures show first."""
+        """The metric by which models are chosen and which figures show first."""
         return str(self._about["headline"])
 
     @property
@@ -77,59 +120,95 @@ class Run:
 
     @cached_property
     def partition_table(self) -> pd.DataFrame:
-        """Which case was whose: case, site, split; unseen sites' among them."""
+        """The site and split of each case: columns case, site, split; held-out sites included."""
         return pd.read_parquet(self.folder / "partition.parquet")
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
-        """Tidy: round, model, site, split, metric, value, bytes, steps, samples, seconds.
+        """Metrics of each round in tidy form: round, model, site, split, metric, value, bytes, steps, samples, seconds.
 
         split: train (loss, influence; at site "all sites" the measures of `engine.update_statistics` and the critical
-        path), val, test, and unseen for the test cases of sites held out of training.
+        path), val, test, and unseen for the test cases of held-out sites.
         """
         return pd.read_parquet(self.folder / "rounds.parquet")
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
-        """Case by case: model, choice, site, split, case, unit, label, p0, p1, ...; split is val, test or unseen.
+        """Class probabilities case by case: model, choice, site, split, case, unit, label, p0, p1, ...
 
-        label: the true one; where sites differ in annotation `marked` beside it, as the site's readers wrote it.
+        split: val, test, or unseen for held-out sites. label: the true one; `annotated`, where sites differ in
+        annotation, is the one that the site's readers wrote.
         """
-        return pd.read_parquet(self.folder / "predictions.parquet")
+        found = pd.read_parquet(self.folder / "predictions.parquet")
+        return found.rename(columns={"marked": "annotated"})  # as earlier versions called it
 
     @cached_property
     def ledger(self) -> pd.DataFrame:
-        """What crossed: round, site, direction (down, up, peer), other (server or a site), what, bytes, messages."""
+        """Messages between sites and server: round, site, direction (down, up, peer), other, what, bytes, messages.
+
+        other: the server or the other site.
+        """
         return pd.read_parquet(self.folder / "ledger.parquet")
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        """Who was absent, late, failed, elected or left out: round, site, event, detail."""
+        """Absent, late, failed, elected and excluded sites: columns round, site, event, detail."""
         return pd.read_parquet(self.folder / "events.parquet")
 
     @cached_property
     def visits(self) -> pd.DataFrame:
-        """A travelling model between its visits: round, visit, at, site, metric, value on validation cases.
+        """A travelling model after each visit: round, visit, at, site, metric, value on validation cases.
 
-        Empty unless the experiment says watch_visits=True.
+        Empty unless the experiment has watch_visits=True.
         """
         return pd.read_parquet(self.folder / "visits.parquet")
 
     @property
     def models(self) -> list[str]:
-        """Whose weights are kept: "global", or the names of sites."""
+        """Models whose weights are stored: "global", or the names of sites."""
         with safe_open(self.folder / "weights.safetensors", "pt") as file:
             return _owners(file)
 
     def trainable(self, model: str = "global", choice: str = "last") -> Tensor:
-        """All trainable parameters of a model as one vector (P,), in float64; normalisation statistics are none."""
+        """All trainable parameters of a model as one vector, without normalisation statistics.
+
+        Parameters
+        ----------
+        model : str, default "global"
+            A name in `models`.
+        choice : {"last", "best"}, default "last"
+            The model of the last round, or of the round that is best on validation cases.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (P,), float64.
+        """
         state = self.weights(model, choice)
         with safe_open(self.folder / "weights.safetensors", "pt") as file:
             names = json.loads(file.metadata()["trainable"])
         return torch.cat([state[name].double().flatten() for name in names])
 
     def weights(self, model: str = "global", choice: str = "last") -> dict[str, Tensor]:
-        """Name -> tensor, as a state dict, of the global model or of a site's own, of the last or the best round."""
+        """State dict of the global model or of the model of a site.
+
+        Parameters
+        ----------
+        model : str, default "global"
+            A name in `models`.
+        choice : {"last", "best"}, default "last"
+            The model of the last round, or of the round that is best on validation cases.
+
+        Returns
+        -------
+        dict
+            Name -> tensor, as `torch.nn.Module.load_state_dict` takes it.
+
+        Raises
+        ------
+        ValueError
+            If there is no such model or choice.
+        """
         with safe_open(self.folder / "weights.safetensors", "pt") as file:
             about = {key: json.loads(text) for key, text in file.metadata().items()}
             stored = about["same"].get(f"{choice}/{model}", f"{choice}/{model}")
@@ -150,10 +229,33 @@ def _owners(file: Any) -> list[str]:
 
 
 def read(folder: str | Path) -> Run:
-    """A finished run; ValueError where the folder is none, or of another format."""
+    """Read a finished run.
+
+    Parameters
+    ----------
+    folder : str or Path
+        A run folder.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    ValueError
+        If the folder is no run folder, unfinished, damaged or of another format.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> fedlab.runs.read("no/such/folder")
+    Traceback (most recent call last):
+    ...
+    ValueError: no/such/folder is no run folder: it has no experiment.json
+    """
     path = Path(folder)
     if path.name.endswith(UNFINISHED):
-        raise ValueError(f"{path} is an unfinished run: run its experiment again, and it goes on where it stopped")
+        raise ValueError(f"{path} is an unfinished run: run its experiment again, and it resumes")
     if not (path / "experiment.json").is_file():
         raise ValueError(f"{path} is no run folder: it has no experiment.json")
     try:
@@ -171,75 +273,109 @@ def read(folder: str | Path) -> Run:
 
 
 def find(root: str | Path) -> list[Run]:
-    """All finished runs in a folder, in order of name; what cannot be read is passed over with a warning."""
+    """Find all finished runs in a folder.
+
+    Parameters
+    ----------
+    root : str or Path
+        The folder that holds run folders.
+
+    Returns
+    -------
+    list of Run
+        In order of name. Folders that cannot be read are left out with a warning.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     runs = fedlab.grid(base, folder=folder, method=["local", "fedavg"])
+    ...     print([run.method for run in fedlab.runs.find(folder)])
+    ...     print([run.method for run in fedlab.runs.like(base, folder)])
+    ['fedavg', 'local']
+    ['fedavg', 'local']
+    """
     found = []
     for folder in sorted(path.parent for path in Path(root).glob("*/experiment.json")):
         if not folder.name.endswith(UNFINISHED):
             try:
                 found.append(read(folder))
             except ValueError as error:
-                warn(f"passed over: {error}")
+                warn(f"left out: {error}")
     return found
 
 
 def like(experiment: Experiment, root: str | Path) -> list[Run]:
-    """The finished runs that differ from this experiment in method and seed alone: what may be compared."""
+    """Find the finished runs that differ from an experiment only in method and seed, so that they can be compared.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    root : str or Path
+        The folder that holds run folders.
+
+    Returns
+    -------
+    list of Run
+        In order of name. Runs of methods that are not defined here are left out with a warning.
+    """
     wanted = experiment.with_(method="local", seed=0)
     return [run for run in find(root) if _known(run) and run.experiment.with_(method="local", seed=0) == wanted]
 
 
 def _known(run: Run) -> bool:
-    """Whether this process has what the run names: the functions of a notebook's own cell are known only there."""
+    """Whether all functions that the run names are defined here; those of a notebook's cell are known only there."""
     about = run._about["experiment"]
     for field in ("method", "model", "schedule", "participation", "aggregate", "attack"):
         registry = CODE[field]
         if field in about and (name := split_call(about[field], registry.kind)[0]) not in registry:
-            told = f"left out: {run.folder} was run with {registry.kind} {name!r}, which nothing here defines"
-            warn(told)
+            warn(f"left out: {run.folder} was run with {registry.kind} {name!r}, which is not defined here")
             return False
     return True
 
 
 def folder_of(experiment: Experiment, part: Partition, root: Path) -> Path:
-    """Where this experiment's run is, or will be."""
+    """The folder of an experiment's run, finished or not."""
     words = re.sub(r"[^\w.=-]+", "_", f"{Path(experiment.dataset).name}-{experiment.method}").strip("_")
     return root / f"{words}-{experiment.identity(part, FORMAT)}"
 
 
 def unfinished(target: Path) -> Path:
-    """The folder that a run works in until it is finished."""
+    """The folder in which a run is kept until it is finished."""
     return target.with_name(target.name + UNFINISHED)
 
 
 def finish(record: Recorder, experiment: Experiment, target: Path) -> Run:
-    """Write all files into the unfinished folder, then give it its final name in one step."""
+    """Write all files into the unfinished folder, then rename it in one step."""
     work, part = unfinished(target), record.fed.partition
     part.table.to_parquet(work / "partition.parquet", index=False)
     record.frame().to_parquet(work / "rounds.parquet", index=False)
     record.predictions().to_parquet(work / "predictions.parquet", index=False)
     record.fed.ledger.frame().to_parquet(work / "ledger.parquet", index=False)
-    record.fed.journal.event_frame().to_parquet(work / "events.parquet", index=False)
-    record.fed.journal.visit_frame().to_parquet(work / "visits.parquet", index=False)
+    record.fed.round_log.event_frame().to_parquet(work / "events.parquet", index=False)
+    record.fed.round_log.visit_frame().to_parquet(work / "visits.parquet", index=False)
     _save_weights(record, work / "weights.safetensors")
     _write_json(work / "environment.json", environment(record))
     (work / "card.md").write_text(card(record, experiment))
     _write_json(work / "experiment.json", _about(record, experiment))
-    for scratch in [work / "checkpoint.safetensors", *work.glob("*.jsonl")]:
+    for scratch in [work / CHECKPOINT, *work.glob("*.jsonl")]:
         scratch.unlink(missing_ok=True)
     work.replace(target)
     return Run(target)
 
 
-def alone(target: Path) -> BaseFileLock:
-    """A lock on one run: a second process that is asked for it waits, and then finds it finished."""
+def lock(target: Path) -> BaseFileLock:
+    """Lock one run: a second process that starts it waits, and then finds it finished."""
     locks = target.parent / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
     return FileLock(locks / target.name)
 
 
 @contextlib.contextmanager
-def writing(work: Path) -> Iterator[None]:
-    """Say what to do when the disk is full; what is written so far stays."""
+def keep_on_full_disk(work: Path) -> Iterator[None]:
+    """Raise an error with advice when the disk is full; the files written so far stay."""
     try:
         yield
     except Exception as error:
@@ -249,11 +385,11 @@ def writing(work: Path) -> Iterator[None]:
         raise OSError(
             errno.ENOSPC,
             f"no space left on the disk of {work}: the rounds so far are kept there; free some space and run the same"
-            " experiment again, and it goes on where it stopped",
+            " experiment again, and it resumes",
         ) from error
     finally:
         with contextlib.suppress(OSError):
-            work.rmdir()  # only where nothing was begun
+            work.rmdir()  # only if it is empty
 
 
 def _about(record: Recorder, experiment: Experiment) -> dict[str, Any]:
@@ -271,7 +407,7 @@ def _about(record: Recorder, experiment: Experiment) -> dict[str, Any]:
 
 
 def _save_weights(record: Recorder, path: Path) -> None:
-    """`choice/owner/name` -> tensor; a best model that is the last one is stored once and named in the metadata."""
+    """Write tensors under choice/owner/name; a best model that equals the last one is only named in the metadata."""
     tensors: dict[str, Tensor] = {}
     same: dict[str, str] = {}
     last = dict(_each_model(record, "last"))
@@ -301,14 +437,14 @@ def _each_model(record: Recorder, choice: str) -> Iterator[tuple[str, Weights]]:
         else:
             if isinstance(model, Localised):
                 yield owner, model.shared
-                if "local" in models:  # sites have models of their own, beside their view of the shared one
+                if "local" in models:  # sites have their own models besides
                     continue
             members = model.models if isinstance(model, Ensemble) else model.sites
             yield from ((site, members[k]) for k, site in enumerate(sites))
 
 
 def _named(record: Recorder, prefix: str, weights: Weights) -> dict[str, Tensor]:
-    state = record.fed.layout.state(weights.to("cpu"))
+    state = weights.to("cpu").state_dict()
     return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
 
 

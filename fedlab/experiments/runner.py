@@ -1,11 +1,12 @@
-"""Running experiments: one, or a grid of them; finished ones are returned, interrupted ones go on."""
+"""Run one experiment or a grid. Finished runs are loaded, interrupted runs resume."""
 
 import itertools
+import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,20 @@ from fedlab.core.warnings import warn
 from fedlab.data.home import home
 from fedlab.engine.devices import Load, device_name, find_device, idle_gpu
 from fedlab.engine.seed_batching import LockstepRun
-from fedlab.engine.threads import threads_for
+from fedlab.engine.thread_pool import threads_for
 from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import Experiment
-from fedlab.experiments.multi_seed import MOST, companies, in_step, worthwhile
-from fedlab.experiments.processes import PendingRun, side_by_side
+from fedlab.experiments.multi_seed import MAX_RUNS, run_in_lockstep, seed_groups, worthwhile
+from fedlab.experiments.observer import Observer, find_observer
+from fedlab.experiments.processes import PendingRun, run_in_processes
 from fedlab.experiments.recorder import Recorder
 from fedlab.experiments.run_folder import Run
 from fedlab.federation import Federation
 from fedlab.partitioning.build import ARGUMENTS
 from fedlab.partitioning.partitions import Partition
+
+FEDERATION_FIELDS = ("dataset", *(name for name in ARGUMENTS if name != "seed"), "partition_seed")
+Folder = str | Path | None
 
 
 def run(
@@ -34,15 +39,52 @@ def run(
     partition: Partition | None = None,
     *,
     folder: str | Path | None = None,
-    live: bool = False,
+    live: bool | Observer = False,
 ) -> Run:
-    """Train and evaluate one experiment; its folder is written whole or not at all.
+    """Train and evaluate one experiment.
 
-    partition: an explicit one, in the place of the one that the experiment describes. folder: where run folders are
-    kept, default `$FEDLAB_RUNS` or `out/runs`. A finished identical run is returned as it is; one that was interrupted
-    goes on at its last finished round, bit for bit. live: one figure that follows the training.
+    The run folder is written as a whole or not at all. A finished identical run is loaded; an interrupted one resumes
+    after its last finished round, bit for bit.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The description of the run.
+    partition : Partition, optional
+        An explicit partition; by default the one that the experiment describes.
+    folder : str or Path, optional
+        Where run folders are kept, by default `$FEDLAB_RUNS` or `out/runs`.
+    live : bool or Observer, default False
+        True shows one figure that follows the training; an observer is called after every round.
+
+    Returns
+    -------
+    Run
+        The finished run, read from its folder.
+
+    Raises
+    ------
+    ProtocolError
+        If the data of a site do not fit the task.
+    DivergedError
+        If training diverges at a site.
+    OSError
+        If the disk is full. The rounds so far are kept.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=2)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> run = fedlab.run(base, folder=folder.name)
+    >>> int(run.rounds["round"].max())
+    2
+    >>> fedlab.run(base, folder=folder.name).folder == run.folder  # loaded, not trained again
+    True
+    >>> folder.cleanup()
     """
-    return _run(experiment, partition, folder, _screen(live))
+    return _run(experiment, partition, folder, find_observer(live))
 
 
 def grid(
@@ -50,42 +92,76 @@ def grid(
     *,
     partition: Partition | None = None,
     folder: str | Path | None = None,
-    live: bool = False,
+    live: bool | Observer = False,
     workers: int = 1,
     **axes: list[Any],
 ) -> list[Run]:
-    """One run for each combination, the last axis fastest: `grid(base, method=["local", "fedavg"], seed=[0, 1])`.
+    """Run one experiment for each combination of values.
 
-    Finished runs are not run again. All combinations are validated before the first one starts. Runs that differ only
-    in their seed go on in step where sites are stacked, see `execution`, and their sites train as one model. workers:
-    runs at a time, each in a process with its share of the processor's cores; runs on GPUs are placed round robin in
-    their order (see `engine.devices.assign_gpus`). live: one figure that follows the training of one run after the
-    other; a line of their rounds where several train at a time.
+    All combinations are validated before the first run starts. Finished runs are loaded, not run again. Where sites
+    are batched (see the field `execution`), runs that differ only in their seed train in lock-step as one model.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The settings that all runs share.
+    partition : Partition, optional
+        An explicit partition for all runs.
+    folder : str or Path, optional
+        Where run folders are kept, by default `$FEDLAB_RUNS` or `out/runs`.
+    live : bool or Observer, default False
+        True shows one figure that follows one run after the other, or one line of progress where several train at a
+        time.
+    workers : int, default 1
+        Runs at a time, each in its own process with its share of the processor's cores. Runs on GPUs are placed round
+        robin in their order.
+    **axes : list
+        Values of fields of the experiment, such as `method=["local", "fedavg"], seed=[0, 1]`.
+
+    Returns
+    -------
+    list of Run
+        One for each combination, the last axis fastest.
+
+    Raises
+    ------
+    ValueError
+        If a field is unknown, a combination is invalid, or `workers` is below 1.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     runs = fedlab.grid(base, folder=folder, method=["local", "fedavg"], seed=[0, 1])
+    ...     print([(run.method, run.experiment.seed) for run in runs])
+    [('local', 0), ('local', 1), ('fedavg', 0), ('fedavg', 1)]
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers={workers!r}: give a number of processes, from 1 up")
     experiments = _combinations(experiment, partition, axes)
-    begun, screen = time.perf_counter(), _screen(live)
-    if workers > 1 and (tasks := _unfinished(experiments, partition, folder)):
-        side_by_side(_in_process, tasks, workers, None if screen is None else screen.tell)
-    together = {id(company[0]): company for company in (companies(experiments) if workers == 1 else [])}
+    begun, observer = time.perf_counter(), find_observer(live)
+    if workers > 1 and (pending := _unfinished(experiments, partition, folder)):
+        run_in_processes(_run_in_process, pending, workers, None if observer is None else observer.tell)
+    groups = {id(group[0]): group for group in (seed_groups(experiments) if workers == 1 else [])}
     finished = []
     for one in experiments:
-        _in_step(together.get(id(one), []), partition, folder, screen)
-        finished.append(_run(one, partition, folder, screen))
-    if screen is not None:
-        screen.conclude(f"{len(finished)} runs in {time.perf_counter() - begun:.0f} s")
+        _run_seeds(groups.get(id(one), []), partition, folder, observer)
+        finished.append(_run(one, partition, folder, observer))
+    if observer is not None:
+        observer.conclude(f"{len(finished)} runs in {time.perf_counter() - begun:.0f} s")
     return finished
 
 
 def _combinations(experiment: Experiment, partition: Partition | None, axes: dict[str, list[Any]]) -> list[Experiment]:
-    """All of a grid, the last axis fastest."""
+    """All experiments of a grid, the last axis fastest; ValueError before any of them runs."""
     for name, values in axes.items():
         if name not in Experiment.model_fields:
             raise ValueError(f"unknown parameter {name!r}: {nearest(name, Experiment.model_fields)}")
         if isinstance(values, str) or not hasattr(values, "__iter__"):
             raise ValueError(f"{name}={values!r}: a grid takes a list of values, such as [{values!r}]")
-        if partition is not None and name in _FEDERATION:
+        if partition is not None and name in FEDERATION_FIELDS:
             raise ValueError(f"{name!r} describes a federation, but `partition` is one: leave out one of the two")
     each = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     experiments = [experiment.with_(**changes) for changes in each]
@@ -94,119 +170,118 @@ def _combinations(experiment: Experiment, partition: Partition | None, axes: dic
     return experiments
 
 
-def _unfinished(
-    experiments: list[Experiment], partition: Partition | None, folder: str | Path | None
-) -> list[PendingRun]:
-    targets = {_target(one, partition if partition is not None else _dealt(one), folder): one for one in experiments}
-    missing = [(target, one) for target, one in targets.items() if not target.exists()]
-    return [PendingRun(one, partition, target) for target, one in missing]
+def _unfinished(experiments: list[Experiment], partition: Partition | None, folder: Folder) -> list[PendingRun]:
+    """The runs that have no finished folder yet."""
+    targets = {_target(one, partition or _partition_of(one), folder): one for one in experiments}
+    return [PendingRun(one, partition, target) for target, one in targets.items() if not target.exists()]
 
 
-def _in_step(company: list[Experiment], partition: Partition | None, folder: str | Path | None, screen: Any) -> None:
-    """Do those runs that are not finished yet together, where that is faster."""
-    if len(company) > 1 and company[0].execution in ("auto", "vmap"):
-        part = partition if partition is not None else _dealt(company[0])
-        tasks = _unfinished(company, part, folder)
-        if len(tasks) > 1 and worthwhile(company[0], part):
-            in_step(partial(_in_thread, _current(company[0])), tasks, None if screen is None else screen.tell)
+def _run_seeds(group: list[Experiment], partition: Partition | None, folder: Folder, observer: Observer | None) -> None:
+    """Run those experiments of a group that are not finished in lock-step, where that is faster."""
+    if len(group) > 1 and group[0].execution in ("auto", "vmap"):
+        part = partition or _partition_of(group[0])
+        pending = _unfinished(group, part, folder)
+        if len(pending) > 1 and worthwhile(group[0], part):
+            in_thread = partial(_run_in_thread, _current_gpu(group[0]))
+            run_in_lockstep(in_thread, pending, None if observer is None else observer.tell)
 
 
-def _current(experiment: Experiment) -> int | None:
-    """The GPU that "cuda" means here; in a new thread it would be GPU 0 again, whatever the user has set."""
+def _current_gpu(experiment: Experiment) -> int | None:
+    """The GPU that "cuda" means in this thread; a new thread would start with GPU 0."""
     return torch.cuda.current_device() if find_device(experiment.device).type == "cuda" else None
 
 
-def _in_process(experiment: Experiment, partition: Partition | None, target: Path) -> None:
-    """One run of a grid; its folder's name is given, since a user's own code may have no source here."""
-    _do(experiment, partition if partition is not None else _dealt(experiment), target, None)
+def _run_in_process(experiment: Experiment, partition: Partition | None, target: Path) -> None:
+    """Run one experiment of a grid; the target is given, since the source of user code may be missing here."""
+    _execute(experiment, partition or _partition_of(experiment), target, None)
 
 
-def _in_thread(
-    gpu: int | None, experiment: Experiment, partition: Partition, target: Path, member: LockstepRun
+def _run_in_thread(
+    gpu: int | None, experiment: Experiment, partition: Partition, target: Path, lockstep: LockstepRun
 ) -> None:
-    """One run of several that go on in step."""
+    """Run one of several experiments in lock-step."""
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    _do(experiment, partition, target, None, member)
+    _execute(experiment, partition, target, None, lockstep)
 
 
-def _run(experiment: Experiment, partition: Partition | None, folder: str | Path | None, screen: Any) -> Run:
-    part = partition if partition is not None else _dealt(experiment)
-    return _do(experiment, part, _target(experiment, part, folder), screen)
+def _run(experiment: Experiment, partition: Partition | None, folder: Folder, observer: Observer | None) -> Run:
+    part = partition or _partition_of(experiment)
+    return _execute(experiment, part, _target(experiment, part, folder), observer)
 
 
-def _target(experiment: Experiment, part: Partition, folder: str | Path | None) -> Path:
+def _target(experiment: Experiment, part: Partition, folder: Folder) -> Path:
     return run_folder.folder_of(experiment, part, Path(folder or os.environ.get("FEDLAB_RUNS", "out/runs")))
 
 
-def _do(experiment: Experiment, part: Partition, target: Path, screen: Any, beside: LockstepRun | None = None) -> Run:
-    if target.exists():  # also where nobody may write
+def _execute(
+    experiment: Experiment,
+    part: Partition,
+    target: Path,
+    observer: Observer | None,
+    lockstep: LockstepRun | None = None,
+) -> Run:
+    """Load the finished run of a folder, or train it in the unfinished folder and publish that as a whole."""
+    if target.exists():  # before the lock, for folders without write access
         return run_folder.read(target)
     work = run_folder.unfinished(target)
-    with run_folder.writing(work), run_folder.alone(target), _repeatable():
+    with run_folder.keep_on_full_disk(work), run_folder.lock(target), _repeatable():
         if target.exists():
             return run_folder.read(target)
         work.mkdir(parents=True, exist_ok=True)
-        fed = Federation(part, experiment.model, experiment, beside)
-        if reason := idle_gpu(experiment, fed.device, _load(fed, 1 if beside is None else MOST)):
+        fed = Federation(part, experiment.model, experiment, lockstep)
+        if reason := idle_gpu(experiment, fed.device, _load(fed, 1 if lockstep is None else MAX_RUNS)):
             warn(reason)
         with threads_for(fed.layout.parameters, fed.device):
-            record = _train(experiment, fed, work, screen)
+            record = _train(experiment, fed, work, observer)
             return run_folder.finish(record, experiment, target)
 
 
-def _load(fed: Federation, runs_in_step: int) -> Load:
-    """What this run, and those that train with it as one model, give the device to do."""
+def _load(fed: Federation, runs: int) -> Load:
+    """How much work the device gets from this run, and from the runs that train with it as one model."""
     batches = [min(fed.settings.batch_size or site.cases, site.cases) for site in fed.sites]
-    streamed = any(event == "images streamed" for _, _, event, _ in fed.journal.events)
+    streamed = any(event == "images streamed" for _, _, event, _ in fed.round_log.events)
     space = tuple(fed.partition.cases.shape[1:])
-    return Load(fed.layout.parameters, space, max(batches), sum(batches) * runs_in_step, streamed)
+    return Load(fed.layout.parameters, space, max(batches), sum(batches) * runs, streamed)
 
 
-def _train(experiment: Experiment, fed: Federation, work: Path, screen: Any) -> Recorder:
+def _train(experiment: Experiment, fed: Federation, work: Path, observer: Observer | None) -> Recorder:
+    """Train all rounds that are missing, record each, and warn of settings that had no effect."""
     record, trained = Recorder(fed, work), False
-    if screen is not None:
-        title = f"{experiment.method} on {experiment.dataset}"
-        screen.restart(experiment.rounds, title, device_name(fed.device))
+    if observer is not None:
+        observer.restart(experiment.rounds, f"{experiment.method} on {experiment.dataset}", device_name(fed.device))
     try:
         for outcome in algorithms.start(experiment.method, fed):
             trained = True
             record.add(outcome)
-            if screen is not None:
-                screen.update(record.frame(), fed.round)
+            if observer is not None:
+                observer.update(record.frame(), fed.round)
             if record.stale:
-                fed.halt()
+                fed.stop()
         record.conclude()
     finally:
-        if screen is not None:
-            screen.close()
-    if trained and (idle := fed.without_effect()):
-        warn(
-            f"{' and '.join(idle)}: no effect on {experiment.method!r}, whose way of training has no place for it; its"
-            " results are those without"
-        )
-    if trained and (reason := fed.execution.fallback()):
-        warn(
-            f"execution={fed.settings.execution!r} has no place in {experiment.method!r}: {reason}; it was carried out"
-            " one site after another, with the same results"
-        )
+        if observer is not None:
+            observer.close()
+    if trained:
+        _warn_of_unused_settings(experiment, fed)
     return record
 
 
-def _screen(live: bool) -> Any:
-    """The live figure, if it is wanted; nothing is shown before a run trains."""
-    if not live:
-        return None
-    from fedlab.notebook.live import Live
-
-    return Live(1, "")
+def _warn_of_unused_settings(experiment: Experiment, fed: Federation) -> None:
+    if unused := fed.without_effect():
+        warn(f"{' and '.join(unused)}: no effect on {experiment.method!r}; its results are those without")
+    if reason := fed.execution.fallback():
+        warn(
+            f"execution={fed.settings.execution!r} cannot be used by {experiment.method!r}: {reason}; sites were"
+            " trained one after another, with the same results"
+        )
 
 
 @contextmanager
 def _repeatable() -> Iterator[None]:
-    """While a run trains: deterministic kernels, and float32 that is float32 (no TF32; precision="bf16" is for speed).
+    """Use deterministic kernels and full float32 (no TF32; precision="bf16" is for speed) while a run trains.
 
-    The caller's choice is put back afterwards.
+    The caller's settings are restored afterwards.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
@@ -217,17 +292,15 @@ def _repeatable() -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-_FEDERATION = ("dataset", *(name for name in ARGUMENTS if name != "seed"), "partition_seed")
-_latest: dict[str, Partition] = {}
-
-
-def _dealt(experiment: Experiment) -> Partition:
-    """The partition of an experiment; the latest one is kept, so that a grid deals its cases once."""
+def _partition_of(experiment: Experiment) -> Partition:
+    """The partition that an experiment describes, made once for all experiments of a grid that share it."""
+    described = json.dumps({name: getattr(experiment, name) for name in FEDERATION_FIELDS})
     folders = Path(experiment.dataset).expanduser(), home() / experiment.dataset
     stamps = [path.stat().st_mtime_ns for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    key = repr([stamps, experiment.own_code(), *(getattr(experiment, name) for name in _FEDERATION)])
-    if key not in _latest:
-        part = experiment.deal()
-        _latest.clear()
-        _latest[key] = part
-    return _latest[key]
+    return _make_partition(described, tuple(stamps), tuple(experiment.user_code()))
+
+
+@lru_cache(maxsize=1)
+def _make_partition(described: str, stamps: tuple[int, ...], code: tuple[str, ...]) -> Partition:
+    """Make a partition; stamps and code: when the dataset's files and the user's functions last changed."""
+    return Experiment(**json.loads(described)).make_partition()

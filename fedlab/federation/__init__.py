@@ -1,12 +1,8 @@
-"""Sites, one shared model, and the calls that move and train weights: all that an algorithm sees.
-
-assembly: putting it together. calendar: rounds and memory. practice: training at sites. exchange: the wire and the
-merge. Each builds on the one before; `Federation` is the whole.
-"""
+"""Federation of sites: which take part, what crosses their borders, how they train, how their models are merged."""
 
 from fedlab.federation.federation import Federation
-from fedlab.federation.round_result import Ensemble, Localised, Model, Round
-from fedlab.federation.site_update import DivergedError
-from fedlab.federation.sites import ALL, RoundContext, Site
+from fedlab.federation.round_log import DivergedError
+from fedlab.federation.rounds import Ensemble, Localised, Model, Round, RoundContext
+from fedlab.federation.sites import ALL, Site
 
 __all__ = ["ALL", "DivergedError", "Ensemble", "Federation", "Localised", "Model", "Round", "RoundContext", "Site"]

@@ -1,125 +1,693 @@
-"""The federation that an algorithm acts on: sites, one shared model, and the calls that move and train weights.
+"""Federation: what a method sees. It broadcasts, trains, gathers and merges models in rounds.
 
-An algorithm sees `fed.fit`, the wire (`broadcast`, `gather`, `hand_over`), `fed.merge`, `fed.memory` and `fed.rounds`;
-where the pixels are, how steps are executed, who takes part, what stays at a site and how models are merged is decided
-below, for every algorithm alike.
+A federation is composed of parts, each of which owns its state:
+
+* `schedule`: rounds and the method's memory
+* `channel`: ledger, critical path, hooks, the holder of a travelling model
+* `server`: broadcast and merge, with `aggregate`, `attack` and `secure_sum` of the settings
+* `trainer`: local training, with the execution engines
+* `private`: parameters that stay at the sites; `optimizers`: their optimizer state between rounds
+* `participation`: which sites take part in which round
+* `round_log`: losses, resource use, logged numbers, events
+
+The parts apply the settings, so that each of them works for every method.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 
+from fedlab.core.layout import Layout
+from fedlab.core.memory import to_device
+from fedlab.core.typing import Bools, Floats, Ints
+from fedlab.core.warnings import MinorityWarning, warn
 from fedlab.core.weights import Weights, stack
+from fedlab.engine import pixel_normalisation
 from fedlab.engine.batches import Batches
-from fedlab.federation.channel import Ledger
-from fedlab.federation.communication import Exchange
-from fedlab.federation.round_log import Cost
-from fedlab.federation.round_result import Ensemble, Localised, Model
+from fedlab.engine.cuda_graph import CudaGraphEngine
+from fedlab.engine.device_dataset import DeviceDataset
+from fedlab.engine.devices import find_device
+from fedlab.engine.dispatch import Execution
+from fedlab.engine.flat_model import FlatModel
+from fedlab.engine.loop import SequentialEngine
+from fedlab.engine.optimizers import optimizer_of
+from fedlab.engine.seed_batching import LockstepRun
+from fedlab.federation.attacks import Attack
+from fedlab.federation.channel import Channel, Ledger
+from fedlab.federation.local_training import Corrections, Features, LocalTraining, Options, StepRange
+from fedlab.federation.participation import Participation
+from fedlab.federation.round_log import Cost, RoundLog
+from fedlab.federation.rounds import Ensemble, Localised, Model, RoundContext, Schedule
+from fedlab.federation.server import Server
+from fedlab.federation.settings import FederationSettings
+from fedlab.federation.sites import ALL, LocalParameters, OptimizerStates, Site
+from fedlab.learning import models
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRICS
+from fedlab.learning.tasks import Task, task_of
+from fedlab.partitioning import validation
+from fedlab.partitioning.partitions import Partition
 
-ATTENDANCE = ("participation", "availability", "stragglers", "failures")  # settings of rounds in which sites meet
+MINORITY = 0.1  # total variation between a site's classes and those of all sites above which a rule may reject it
+SYNCHRONOUS = ("participation", "availability", "stragglers", "failures")  # settings of common rounds
 
 
-class Federation(Exchange):
-    """Sites of a partition with one architecture, on one device.
+class Federation:
+    """Sites of a partition with one model architecture on one device: what a method works on.
 
-    sites: those that train, in ascending order; unseen ones are not among them. shares: n_k / N, float64 (K,). start:
-    initial weights, alike everywhere. union: all training cases as one site. labels: (cases,) as the sites' readers
-    wrote them. wire: what crossed. journal: what the present round cost and what happened so far.
+    Parameters
+    ----------
+    partition : Partition
+        Cases, sites and splits. Held-out sites do not train.
+    model : str
+        A name of `fedlab.MODELS`, with options: "small_cnn(width=32)".
+    settings : FederationSettings
+        Local training, participation, merging and attacks; `fedlab.Experiment` is one.
+    seed_batch : LockstepRun, optional
+        The place of this run among runs of other seeds that train in lock-step.
+
+    Attributes
+    ----------
+    sites : list of Site
+        Training sites in ascending order; `union` is the site of all their cases.
+    names : tuple of str
+        Their names.
+    shares : ndarray of float64, shape (K,)
+        n_k / N, the shares of training cases.
+    start : Weights
+        Initial model, the same at every site.
+    layout : Layout
+        Where each tensor of the model is in the flat vector.
+    labels : ndarray of int64, shape (cases,)
+        Labels as the annotators of each site wrote them.
+    ledger : Ledger
+        Bytes and messages that crossed so far.
+
+    Examples
+    --------
+    Federated averaging for one round, written with the calls of a method:
+
+    >>> import fedlab
+    >>> from fedlab.federation import Federation
+    >>> from fedlab.federation.settings import FederationSettings
+    >>> part = fedlab.partition(fedlab.load("phantoms(cases=80)"), sites=2)
+    >>> fed = Federation(part, "logistic", FederationSettings(rounds=1, local_steps=1, device="cpu"))
+    >>> state = fed.memory(w=fed.start)
+    >>> for round in fed.rounds(state):
+    ...     sent = fed.broadcast(state.w)
+    ...     state.w = fed.merge(state.w, fed.gather(fed.fit(sent, round)))
+    >>> sorted(set(fed.ledger.frame()["direction"]))
+    ['down', 'up']
     """
 
-    watched = False
+    def __init__(
+        self, partition: Partition, model: str, settings: FederationSettings, seed_batch: LockstepRun | None = None
+    ) -> None:
+        self.partition, self.settings = partition, settings
+        self.task: Task = task_of(partition.cases)
+        validation.check(partition)
+        self.device = find_device(settings.device)
+        self.labels = partition.annotated_labels(np.arange(len(partition.cases)))
+        self.names = tuple(name for name in partition.sites if name not in partition.unseen)
+        attack = Attack.of(settings.attack, len(self.names))
+        targets = self._training_labels(attack)
+        self.sites = [self._site(name, partition.index(name, "train"), targets) for name in self.names]
+        everything = np.sort(np.concatenate([site.batches.index for site in self.sites]))
+        self.union = self._site(ALL, everything, targets)
+        counts = np.array([site.cases for site in self.sites], np.float64)
+        self.shares = counts / counts.sum()
+        s = settings
+        scheme = s.participation, s.availability, s.stragglers, s.failures
+        self.participation = Participation(self.names, self.shares, s.seed, *scheme)
+        self.schedule, self.round_log = Schedule(settings, self.participation), RoundLog()
+        engine = self._engine(model, targets, seed_batch)
+        self.layout, self.start = engine.flat.layout, engine.flat.read()
+        self.private = LocalParameters(self.layout, settings.batchnorm, self.start, len(self.sites))
+        self.optimizers = OptimizerStates(settings.local_optimizer, self.private)
+        self.channel = Channel(self.names, self.private)
+        self.trainer = LocalTraining(
+            execution=Execution(engine, lambda: self._another_engine(model, engine), settings.execution, seed_batch),
+            settings=settings,
+            sites=self.sites,
+            shares=self.shares,
+            private=self.private,
+            optimizers=self.optimizers,
+            channel=self.channel,
+            log=self.round_log,
+        )
+        self.server = Server(
+            settings=settings,
+            names=self.names,
+            shares=self.shares,
+            participation=self.participation,
+            attack=attack,
+            schedule=self.schedule,
+            private=self.private,
+            optimizers=self.optimizers,
+            channel=self.channel,
+            log=self.round_log,
+            sent=self.start,
+        )
+        self._exchange_pixel_statistics()
+        if engine.dataset.streamed:
+            self.round_log.record_event(
+                "images streamed", "they do not fit into memory: read from a scratch file as needed"
+            )
+        self._warn_of_minorities(targets)
 
-    @property
-    def ledger(self) -> Ledger:
-        """What crossed institutions' borders so far."""
-        return self.wire.ledger
+    # -- construction ------------------------------------------------------------------------------------------------
 
-    @property
-    def costs(self) -> dict[str, Cost]:
-        """What the present round took at each site."""
-        return self.journal.costs
+    def _training_labels(self, attack: Attack) -> NDArray[np.int64]:
+        """Labels (cases,) that sites train on: the annotators', or flipped by an attack."""
+        labels = self.labels.copy()
+        for k in attack.sites if attack.flips_labels else ():
+            index = self.partition.index(self.names[k], "train")
+            labels[index] = self.task.highest_label - labels[index]
+        return labels
 
-    @property
-    def updates(self) -> dict[str, float]:
-        """How far the sites' updates of the present round point apart, see `fedlab.engine.update_statistics`."""
-        return self.journal.updates
+    def _site(self, name: str, index: Ints, labels: Ints) -> Site:
+        """The site with these training cases."""
+        batches = Batches(name, index, self.settings.batch_size, self.settings.seed)
+        return Site(name, batches, labels[index])
 
-    def without_effect(self) -> list[str]:
-        """Settings that the method, having gone its rounds, did not heed, though models crossed."""
-        asked = self.settings
-        idle = {
-            "aggregate": asked.aggregate != "mean" and not self.merger.used,
-            "secure_sum": asked.secure_sum and not self.merger.used,
-            "attack": self.attack.who and not self.attack.flips_labels and not self.attackable,
-            "local_optimizer": asked.local_optimizer != "reset" and not self.optimizers.used,
-            "watch_visits": asked.watch_visits and not self.watched,
-            "batchnorm": asked.batchnorm == "pooled" and not (self.merger.used or self.mixing),
-        }
-        fields = type(asked).model_fields
-        idle |= {n: getattr(asked, n) != fields[n].default and not self.together for n in ATTENDANCE}
-        crossed = any(row[4] == "weights" for row in self.ledger.rows)
-        return [f"{name}={getattr(asked, name)!r}" for name, is_idle in idle.items() if is_idle and crossed]
+    def _engine(self, model: str, labels: Ints, seed_batch: LockstepRun | None) -> SequentialEngine:
+        """The engine of the model, with all images; runs in lock-step share them."""
+        dataset = None if seed_batch is None else seed_batch.scheduler.dataset
+        built = self._build(model, self.settings.seed)
+        if dataset is None:
+            dataset = DeviceDataset(self.partition, self.task.targets(labels), self.device, self.settings)
+        if seed_batch is not None:
+            seed_batch.scheduler.dataset = dataset
+        layout = Layout.of(built, pooled=self.settings.batchnorm == "pooled")
+        return self._engine_of(built, layout, dataset)
 
-    def localised(self, model: Weights | Ensemble) -> Model:
-        """The model to evaluate: together with what it is at each site, where sites keep a part of it to themselves."""
-        if isinstance(model, Ensemble):
-            return Ensemble(model.models.bare(), model.shares)
-        model = model.bare()
-        if not self.staying.any or model.stacked or self.union.name in self.journal.charged:
-            return model
-        anywhere = self.staying.mean(model, self.shares)
-        return Localised(anywhere, stack([self.at_site(model, k) for k in range(len(self.sites))]))
+    def _another_engine(self, model: str, first: SequentialEngine) -> SequentialEngine:
+        """One more engine on the same images, to train sites in parallel."""
+        return self._engine_of(self._build(model, 0), first.flat.layout, first.dataset)
 
-    def acquainted(self, w: Weights, index: NDArray[np.int64]) -> Weights:
-        """A model whose batch normalisation statistics are those of these images, for which no label is needed.
+    def _build(self, model: str, seed: int) -> nn.Sequential:
+        """The network with initial weights."""
+        settings, cases = self.settings, self.partition.cases
+        return models.build(model, cases.shape, self.task.outputs, seed, settings.batchnorm)
 
-        The same model where it has none, or where they are frozen.
+    def _engine_of(self, model: nn.Sequential, layout: Layout, dataset: DeviceDataset) -> SequentialEngine:
+        """The engine that trains this network on these images."""
+        settings = self.settings
+        model = model.to(device=self.device, dtype=settings.dtype)
+        flat = FlatModel(model, layout, frozen_norm=settings.batchnorm == "frozen")
+        decays = layout.mask("weight")[: layout.trained].to(self.device)
+        graphs = settings.execution == "cuda_graph" or (settings.execution == "auto" and self.device.type == "cuda")
+        kind = CudaGraphEngine if graphs else SequentialEngine
+        return kind(flat, dataset, self.task, optimizer_of(settings, decays), settings)
+
+    def _exchange_pixel_statistics(self) -> None:
+        """Count the statistics that sites exchange before the first round to standardise images in the same way."""
+        if self.settings.normalisation == "global":
+            up, down = pixel_normalisation.statistics_bytes(self.partition.cases.shape[0])
+            for name in self.names:
+                self.ledger.record(0, name, "up", "statistics", up)
+                self.ledger.record(0, name, "down", "statistics", down)
+
+    def _warn_of_minorities(self, labels: Ints) -> None:
+        """Warn that a robust rule cannot tell a malicious site from an honest one with other patients."""
+        rule = self.settings.aggregate
+        if rule.split("(")[0] in ("mean", "clipped") or self.server.attack.sites:
+            return
+        each = [np.bincount(site.labels, minlength=int(labels.max()) + 1) / site.cases for site in self.sites]
+        apart = np.abs(np.stack(each) - self.shares @ np.stack(each)).sum(1) / 2
+        if apart.max() > MINORITY:
+            warn(
+                f"aggregate={rule!r} may reject sites that merely differ: the classes at"
+                f" {self.names[int(apart.argmax())]} are {apart.max():.0%} apart from those of all sites (total"
+                " variation): see each site's `influence` in run.rounds before you trust the result",
+                MinorityWarning,
+            )
+
+    # -- rounds ------------------------------------------------------------------------------------------------------
+
+    def memory(self, **initial: Any) -> SimpleNamespace:
+        """State of the method between rounds, which a checkpoint stores.
+
+        Parameters
+        ----------
+        **initial
+            Name and initial value of each: weights, dense tensors, arrays, numbers, text, or lists, tuples and dicts
+            of these.
+
+        Returns
+        -------
+        SimpleNamespace
+            Attributes of these names; in a resumed run with the values after its last complete round.
         """
-        size = self.settings.batch_size or max(1, len(index))
-        pieces = Batches("", index, size, 0).sweep() if len(index) else iter(())
-        return self._engine.recalibrate(w, list(pieces))
+        state = self.schedule.memory(**initial)
+        self.channel.begin(self.schedule.number)
+        self.round_log.number = self.schedule.number
+        return state
 
-    def predict(self, model: Weights | Ensemble, index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Probabilities (n, classes) of one model or an ensemble for these cases."""
+    def rounds(self, state: SimpleNamespace, *, synchronous: bool = True) -> Iterator[RoundContext]:
+        """Iterate over the rounds that are left.
+
+        Parameters
+        ----------
+        state : SimpleNamespace
+            From `memory`.
+        synchronous : bool, default True
+            Whether sites take part in common rounds. With False every site trains in every round, and the settings
+            of participation have no effect.
+
+        Yields
+        ------
+        RoundContext
+            `number` from 1, learning rate `lr`, and the positions of `available` and `reporting` sites.
+        """
+        for context in self.schedule.rounds(state, synchronous):
+            self.round_log.begin(context.number)
+            self.channel.begin(context.number)
+            self.round_log.record_participants(self.names, context.participants)
+            yield context
+
+    @property
+    def round(self) -> int:
+        """Number of the present round; 0 before the first one."""
+        return self.schedule.number
+
+    def log(self, name: str, value: float | Tensor, site: str | None = None) -> None:
+        """Log a number of the present round for `run.rounds`.
+
+        Parameters
+        ----------
+        name : str
+            The metric in `run.rounds`.
+        value : float or Tensor of shape ()
+            A tensor on the device is read at the end of the round.
+        site : str, optional
+            Name of the site; by default all sites.
+        """
+        self.round_log.record_number(name, value, site or ALL)
+
+    def note(self, event: str, detail: str = "", site: str = "") -> None:
+        """Record an event of the present round for `run.events`.
+
+        Parameters
+        ----------
+        event : str
+            What happened, such as "leader".
+        detail : str, optional
+            More about it.
+        site : str, optional
+            Name of the site at which it happened.
+        """
+        self.round_log.record_event(event, detail, site)
+
+    # -- local training ----------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        start: Weights,
+        round: RoundContext,
+        *,
+        at: int | Site | None = None,
+        steps: int | None = None,
+        part: StepRange | None = None,
+        keep_optimizer: bool | None = None,
+        private: bool = False,
+        **corrections: Any,
+    ) -> Weights:
+        """Local training at all sites, or at one.
+
+        Parameters
+        ----------
+        start : Weights
+            Models (m, ...) from which the sites start, or one model if `at` is given. Of a broadcast stack, sites
+            that fail or are late are left out of the result.
+        round : RoundContext
+            The present round.
+        at : int or Site, optional
+            Position of the only site that trains, or `fed.union`.
+        steps : int, optional
+            Optimizer steps in this round; by default those of the settings.
+        part : tuple, optional
+            Only the steps from part[0] to part[1] of the round, as numbers of steps (int) or shares (float).
+        keep_optimizer : bool, optional
+            Whether the result carries the optimizer state; a start that carries one continues from it. By default
+            `local_optimizer` of the settings decides for broadcast models, and others start from a new state.
+        private : bool, default False
+            Whether the trained model never leaves its site.
+        **corrections
+            What the method adds to local steps: `pull=(mu, anchor)` adds mu (w - anchor) to the gradient, `shift` is
+            added to it; `rule`, `term`, `frozen`, `batches`, `weights`, `rate`, `decays` see
+            `fedlab.federation.local_training.Corrections`.
+
+        Returns
+        -------
+        Weights
+            Trained models (m, ...), or one model if `at` is given.
+        """
+        options = Options(steps, part, keep_optimizer, private)
+        if at is None:
+            return self.trainer.fit(start, round, Corrections(**corrections), options)
+        return self.trainer.fit_one(start, round, at, Corrections(**corrections), options)
+
+    def gradient(self, models: Weights) -> tuple[Floats, Tensor]:
+        """Loss (m,) and gradient (m, P) of each site's model over all its training cases.
+
+        Parameters
+        ----------
+        models : Weights
+            Models (m, ...) of sites.
+
+        Returns
+        -------
+        tuple of ndarray (m,) and Tensor (m, P)
+            With the L2 term of the optimizer.
+        """
+        return self.trainer.gradient(models)
+
+    def losses(self, models: Weights) -> Floats:
+        """Loss (m,) of each site's model (m, ...) over all its training cases."""
+        return self.trainer.losses(models)
+
+    def features(self, models: Weights) -> list[Features]:
+        """Input of the last stage of each site's model (m, ...) for its training cases, found by their rows."""
+        return self.trainer.features(models)
+
+    # -- communication -----------------------------------------------------------------------------------------------
+
+    def broadcast(self, w: Weights, **tensors: Tensor) -> Weights:
+        """Send the shared model from the server to the available sites.
+
+        Parameters
+        ----------
+        w : Weights
+            One model.
+        **tensors
+            Tensors that are sent with it to every site; the ledger counts them under their names.
+
+        Returns
+        -------
+        Weights
+            A stack (m, ...) of the model as each site uses it, with its private parameters.
+        """
+        return self.server.broadcast(w, tensors)
+
+    def gather(self, models: Weights, **tensors: Tensor) -> Weights:
+        """Send the sites' models to the server.
+
+        Parameters
+        ----------
+        models : Weights
+            Trained models (m, ...).
+        **tensors
+            Tensors (m, ...) of which each site sends its row; the ledger counts them under their names.
+
+        Returns
+        -------
+        Weights
+            Models as they arrive (m, ...): malicious sites send something else, private parameters are not among
+            them. Empty if there are too few for the aggregation rule.
+        """
+        return self.server.gather(models, tensors)
+
+    def merge(self, w: Weights, models: Weights, weighting: str | Floats = "cases", rule: str | None = None) -> Weights:
+        """Merge gathered models by the aggregation rule of the settings (the weighted mean by default).
+
+        Parameters
+        ----------
+        w : Weights
+            The model that was broadcast.
+        models : Weights
+            Gathered models (m, ...), possibly none.
+        weighting : {"cases", "uniform"} or ndarray (m,), default "cases"
+            n_k / N over the reporting sites, equal weights, or coefficients of the updates.
+        rule : str, optional
+            Replaces `aggregate` of the settings.
+
+        Returns
+        -------
+        Weights
+            w + C (merged - w), where C is the sum of the coefficients, usually 1; w itself if there is no model.
+        """
+        return self.server.merge(w, models, weighting, rule)
+
+    def average(self, sent: Weights, round: RoundContext, weighting: str = "cases", **corrections: Any) -> Weights:
+        """Train, gather and merge: one round of averaging.
+
+        The same as `fit`, `gather` and `merge`, but large models of many sites are merged one by one if nothing needs
+        all of them.
+
+        Parameters
+        ----------
+        sent : Weights
+            The stack from `broadcast`.
+        round : RoundContext
+            The present round.
+        weighting : {"cases", "uniform"}, default "cases"
+            See `merge`.
+        **corrections
+            See `fit`.
+
+        Returns
+        -------
+        Weights
+            The merged model. If no update arrived it is the very model that was broadcast: `mean is state.w`.
+        """
+        broadcast = self.server.sent
+        sites = tuple(k for k in sent.owners if k in round.reporting)
+        if self.execution.batches_sites or not self.server.merges_one_by_one(len(sites)):
+            arrived = self.gather(self.fit(sent, round, **corrections))
+            return self.merge(broadcast, arrived, weighting) if len(arrived) else broadcast
+        coefficients = self.weights(sites, weighting)
+        total = float(coefficients.sum())
+        mean = self.trainer.fit_streaming(sent, round, Corrections(**corrections), coefficients / coefficients.sum())
+        w = broadcast.without_moments()
+        self.channel.send_up(w.expand(sites), lambda row, k: {})
+        return self.server.step(w, mean, sites, coefficients / total, total)
+
+    def weights(self, sites: Sequence[int], weighting: str = "cases") -> Floats:
+        """Coefficients (m,) of the updates of these sites, which depend on `participation` and weighting."""
+        return self.server.weights(sites, weighting)
+
+    def site_weights(self, weighting: str) -> Floats:
+        """Weights (K,) of all sites: "cases" n_k / N or "uniform" 1 / K."""
+        return self.server.site_weights(weighting)
+
+    def hand_over(self, w: Weights, to: int, *, via_server: bool = False) -> Weights:
+        """Send a travelling model from the site that has it to the next one.
+
+        Parameters
+        ----------
+        w : Weights
+            The model, with the optimizer state that it carries. The server has the initial one.
+        to : int
+            Position of the next site; nothing crosses if it has the model already.
+        via_server : bool, default False
+            Whether it is sent to the server first, and from there to the site, even to the same one.
+
+        Returns
+        -------
+        Weights
+            The model as the next site uses it, with its private parameters.
+        """
+        if via_server:
+            self.channel.hand_over_via_server(w, to)
+        else:
+            self.channel.hand_over(w, to)
+        return self.private.at(w, to)
+
+    def gather_at(self, leader: int, models: Weights, reference: Weights) -> Weights:
+        """Send the models (m, ...) of sites to one of them, the leader.
+
+        Parameters
+        ----------
+        leader : int
+            Position of the leader.
+        models : Weights
+            Models (m, ...), the leader's among them.
+        reference : Weights
+            The model from which all of them started.
+
+        Returns
+        -------
+        Weights
+            Models as they arrive, see `gather`.
+        """
+        arrived = self.server.receive(models.without_moments(), reference)
+        self.channel.gather_at(leader, arrived, masked=self.settings.secure_sum)
+        return arrived
+
+    def publish(self, w: Weights, leader: int, sites: Sequence[int]) -> Weights:
+        """Send the leader's model to these sites; as each of them uses it: a stack (m, ...)."""
+        self.channel.publish(w.without_moments(), leader, sites)
+        return self.private.at_sites(w, sites)
+
+    def exchange(self, models: Weights, neighbours: Bools) -> None:
+        """Send each site's model (m, ...) to its neighbours, a symmetric matrix (m, m)."""
+        self.channel.exchange(models.without_moments(), neighbours)
+
+    # -- private parameters ------------------------------------------------------------------------------------------
+
+    def keep_local(self, mask: Tensor) -> None:
+        """Keep coordinates of the model at the sites from now on: private parameters, which never cross.
+
+        Parameters
+        ----------
+        mask : Tensor of bool, shape (size,)
+            Coordinates in the flat vector, such as `fed.layout.mask("batchnorm")` or `fedlab.core.stages.head`.
+        """
+        self.private.add(mask)
+
+    def at_sites(self, w: Weights, sites: Sequence[int]) -> Weights:
+        """A model as each of these sites uses it, with its private parameters: a stack (m, ...)."""
+        return self.private.at_sites(w, sites)
+
+    def shared(self, vectors: Tensor) -> Tensor:
+        """Vectors (..., P) with zeros at the private parameters."""
+        return self.private.without_private(vectors)
+
+    # -- tensors of the model's shape --------------------------------------------------------------------------------
+
+    def zeros(self, *rows: int) -> Tensor:
+        """Zeros of the shape of a model's parameters, (P,), or of several, (rows, P)."""
+        return self.start.vector.new_zeros(*rows, self.layout.trained)
+
+    def column(self, values: ArrayLike) -> Tensor:
+        """Numbers (m,) as a column (m, 1) that multiplies the rows of a stack."""
+        return to_device(np.asarray(values, np.float64), self.device).to(self.start.vector.dtype)[:, None]
+
+    # -- prediction --------------------------------------------------------------------------------------------------
+
+    def predict(self, model: Weights | Ensemble, index: Ints) -> Floats:
+        """Predict probabilities with one model or an ensemble.
+
+        Parameters
+        ----------
+        model : Weights or Ensemble
+            One model, not a stack.
+        index : ndarray of int64, shape (n,)
+            Positions of cases in `fed.partition.cases`.
+
+        Returns
+        -------
+        ndarray of float64, shape (n, classes)
+            Probabilities.
+        """
         return self.predict_each([(model, index)])[0]
 
-    def predict_each(self, asked: Sequence[tuple[Weights | Ensemble, NDArray[np.int64]]]) -> list[NDArray[np.float64]]:
-        """Probabilities (n, classes) of several models, of each for its cases, side by side."""
+    def predict_each(self, pairs: Sequence[tuple[Weights | Ensemble, Ints]]) -> list[Floats]:
+        """Probabilities (n, classes) of several models, each for its cases, in parallel."""
         members = [
             (model.models[k], index) if isinstance(model, Ensemble) else (model, index)
-            for model, index in asked
+            for model, index in pairs
             for k in range(len(model.models) if isinstance(model, Ensemble) else 1)
         ]
-        self.settle()
+        self.check_finite()
         found = iter(self.execution.predict(members))
         return [
             np.tensordot(model.shares, np.stack([next(found) for _ in model.shares]), 1)
             if isinstance(model, Ensemble)
             else next(found)
-            for model, _ in asked
+            for model, _ in pairs
         ]
 
-    def validate(self, w: Weights) -> NDArray[np.float64]:
-        """The headline metric (K,) of one model on each site's validation cases; NaN where it is undefined."""
-        return np.array(self._validated(w, range(len(self.sites))), np.float64)
+    def validate(self, w: Weights) -> Floats:
+        """The headline metric (K,) of one model on each site's validation cases; NaN if it is undefined."""
+        return np.array(self._validation_scores(w, range(len(self.sites))), np.float64)
 
-    def _validated(self, w: Weights, who: Sequence[int]) -> list[float]:
-        each = [self.partition.index(self.names[k], "val") for k in who]
-        found = self.predict_each([(self.at_site(w, k), index) for k, index in zip(who, each, strict=True)])
+    def score(self, w: Weights, k: int) -> float:
+        """The headline metric of a model on site k's validation cases, higher is better; NaN if there are none."""
+        sign = 1 if HIGHER_IS_BETTER[self.task.metrics[0]] else -1
+        return sign * self._validation_scores(w, [k])[0]
+
+    def record_visit(self, w: Weights, site: str) -> None:
+        """With `watch_visits`: record how a travelling model does at every site after its visit to one."""
+        self.round_log.has_visits = True
+        if self.settings.watch_visits and self.schedule.evaluated:
+            scores = dict(zip(self.names, self.validate(w), strict=True))
+            self.round_log.record_visit(site, self.task.metrics[0], scores)
+
+    def _validation_scores(self, w: Weights, sites: Sequence[int]) -> list[float]:
+        """The headline metric at each of these sites."""
+        each = [self.partition.index(self.names[k], "val") for k in sites]
+        found = self.predict_each([(self.private.at(w, k), index) for k, index in zip(sites, each, strict=True)])
         y, measure = self.task.targets(self.labels), METRICS.function(self.task.metrics[0])
         return [float(measure(y[i], p)) if len(i) else np.nan for i, p in zip(each, found, strict=True)]
 
-    def score(self, w: Weights, k: int) -> float:
-        """The headline metric of a model on site k's validation cases, such that higher is better; NaN without any."""
-        sign = 1 if HIGHER_IS_BETTER[self.task.metrics[0]] else -1
-        return sign * self._validated(w, [k])[0]
+    # -- what a run needs of a federation ----------------------------------------------------------------------------
 
-    def watch(self, w: Weights, at: str) -> None:
-        """Record how a travelling model does on every site's validation cases after a visit, if that is wanted."""
-        self.watched = True
-        if self.settings.watch_visits and self.due:
-            self.journal.visit(
-                self.round, at, self.task.metrics[0], dict(zip(self.names, self.validate(w), strict=True))
-            )
+    @property
+    def engine(self) -> SequentialEngine:
+        """The engine that holds the model (`engine.flat.model`) and the images on the device."""
+        return self.trainer.engine
+
+    @property
+    def execution(self) -> Execution:
+        """How sites are trained: modes used so far, workers, fallbacks."""
+        return self.trainer.execution
+
+    @property
+    def ledger(self) -> Ledger:
+        """Bytes and messages that crossed so far."""
+        return self.channel.ledger
+
+    @property
+    def costs(self) -> dict[str, Cost]:
+        """Resource use of each site in the present round."""
+        return self.round_log.costs
+
+    @property
+    def updates(self) -> dict[str, float]:
+        """Statistics of the sites' updates in the present round, see `fedlab.engine.update_statistics`."""
+        return self.round_log.updates
+
+    def check_finite(self) -> None:
+        """Raise DivergedError if a training diverged; reads the round's numbers from the device in one transfer."""
+        self.round_log.check_finite()
+
+    def stop(self) -> None:
+        """Make the present round the last one."""
+        self.schedule.stop()
+
+    def snapshot(self) -> dict[str, Any]:
+        """State of the federation after a round: the method's memory, what stays at sites, the holder of the model."""
+        held = {"_own": self.private.models, "_trained": self.private.trained, "_holder": self.channel.holder}
+        return {**vars(self.schedule.state), **held, "_optimizers": self.optimizers.states}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a snapshot."""
+        self.private.models, self.private.trained = state.pop("_own"), state.pop("_trained")
+        self.optimizers.states, self.channel.holder = state.pop("_optimizers"), state.pop("_holder")
+        self.schedule.restore(state)
+
+    def localised(self, model: Weights | Ensemble) -> Model:
+        """The model to evaluate: with the model of each site if parameters are private."""
+        if isinstance(model, Ensemble):
+            return Ensemble(model.models.without_moments(), model.shares)
+        model = model.without_moments()
+        if not self.private.any or model.stacked or self.union.name in self.round_log.trained_sites:
+            return model
+        each = stack([self.private.at(model, k) for k in range(len(self.sites))])
+        return Localised(self.private.mean(model, self.shares), each)
+
+    def adapt_batchnorm(self, w: Weights, index: Ints) -> Weights:
+        """The model with batch normalisation statistics of these cases, for which no labels are needed."""
+        return self.trainer.adapt_batchnorm(w, index)
+
+    def without_effect(self) -> list[str]:
+        """Settings that had no effect on this method, although models crossed."""
+        settings, server = self.settings, self.server
+        unused = {
+            "aggregate": settings.aggregate != "mean" and not server.merged,
+            "secure_sum": settings.secure_sum and not server.merged,
+            "attack": bool(server.attack.sites) and not server.attack.flips_labels and not server.received,
+            "local_optimizer": settings.local_optimizer != "reset" and not self.optimizers.used,
+            "watch_visits": settings.watch_visits and not self.round_log.has_visits,
+            "batchnorm": settings.batchnorm == "pooled" and not (server.merged or self.channel.peers_exchanged),
+        }
+        fields = FederationSettings.model_fields
+        for name in SYNCHRONOUS:
+            unused[name] = getattr(settings, name) != fields[name].default and not self.schedule.synchronous
+        crossed = any(row[4] == "weights" for row in self.ledger.rows)
+        return [f"{name}={getattr(settings, name)!r}" for name, is_unused in unused.items() if is_unused and crossed]

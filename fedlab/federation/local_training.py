@@ -1,193 +1,321 @@
-"""Training and looking at the sites: the calls by which a method makes them work."""
+"""Local training: runs the steps that a method requests at its sites, and the passes over their training cases."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.core.memory import to_device
-from fedlab.core.weights import Weights, stack
+from fedlab.core.typing import Floats, Ints
+from fedlab.core.weights import Weights, stack, weighted_mean
 from fedlab.engine import update_statistics
-from fedlab.engine.local_task import LocalJob
+from fedlab.engine.batches import Batches
+from fedlab.engine.dispatch import Execution
+from fedlab.engine.local_task import LocalJob, LocalTask, Sampler, Trained, Usage
+from fedlab.engine.loop import SequentialEngine
 from fedlab.engine.streaming_mean import StreamingMean
-from fedlab.engine.thread_pool import by_size
-from fedlab.federation.rounds import Part, Rounds
-from fedlab.federation.site_update import Corrections
-from fedlab.federation.sites import RoundContext, Site
-from fedlab.federation.split_training import Split
+from fedlab.engine.thread_pool import largest_first
+from fedlab.federation.channel import Channel
+from fedlab.federation.round_log import RoundLog
+from fedlab.federation.rounds import RoundContext
+from fedlab.federation.settings import FederationSettings
+from fedlab.federation.sites import LocalParameters, OptimizerStates, Site
 
-Span = tuple[int | None, Part | None]  # steps in the round, and the part of them that is meant
-Keeping = tuple[bool | None, bool]  # whether to keep the optimizer's state, and whether the model is private
+StepRange = tuple[int, int] | tuple[float, float]  # first and last + 1 of a round's steps, counted or as shares
 
 
-class Practice(Rounds):
-    """A federation whose sites can train.
+@dataclass(frozen=True)
+class Corrections:
+    """What a method adds to local steps, for all sites or as one item for each row of the starts.
 
-    done: optimizer steps (m,) that the sites of the latest side-by-side training took.
+    pull: (mu, anchor) adds mu (w - anchor) to every gradient. shift: added to every gradient, (P,) or (m, P). rule,
+    term, frozen, batches, weights, decays: see `fedlab.engine.local_task`. rate: factor of the learning rate.
     """
 
-    done: NDArray[np.float64] = np.zeros(0)
+    pull: tuple[Any, Weights] | None = None
+    shift: Tensor | None = None
+    rule: Any = None  # a Rule
+    term: Any = None  # a Term, or one for each row
+    frozen: Tensor | None = None
+    batches: Sampler | None = None
+    weights: Tensor | None = None
+    rate: float = 1.0
+    decays: bool = True
 
-    def fit(
-        self,
-        start: Weights,
-        r: RoundContext,
-        *,
-        at: int | Site | None = None,
-        steps: int | None = None,
-        part: Part | None = None,
-        keep_optimizer: bool | None = None,
-        private: bool = False,
-        **corrections: Any,
-    ) -> Weights:
-        """Local training of all sites from their starts (m, ...), or of one site `at` from one start.
+    def task(self, row: int, batches: Sampler, first: int, steps: int, lr: float) -> LocalTask:
+        """The local task of one row."""
+        return LocalTask(
+            batches=self.batches or batches,
+            first=first,
+            steps=steps,
+            lr=lr * self.rate,
+            pull=self._pull(row),
+            shift=self.shift if self.shift is None or self.shift.ndim == 1 else self.shift[row],
+            rule=self.rule,
+            term=self.term[row] if isinstance(self.term, Sequence) else self.term,
+            frozen=self.frozen,
+            weights=self.weights,
+            decays=self.decays,
+            row=row,
+        )
 
-        Of starts that were broadcast, those of sites that fail or come too late are left out of the result.
-        corrections: pull=(mu, anchor), shift, rule, term, frozen, batches, weights, rate, see `Corrections`. steps:
-        optimizer steps in this round, instead of the experiment's. part: only the steps from .. to of them, or shares
-        of them. keep_optimizer: whether the result carries the optimizer's state; a start that carries one goes on with
-        it. Unless given, sites that start from a broadcast model do as `local_optimizer` has it, others begin afresh.
-        private: a model that never leaves the site.
-        """
-        asked, how = Corrections(**corrections), (keep_optimizer, private)
-        if at is None:
-            return self._fit_all(start, r, asked, (steps, part), how)
-        job = self._job(start, r, at, asked, 0, (steps, part), bool(keep_optimizer))
-        (trained,) = self._train([job], r, [at], private)
-        self.wire.path.train(self.local.last)
-        return trained
-
-    def _fit_all(self, start: Weights, r: RoundContext, asked: Corrections, span: Span, how: Keeping) -> Weights:
-        rows = _answering(start, r)
-        who = tuple(start.owners[i] for i in rows)
-        state = self.optimizers if start.sites is not None and how == (None, False) else None
-        keep = bool(how[0] or (state is not None and state.policy != "reset"))
-        room, jobs = start.blank(None if start.sites is None else who), []
-        for place, (i, k) in enumerate(zip(rows, who, strict=True)):
-            begin = start[i] if state is None else state.begin(start[i], k)
-            jobs.append(self._job(begin, r, k, asked, i, span, keep, room[place]))
-        each = self._train(jobs, r, who, how[1])
-        if state is not None:
-            for k, trained in zip(who, each, strict=True):
-                state.store(k, trained)
-        self._note_work()
-        if not how[1]:
-            self._measure_updates(start if len(who) == len(start) else start.only(who), room)
-        return stack(each, room.sites) if how[0] and each and each[0].moments is not None else room
-
-    def fit_running(
-        self, start: Weights, r: RoundContext, shares: NDArray[np.float64], asked: Corrections
-    ) -> StreamingMean:
-        """Local training of those who answer, whose models are merged as they come and let go.
-
-        start: what was broadcast, one model to all. shares: the weight of each who answers in the mean.
-        """
-        rows = _answering(start, r)
-        cases = self.shares[[start.owners[i] for i in rows]]
-        cases = cases / cases.sum()
-        jobs = [self._job(start[i], r, start.owners[i], asked, i, (None, None), False) for i in rows]
-        order = by_size([job.work.steps for job in jobs])
-        running = StreamingMean(start[0], [jobs[j].site for j in order], shares[order], cases[order])
-        self.local.fit(jobs, r, running=running)
-        self._note_work()
-        if not self.journal.measured:
-            self.journal.measure(running.lengths(), cases[order])
-        return running
-
-    def _note_work(self) -> None:
-        """What the latest training of all sites took."""
-        self.wire.path.train(self.local.last)
-        self.done = np.array([usage.steps for usage in self.local.last], np.float64)
-
-    def _job(
-        self, start: Weights, r: RoundContext, at: int | Site, asked: Corrections, i: int, span: Span, keep: bool,
-        room: Weights | None = None,
-    ) -> LocalJob:  # fmt: skip
-        """The task of a site from one start. i: the row of the starts whose corrections are meant."""
-        site, k = (self.sites[at], at) if isinstance(at, int) else (at, None)
-        first, last = self.span(r, site, k, *span)
-        return LocalJob(site.name, start, asked.work(i, site.batches, first, last - first, r.lr), keep, room)
-
-    def _train(self, jobs: list[LocalJob], r: RoundContext, at: Sequence[int | Site], private: bool) -> list[Weights]:
-        """The jobs done; what stays at the sites is kept there."""
-        each = self.local.fit(jobs, r, private)
-        for k, trained in zip(at, each, strict=True):
-            if isinstance(k, int) and not private:
-                self.staying.store(k, trained)
-        return each
-
-    def split(self, cut: int, tail: int = 0) -> Split:
-        """The model cut between institutions and a server, at a stage."""
-        return Split(self, cut, tail)
-
-    def _measure_updates(self, start: Weights, trained: Weights) -> None:
-        """Of the round's first training of all sites from one start, over the parameters that they share."""
-        shared = self.staying.shared
-        if not self.journal.measured and len(start) > 1:
-            shares = self.shares[list(start.owners)] / self.shares[list(start.owners)].sum()
-            found = update_statistics.lengths(start.parameters[0], trained.parameters, shares, shared)
-            self.journal.measure(found, shares, update_statistics.differing(start.parameters, shared))
-
-    def gradient(self, at: Weights) -> tuple[NDArray[np.float64], Tensor]:
-        """Loss (m,) and its gradient (m, P) over all training cases of each site, at the model of each."""
-        found = self._whole(at, True)
-        gradients = [gradient for _, gradient in found]
-        return self._numbers(found), torch.stack(gradients) if gradients else at.parameters
-
-    def losses(self, at: Weights) -> NDArray[np.float64]:
-        """The loss (m,) over all training cases of each site, at the model of each."""
-        return self._numbers(self._whole(at, False))
-
-    def _numbers(self, found: list[Any]) -> NDArray[np.float64]:
-        """The losses (m,) on the host; a training that diverged before is refused first."""
-        self.settle()
-        return torch.stack([loss for loss, _ in found]).cpu().numpy() if found else np.zeros(0)
-
-    def _whole(self, at: Weights, gradient: bool) -> list[Any]:
-        """(loss, gradient if wanted) of each site's model over all its training cases, side by side."""
-        models = [(at[i], self.sites[k].batches) for i, k in enumerate(at.owners)]
-        found = self.execution.each(lambda engine, model: engine.whole(model[0], model[1], gradient), models)
-        for k, (*_, usage) in zip(at.owners, found, strict=True):
-            self.journal.charge(self.sites[k].name, usage, private=True)
-        self.wire.path.train(usage for *_, usage in found)
-        return [both for *both, _ in found]
-
-    def case_weights(self, k: int) -> Tensor | None:
-        """The class weights of site k's training cases by their rows in the store; None where all are 1."""
-        weights = self.sites[k].class_weights
-        if np.all(weights == 1):
+    def _pull(self, row: int) -> tuple[float, Tensor] | None:
+        """(mu, anchor) of one row."""
+        if self.pull is None:
             return None
-        store = self._engine.store
-        each = torch.zeros(len(store.targets), dtype=store.dtype, device=self.device)
-        each[store.rows(self.sites[k].batches.index)] = to_device(weights, self.device).to(each.dtype)
-        return each
-
-    def features(self, models: Weights) -> list["Features"]:
-        """What enters the last stage of each model of a stack, for the training cases of its site."""
-        asked = [(models[i], self.sites[k].batches.index) for i, k in enumerate(models.owners)]
-        found = self.execution.each(lambda engine, model: engine.features(*model), asked)
-        store = self._engine.store
-        rows = [store.rows(index) for _, index in asked]
-        return [Features(values, where, len(store.targets)) for values, where in zip(found, rows, strict=True)]
+        mu, anchor = self.pull
+        return float(mu if np.ndim(mu) == 0 else mu[row]), (anchor[row] if anchor.stacked else anchor).parameters
 
 
-def _answering(start: Weights, r: RoundContext) -> list[int]:
-    """The rows of those who will answer; all where nothing was broadcast."""
-    answering = set(r.turnout.answering)
-    return [i for i, k in enumerate(start.owners) if start.sites is None or k in answering]
+@dataclass(frozen=True)
+class Options:
+    """How sites train, see `LocalTraining.fit`."""
+
+    steps: int | None = None
+    part: StepRange | None = None
+    keep_optimizer: bool | None = None
+    private: bool = False
 
 
 class Features:
-    """Representations (n, d) of a site's training cases, found by their rows in the store."""
+    """Representations (n, d) of a site's training cases, found by their rows in the device dataset."""
 
     def __init__(self, values: Tensor, rows: Tensor, count: int) -> None:
-        """count: how many rows the store has."""
+        """count: number of rows of the dataset."""
         self.values = values
         self._place = torch.full((count,), -1, dtype=torch.int64, device=rows.device)
         self._place[rows] = torch.arange(len(rows), device=rows.device)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         return self.values[self._place[rows]]
+
+
+@dataclass
+class LocalTraining:
+    """Trains models at sites and passes over their training cases.
+
+    steps: optimizer steps (m,) of each site in the latest training of several sites.
+    """
+
+    execution: Execution
+    settings: FederationSettings
+    sites: Sequence[Site]
+    shares: Floats
+    private: LocalParameters
+    optimizers: OptimizerStates
+    channel: Channel
+    log: RoundLog
+    steps: Floats = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def engine(self) -> SequentialEngine:
+        """Engine that holds the model and the device dataset."""
+        return self.execution.engine
+
+    def fit(self, start: Weights, round: RoundContext, corrections: Corrections, options: Options) -> Weights:
+        """Train at all sites from their starts (m, ...); of broadcast starts only at sites that report."""
+        rows = _reporting(start, round)
+        owners = tuple(start.owners[row] for row in rows)
+        resumes = start.sites is not None and options.keep_optimizer is None and not options.private
+        keep = bool(options.keep_optimizer or (resumes and self.optimizers.policy != "reset"))
+        trained, jobs = start.empty_like(None if start.sites is None else owners), []
+        for place, (row, k) in enumerate(zip(rows, owners, strict=True)):
+            begin = self.optimizers.load(start[row], k) if resumes else start[row]
+            task = self._task(self.sites[k], k, round, corrections, row, options)
+            jobs.append(LocalJob(self.sites[k].name, begin, task, keep, trained[place]))
+        each, usages = self._train(jobs, round, options.private)
+        self._record_usage(usages)
+        for k, w in zip(owners, each, strict=True):
+            if not options.private:
+                self.private.store(k, w)
+            if resumes:
+                self.optimizers.store(k, w)
+        if not options.private:
+            self._record_updates(start if len(owners) == len(start) else start.only(owners), trained)
+        if options.keep_optimizer and each and each[0].moments is not None:
+            return stack(each, trained.sites)
+        return trained
+
+    def fit_one(
+        self, start: Weights, round: RoundContext, at: int | Site, corrections: Corrections, options: Options
+    ) -> Weights:
+        """Train at one site, or on the union of all sites, from one start."""
+        site, k = (self.sites[at], at) if isinstance(at, int) else (at, None)
+        task = self._task(site, k, round, corrections, 0, options)
+        job = LocalJob(site.name, start, task, bool(options.keep_optimizer))
+        (trained,), usages = self._train([job], round, options.private)
+        if k is not None and not options.private:
+            self.private.store(k, trained)
+        self.channel.path.add_training(usages)
+        return trained
+
+    def fit_streaming(self, start: Weights, round: RoundContext, corrections: Corrections, shares: Floats) -> Weights:
+        """The weighted mean of the models of reporting sites, each of which is freed once it is added.
+
+        start: as broadcast. shares: weights (m,) of the reporting sites in the mean.
+        """
+        rows = _reporting(start, round)
+        owners = [start.owners[row] for row in rows]
+        cases = self.shares[owners] / self.shares[owners].sum()
+        jobs = []
+        for row, k in zip(rows, owners, strict=True):
+            task = self._task(self.sites[k], k, round, corrections, row, Options())
+            jobs.append(LocalJob(self.sites[k].name, start[row], task))
+        order = largest_first([job.local_task.steps for job in jobs])
+        mean = StreamingMean(start[0], [jobs[j].site for j in order], shares[order], cases[order])
+        _, usages = self._train(jobs, round, private=False, streaming=mean)
+        self._record_usage(usages)
+        if not self.log.has_updates:
+            self.log.record_updates(mean.squared_norms(), cases[order])
+        return mean.mean()
+
+    def step_range(
+        self, site: Site, k: int | None, round: RoundContext, steps: int | None = None, part: StepRange | None = None
+    ) -> tuple[int, int]:
+        """The first step of a site's batches and the last + 1, counted over all rounds.
+
+        A straggler does only its share of the steps.
+        """
+        total = steps or site.steps(self.settings)
+        share = 1.0 if k is None else round.participants.work.get(k, 1.0)
+        most = total if share == 1 else max(1, int(total * share))
+        first, last = (int(end * most + 1e-9) if isinstance(end, float) else end for end in part or (0, total))
+        base = ((round.data_round or round.number) - 1) * total
+        return base + min(first, most), base + min(last, most)
+
+    def _task(
+        self, site: Site, k: int | None, round: RoundContext, corrections: Corrections, row: int, options: Options
+    ) -> LocalTask:
+        """The local task of a site."""
+        first, last = self.step_range(site, k, round, options.steps, options.part)
+        return corrections.task(row, site.batches, first, last - first, round.lr)
+
+    def _train(
+        self, jobs: Sequence[LocalJob], round: RoundContext, private: bool, streaming: StreamingMean | None = None
+    ) -> tuple[list[Weights], list[Usage]]:
+        """Run the jobs; their models, unless they are added to a streaming mean, and what each took."""
+
+        def on_trained(job: LocalJob, trained: Trained, check_stopped: Callable[[], None]) -> Trained:
+            if trained.total is None:
+                trained = replace(trained, total=trained.weights.vector.sum())
+            if streaming is None:
+                return trained
+            streaming.add(job.site, trained.weights, check_stopped)
+            return replace(trained, weights=job.start)
+
+        found = self.execution.train(jobs, lambda job: naming_site(job.site, round), on_trained)
+        for job, trained in zip(jobs, found, strict=True):
+            assert trained.total is not None
+            lr = float(job.local_task.lr)
+            self.log.record_checked_training(job.site, trained.usage, trained.total, lr=lr, private=private)
+        return [trained.weights for trained in found], [trained.usage for trained in found]
+
+    def _record_usage(self, usages: Sequence[Usage]) -> None:
+        """Record a training of several sites, which work in parallel."""
+        self.channel.path.add_training(usages)
+        self.steps = np.array([usage.steps for usage in usages], np.float64)
+
+    def _record_updates(self, start: Weights, trained: Weights) -> None:
+        """Record statistics of the first updates of a round, over the parameters that sites share."""
+        shared = self.private.shared
+        if not self.log.has_updates and len(start) > 1:
+            shares = self.shares[list(start.owners)] / self.shares[list(start.owners)].sum()
+            norms = update_statistics.squared_norms(start.parameters[0], trained.parameters, shares, shared)
+            self.log.record_updates(norms, shares, update_statistics.count_different(start.parameters, shared))
+
+    # -- passes over the training cases ------------------------------------------------------------------------------
+
+    def gradient(self, models: Weights) -> tuple[Floats, Tensor]:
+        """Loss (m,) and its gradient (m, P) of each site's model over all its training cases."""
+        found = self._full_pass(models, True)
+        gradients = [gradient for _, gradient in found]
+        return self._losses(found), torch.stack(gradients) if gradients else models.parameters
+
+    def losses(self, models: Weights) -> Floats:
+        """Loss (m,) of each site's model over all its training cases."""
+        return self._losses(self._full_pass(models, False))
+
+    def _losses(self, found: list[Any]) -> Floats:
+        """The losses on the host; an earlier training that diverged is refused first."""
+        self.log.check_finite()
+        return torch.stack([loss for loss, _ in found]).cpu().numpy() if found else np.zeros(0)
+
+    def _full_pass(self, models: Weights, gradient: bool) -> list[Any]:
+        """(loss, gradient or None) of each site's model over all its training cases."""
+        each = [(models[row], self.sites[k].batches) for row, k in enumerate(models.owners)]
+        found = self.execution.map(lambda engine, one: engine.full_loss(one[0], one[1], gradient), each)
+        for k, (*_, usage) in zip(models.owners, found, strict=True):
+            self.log.record_training(self.sites[k].name, usage, private=True)
+        self.channel.path.add_training(usage for *_, usage in found)
+        return [both for *both, _ in found]
+
+    def features(self, models: Weights) -> list[Features]:
+        """The input of the last stage of each site's model for its training cases."""
+        each = [(models[row], self.sites[k].batches.index) for row, k in enumerate(models.owners)]
+        found = self.execution.map(lambda engine, one: engine.features(*one), each)
+        dataset = self.execution.dataset
+        rows = [dataset.rows(index) for _, index in each]
+        return [Features(values, where, len(dataset.targets)) for values, where in zip(found, rows, strict=True)]
+
+    def case_weights(self, k: int) -> Tensor | None:
+        """Class weights of site k's training cases by their rows in the device dataset; None if all are 1."""
+        weights = self.sites[k].class_weights
+        if np.all(weights == 1):
+            return None
+        dataset, device = self.execution.dataset, self.execution.device
+        each = torch.zeros(len(dataset.targets), dtype=dataset.dtype, device=device)
+        each[dataset.rows(self.sites[k].batches.index)] = to_device(weights, device).to(each.dtype)
+        return each
+
+    # -- statistics of batch normalisation ---------------------------------------------------------------------------
+
+    @property
+    def shares_statistics(self) -> bool:
+        """Whether the model has estimated normalisation statistics that cross."""
+        layout, mask = self.private.layout, self.private.mask
+        estimated = layout.mask("mean", "variance").to(mask.device) & ~mask
+        return self.settings.batchnorm != "frozen" and bool(estimated.any())
+
+    def recalibrate(self, w: Weights, sites: Sequence[int]) -> Weights:
+        """The travelling model with normalisation statistics pooled over these sites, which it visits without training.
+
+        The same model if sites share no statistics. The model is then where it was before.
+        """
+        if not self.shares_statistics or not len(sites):
+            return w
+        holder, found = self.channel.holder, []
+        for k in sites:
+            self.channel.hand_over(w.without_moments(), to=k)
+            here = self.private.at(w.without_moments(), k)
+            found.append(self.engine.recalibrate(here, list(self.sites[k].batches.sweep())))
+        self.channel.holder = holder
+        shares = self.shares[list(sites)]
+        union = weighted_mean(stack(found).with_pooled_variances(), shares / shares.sum())
+        return Weights(self.private.layout, union.vector, union.counts)
+
+    def adapt_batchnorm(self, w: Weights, index: Ints) -> Weights:
+        """The model with normalisation statistics of these cases; the same model if it has none or they are frozen."""
+        size = self.settings.batch_size or max(1, len(index))
+        batches = Batches("", index, size, 0).sweep() if len(index) else iter(())
+        return self.engine.recalibrate(w, list(batches))
+
+
+@contextmanager
+def naming_site(site: str, round: RoundContext) -> Iterator[None]:
+    """Name site and round in the error of a local training that cannot run, with the remedy."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"{site}, round {round.number}: {error}; batch normalisation cannot average over a batch of one case: use a"
+            " larger `batch_size`, larger sites, or batchnorm='group'"
+        ) from error
+
+
+def _reporting(start: Weights, round: RoundContext) -> list[int]:
+    """Rows of the starts whose sites report; all rows if nothing was broadcast."""
+    return [row for row, k in enumerate(start.owners) if start.sites is None or k in round.reporting]

@@ -1,14 +1,14 @@
-"""What happened in a round and what it cost: losses, drift, a method's own numbers, events, scores between visits."""
+"""Round log: training losses, resource use, update statistics, logged numbers, events, and scores after visits."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlab.core.memory import Later, Reads
+from fedlab.core.memory import DeferredReads, DeferredValue
 from fedlab.engine import update_statistics
 from fedlab.engine.local_task import Usage
 from fedlab.federation.participation import Participants
@@ -17,9 +17,13 @@ EVENTS = ["round", "site", "event", "detail"]
 VISITS = ["round", "visit", "at", "site", "metric", "value"]
 
 
+class DivergedError(RuntimeError):
+    """Loss or weights of a local training are not finite; the round was discarded."""
+
+
 @dataclass(frozen=True)
 class Cost:
-    """What a round took at a site: mean training loss, optimizer steps, cases whose gradient was computed, seconds."""
+    """Resource use of a site in a round: mean training loss, optimizer steps, cases with a gradient, seconds."""
 
     loss: float
     steps: int
@@ -28,121 +32,151 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Charge:
-    """A training of a round. loss: the sum over its steps. private: of a model that never leaves its site."""
+class _Training:
+    """One local training of a round. loss: the sum over its steps. private: its model never leaves the site."""
 
     usage: Usage
-    loss: Later
+    loss: DeferredValue
     private: bool
 
 
-@dataclass
 class RoundLog:
-    """Costs, drift and logged numbers are of the present round; events and visits of all rounds.
+    """Log of the present round (costs, update statistics, numbers) and of all rounds (events, visits).
 
-    numbers: (site, name) -> what a method logged, known by float(...). events: sites that were absent, late, failed,
-    elected, excluded. visits: the metric at each site after each visit of a travelling model. reads: numbers that are
-    still on the device.
+    number: the present round. numbers: (site, name) -> what a method logged, read by float(...). events: absent, late,
+    failed, elected and excluded sites. visits: metric at each site after each visit of a travelling model. has_visits:
+    whether the method has such visits. reads: numbers that are still on the device.
     """
 
-    numbers: dict[tuple[str, str], float | Later] = field(default_factory=dict)
-    events: list[tuple[int, str, str, str]] = field(default_factory=list)
-    visits: list[tuple[int, int, str, str, str, float]] = field(default_factory=list)
-    reads: Reads = field(default_factory=Reads)
-    _charges: dict[str, list[Charge]] = field(default_factory=dict)  # by site
-    _costs: dict[str, Cost] | None = None
-    _checks: list[Callable[[], None]] = field(default_factory=list)
-    _updates: Callable[[], dict[str, float]] | None = None
+    def __init__(self) -> None:
+        self.number = 0
+        self.numbers: dict[tuple[str, str], float | DeferredValue] = {}
+        self.events: list[tuple[int, str, str, str]] = []
+        self.visits: list[tuple[int, int, str, str, str, float]] = []
+        self.has_visits = False
+        self.reads = DeferredReads()
+        self._trainings: dict[str, list[_Training]] = {}  # by site
+        self._costs: dict[str, Cost] | None = None
+        self._checks: list[Callable[[], None]] = []
+        self._updates: Callable[[], dict[str, float]] | None = None
 
-    def begin(self) -> None:
-        """A new round."""
-        self.numbers, self._charges, self._costs, self._updates = {}, {}, None, None
+    def begin(self, number: int) -> None:
+        """Start the log of a round."""
+        self.number = number
+        self.numbers, self._trainings, self._costs, self._updates = {}, {}, None, None
 
-    def charge(self, site: str, usage: Usage, private: bool = False) -> Later:
-        """Add what a training took; the sum of its losses."""
-        loss = self.reads.later(usage.loss)
-        self._charges.setdefault(site, []).append(Charge(usage, loss, private))
+    # -- local training ----------------------------------------------------------------------------------------------
+
+    def record_training(self, site: str, usage: Usage, private: bool = False) -> DeferredValue:
+        """Add a local training; the sum of its losses."""
+        loss = self.reads.scalar(usage.loss)
+        self._trainings.setdefault(site, []).append(_Training(usage, loss, private))
         self._costs = None
         return loss
 
-    def check(self, call: Callable[[], None]) -> None:
-        """Call this once numbers are read: it may refuse what was trained."""
-        self._checks.append(call)
+    def record_checked_training(
+        self, site: str, usage: Usage, total: Tensor, *, lr: float, private: bool = False
+    ) -> None:
+        """Add a local training that `check_finite` refuses if its loss or weights are not finite.
 
-    def settle(self) -> None:
-        """Do the checks that are due; raises what they raise."""
+        total: sum () of the weights.
+        """
+        number, loss = self.number, self.record_training(site, usage, private)
+        sum_of_weights = self.reads.scalar(total)
+
+        def check() -> None:
+            if not (np.isfinite(float(loss)) and np.isfinite(float(sum_of_weights))):
+                raise DivergedError(
+                    f"{site}, round {number}: training diverged (mean loss {float(loss) / max(1, usage.steps):.3g}) at"
+                    f" lr={lr:g}: lower `lr` (try a tenth), or use fewer local steps; the round was discarded"
+                )
+
+        self._checks.append(check)
+
+    def check_finite(self) -> None:
+        """Raise DivergedError if a training diverged; reads the round's numbers from the device in one transfer."""
         checks, self._checks = self._checks, []
-        for call in checks:
-            call()
+        for check in checks:
+            check()
 
     @property
     def costs(self) -> dict[str, Cost]:
-        """By site: the loss is the mean over the steps of the shared model, NaN where there were none."""
+        """By site: the loss is the mean over the steps of the shared model, NaN if there were none."""
         if self._costs is None:
-            self._costs = {site: _cost(charges) for site, charges in self._charges.items()}
+            self._costs = {site: _cost(trainings) for site, trainings in self._trainings.items()}
         return self._costs
 
     @property
-    def charged(self) -> set[str]:
+    def trained_sites(self) -> set[str]:
         """Sites that trained in this round."""
-        return set(self._charges)
+        return set(self._trainings)
+
+    # -- updates -----------------------------------------------------------------------------------------------------
 
     @property
-    def measured(self) -> bool:
-        """Whether the updates of this round were measured."""
+    def has_updates(self) -> bool:
+        """Whether statistics of the updates of this round were recorded."""
         return self._updates is not None
 
     @property
     def updates(self) -> dict[str, float]:
-        """How far the sites' updates point apart (see `engine.update_statistics`); empty where that means nothing."""
+        """Statistics of the updates (`engine.update_statistics`); empty if the sites did not start from one model."""
         return {} if self._updates is None else self._updates()
 
-    def measure(self, numbers: Tensor, shares: NDArray[np.float64], differing: Tensor | None = None) -> None:
-        """Note the lengths of updates, see `updates.lengths`; differing: how many of them began elsewhere."""
-        found = self.reads.all(numbers)
-        elsewhere = None if differing is None else self.reads.all(differing)
+    def record_updates(self, norms: Tensor, shares: NDArray[np.float64], differing: Tensor | None = None) -> None:
+        """Record `update_statistics.squared_norms` of updates; differing: number of starts unlike the first."""
+        found = self.reads.numbers(norms)
+        elsewhere = None if differing is None else self.reads.numbers(differing)
 
-        def values() -> dict[str, float]:
-            lengths = update_statistics.Lengths.of(found())
-            if len(shares) < 2 or not lengths.each.any() or (elsewhere is not None and any(elsewhere())):
+        def statistics() -> dict[str, float]:
+            norms = update_statistics.SquaredNorms.of(found())
+            if len(shares) < 2 or not norms.updates.any() or (elsewhere is not None and any(elsewhere())):
                 return {}
-            return update_statistics.measures(lengths, shares)
+            return update_statistics.measures(norms, shares)
 
-        self._updates = values
+        self._updates = statistics
 
-    def attend(self, number: int, names: tuple[str, ...], turnout: Participants) -> None:
-        """Who does not take part in full."""
-        for k in sorted(turnout.absent):
-            self.note(number, names[k], "absent")
-        for k in turnout.present:
-            if k in turnout.failed:
-                self.note(number, names[k], "failed", "broke off; its work is lost")
-            elif k in turnout.late:
-                self.note(number, names[k], "late", "its work came too late and does not count")
-            elif k in turnout.work:
-                self.note(number, names[k], "straggled", f"did {turnout.work[k]:.0%} of its steps")
+    # -- numbers, events and visits ----------------------------------------------------------------------------------
 
-    def note(self, number: int, site: str, event: str, detail: str = "") -> None:
-        """Something that a reader of the results must be able to find."""
-        self.events.append((number, site, event, detail))
+    def record_number(self, name: str, value: float | Tensor, site: str) -> None:
+        """Record a number of this round; one on the device is read later."""
+        self.numbers[site, name] = self.reads.scalar(value) if isinstance(value, Tensor) else float(value)
 
-    def visit(self, number: int, at: str, metric: str, scores: dict[str, float]) -> None:
-        """How a travelling model does at each site after a visit at one; visits of a round are counted from 1."""
-        last = self.visits[-1] if self.visits else (number, 0)
-        count = 1 + (last[1] if last[0] == number else 0)
-        self.visits += [(number, count, at, site, metric, float(value)) for site, value in scores.items()]
+    def record_event(self, event: str, detail: str = "", site: str = "") -> None:
+        """Record an event of the present round for `run.events`."""
+        self.events.append((self.number, site, event, detail))
+
+    def record_participants(self, names: tuple[str, ...], participants: Participants) -> None:
+        """Record the sites that do not take part in full."""
+        for k in sorted(participants.absent):
+            self.record_event("absent", site=names[k])
+        for k in participants.available:
+            if k in participants.failed:
+                self.record_event("failed", "broke off; its work is lost", names[k])
+            elif k in participants.late:
+                self.record_event("late", "its work came too late and does not count", names[k])
+            elif k in participants.work:
+                self.record_event("straggled", f"did {participants.work[k]:.0%} of its steps", names[k])
+
+    def record_visit(self, at: str, metric: str, scores: Mapping[str, float]) -> None:
+        """Record the metric at each site after a visit of a travelling model; visits of a round count from 1."""
+        last = self.visits[-1] if self.visits else (self.number, 0)
+        count = 1 + (last[1] if last[0] == self.number else 0)
+        self.visits += [(self.number, count, at, site, metric, float(value)) for site, value in scores.items()]
 
     def event_frame(self) -> pd.DataFrame:
+        """Events as a table."""
         return pd.DataFrame(self.events, columns=EVENTS)
 
     def visit_frame(self) -> pd.DataFrame:
+        """Visits as a table."""
         return pd.DataFrame(self.visits, columns=VISITS)
 
 
-def _cost(charges: list[Charge]) -> Cost:
-    """Of one site."""
-    shared = [charge for charge in charges if not charge.private]
-    steps = sum(charge.usage.steps for charge in shared)
-    loss = sum(float(charge.loss) for charge in shared) / steps if steps else np.nan
-    used = [charge.usage for charge in charges]
+def _cost(trainings: list[_Training]) -> Cost:
+    """Resource use of one site."""
+    shared = [training for training in trainings if not training.private]
+    steps = sum(training.usage.steps for training in shared)
+    loss = sum(float(training.loss) for training in shared) / steps if steps else np.nan
+    used = [training.usage for training in trainings]
     return Cost(loss, sum(u.steps for u in used), sum(u.samples for u in used), sum(u.seconds() for u in used))

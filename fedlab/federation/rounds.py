@@ -1,87 +1,128 @@
-"""Rounds and memory: who takes part in which, and what a killed run needs to go on."""
+"""Rounds: what a method yields after each, its memory between them, and which rounds are still to run."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from fedlab.federation.channel import Path
-from fedlab.federation.participation import everybody
-from fedlab.federation.setup import Assembly
-from fedlab.federation.sites import RoundContext, Site
-
-Part = tuple[int, int] | tuple[float, float]  # of a round's steps: from .. to, counted or as shares
+from fedlab.core.weights import Weights
+from fedlab.federation.participation import Participants, Participation, all_sites
+from fedlab.federation.settings import FederationSettings
 
 
-class Rounds(Assembly):
-    """An assembled federation whose rounds can be counted, stored and resumed.
+@dataclass(frozen=True)
+class Ensemble:
+    """Models whose prediction is the weighted mean of their probabilities."""
 
-    together: whether sites meet in rounds.
+    models: Weights
+    shares: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Localised:
+    """A shared model and, as a stack (K, ...), the model of each site with its private parameters."""
+
+    shared: Weights
+    sites: Weights
+
+
+Model = Weights | Ensemble | Localised
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a method yields after a round.
+
+    Parameters
+    ----------
+    models : dict of str to Weights or Ensemble
+        "global": one model or ensemble for all sites; "local": each site's own model, a stack (K, ...). At least one
+        of them. A site uses its local model if it has one, else the global one.
+
+    Examples
+    --------
+    A method ends each of its rounds with `yield Round({"global": s.w})`, see `fedlab.algorithms.algorithm`.
     """
 
-    together = True
+    models: dict[str, Weights | Ensemble]
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """The present round: its number, counted from 1, its learning rate, and which sites take part.
+
+    data_round: the round whose batches are used, if it is another one.
+    """
+
+    number: int
+    lr: float
+    participants: Participants
+    data_round: int | None = None
+
+    @property
+    def available(self) -> tuple[int, ...]:
+        """Positions of the sites that receive the model, ascending."""
+        return self.participants.available
+
+    @property
+    def reporting(self) -> tuple[int, ...]:
+        """Positions of the sites whose update counts, ascending."""
+        return self.participants.reporting
+
+
+class Schedule:
+    """Runs the rounds that are left and owns the memory of the method.
+
+    state: the method's memory, which a checkpoint holds. context: the present round. synchronous: whether sites take
+    part in common rounds, so that absent, late and failing ones matter. stopped: whether the present round is the last.
+    """
+
+    def __init__(self, settings: FederationSettings, participation: Participation) -> None:
+        self.settings, self.participation = settings, participation
+        self.state = SimpleNamespace(round=0)
+        self.context: RoundContext | None = None
+        self.synchronous, self.stopped = True, False
+        self._restored: dict[str, Any] = {}
 
     def memory(self, **initial: Any) -> SimpleNamespace:
-        """What a checkpoint must hold: the values given, or those of the round at which a killed run stopped."""
-        self._memory = SimpleNamespace(**{"round": 0, **initial, **self._restored})
-        return self._memory
+        """The initial state of a method, or the restored state of an interrupted run."""
+        self.state = SimpleNamespace(**{"round": 0, **initial, **self._restored})
+        return self.state
 
-    def rounds(self, memory: SimpleNamespace, *, together: bool = True) -> Iterator[RoundContext]:
-        """The rounds still to do. together: sites meet, so that it matters who is absent, slow or fails."""
-        self.together = together
-        while memory.round < self.settings.rounds and not self.halted:
-            memory.round += 1
-            self.journal.begin()
-            self.wire.path = Path()
-            self.turnout = self.attendance.at(memory.round) if together else everybody(len(self.sites))
-            self.journal.attend(memory.round, self.names, self.turnout)
-            self.clock = RoundContext(memory.round, self.settings.lr_at(memory.round), self.turnout)
-            yield self.clock
-
-    def span(self, r: RoundContext, site: Site, k: int | None, steps: int | None, part: Part | None) -> Any:
-        """The first step of a site's batches and the one after the last, counted over all rounds."""
-        total = steps or site.steps(self.settings)
-        share = 1.0 if k is None else r.turnout.work.get(k, 1.0)
-        most = total if share == 1 else max(1, int(total * share))
-        first, last = (int(end * most + 1e-9) if isinstance(end, float) else end for end in part or (0, total))
-        base = ((r.turn or r.number) - 1) * total
-        return base + min(first, most), base + min(last, most)
+    def rounds(self, state: SimpleNamespace, synchronous: bool = True) -> Iterator[RoundContext]:
+        """Count `state.round` up to the last round."""
+        self.synchronous = synchronous
+        while state.round < self.settings.rounds and not self.stopped:
+            state.round += 1
+            sites = len(self.participation.names)
+            present = self.participation.at(state.round) if synchronous else all_sites(sites)
+            self.context = RoundContext(state.round, self.settings.lr_at(state.round), present)
+            yield self.context
 
     @property
-    def round(self) -> int:
-        """The number of the round that was begun last."""
-        return int(self._memory.round)
+    def participants(self) -> Participants:
+        """Participants of the present round; all sites before the first one."""
+        if self.context is None:
+            return all_sites(len(self.participation.names))
+        return self.context.participants
 
     @property
-    def due(self) -> bool:
+    def number(self) -> int:
+        """Number of the present round; 0 before the first one."""
+        return int(self.state.round)
+
+    @property
+    def evaluated(self) -> bool:
         """Whether the present round is evaluated."""
-        return self.round % self.settings.evaluate_every == 0 or self.round == self.settings.rounds
+        return self.number % self.settings.evaluate_every == 0 or self.number == self.settings.rounds
 
-    def halt(self) -> None:
-        """Let the present round be the last one."""
-        self.halted = True
+    def stop(self) -> None:
+        """Make the present round the last one."""
+        self.stopped = True
 
-    def snapshot(self) -> dict[str, Any]:
-        """Everything a resumed run needs: the algorithm's memory, what stays at the sites, who holds the model."""
-        held = {"_own": self.staying.own, "_trained": self.staying.trained, "_holder": self.holder}
-        return {**vars(self._memory), **held, "_optimizers": self.optimizers.held}
-
-    def restore(self, memory: dict[str, Any]) -> None:
-        """Go on from a snapshot."""
-        self.staying.own, self.staying.trained = memory.pop("_own"), memory.pop("_trained")
-        self.optimizers.held = memory.pop("_optimizers")
-        self.holder, self._restored = memory.pop("_holder"), memory
-
-    def settle(self) -> None:
-        """Refuse what diverged; reads the round's numbers from the device, once."""
-        self.journal.settle()
-
-    def note(self, event: str, detail: str = "", site: str = "") -> None:
-        """Something that a reader of the results must be able to find: it stands in `run.events`."""
-        self.journal.note(self.round, site, event, detail)
-
-    def log(self, name: str, value: float | Tensor, site: str | None = None) -> None:
-        """A number of the present round for `run.rounds`, of one site or of all; one on the device is read later."""
-        number = self.journal.reads.later(value) if isinstance(value, Tensor) else float(value)
-        self.journal.numbers[site or self.union.name, name] = number
+    def restore(self, state: dict[str, Any]) -> None:
+        """Use this state when the method asks for its memory."""
+        self._restored = state

@@ -1,9 +1,9 @@
-"""A sum that shows no addend: pairwise masks that cancel (Bonawitz 2017, doi:10.1145/3133956.3133982).
+"""Secure aggregation with pairwise masks that cancel in the sum (Bonawitz 2017, doi:10.1145/3133956.3133982).
 
 Each site encodes its weighted update as integers of a ring, adds a mask shared with every later site and subtracts the
-one shared with every earlier site; each message is noise, their sum modulo 2^bits is the exact sum of the encodings.
-Departs: masks come from named streams instead of a key agreement, whose bytes are not counted, and there is no recovery
-of sites that drop out after the masks are agreed. Integer buffers are sent as they are.
+one shared with every earlier site. Each message is noise; their sum modulo 2^bits is the exact sum of the encodings.
+Difference from the paper: masks come from named random streams instead of a key agreement, whose bytes are not counted,
+and there is no recovery of sites that drop out after the masks are agreed. Integer buffers are sent without masks.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,10 +25,10 @@ def mean(
     models: Weights, shares: NDArray[np.float64], w: Weights, once: Once,
     show: Callable[[int, Tensor, Weights], None] | None = None,
 ) -> Weights:  # fmt: skip
-    """w + sum of shares[k] (w_k - w) by masked messages; at most K 2^-(s+1) off, with s bits after the point.
+    """w + sum of shares[k] (w_k - w) by masked messages; error at most K 2^-(s+1) with s bits after the point.
 
-    once: names the merge, of which there may be only one, since masks that serve twice show the difference. show: is
-    given every site, its message, and the models. Raises OverflowError where an update is too large for the ring.
+    once: identifies the merge; masks must not be used twice, since the difference of two messages would show. show: is
+    called with every site, its message, and the models. Raises OverflowError if an update is too large for the ring.
     """
     bits, after = FRACTION[models.vector.dtype]
     total = torch.zeros_like(models.vector[0], dtype=torch.int64)
@@ -42,7 +42,7 @@ def mean(
 
 
 def messages(models: Weights, shares: NDArray[np.float64], w: Weights, once: Once) -> list[Tensor]:
-    """What the server sees of each site: integers (size,) in [0, 2^bits), each by itself uniform noise."""
+    """What the server sees of each site: integers (size,) in [0, 2^bits), each message alone uniform noise."""
     bits, after = FRACTION[models.vector.dtype]
     updates = [
         float(share) * (row.double() - w.vector.double()) for share, row in zip(shares, models.vector, strict=True)
@@ -61,7 +61,7 @@ def messages(models: Weights, shares: NDArray[np.float64], w: Weights, once: Onc
 
 
 def check(updates: Sequence[Tensor], bits: int, after: int) -> None:
-    """Raise OverflowError where a sum of as large updates could leave the ring."""
+    """Raise OverflowError if a sum of updates of this size could leave the ring."""
     most, sites = 2.0 ** (bits - 1 - after) / len(updates), len(updates)
     found = float(torch.stack([update.abs().max() for update in updates]).max()) if len(updates[0]) else 0.0
     if found >= most:
@@ -72,7 +72,7 @@ def check(updates: Sequence[Tensor], bits: int, after: int) -> None:
 
 
 def encode(values: Tensor, after: int) -> Tensor:
-    """Fixed-point numbers with `after` bits after the point, as int64."""
+    """Encode as fixed-point numbers with `after` bits after the point, int64."""
     return (values * 2.0**after).round().to(torch.int64)
 
 
@@ -85,7 +85,7 @@ def centred(total: Tensor, bits: int) -> Tensor:
 
 
 def _ring(values: Tensor, bits: int) -> Tensor:
-    """Modulo 2^bits; int64 arithmetic wraps by itself at 64."""
+    """Modulo 2^bits; int64 arithmetic wraps at 64 bits."""
     return values if bits == 64 else values & (2**bits - 1)
 
 

@@ -1,6 +1,6 @@
-"""The ways in which sites differ, one module per axis.
+"""The axes on which sites differ, one module or package each.
 
-Assignment axes (quantity, prevalence, presentation, population) decide which case goes to which site; acquisition
-decides how a site renders it, annotation how a site labels it; geography decides which sites resemble each other.
-`axes.AXES` lists them; `shift` measures what was realised.
+Assignment axes (quantity, prevalence, presentation, population) decide which cases a site has; acquisition decides how
+its scanner renders them, annotation how its readers label them; geography makes sites of a region similar. `axes.AXES`
+lists them all, `shift` measures what a partition realises.
 """

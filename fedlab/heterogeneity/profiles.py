@@ -1,6 +1,6 @@
-"""Profiles: how many cases, and of which classes, the institutions of real federations hold.
+"""Profiles of real federations: how many cases, and of which classes, their sites hold.
 
-Small facts with their source and licence (`profiles.json`), to be imitated by simulated sites: `"like(fed_isic2019)"`.
+Published facts with source and licence (`profiles.json`), which simulated sites can imitate: `"like(fed_isic2019)"`.
 """
 
 import json
@@ -12,19 +12,18 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedlab.core.registry import nearest
 from fedlab.core.typing import Ints
-from fedlab.heterogeneity.site_coordinates import SiteEffects
+from fedlab.heterogeneity.site_effects import SiteEffects
 
 FILE = Path(__file__).with_name("profiles.json")
 LIKE = re.compile(r"^\s*like\(\s*([A-Za-z_]\w*)\s*\)\s*$")
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Cases of each class at each institution, (institutions, classes), and the kind of task they belong to."""
+class ClassCounts:
+    """Cases of each class at each real site, (real sites, classes), and the kind of task."""
 
     task: str
     classes: tuple[str, ...]
@@ -33,59 +32,61 @@ class Labels:
 
 @dataclass(frozen=True)
 class Profile:
-    """One real federation. sizes: (institutions,) cases. labels: where they are public."""
+    """One real federation. sites: their names. sizes: (real sites,) cases. labels: by class, where they are public."""
 
     name: str
     title: str
-    institutions: tuple[str, ...]
+    sites: tuple[str, ...]
     sizes: Ints
-    labels: Labels | None
+    labels: ClassCounts | None
     source: str
     licence: str
 
     def __len__(self) -> int:
-        return len(self.institutions)
+        return len(self.sites)
 
-    def seats(self, atlas: SiteEffects) -> NDArray[np.int64]:
-        """(sites,) the institution that each site imitates: the largest where the coordinate of quantity is highest.
+    def match(self, effects: SiteEffects) -> Ints:
+        """Index of the real site that each simulated site imitates, (sites,).
 
-        For fewer sites than institutions, those at evenly spaced ranks of size, largest and smallest among them.
-        Quantity and prevalence seat sites alike, so that a site gets the size and the classes of one institution.
-        Raises ValueError for more sites than institutions.
+        The largest real site is imitated where the quantity effect is highest. With fewer simulated sites, real sites
+        at evenly spaced ranks of size are used, among them the largest and the smallest. Quantity and prevalence use
+        the same match, so that a site has the size and the classes of one real site. Raises ValueError for more
+        simulated than real sites.
         """
-        if atlas.sites > len(self):
-            larger = [f"{other.name} ({len(other)})" for other in profiles().values() if len(other) >= atlas.sites]
+        if effects.sites > len(self):
+            larger = [f"{other.name} ({len(other)})" for other in profiles().values() if len(other) >= effects.sites]
             raise ValueError(
-                f"like({self.name}) knows {len(self)} institutions, fewer than the {atlas.sites} sites asked for: ask"
-                f" for at most {len(self)} sites, or imitate {' or '.join(larger) or 'none; draw lognormal(1) sizes'}"
+                f"like({self.name}) has {len(self)} sites, fewer than the {effects.sites} requested sites: use"
+                f" at most {len(self)} sites, or imitate {' or '.join(larger) or 'none; draw lognormal(1) sizes'}"
             )
-        ranks = np.rint(np.linspace(0, len(self) - 1, atlas.sites)).astype(np.int64)
+        ranks = np.rint(np.linspace(0, len(self) - 1, effects.sites)).astype(np.int64)
         chosen = np.argsort(-self.sizes, kind="stable")[ranks]
-        seats = np.empty(atlas.sites, np.int64)
-        seats[np.argsort(-atlas.coordinates("quantity"), kind="stable")] = chosen
-        return seats
+        matched = np.empty(effects.sites, np.int64)
+        matched[np.argsort(-effects.of("quantity"), kind="stable")] = chosen
+        return matched
 
 
 @cache
 def profiles() -> MappingProxyType[str, Profile]:
-    """All profiles by name."""
+    """Return all profiles by name."""
     return MappingProxyType({name: _read(name, facts) for name, facts in json.loads(FILE.read_text()).items()})
 
 
 def profile(name: object) -> Profile:
-    """The profile of that name; ValueError with the nearest names if there is none."""
+    """Return the profile of that name; raise ValueError with the nearest names if there is none."""
     if not isinstance(name, str) or name not in profiles():
-        raise ValueError(f"there is no profile {name!r} to be like: {nearest(str(name), profiles())}")
+        raise ValueError(f"there is no profile {name!r} to imitate: {nearest(str(name), profiles())}")
     return profiles()[name]
 
 
 def quoted(text: str) -> str:
-    """`like(fed_ixi)` -> `like('fed_ixi')`, so that a name needs no marks; any other text as it is."""
+    """Put quotes around a bare name, `like(fed_ixi)` -> `like('fed_ixi')`; leave other text unchanged."""
     return LIKE.sub(r"like('\1')", text)
 
 
 def _read(name: str, facts: dict[str, Any]) -> Profile:
+    """Build a profile from its entry in profiles.json."""
     labels = facts.get("labels")
-    known = Labels(labels["task"], tuple(labels["classes"]), np.array(labels["counts"])) if labels else None
+    known = ClassCounts(labels["task"], tuple(labels["classes"]), np.array(labels["counts"])) if labels else None
     sizes = np.array(facts["sizes"], np.int64)
     return Profile(name, facts["title"], tuple(facts["institutions"]), sizes, known, facts["source"], facts["licence"])

@@ -1,4 +1,8 @@
-"""Quantity: sites differ in how many cases they hold."""
+"""Quantity: sites differ in how many cases they hold.
+
+The literature calls it quantity skew or data imbalance. The dose h, 0 to 1, is the strength: site sizes are in
+proportion 1 : (1 - h) : (1 - h)^2 : ..., so that 0 gives equal sizes and 1 gives one site all cases above the minimum.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,84 +15,185 @@ from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
 from fedlab.heterogeneity.profiles import profile, quoted
 from fedlab.heterogeneity.raking import TINY, largest_remainder
-from fedlab.heterogeneity.site_coordinates import SiteEffects, dose
+from fedlab.heterogeneity.site_effects import SiteEffects, dose
 
 Quantity = float | str | Sequence[float] | Floats
-Draw = Callable[[SiteEffects], Floats]
+SizeScheme = Callable[[SiteEffects], Floats]
 
 SIZES = Registry("quantity scheme")
 
 
-def shares(value: Quantity, atlas: SiteEffects) -> Floats:
-    """Each site's share of the cases, (sites,): a dose h for shares in proportion 1 : (1-h) : (1-h)^2 : ..., a scheme
-    such as "dirichlet(0.5)" or "like(fed_isic2019)", or a list.
-
-    h = 0: equal shares. h = 1: one site has everything (above the floor). A list holds relative sizes in the sites'
-    order; everything else seats the largest where the coordinate is highest. Raises ValueError for anything else.
-    """
-    if isinstance(value, str):
-        weights = _scheme(value)(atlas)
-    elif isinstance(value, Sequence | np.ndarray):
-        weights = _given(value, atlas.sites)
-    else:
-        weights = _seated(np.full(atlas.sites, 1.0 - dose(value, "quantity")) ** np.arange(atlas.sites), atlas)
-    return weights / weights.sum()
-
-
 def check(value: Quantity) -> None:
-    """ValueError for what can be no quantity of any cases, naming the nearest scheme."""
+    """Site sizes (quantity skew): refuse a value that cannot be a quantity.
+
+    Parameters
+    ----------
+    value : float, str or list of float
+        A dose, 0 to 1; a scheme such as ``"dirichlet(0.5)"``, ``"lognormal(1.0)"``, ``"like(fed_isic2019)"``; or
+        relative sizes, one per site.
+
+    Raises
+    ------
+    ValueError
+        If the value is none of these; the message names the nearest scheme.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> cases = fedlab.load("phantoms(cases=400, size=16)")
+    >>> fedlab.partition(cases, sites=3, quantity=[3, 2, 1]).counts("train").sum(axis=1).tolist()
+    [142, 94, 47]
+    """
     if isinstance(value, str):
         _scheme(value)
     elif isinstance(value, Sequence | np.ndarray):
-        _given(value, len(value))
+        _relative_sizes(value, len(value))
     else:
         dose(value, "quantity")
 
 
-@SIZES.add
-def dirichlet(beta: float = 0.5) -> Draw:
-    """Shares drawn from Dir(beta): the smaller beta, the more unequal (NIID-Bench, arXiv:2102.02079).
+def shares(value: Quantity, effects: SiteEffects) -> Floats:
+    """Return each site's share of the cases, (sites,), for a dose, a scheme or a list of relative sizes.
 
-    Departs: no draw is thrown away, but sites below the floor are raised to it. beta -> infinity is equal shares. The
-    standard deviation of a share is h * sqrt(1/K (1 - 1/K)) with K beta = 1/h^2 - 1.
+    A list is in the order of the sites; otherwise the largest share goes to the site with the highest effect. Raises
+    ValueError for anything else.
     """
-    _check(beta, "dirichlet", "beta")
-    return lambda atlas: _seated(_rng(atlas, "dirichlet").dirichlet(np.full(atlas.sites, float(beta))), atlas)
+    if isinstance(value, str):
+        weights = _scheme(value)(effects)
+    elif isinstance(value, Sequence | np.ndarray):
+        weights = _relative_sizes(value, effects.sites)
+    else:
+        geometric: Floats = np.full(effects.sites, 1.0 - dose(value, "quantity")) ** np.arange(effects.sites)
+        weights = _sorted_by_effect(geometric, effects)
+    return weights / weights.sum()
 
 
 @SIZES.add
-def lognormal(sigma: float = 1.0) -> Draw:
-    """Sizes in proportion to exp(sigma z), z standard normal (FedDyn, arXiv:2111.04263); z is frozen in sigma.
+def dirichlet(beta: float = 0.5) -> SizeScheme:
+    """Size shares drawn from a Dirichlet distribution, q ~ Dir(beta): the smaller beta, the more unequal.
 
-    sigma = 0 is equal shares; of many sites the Gini coefficient is erf(sigma / 2).
+    The standard deviation of a share is ``h sqrt(1/K (1 - 1/K))`` for ``K beta = 1/h^2 - 1`` and K sites. beta ->
+    infinity is equal shares. Difference from the paper: no draw is rejected; sites below the minimum size are raised
+    to it.
+
+    Parameters
+    ----------
+    beta : float, default 0.5
+        Concentration per site, positive.
+
+    Returns
+    -------
+    callable
+        Site effects -> relative sizes (sites,).
+
+    References
+    ----------
+    Li et al. 2022 (NIID-Bench), arXiv:2102.02079.
+
+    Examples
+    --------
+    >>> shares("dirichlet(1e9)", SiteEffects(4, seed=0)).round(3).tolist()
+    [0.25, 0.25, 0.25, 0.25]
     """
-    _check(sigma, "lognormal", "sigma", zero=True)
+    _check_positive(beta, "dirichlet", "beta")
+    return lambda effects: _sorted_by_effect(
+        _rng(effects, "dirichlet").dirichlet(np.full(effects.sites, float(beta))), effects
+    )
 
-    def draw(atlas: SiteEffects) -> Floats:
-        z = _rng(atlas, "lognormal").normal(size=atlas.sites)
-        return _seated(np.exp(float(sigma) * (z - z.max())), atlas)
+
+@SIZES.add
+def lognormal(sigma: float = 1.0) -> SizeScheme:
+    """Log-normal sizes, in proportion to exp(sigma z) with z standard normal; z does not depend on sigma.
+
+    sigma = 0 is equal sizes; with many sites the Gini coefficient is ``erf(sigma / 2)``.
+
+    Parameters
+    ----------
+    sigma : float, default 1.0
+        Standard deviation of the log of the sizes, zero or positive.
+
+    Returns
+    -------
+    callable
+        Site effects -> relative sizes (sites,).
+
+    References
+    ----------
+    Acar et al. 2021 (FedDyn), arXiv:2111.04263.
+
+    Examples
+    --------
+    >>> shares("lognormal(0)", SiteEffects(4, seed=0)).tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    _check_positive(sigma, "lognormal", "sigma", zero=True)
+
+    def draw(effects: SiteEffects) -> Floats:
+        z = _rng(effects, "lognormal").normal(size=effects.sites)
+        return _sorted_by_effect(np.exp(float(sigma) * (z - z.max())), effects)
 
     return draw
 
 
 @SIZES.add
-def power(exponent: float = 1.0) -> Draw:
-    """Sizes in proportion to rank^-exponent (Zipf's law); exponent = 0 is equal shares."""
-    _check(exponent, "power", "exponent", zero=True)
-    return lambda atlas: _seated(np.arange(1.0, atlas.sites + 1) ** -float(exponent), atlas)
+def power(exponent: float = 1.0) -> SizeScheme:
+    """Power law (Zipf's law): sizes in proportion to rank^-exponent; exponent = 0 is equal sizes.
+
+    Parameters
+    ----------
+    exponent : float, default 1.0
+        Exponent of the power law, zero or positive.
+
+    Returns
+    -------
+    callable
+        Site effects -> relative sizes (sites,).
+
+    References
+    ----------
+    Li et al. 2020 (FedProx), arXiv:1812.06127, whose numbers of samples per device follow a power law.
+
+    Examples
+    --------
+    >>> sorted((shares("power(1)", SiteEffects(3, seed=0)) * 11).round(2).tolist())  # 1 : 1/2 : 1/3
+    [2.0, 3.0, 6.0]
+    """
+    _check_positive(exponent, "power", "exponent", zero=True)
+    return lambda effects: _sorted_by_effect(np.arange(1.0, effects.sites + 1) ** -float(exponent), effects)
 
 
 @SIZES.add
-def like(federation: str = "") -> Draw:
-    """Sizes in proportion to those of a real federation, e.g. like(fets2022); see fedlab.heterogeneity.profiles."""
+def like(federation: str = "") -> SizeScheme:
+    """Sizes in proportion to those of a real federation, e.g. like(fets2022).
+
+    Parameters
+    ----------
+    federation : str
+        Name of a profile, see `fedlab.heterogeneity.profiles`. It needs at least as many real sites as simulated ones.
+
+    Returns
+    -------
+    callable
+        Site effects -> relative sizes (sites,).
+
+    References
+    ----------
+    The source of each profile is in `profiles.json`; most are of FLamby, Ogier du Terrail et al. 2022,
+    arXiv:2210.04620.
+
+    Examples
+    --------
+    >>> sorted(shares("like(fed_ixi)", SiteEffects(3, seed=0)).round(2).tolist())
+    [0.13, 0.32, 0.55]
+    """
     real = profile(federation)
-    return lambda atlas: real.sizes[real.seats(atlas)].astype(np.float64)
+    return lambda effects: real.sizes[real.match(effects)].astype(np.float64)
 
 
 def sizes(shares: Floats, total: int, floor: int = 0) -> Ints:
-    """Whole site sizes in proportion to shares, (sites,); sites below the floor are raised to it.
+    """Return whole site sizes in proportion to shares, (sites,); sites below the floor are raised to it.
 
-    The others give in proportion. The floor itself is lowered to total // sites where there are too few cases for it.
+    The other sites give in proportion. With too few cases for the floor it is lowered to total // sites.
     """
     floor = min(floor, total // len(shares))
     raised = np.zeros(len(shares), bool)
@@ -100,35 +205,37 @@ def sizes(shares: Floats, total: int, floor: int = 0) -> Ints:
     return largest_remainder(wanted, total)
 
 
-def _scheme(text: str) -> Draw:
+def _scheme(text: str) -> SizeScheme:
+    """Read a scheme with its arguments."""
     if "(" not in text and text.strip() not in SIZES:
         raise ValueError(
             f"quantity is {text!r}: give a dose in [0, 1], relative sizes, or a scheme; {nearest(text, SIZES)}"
         )
-    scheme, args, knobs = SIZES.parse(quoted(text))
-    return scheme(*args, **knobs)  # type: ignore[no-any-return]
+    scheme, args, arguments = SIZES.parse(quoted(text))
+    return scheme(*args, **arguments)  # type: ignore[no-any-return]
 
 
-def _seated(weights: Floats, atlas: SiteEffects) -> Floats:
-    """Weights in the order of the sites' coordinates, so that doses and schemes agree on who is large."""
-    seated = np.empty(atlas.sites)
-    seated[np.argsort(-atlas.coordinates("quantity"), kind="stable")] = np.sort(weights)[::-1]
-    return seated
+def _sorted_by_effect(weights: Floats, effects: SiteEffects) -> Floats:
+    """Order weights by the site effects, so that doses and schemes agree on which site is large."""
+    ordered = np.empty(effects.sites)
+    ordered[np.argsort(-effects.of("quantity"), kind="stable")] = np.sort(weights)[::-1]
+    return ordered
 
 
-def _rng(atlas: SiteEffects, scheme: str) -> np.random.Generator:
-    return stream(atlas.seed, "quantity", scheme)
+def _rng(effects: SiteEffects, scheme: str) -> np.random.Generator:
+    return stream(effects.seed, "quantity", scheme)
 
 
-def _check(value: object, scheme: str, knob: str, zero: bool = False) -> None:
-    """ValueError unless a positive number, or zero where that means equal shares."""
+def _check_positive(value: object, scheme: str, argument: str, zero: bool = False) -> None:
+    """Raise ValueError unless the argument is a positive number, or zero where that means equal shares."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not (number and (value > 0 or (zero and value == 0))):  # type: ignore[operator]
         kind = "zero or a positive number" if zero else "a positive number"
-        raise ValueError(f"{scheme}({value!r}): {knob} is {kind}, e.g. '{scheme}(0.5)'")
+        raise ValueError(f"{scheme}({value!r}): {argument} is {kind}, e.g. '{scheme}(0.5)'")
 
 
-def _given(value: Sequence[Any] | Floats, sites: int) -> Floats:
+def _relative_sizes(value: Sequence[Any] | Floats, sites: int) -> Floats:
+    """Return the listed relative sizes as shares, (sites,)."""
     weights = np.array([_relative_size(part) for part in value])
     if weights.shape != (sites,) or not sites:
         raise ValueError(f"quantity lists {len(weights)} relative sizes for {sites} sites: give one for each site")
@@ -136,6 +243,7 @@ def _given(value: Sequence[Any] | Floats, sites: int) -> Floats:
 
 
 def _relative_size(value: object) -> float:
+    """Return a positive number; raise ValueError otherwise."""
     number = float(value) if isinstance(value, int | float | np.number) and not isinstance(value, bool) else 0.0
     if not 0.0 < number < np.inf:
         raise ValueError(f"quantity holds {value!r}: relative sizes are positive numbers, e.g. quantity=[3, 2, 1, 1]")

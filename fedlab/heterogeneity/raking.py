@@ -1,18 +1,18 @@
-"""Tables of sites by strata: raked to margins, rounded to whole cases."""
+"""Tables of sites by strata: fitted to given row and column sums, and rounded to whole cases."""
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from fedlab.core.typing import Floats, Ints
+from fedlab.core.typing import Bools, Floats, Ints
 
-TINY = 1e-9  # of a case: below this a fraction is rounding noise
-PASSES = 5000
+TINY = 1e-9  # of a case: smaller fractions are rounding noise
+MAX_ITERATIONS = 5000
 
 
 def largest_remainder(shares: ArrayLike, total: int) -> Ints:
-    """Hamilton's apportionment: whole numbers proportional to shares that add up to total; ties go to the first."""
+    """Round shares to whole numbers that add up to total (Hamilton's method); ties go to the first."""
     weights = np.asarray(shares, np.float64)
     quotas = weights / max(weights.sum(), np.finfo(float).tiny) * total
     whole = np.floor(quotas + TINY).astype(np.int64)
@@ -23,33 +23,36 @@ def largest_remainder(shares: ArrayLike, total: int) -> Ints:
 
 
 def rake(odds: ArrayLike, rows: ArrayLike, columns: ArrayLike) -> Floats:
-    """Iterative proportional fitting (Deming and Stephan 1940): the table with these sums and the odds ratios of
-    `odds`.
+    """Return the table with these sums and the odds ratios of `odds`, by iterative proportional fitting.
 
-    odds: (sites, strata), non-negative; a zero stays zero. rows: (sites,), columns: (strata,), with equal totals. Sums
-    are met to a billionth of a case. Where zeros push cells to the border, so that fitting only creeps, the last pass
-    is moved onto the sums by as little as possible. Raises ValueError if no table has these sums and zeros.
+    Deming and Stephan 1940, doi:10.1214/aoms/1177731829. odds: (sites, strata), non-negative; a zero stays zero. rows:
+    (sites,), columns: (strata,), with equal totals. Sums are met to a billionth of a case. Where zeros push cells to
+    the boundary and the iteration converges slowly, the last iterate is moved onto the sums by the smallest total
+    absolute change. Raises ValueError if no table has these sums and zeros.
     """
     seed, row_sums, column_sums = (np.asarray(part, np.float64) for part in (odds, rows, columns))
     total = row_sums.sum()
     if abs(total - column_sums.sum()) > 1e-9 * max(total, 1.0):
-        raise ValueError(f"rows add up to {total:g} but columns to {column_sums.sum():g}: both must be the cases dealt")
+        raise ValueError(
+            f"rows add up to {total:g} but columns to {column_sums.sum():g}: both must be the number of cases"
+        )
     right = np.ones(seed.shape[1])
-    for _ in range(PASSES):
-        left = _ratio(row_sums, seed @ right)
-        right = _ratio(column_sums, left @ seed)
-        if not max(left.max(initial=0.0), right.max(initial=0.0)) < 1e150:  # scales run away where no table fits
+    for _ in range(MAX_ITERATIONS):
+        left = _scale(row_sums, seed @ right)
+        right = _scale(column_sums, left @ seed)
+        if not max(left.max(initial=0.0), right.max(initial=0.0)) < 1e150:  # scales diverge where no table fits
             break
         if np.abs(left * (seed @ right) - row_sums).max(initial=0.0) <= max(TINY, 1e-15 * total):
             return left[:, None] * seed * right
-    return _onto_sums(left[:, None] * seed * right, seed > 0, row_sums, column_sums)
+    return _nearest_with_sums(left[:, None] * seed * right, seed > 0, row_sums, column_sums)
 
 
 def controlled_rounding(table: ArrayLike, rng: np.random.Generator) -> Ints:
-    """Whole numbers with the table's own (whole) row and column sums, every cell its floor or ceiling.
+    """Round every cell to its floor or ceiling, keeping the (whole) row and column sums of the table.
 
-    Cells with the largest fractions go up first, ties as drawn (Cox 1987, doi:10.1080/01621459.1987.10478456). The
-    fractions lie in a transport polytope, whose corners are whole, so a linear program's corner is the answer.
+    Cells with the largest fractions are rounded up first, ties at random (Cox 1987,
+    doi:10.1080/01621459.1987.10478456). The fractions lie in a transport polytope with integral vertices, so a vertex
+    solution of a linear program is the answer.
     """
     from scipy.optimize import linprog
 
@@ -72,15 +75,16 @@ def controlled_rounding(table: ArrayLike, rng: np.random.Generator) -> Ints:
     return whole
 
 
-def _ratio(wanted: Floats, found: Floats) -> Floats:
+def _scale(wanted: Floats, found: Floats) -> Floats:
+    """Divide wanted by found sums; raise ValueError where a positive sum meets only zero odds."""
     if ((wanted > 0) & (found <= 0)).any():
         where = int(np.argmax((wanted > 0) & (found <= 0)))
-        raise ValueError(f"{wanted[where]:g} cases have nowhere to go: their odds are zero at every site")
+        raise ValueError(f"{wanted[where]:g} cases cannot be assigned: their odds are zero at every site")
     return np.divide(wanted, found, out=np.zeros_like(wanted), where=found > 0)
 
 
-def _sums_of(cells: NDArray[np.bool_]) -> Any:
-    """Sparse matrix (rows + columns, open cells) that adds up a table's open cells."""
+def _sums_of(cells: Bools) -> Any:
+    """Return the sparse matrix (rows + columns, open cells) that adds up the open cells of a table."""
     from scipy.sparse import coo_matrix
 
     row, column = np.nonzero(cells)
@@ -90,8 +94,8 @@ def _sums_of(cells: NDArray[np.bool_]) -> Any:
     ).tocsr()
 
 
-def _onto_sums(table: Floats, cells: NDArray[np.bool_], rows: Floats, columns: Floats) -> Floats:
-    """The table nearest in total absolute difference that has these sums, zeros staying zero."""
+def _nearest_with_sums(table: Floats, cells: Bools, rows: Floats, columns: Floats) -> Floats:
+    """Return the table with these sums that is nearest in total absolute difference; zeros stay zero."""
     from scipy.optimize import linprog
     from scipy.sparse import hstack
 

@@ -1,8 +1,8 @@
-"""Random changes of training images, drawn anew for every image and step: "flip", "rotate(10) + shift(0.05)".
+"""Random changes of training images, drawn for every image and step: "flip", "rotate(10) + shift(0.05)".
 
-An augmentation is `f(rng, count, shape, *knobs) -> Change`: what becomes of `count` images of a height, width[, depth].
-Numbers are drawn on the processor from a generator named by seed, site and step, so that every way of training sees the
-same images; a whole batch is changed at once, where it is.
+An augmentation is `f(rng, count, shape, *arguments) -> Change`: the changes of `count` images of this height, width[,
+depth]. Numbers are drawn on the CPU from a generator named by seed, site and step, so that every execution mode sees
+the same images; a whole batch is then changed at once on its device.
 """
 
 import itertools
@@ -24,16 +24,16 @@ from fedlab.core.typing import Floats
 
 AUGMENTATIONS = Registry("augmentation")
 Shape = tuple[int, ...]
-Place = tuple[int, str, int]  # seed, site, step
+RngKey = tuple[int, str, int]  # seed, site, step
 
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of images (count, channels, *shape); None is nothing.
+    """Changes of images (count, channels, *shape); None means no change.
 
-    flips: bool (count, d), axes along which an image is mirrored. matrix: (count, d, d + 1), from places in the new
-    image to places in the old one, the last axis first, in units of half its extent, 0 in the middle. gain, offset:
-    (count,), values are multiplied by and then raised by.
+    flips: bool (count, d), axes along which an image is mirrored. matrix: (count, d, d + 1), from positions in the new
+    image to positions in the old one, the last axis first, in units of half its extent, 0 in the middle. gain, offset:
+    (count,), values are multiplied by gain, then offset is added.
     """
 
     flips: NDArray[np.bool_] | None = None
@@ -44,7 +44,27 @@ class Change:
 
 @AUGMENTATIONS.add
 def flip(rng: np.random.Generator, count: int, shape: Shape, axis: int = -1) -> Change:
-    """Every second image mirrored, along the last axis: left and right change places."""
+    """Mirror half of the images, along the last axis: left and right change places.
+
+    Parameters
+    ----------
+    rng, count, shape : numpy.random.Generator, int, tuple of int
+        Random generator, number of images and their (height, width[, depth]).
+    axis : int
+        Axis of the image, -1 (width), -2 or -3.
+
+    Returns
+    -------
+    Change
+        The drawn changes.
+
+    Examples
+    --------
+    >>> from fedlab.core.rng import stream
+    >>> from fedlab.learning.augmentation import flip
+    >>> flip(stream(0, "example"), 4, (28, 28)).flips[:, -1]
+    array([False, False,  True,  True])
+    """
     flips = np.zeros((count, len(shape)), bool)
     flips[:, axis] = rng.random(count) < 0.5
     return Change(flips=flips)
@@ -52,7 +72,28 @@ def flip(rng: np.random.Generator, count: int, shape: Shape, axis: int = -1) -> 
 
 @AUGMENTATIONS.add
 def shift(rng: np.random.Generator, count: int, shape: Shape, share: float = 0.1) -> Change:
-    """Moved along every axis by up to this share of its extent; edges are continued."""
+    """Shift along every axis by up to this share of its extent; the border is repeated.
+
+    Parameters
+    ----------
+    rng, count, shape : numpy.random.Generator, int, tuple of int
+        Random generator, number of images and their (height, width[, depth]).
+    share : float
+        Largest shift, 0 to 1.
+
+    Returns
+    -------
+    Change
+        The drawn changes.
+
+    Examples
+    --------
+    >>> from fedlab.core.rng import stream
+    >>> from fedlab.learning.augmentation import shift
+    >>> shift(stream(0, "example"), 1, (28, 28), share=0.05).matrix.round(3)
+    array([[[1.   , 0.   , 0.061],
+            [0.   , 1.   , 0.083]]])
+    """
     matrix = _identity(count, shape)
     matrix[:, :, -1] = 2 * share * rng.uniform(-1, 1, (count, len(shape)))
     return Change(matrix=matrix)
@@ -60,7 +101,28 @@ def shift(rng: np.random.Generator, count: int, shape: Shape, share: float = 0.1
 
 @AUGMENTATIONS.add
 def zoom(rng: np.random.Generator, count: int, shape: Shape, share: float = 0.1) -> Change:
-    """Larger or smaller by up to this share, alike along all axes."""
+    """Enlarge or shrink by up to this share, by the same factor along all axes.
+
+    Parameters
+    ----------
+    rng, count, shape : numpy.random.Generator, int, tuple of int
+        Random generator, number of images and their (height, width[, depth]).
+    share : float
+        Largest change of size, 0 to 1.
+
+    Returns
+    -------
+    Change
+        The drawn changes.
+
+    Examples
+    --------
+    >>> from fedlab.core.rng import stream
+    >>> from fedlab.learning.augmentation import zoom
+    >>> zoom(stream(0, "example"), 1, (28, 28)).matrix.round(3)
+    array([[[0.942, 0.   , 0.   ],
+            [0.   , 0.942, 0.   ]]])
+    """
     matrix = _identity(count, shape)
     matrix[:, :, :-1] /= (1 + share * rng.uniform(-1, 1, count))[:, None, None]
     return Change(matrix=matrix)
@@ -68,53 +130,96 @@ def zoom(rng: np.random.Generator, count: int, shape: Shape, share: float = 0.1)
 
 @AUGMENTATIONS.add
 def rotate(rng: np.random.Generator, count: int, shape: Shape, degrees: float = 10.0) -> Change:
-    """Turned by up to so many degrees, volumes around each axis."""
+    """Rotate by up to so many degrees; volumes around each axis.
+
+    Parameters
+    ----------
+    rng, count, shape : numpy.random.Generator, int, tuple of int
+        Random generator, number of images and their (height, width[, depth]).
+    degrees : float
+        Largest angle, 0 to 180.
+
+    Returns
+    -------
+    Change
+        The drawn changes.
+
+    Examples
+    --------
+    >>> from fedlab.core.rng import stream
+    >>> from fedlab.learning.augmentation import rotate
+    >>> rotate(stream(0, "example"), 1, (28, 28)).matrix.round(3)
+    array([[[ 0.994,  0.107,  0.   ],
+            [-0.107,  0.994,  0.   ]]])
+    """
     matrix, extent = _identity(count, shape), shape[::-1]
     for i, j in itertools.combinations(range(len(shape)), 2):
         angle = np.radians(degrees * rng.uniform(-1, 1, count))
         turn = _identity(count, shape)
         turn[:, i, i] = turn[:, j, j] = np.cos(angle)
         turn[:, i, j], turn[:, j, i] = np.sin(angle) * extent[j] / extent[i], -np.sin(angle) * extent[i] / extent[j]
-        matrix = _after(matrix, turn)
+        matrix = _composed_maps(matrix, turn)
     return Change(matrix=matrix)
 
 
 @AUGMENTATIONS.add
 def light(rng: np.random.Generator, count: int, shape: Shape, share: float = 0.1) -> Change:
-    """Contrast changed by up to this share, and brightness by up to it in units of what the network sees."""
+    """Change contrast by up to this share, and brightness by up to this much in units of the network's input.
+
+    Parameters
+    ----------
+    rng, count, shape : numpy.random.Generator, int, tuple of int
+        Random generator, number of images and their (height, width[, depth]).
+    share : float
+        Largest change, 0 to 1.
+
+    Returns
+    -------
+    Change
+        The drawn changes.
+
+    Examples
+    --------
+    >>> from fedlab.core.rng import stream
+    >>> from fedlab.learning.augmentation import light
+    >>> change = light(stream(0, "example"), 2, (28, 28))
+    >>> change.gain.round(3), change.offset.round(3)
+    (array([1.061, 1.083]), array([-0.083, -0.005]))
+    """
     gain, offset = share * rng.uniform(-1, 1, (2, count))
     return Change(gain=1 + gain, offset=offset)
 
 
 def parse(text: str) -> list[Callable[..., Change]]:
-    """The augmentations that a text names, none for "none"; ValueError where it cannot be read."""
+    """The augmentations of a text, none for "none"; ValueError if it cannot be read."""
     if text.strip() == "none":
         return []
-    return [_known(part) for part in re.split(r"\+(?![^(]*\))", text)]
+    return [_parsed(part) for part in re.split(r"\+(?![^(]*\))", text)]
 
 
-def _known(text: str) -> Callable[..., Change]:
-    function, args, knobs = AUGMENTATIONS.parse(text, given=3)
-    return lambda rng, count, shape: function(rng, count, shape, *args, **knobs)
+def _parsed(text: str) -> Callable[..., Change]:
+    """One augmentation with its arguments, a function of (rng, count, shape)."""
+    function, values, named = AUGMENTATIONS.parse(text, given=3)
+    return lambda rng, count, shape: function(rng, count, shape, *values, **named)
 
 
 class Augmentation:
-    """What a text says. any: whether it says anything."""
+    """The augmentations of a text, applied in their order. active: whether there are any."""
 
     def __init__(self, text: str) -> None:
         self.each = parse(text)
-        self.any = bool(self.each)
+        self.active = bool(self.each)
 
-    def draw(self, place: Place, count: int, shape: Shape) -> Change:
-        """What becomes of the images of this seed, site and step."""
-        rng, whole = stream(place[0], "augmentation", *place[1:]), Change()
+    def draw(self, key: RngKey, count: int, shape: Shape) -> Change:
+        """Draw the changes of `count` images at this seed, site and step."""
+        rng, whole = stream(key[0], "augmentation", *key[1:]), Change()
         for augment in self.each:
-            whole = _both(whole, augment(rng, count, shape))
+            whole = _composed(whole, augment(rng, count, shape))
         return whole
 
 
-def tensors(changes: list[Change], like: Tensor) -> dict[str, Tensor]:
-    """The changes of several batches, one after the other, on the device and in the type of the images."""
+def to_tensors(changes: list[Change], like: Tensor) -> dict[str, Tensor]:
+    """The changes of several batches, concatenated, on the device and in the type of the images."""
     found = {}
     for field in fields(Change):
         each = [getattr(change, field.name) for change in changes]
@@ -125,7 +230,7 @@ def tensors(changes: list[Change], like: Tensor) -> dict[str, Tensor]:
 
 
 def apply(images: Tensor, change: dict[str, Tensor]) -> Tensor:
-    """Images (count, channels, *axes) as changed, in the same order in memory."""
+    """Apply changes to images (count, channels, *axes); their memory order stays."""
     axes = images.ndim - 2
     if "flips" in change:
         for axis in range(axes):
@@ -140,25 +245,26 @@ def apply(images: Tensor, change: dict[str, Tensor]) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
 
 
-def _both(first: Change, second: Change) -> Change:
-    """One change after another."""
+def _composed(first: Change, second: Change) -> Change:
+    """One change after another, as one."""
     offset = first.offset if first.offset is None or second.gain is None else first.offset * second.gain
     return Change(
-        _joined(first.flips, second.flips, np.logical_xor),
-        _joined(first.matrix, second.matrix, _after),
-        _joined(first.gain, second.gain, np.multiply),
-        _joined(offset, second.offset, np.add),
+        _combined(first.flips, second.flips, np.logical_xor),
+        _combined(first.matrix, second.matrix, _composed_maps),
+        _combined(first.gain, second.gain, np.multiply),
+        _combined(offset, second.offset, np.add),
     )
 
 
-def _joined(first: Any, second: Any, join: Callable[[Any, Any], Any]) -> Any:
+def _combined(first: Any, second: Any, join: Callable[[Any, Any], Any]) -> Any:
+    """join(first, second), or the one that is not None."""
     if first is None or second is None:
         return second if first is None else first
     return join(first, second)
 
 
-def _after(first: Floats, second: Floats) -> Floats:
-    """The matrix of one map of places after another, from new places to old ones."""
+def _composed_maps(first: Floats, second: Floats) -> Floats:
+    """The matrix of one map of positions after another, from new positions to old ones."""
     turned, moved = first[:, :, :-1], first[:, :, -1:]
     found = turned @ second
     found[:, :, -1:] += moved
@@ -166,4 +272,5 @@ def _after(first: Floats, second: Floats) -> Floats:
 
 
 def _identity(count: int, shape: Shape) -> Floats:
+    """Matrices that leave every position where it is, (count, d, d + 1)."""
     return np.tile(np.eye(len(shape), len(shape) + 1), (count, 1, 1))

@@ -1,8 +1,13 @@
-"""Metrics from arrays alone: `metric(y, p)`; a new metric needs no retraining.
+"""Metrics of saved predictions: `metric(y, p)`, so a new metric needs no retraining.
 
-y: (n,) class indices with p: (n, C) probabilities (binary: C = 2, the score is p[:, 1]); multi-label: y 0/1 and p, both
-(n, L). weights: None gives one float; (B, n) case multiplicities give (B,) values at once, each equal to the metric of
-the cases repeated that often, which is how bootstraps run fast. An undefined metric is NaN, never an invented number.
+Every metric takes
+
+* y: (n,) class indices, or (n, L) 0/1 for a multi-label task;
+* p: (n, C) probabilities (binary: C = 2, the score is p[:, 1]), or (n, L) for a multi-label task;
+* weights: None for one float, or (B, n) case multiplicities for (B,) values, each equal to the metric of the cases
+  repeated that often. This makes bootstraps fast.
+
+A multi-label metric is the mean over labels of the binary one. An undefined metric is NaN.
 """
 
 from collections.abc import Callable
@@ -19,24 +24,52 @@ Kernel = Callable[[NDArray[np.int64], Floats, Floats], Floats]  # (y, p, weights
 
 METRICS = Registry("metric")
 HIGHER_IS_BETTER: dict[str, bool] = {}
-LABELS: dict[str, str] = {}  # name -> what an axis says
+METRIC_LABELS: dict[str, str] = {}  # name -> label of an axis
 
 _CLASSES = ["auroc", "average_precision", "accuracy", "balanced_accuracy", "brier", "ece"]
-TASK_METRICS: dict[str, list[str]] = {  # the headline first
+TASK_METRICS: dict[str, list[str]] = {  # the first one selects models and heads tables
     "binary": _CLASSES,
     "multiclass": _CLASSES,
     "ordinal": [*_CLASSES, "kappa"],
     "multilabel": ["auroc", "average_precision", "accuracy", "brier"],
 }
 BINS = 15
-BLOCK = 2**18  # weights looked at in one go: stays in cache
+BLOCK = 2**18  # weights processed at a time, to stay in the CPU's cache
 
 
 def metric(label: str, higher_is_better: bool = True) -> Callable[[Kernel], Callable[..., Any]]:
-    """Register a metric written for single-label y and (B, n) float weights.
+    """Register a metric.
 
-    The registered function also takes no weights, and multi-label arrays: the mean over labels of the binary metric.
-    Probabilities that are not finite (a diverged model) give NaN.
+    The decorated function takes single-label y (n,), p (n, C) and float weights (B, n), and returns (B,). The
+    registered one also works without weights and on multi-label arrays; probabilities that are not finite (a diverged
+    model) give NaN.
+
+    Parameters
+    ----------
+    label : str
+        Label of the metric in figures.
+    higher_is_better : bool
+        False for losses and errors.
+
+    Returns
+    -------
+    callable
+        The decorator.
+
+    Examples
+    --------
+    >>> from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS, metric
+    >>> @metric("sensitivity")
+    ... def sensitivity(y, p, weights):
+    ...     "Share of diseased cases that are found."
+    ...     return weights @ ((p[:, 1] > 0.5) & (y == 1)) / (weights @ (y == 1))
+    >>> sensitivity([1, 1, 0], [[0.1, 0.9], [0.9, 0.1], [0.1, 0.9]])
+    0.5
+
+    Forget it again:
+
+    >>> METRICS.remove("sensitivity")
+    >>> del HIGHER_IS_BETTER["sensitivity"], METRIC_LABELS["sensitivity"]
     """
 
     def register(kernel: Kernel) -> Callable[..., Any]:
@@ -53,14 +86,14 @@ def metric(label: str, higher_is_better: bool = True) -> Callable[[Kernel], Call
             return float(values[0]) if weights is None else values
 
         HIGHER_IS_BETTER[kernel.__name__] = higher_is_better
-        LABELS[kernel.__name__] = label
+        METRIC_LABELS[kernel.__name__] = label
         return METRICS.add(measured)
 
     return register
 
 
 def targets(labels: ArrayLike, task: str, classes: int) -> NDArray[np.int64]:
-    """The y that metrics take, of labels as tables hold them: (n,) class indices, or (n, L) 0/1 from bit masks."""
+    """Labels of a table as the y of metrics: (n,) class indices, or (n, L) 0/1 from bit masks."""
     indices = np.asarray(labels, np.int64)
     return (indices[:, None] >> np.arange(classes)) & 1 if task == "multilabel" else indices
 
@@ -69,7 +102,24 @@ def targets(labels: ArrayLike, task: str, classes: int) -> NDArray[np.int64]:
 def auroc(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
     """Area under the ROC curve, ties count one half (Mann-Whitney); multi-class: unweighted mean of one-vs-rest.
 
-    NaN unless every class is present.
+    Parameters
+    ----------
+    y, p, weights : array-like
+        Labels, probabilities and optional case multiplicities, see `fedlab.learning.metrics`.
+
+    Returns
+    -------
+    float, or ndarray of shape (B,)
+        0.5 at random, 1 for a perfect ranking; NaN unless every class is present.
+
+    Examples
+    --------
+    >>> from fedlab.learning.metrics import auroc
+    >>> p = [[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.2, 0.8]]
+    >>> auroc([0, 0, 1, 1], p)
+    0.75
+    >>> auroc([0, 0, 1, 1], p, weights=[[1, 1, 1, 1], [1, 2, 1, 1]]).round(3)
+    array([0.75 , 0.667])
     """
     return _one_versus_rest(_auroc, y, p, weights)
 
@@ -78,20 +128,73 @@ def auroc(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
 def average_precision(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
     """Area under the precision-recall steps; its floor is the prevalence, so do not compare it across prevalences.
 
-    Multi-class: unweighted mean of one-vs-rest. NaN unless every class is present: a ranking needs both sides.
+    Multi-class: unweighted mean of one-vs-rest.
+
+    Parameters
+    ----------
+    y, p, weights : array-like
+        Labels, probabilities and optional case multiplicities, see `fedlab.learning.metrics`.
+
+    Returns
+    -------
+    float, or ndarray of shape (B,)
+        The prevalence at random, 1 for a perfect ranking; NaN unless every class is present.
+
+    Examples
+    --------
+    >>> from fedlab.learning.metrics import average_precision
+    >>> p = [[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.2, 0.8]]
+    >>> round(average_precision([0, 0, 1, 1], p), 3)
+    0.833
     """
     return _one_versus_rest(_average_precision, y, p, weights)
 
 
 @metric("accuracy")
 def accuracy(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
-    """Share of cases put in the right class: binary p[:, 1] > 0.5 strictly, else the largest p (as MedMNIST does)."""
+    """Share of correctly classified cases: binary p[:, 1] > 0.5 strictly, else the largest p (as MedMNIST does).
+
+    Parameters
+    ----------
+    y, p, weights : array-like
+        Labels, probabilities and optional case multiplicities, see `fedlab.learning.metrics`.
+
+    Returns
+    -------
+    float, or ndarray of shape (B,)
+        0 to 1.
+
+    Examples
+    --------
+    >>> from fedlab.learning.metrics import accuracy
+    >>> p = [[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.2, 0.8]]
+    >>> accuracy([0, 0, 1, 1], p)
+    0.5
+    """
     return weights @ (_decision(p) == y) / weights.sum(1)
 
 
 @metric("balanced accuracy")
 def balanced_accuracy(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
-    """Mean over all classes of the share of its cases put right; NaN if a class is absent."""
+    """Mean over classes of the share of its cases that are correctly classified (macro-averaged recall).
+
+    Parameters
+    ----------
+    y, p, weights : array-like
+        Labels, probabilities and optional case multiplicities, see `fedlab.learning.metrics`.
+
+    Returns
+    -------
+    float, or ndarray of shape (B,)
+        0 to 1; NaN if a class is absent.
+
+    Examples
+    --------
+    >>> from fedlab.learning.metrics import balanced_accuracy
+    >>> p = [[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.2, 0.8]]
+    >>> balanced_accuracy([0, 0, 1, 1], p)
+    0.5
+    """
     member = _one_hot(y, p.shape[1])
     right = member * (_decision(p) == y)[:, None]
     return ((weights @ right) / (weights @ member)).mean(1)
@@ -99,7 +202,25 @@ def balanced_accuracy(y: NDArray[np.int64], p: Floats, weights: Floats) -> Float
 
 @metric("Brier score", higher_is_better=False)
 def brier(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
-    """Squared error of the probabilities: binary (p1 - y)^2, multi-class summed over classes (Brier 1950)."""
+    """Squared error of the probabilities: binary (p1 - y)^2, multi-class summed over classes (Brier 1950).
+
+    Parameters
+    ----------
+    y, p, weights : array-like
+        Labels, probabilities and optional case multiplicities, see `fedlab.learning.metrics`.
+
+    Returns
+    -------
+    float, or ndarray of shape (B,)
+        0 for perfect predictions; at most 1 for a binary task, 2 for more classes.
+
+    Examples
+    --------
+    >>> from fedlab.learning.metrics import brier
+    >>> p = [[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.2, 0.8]]
+    >>> round(brier([0, 0, 1, 1], p), 3)
+    0.165
+    """
     if p.shape[1] == 2:
         error = (p[:, 1] - y) ** 2
     else:
@@ -112,6 +233,23 @@ def ece(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
     """Expected calibration error of the top label, 15 equal-width bins (Guo 2017, arXiv:1706.04599).
 
     Biased upwards for few cases: compare at equal n.
+
+    Parameters
+    ----------
+    y, p, weights : array-like
+        Labels, probabilities and optional case multiplicities, see `fedlab.learning.metrics`.
+
+    Returns
+    -------
+    float, or ndarray of shape (B,)
+        0 to 1, 0 for perfect calibration.
+
+    Examples
+    --------
+    >>> from fedlab.learning.metrics import ece
+    >>> p = [[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.2, 0.8]]
+    >>> round(ece([0, 0, 1, 1], p), 3)
+    0.35
     """
     decision = _decision(p)
     confidence = p[np.arange(len(p)), decision]
@@ -124,7 +262,24 @@ def ece(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
 def kappa(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
     """Cohen's kappa with quadratic weights, for grades (Cohen 1968): 1 perfect, 0 as by chance.
 
-    A single predicted class is 0, also where that class is the only true one.
+    A single predicted class gives 0, even if it is the only true class.
+
+    Parameters
+    ----------
+    y, p, weights : array-like
+        Labels, probabilities and optional case multiplicities, see `fedlab.learning.metrics`.
+
+    Returns
+    -------
+    float, or ndarray of shape (B,)
+        -1 to 1.
+
+    Examples
+    --------
+    >>> from fedlab.learning.metrics import kappa
+    >>> p = [[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.1, 0.2, 0.7], [0.1, 0.7, 0.2]]
+    >>> kappa([0, 1, 2, 2], p)
+    0.8
     """
     grade, total = _decision(p), weights.sum(1)
     observed = (weights @ (y - grade) ** 2) * total
@@ -135,13 +290,31 @@ def kappa(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
 
 @metric("log loss", higher_is_better=False)
 def log_loss(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
-    """Mean of -ln p of the true class, p clipped to at least 2.2e-16."""
+    """Mean of -ln p of the true class, p clipped to at least 2.2e-16.
+
+    Parameters
+    ----------
+    y, p, weights : array-like
+        Labels, probabilities and optional case multiplicities, see `fedlab.learning.metrics`.
+
+    Returns
+    -------
+    float, or ndarray of shape (B,)
+        0 for perfect predictions, at most 36.04.
+
+    Examples
+    --------
+    >>> from fedlab.learning.metrics import log_loss
+    >>> p = [[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.2, 0.8]]
+    >>> round(log_loss([0, 0, 1, 1], p), 3)
+    0.484
+    """
     surprise = -np.log(np.maximum(p[np.arange(len(p)), y], np.finfo(np.float64).eps))
     return weights @ surprise / weights.sum(1)
 
 
 def _auroc(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
-    """(B,) shares of (positive, negative) pairs in the right order, ties one half."""
+    """Share of correctly ordered (positive, negative) pairs, ties one half, (B,)."""
     order = np.argsort(score, kind="stable")
     above, below = order[positive[order]], order[~positive[order]]
     first = np.searchsorted(score[below], score[above], "left")
@@ -153,13 +326,13 @@ def _auroc(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Float
 
 
 def _average_precision(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:
-    """(B,) mean over positives of the precision at their own score, tied cases included."""
+    """Mean over positives of the precision at their own score, tied cases included, (B,)."""
     order = np.argsort(-score, kind="stable")
     found = order[positive[order]]
     at_least = np.searchsorted(-score[order], -score[found], "right")
     hits_at_least = np.searchsorted(-score[found], -score[found], "right")
     called, hits = _cumulative(weights, order), _cumulative(weights, found)
-    # a positive of weight zero above all others has no precision, and none is needed
+    # the precision of a positive of weight zero above all others is undefined, and not needed
     precision = hits[:, hits_at_least] / np.maximum(called[:, at_least], np.finfo(np.float64).tiny)
     total = hits[:, -1]
     value = np.einsum("bi,bi->b", weights[:, found], precision) / total
@@ -169,13 +342,14 @@ def _average_precision(positive: NDArray[np.bool_], score: Floats, weights: Floa
 def _one_versus_rest(
     binary: Callable[[NDArray[np.bool_], Floats, Floats], Floats], y: NDArray[np.int64], p: Floats, weights: Floats
 ) -> Floats:
-    """The binary metric of class 1, or for more classes the mean over each class against the others; NaN if one is."""
+    """The binary metric of class 1; for more classes the mean over classes of one against the rest; NaN if any is."""
     wanted = [1] if p.shape[1] == 2 else range(p.shape[1])
     return np.mean([binary(y == c, p[:, c], weights) for c in wanted], axis=0)
 
 
 def _over_labels(kernel: Kernel, y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is the NaN that says undefined
+    """Apply a metric; to a multi-label task label by label, and average."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 gives NaN, which means undefined
         if y.ndim == 1:
             return kernel(y, p, weights)
         labels = zip(y.T, p.T, strict=True)
@@ -183,28 +357,32 @@ def _over_labels(kernel: Kernel, y: NDArray[np.int64], p: Floats, weights: Float
 
 
 def _decision(p: Floats) -> NDArray[np.int64]:
+    """The predicted class, (n,)."""
     return (p[:, 1] > 0.5).astype(np.int64) if p.shape[1] == 2 else p.argmax(1)
 
 
 def _one_hot(index: NDArray[np.int64], size: int) -> Floats:
+    """Class membership as 0 and 1, (n, size)."""
     return (index[:, None] == np.arange(size)).astype(np.float64)
 
 
 def _cumulative(weights: Floats, order: NDArray[np.int64]) -> Floats:
-    """(B, len(order) + 1) running sums of the weights in that order, from zero."""
+    """Running sums of the weights in this order, starting at zero, (B, len(order) + 1)."""
     sums = np.zeros((len(weights), len(order) + 1))
     np.cumsum(weights[:, order], axis=1, out=sums[:, 1:])
     return sums
 
 
 def _weights(weights: ArrayLike | None, cases: int) -> NDArray[Any]:
+    """Check multiplicities (B, n); one row of ones if there are none."""
     rows = np.ones((1, cases)) if weights is None else np.asarray(weights)
     if rows.ndim != 2 or rows.shape[1] != cases:
-        raise ValueError(f"weights have shape {rows.shape}: wanted (draws, {cases}), one multiplicity a case")
+        raise ValueError(f"weights have shape {rows.shape}: wanted (draws, {cases}), one multiplicity for each case")
     return rows
 
 
 def _checked(y: ArrayLike, p: ArrayLike) -> tuple[NDArray[np.int64], Floats]:
+    """Check shapes and range of labels and probabilities."""
     truth, probabilities = np.asarray(y), np.asarray(p, np.float64)
     if probabilities.ndim != 2 or len(truth) != len(probabilities):
         raise ValueError(
@@ -214,7 +392,7 @@ def _checked(y: ArrayLike, p: ArrayLike) -> tuple[NDArray[np.int64], Floats]:
     if truth.ndim == 2 and truth.shape != probabilities.shape:
         raise ValueError(f"multi-label y has shape {truth.shape} and p {probabilities.shape}: wanted the same")
     if truth.ndim == 1 and classes < 2:
-        raise ValueError("p has one column: wanted one a class, (n, 2) for a binary task; stack [1 - p, p]")
+        raise ValueError("p has one column: wanted one for each class, (n, 2) for a binary task; stack [1 - p, p]")
     limit = classes if truth.ndim == 1 else 2
     if len(truth) and not (truth.min() >= 0 and truth.max() < limit):
         raise ValueError(f"y holds {truth.min()}..{truth.max()}: wanted 0..{limit - 1}, or as many columns in p")

@@ -1,7 +1,10 @@
-"""Named networks, each a sequence of stages, for 2D and 3D images.
+"""Networks by name, each a sequence of stages, for 2D and 3D images.
 
-A stage is one element of an `nn.Sequential`: cutting a model for split learning is choosing an index. Kinds of layers
-follow the image: convolutions, pooling and normalisation exist in two and three dimensions.
+A stage is one element of an `nn.Sequential`; the cut layer of split learning is the index of a stage. The kinds of
+layers follow the image: convolutions, pooling and normalisation exist in two and three dimensions.
+
+A model is registered with `@MODELS.add`. It is a function of `shape` (channels, height, width[, depth]) and `outputs`
+(numbers a case), and of arguments that a user may set in the text: `model="small_cnn(width=32)"`.
 """
 
 import math
@@ -20,27 +23,74 @@ POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 def build(text: str, shape: tuple[int, ...], outputs: int, seed: int, batchnorm: str = "avg") -> nn.Sequential:
-    """The model that `text` names, for images of `shape` (channels, height, width[, depth]), with its initial weights.
+    """Build a model by name, with its initial weights.
 
-    batchnorm="group" puts group normalisation in the place of every batch normalisation. Raises ValueError where the
-    model does not fit the image size.
+    Parameters
+    ----------
+    text : str
+        A name of `fedlab.MODELS`, with arguments if wanted: "small_cnn(width=32)".
+    shape : tuple of int
+        (channels, height, width[, depth]) of an image.
+    outputs : int
+        Numbers that the model returns for a case.
+    seed : int
+        Seed of the initial weights.
+    batchnorm : str
+        "group" replaces every batch normalisation by group normalisation; other values change nothing here.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Stages in training mode, in float32 on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the name or an argument is unknown, or if the model does not fit the image size.
+
+    Examples
+    --------
+    >>> from fedlab.learning.models import build
+    >>> model = build("small_cnn(width=8)", shape=(1, 28, 28), outputs=2, seed=0)
+    >>> len(model), sum(p.numel() for p in model.parameters())
+    (5, 6010)
     """
-    function, args, knobs = MODELS.parse(text, given=2)
+    function, values, named = MODELS.parse(text, given=2)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_stream(seed, "initial weights").initial_seed())
         try:
-            model = function(shape, outputs, *args, **knobs)
+            model = function(shape, outputs, *values, **named)
         except (TypeError, RuntimeError, ValueError) as error:
-            raise ValueError(f"model {text!r} cannot be built ({error}): check its knobs") from error
+            raise ValueError(f"model {text!r} cannot be built ({error}): check its arguments") from error
     if batchnorm == "group":
-        _regroup(model)
+        _to_group_norm(model)
     _check_fit(text, model, shape, outputs)
     return model
 
 
 @MODELS.add
 def logistic(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
-    """Multinomial logistic regression on pixels, starting at zero: convex, so every run has a known optimum."""
+    """Multinomial logistic regression on pixels, starting at zero: convex, so every run has a known optimum.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (channels, height, width[, depth]) of an image.
+    outputs : int
+        Numbers a case.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Two stages: flattening, and one linear layer.
+
+    Examples
+    --------
+    >>> from fedlab.learning.models import logistic
+    >>> model = logistic((1, 28, 28), outputs=2)
+    >>> sum(p.numel() for p in model.parameters())
+    1570
+    """
     linear = nn.Linear(math.prod(shape), outputs)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -51,18 +101,44 @@ def logistic(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
 def small_cnn(
     shape: tuple[int, ...], outputs: int, width: int = 16, depth: int = 3, projection: int = 0
 ) -> nn.Sequential:
-    """Three convolutions with batch normalisation and pooling, then the mean over the image: 24 thousand parameters."""
+    """Three convolutions with batch normalisation and pooling, then global average pooling: 24 thousand parameters.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (channels, height, width[, depth]) of an image; each edge at least 2**depth.
+    outputs : int
+        Numbers a case.
+    width : int
+        Channels of the first convolution; each further one has twice as many.
+    depth : int
+        Number of convolutions.
+    projection : int
+        Size of a projection before the last layer (Li 2021, arXiv:2103.16257), 0 for none.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        One stage for each convolution, then pooling, the projection if there is one, and the last linear layer.
+
+    Examples
+    --------
+    >>> from fedlab.learning.models import small_cnn
+    >>> model = small_cnn((1, 28, 28), outputs=2)
+    >>> sum(p.numel() for p in model.parameters())
+    23538
+    """
     d = len(shape) - 1
     stages, inputs = [], shape[0]
     for level in range(depth):
         channels = width * 2**level
         conv = CONV[d](inputs, channels, 3, padding=1, bias=False)
-        stages.append(nn.Sequential(conv, NORM[d](channels), POOL[d](2), nn.ReLU(inplace=True)))  # ReLU of fewer
+        stages.append(nn.Sequential(conv, NORM[d](channels), POOL[d](2), nn.ReLU(inplace=True)))  # after pooling: fewer
         inputs = channels
     return nn.Sequential(*stages, *_head(inputs, outputs, projection))
 
 
-class Mean(nn.Module):
+class GlobalAveragePool(nn.Module):
     """The mean over the image of each channel: (b, channels, height, width[, depth]) -> (b, channels)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,11 +146,11 @@ class Mean(nn.Module):
 
 
 def _head(inputs: int, outputs: int, projection: int) -> list[nn.Module]:
-    """The last stages: the mean over the image, a projection if one is wanted (Li 2021, arXiv:2103.16257), logits.
+    """The last stages: global average pooling, a projection unless it is 0 (Li 2021, arXiv:2103.16257), logits.
 
-    What enters the last stage is the representation of a case.
+    The input of the last stage is the representation of a case.
     """
-    stages: list[nn.Module] = [Mean()]
+    stages: list[nn.Module] = [GlobalAveragePool()]
     if projection:
         stages.append(nn.Sequential(nn.Linear(inputs, inputs), nn.ReLU(), nn.Linear(inputs, projection)))
     return [*stages, nn.Linear(projection or inputs, outputs)]
@@ -99,12 +175,35 @@ class Residual(nn.Module):
         return torch.relu_(self.norm2(self.conv2(y)).add_(self.shortcut(x)))
 
 
-OWN = (Mean, Residual)  # layers of fedlab's own
-
-
 @MODELS.add
 def resnet18(shape: tuple[int, ...], outputs: int, projection: int = 0) -> nn.Sequential:
-    """ResNet-18 for small images: 3x3 stem, no first pooling, as in the MedMNIST v2 benchmark."""
+    """ResNet-18 for small images: 3x3 stem, no first pooling, as in the MedMNIST v2 benchmark.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (channels, height, width[, depth]) of an image.
+    outputs : int
+        Numbers a case.
+    projection : int
+        Size of a projection before the last layer (Li 2021, arXiv:2103.16257), 0 for none.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        The stem, four stages of two residual blocks, pooling, the projection if there is one, and the last layer.
+
+    References
+    ----------
+    He et al. 2016, arXiv:1512.03385; Yang et al. 2023 (MedMNIST v2), Scientific Data 10, 41.
+
+    Examples
+    --------
+    >>> from fedlab.learning.models import resnet18
+    >>> model = resnet18((3, 28, 28), outputs=5)
+    >>> sum(p.numel() for p in model.parameters())
+    11171397
+    """
     d = len(shape) - 1
     stem = nn.Sequential(CONV[d](shape[0], 64, 3, padding=1, bias=False), NORM[d](64), nn.ReLU(inplace=True))
     stages, inputs = [stem], 64
@@ -117,7 +216,27 @@ def resnet18(shape: tuple[int, ...], outputs: int, projection: int = 0) -> nn.Se
 
 @MODELS.add
 def densenet121(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
-    """MONAI's DenseNet-121, for images of 32 pixels and more (Huang et al. 2017, arXiv:1608.06993)."""
+    """MONAI's DenseNet-121, for images of 32 pixels and more (Huang et al. 2017, arXiv:1608.06993).
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (channels, height, width[, depth]) of an image.
+    outputs : int
+        Numbers a case.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        The layers of the feature extractor, then pooling, then the last layer.
+
+    Examples
+    --------
+    >>> from fedlab.learning.models import build
+    >>> model = build("densenet121", (1, 32, 32), outputs=2, seed=0)
+    >>> len(model)
+    14
+    """
     from monai.networks.nets import DenseNet121
 
     net = DenseNet121(spatial_dims=len(shape) - 1, in_channels=shape[0], out_channels=outputs)
@@ -125,18 +244,18 @@ def densenet121(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
     return nn.Sequential(*net.features, nn.Sequential(*pooling), logits)
 
 
-def _regroup(module: nn.Module) -> None:
-    """Replace batch by group normalisation, 8 channels a group where that divides them."""
+def _to_group_norm(module: nn.Module) -> None:
+    """Replace batch by group normalisation, in place; 8 channels a group if that divides their number."""
     for name, child in module.named_children():
         if isinstance(child, BATCH_NORMS):
             groups = math.gcd(child.num_features, max(1, child.num_features // 8))
             setattr(module, name, nn.GroupNorm(groups, child.num_features))
         else:
-            _regroup(child)
+            _to_group_norm(child)
 
 
 def _check_fit(text: str, model: nn.Module, shape: tuple[int, ...], outputs: int) -> None:
-    """One forward pass of two blank images, in evaluation mode so that no statistic changes."""
+    """Run two blank images through the model, in evaluation mode so that no statistic changes."""
     try:
         with torch.inference_mode():
             found = tuple(model.eval()(torch.zeros(2, *shape)).shape)

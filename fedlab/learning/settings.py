@@ -1,15 +1,12 @@
-"""How every site trains: the settings that all methods share, so that methods are compared under one budget."""
+"""Settings of local training: every method trains under the same ones, so that methods are compared fairly."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fedlab.core.registry import Registry, nearest
-from fedlab.federation import aggregation
-from fedlab.federation.attacks import Attack
-from fedlab.federation.participation import check_participation, fraction, straggling
 from fedlab.learning import augmentation
 
 __all__ = ["SCHEDULES", "Training", "constant", "cosine", "step"]
@@ -37,39 +34,76 @@ def step(progress: float, factor: float = 0.1) -> float:
 
 
 class Training(BaseModel):
-    """One site's local work in a round, and how rounds follow each other. Frozen; unknown names are refused."""
+    """Settings of one site's local training in a round, and of the rounds. Frozen; unknown names are refused.
+
+    Parameters
+    ----------
+    rounds : int, default 20
+        Communication rounds, 1 or more; a cycle through all sites counts as one.
+    patience : int, optional
+        Stop after this many evaluations without a better validation mean. By default all rounds are run.
+    local_epochs : int, default 1
+        Passes over a site's training cases in a round, 1 or more.
+    local_steps : int, optional
+        Optimizer steps of each site in a round, 1 or more. Replaces `local_epochs` if given.
+    batch_size : int or None, default 32
+        Cases in a step, 1 or more; None takes all of a site's cases at once (full batch).
+    optimizer : {"sgd", "adam", "adamw"}, default "sgd"
+        Local optimizer.
+    lr : float, default 0.05
+        Learning rate of a local step, 0 or more.
+    momentum : float, default 0.0
+        Momentum of "sgd", 0 to below 1.
+    weight_decay : float, default 0.0
+        Factor of the L2 term (weight_decay/2) |w|^2, 0 or more. It leaves biases and normalisation layers alone.
+    schedule : str, default "constant"
+        Learning rate over rounds: "constant", "cosine(final=0.01)", "step(factor=0.1)".
+    batchnorm : {"avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"}, default "avg"
+        Batch normalisation across sites: statistics averaged, pooled as those of the union, kept at the sites
+        ("silobn", "params_only"), kept with scale and offset ("fedbn"), frozen, or group normalisation instead.
+    normalisation : {"none", "image", "site", "global"}, default "none"
+        Statistics that standardise intensities: of each image, of each site, or of all sites. It decides which
+        scanner differences survive.
+    augment : str, default "none"
+        Random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)".
+    precision : {"float32", "float64", "bf16"}, default "float32"
+        Number format; "bf16" keeps float32 weights and computes layers in bfloat16.
+    device : str, default "auto"
+        "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1".
+    execution : {"auto", "sequential", "vmap", "cuda_graph"}, default "auto"
+        How sites are trained on the device; changes speed, not results.
+    seed : int, default 0
+        Seed of the initial weights and of the order of batches, 0 or more.
+    evaluate_every : int, default 1
+        Rounds between evaluations, 1 or more; the last round is always evaluated.
+
+    Examples
+    --------
+    >>> from fedlab.learning.settings import Training
+    >>> Training(rounds=8, lr=1.0, schedule="step").lr_at(5)
+    0.1
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
-    rounds: int = Field(20, ge=1)  # rounds of communication; a cycle through all sites counts as one
-    patience: int | None = Field(None, ge=1)  # stop after so many evaluations without a better validation mean
-    local_epochs: int = Field(1, ge=1)  # passes over a site's training cases in a round
-    local_steps: int | None = Field(None, ge=1)  # optimizer steps in a round, in the place of epochs
-    batch_size: int | None = Field(32, ge=1)  # cases in a step; None: all of a site's cases at once
+    rounds: int = Field(20, ge=1)
+    patience: int | None = Field(None, ge=1)
+    local_epochs: int = Field(1, ge=1)
+    local_steps: int | None = Field(None, ge=1)
+    batch_size: int | None = Field(32, ge=1)
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(0.05, ge=0)  # learning rate of a local step
-    momentum: float = Field(0.0, ge=0, lt=1)  # of "sgd"
-    weight_decay: float = Field(0.0, ge=0)  # L2 term (lambda/2)|w|^2 on weights; biases and normalisation left alone
-    schedule: str = "constant"  # learning rate over rounds: "constant", "cosine(final=0.01)", "step(factor=0.1)"
-    local_optimizer: Literal["reset", "keep", "share"] = (
-        "reset"  # of sites side by side, between rounds: afresh, own, or averaged
-    )
-    participation: str = "all"  # sites drawn in a round: "all", "sample(0.3)", "by_size(0.3)", "unbiased(0.3)"
-    availability: float | list[float] = 1.0  # probability that a drawn site is there; one for all or one a site
-    stragglers: float | str = 0.0  # probability that a site does part of its work; "drop(0.3)": it then does not count
-    failures: float = 0.0  # probability that a site breaks off after it got the model
-    aggregate: str = "mean"  # how models are merged: "mean", "median", "trimmed(0.2)", "krum(f=1)", "geomedian", ...
-    attack: str = "none"  # what hostile sites send: "signflip(count=1)", "labelflip", "alie(count=2)", ...
-    secure_sum: bool = False  # merge by a sum of masked messages, so that no single update is seen
-    watch_visits: bool = False  # evaluate also between the visits of a travelling model
+    lr: float = Field(0.05, ge=0)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: str = "constant"
     batchnorm: Literal["avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"] = "avg"
-    normalisation: Literal["none", "image", "site", "global"] = "none"  # decides what of scanners' differences survives
-    augment: str = "none"  # random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)"
+    normalisation: Literal["none", "image", "site", "global"] = "none"
+    augment: str = "none"
     precision: Literal["float32", "float64", "bf16"] = "float32"
-    device: str = "auto"  # "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1"
-    execution: Literal["auto", "sequential", "vmap", "cuda_graph"] = "auto"  # changes speed, not results
-    seed: int = Field(0, ge=0)  # initial weights and order of batches
-    evaluate_every: int = Field(1, ge=1)  # rounds between evaluations; the last round is always evaluated
+    device: str = "auto"
+    execution: Literal["auto", "sequential", "vmap", "cuda_graph"] = "auto"
+    seed: int = Field(0, ge=0)
+    evaluate_every: int = Field(1, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -84,61 +118,19 @@ class Training(BaseModel):
         return values
 
     @model_validator(mode="after")
-    def _consistent(self) -> "Training":
+    def _consistent(self) -> Self:
         SCHEDULES.parse(self.schedule, given=1)
         augmentation.parse(self.augment)
         if self.optimizer != "sgd" and self.momentum:
             raise ValueError(
                 f"momentum={self.momentum} belongs to optimizer='sgd', found {self.optimizer!r}: remove it"
             )
-        self._check_participation()
-        self._check_merging()
         return self
-
-    def _check_participation(self) -> None:
-        check_participation(self.participation)
-        straggling(self.stragglers)
-        fraction("failures", self.failures)
-        for chance in self.availability if isinstance(self.availability, list) else [self.availability]:
-            fraction("availability", chance)
-
-    def _check_merging(self) -> None:
-        """A secure sum shows no single update, so nothing may look at one or miss one."""
-        aggregation.least(self.aggregate)
-        Attack.of(self.attack, 0)
-        rule = aggregation.RULES.parse(self.aggregate, given=3)[0]
-        if self.batchnorm == "pooled" and rule in (aggregation.median, aggregation.trimmed):
-            raise ValueError(
-                f"aggregate={self.aggregate!r} goes by coordinates and cannot tell the variance of the union: use"
-                " another rule, or another batchnorm than 'pooled'"
-            )
-        if not self.secure_sum:
-            return
-        dropped = straggling(self.stragglers)[1] or self.failures > 0
-        if rule is not aggregation.mean:
-            raise ValueError(
-                f"secure_sum=True hides single models, which aggregate={self.aggregate!r} must see: choose one of them"
-            )
-        if self.batchnorm == "pooled":
-            raise ValueError(
-                "secure_sum=True adds up models, from which batchnorm='pooled' cannot tell the variance of the union:"
-                " use 'avg', 'fedbn' or 'group'"
-            )
-        if self.local_optimizer == "share":
-            raise ValueError(
-                "secure_sum=True hides single updates, which the moments of local_optimizer='share' would show: choose"
-                " one of them"
-            )
-        if dropped:
-            raise ValueError(
-                "secure_sum=True cannot unmask a sum that a site dropped out of after masks were agreed: set failures=0"
-                " and no stragglers='drop(...)'; absent sites (availability) are no obstacle"
-            )
 
     def lr_at(self, number: int) -> float:
         """The learning rate of round `number`, counted from 1."""
-        function, args, knobs = SCHEDULES.parse(self.schedule, given=1)
-        return self.lr * float(function((number - 1) / self.rounds, *args, **knobs))
+        function, args, named = SCHEDULES.parse(self.schedule, given=1)
+        return self.lr * float(function((number - 1) / self.rounds, *args, **named))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -1,7 +1,7 @@
-"""Training as it goes: one figure and one truthful line of progress, wherever the training runs.
+"""Live output of a training: one figure and one line of progress.
 
-In a notebook one display is redrawn in place, so a notebook that is executed without a screen keeps one plain picture;
-inside an Output widget, and from any thread, likewise. Elsewhere the line of progress is rewritten on standard error.
+In a notebook one display is redrawn in place, also inside an Output widget and from any thread, so that a headless
+execution keeps one picture. Elsewhere the line of progress is rewritten on standard error.
 """
 
 import shutil
@@ -16,19 +16,22 @@ import pandas as pd
 
 from fedlab.engine.devices import throughput
 from fedlab.experiments.recorder import trained_images
+from fedlab.plots import style
+from fedlab.plots.inputs import SPLITS
+from fedlab.plots.rounds import draw, site_means
 
 PAUSE = 0.5  # seconds at least between two redraws
 SHARE = 0.05  # of the time, at most, that redrawing may take from training
-WIDE = 110  # characters of the line of progress that the figure has room for
-LEFT_OUT = ("mean", "pace", "device", "speed", "left")  # parts of that line, in the order in which they are left out
+WIDE = 110  # characters of the line of progress that fit the figure
+LEFT_OUT = ("mean", "pace", "device", "speed", "left")  # parts of that line, in the order in which they are dropped
 
 
 class Screen:
-    """One picture or text in a notebook that is replaced in place, wherever it stands and from any thread.
+    """One picture or text in a notebook that is replaced in place, from any thread.
 
-    output: an ipywidgets.Output to show it in; else it appears where the notebook stands when it is first shown. (An
-    Output widget that captures what is displayed does not follow a display that is updated later, so inside one the
-    picture stands in an Output of its own.)
+    output: an ipywidgets.Output to show it in; by default it appears in the cell that first shows it. (An Output widget
+    that captures what is displayed does not follow later updates of a display, so inside one the picture gets another
+    Output widget.)
     """
 
     def __init__(self, output: Any = None) -> None:
@@ -38,10 +41,11 @@ class Screen:
 
     @property
     def shown(self) -> bool:
+        """Whether there is a place to replace."""
         return bool(self._places)
 
     def show(self, content: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
-        """Replace what is shown everywhere; content: mime type -> data, as in a notebook's outputs."""
+        """Replace the content everywhere; content: mime type -> data, as in a notebook's outputs."""
         if not self._places:
             self.open(content, metadata)
             return
@@ -49,7 +53,7 @@ class Screen:
             replace(content, metadata or {})
 
     def open(self, content: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
-        """Show it here too."""
+        """Show the content here too."""
         from IPython.display import display
 
         if capturing():
@@ -65,15 +69,17 @@ class Screen:
 
 
 def _replace(output: Any, content: dict[str, Any], metadata: dict[str, Any]) -> None:
+    """Replace the content of an Output widget."""
     output.outputs = ({"output_type": "display_data", "data": content, "metadata": metadata},)
 
 
 def _update(handle: Any, content: dict[str, Any], metadata: dict[str, Any]) -> None:
+    """Update a display."""
     handle.update(content, raw=True, metadata=metadata)
 
 
 def capturing() -> bool:
-    """Whether an Output widget takes what this thread displays."""
+    """Return whether an Output widget captures what this thread displays."""
     if "ipywidgets" not in sys.modules:
         return False
     from fedlab.notebook.output import captures
@@ -82,7 +88,7 @@ def capturing() -> bool:
 
 
 def picture(figure: Any, text: str, **how: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(content, metadata) of a figure for a Screen; a reader without pictures gets the text. how: see `png`."""
+    """Return (content, metadata) of a figure for a Screen, with a text for readers without pictures; how: see `png`."""
     from fedlab.plots.picture import png
 
     data, size = png(figure, **how)
@@ -90,10 +96,31 @@ def picture(figure: Any, text: str, **how: Any) -> tuple[dict[str, Any], dict[st
 
 
 class Live:
-    """Shows the rounds of one run while it trains; an error in showing is reported once and never stops training.
+    """Observer of a run that shows its rounds while it trains.
 
-    rounds: how many are planned. title: of the figure. metric: the first of the validation metrics if None. output: an
-    ipywidgets.Output to draw in. device: the name of the device that the run trains on.
+    An error in drawing is reported once and never stops training.
+
+    Parameters
+    ----------
+    rounds : int
+        How many rounds are planned.
+    title : str
+        Title of the figure.
+    metric : str, optional
+        The metric to show; the first of the validation metrics by default.
+    output : ipywidgets.Output, optional
+        Where to draw; by default the cell that trains.
+    device : str, optional
+        Name of the device that the run trains on.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> live = Live(rounds=10, title="fedavg on phantoms")
+    >>> row = {"round": 1, "model": "global", "site": "Site A", "split": "val", "metric": "auroc", "value": 0.8}
+    >>> live.update(pd.DataFrame([row]), round=1)
+    >>> live.progress(width=50)
+    'round 1 of 10, validation AUROC 0.800'
     """
 
     def __init__(
@@ -103,17 +130,17 @@ class Live:
         self.frame, self.round = pd.DataFrame(), 0
         self.screen = Screen(output)
         self._broken = self._closed = False
-        self._finished = {0: time.perf_counter()}  # round -> when; 0: when the clock started
+        self._finished = {0: time.perf_counter()}  # round -> when it ended; 0: when the run started
         self._next = 0.0  # when the next redraw is due
 
     def update(self, rounds_frame: pd.DataFrame, round: int) -> None:
-        """Take note of a finished round; redraw if the last time is long enough ago.
+        """Record a finished round; redraw if the last redraw is long enough ago.
 
         rounds_frame: the rounds so far, as in `run.rounds`.
         """
         now = time.perf_counter()
         if round > 1 and list(self._finished) == [0]:
-            self._finished = {}  # resumed: what passed since the start of the clock is not the time of these rounds
+            self._finished = {}  # resumed: the time since the start is not the time of these rounds
         self._finished[round] = now
         self.frame, self.round = rounds_frame, round
         if now >= self._next:
@@ -122,7 +149,7 @@ class Live:
             self._next = now + spent + max(PAUSE, spent / SHARE)
 
     def close(self) -> None:
-        """Show the last state, however the training ended; calling it again does nothing."""
+        """Show the last state, however the training ended; later calls do nothing."""
         if not self._closed:
             self._closed = True
             self._show()
@@ -134,7 +161,7 @@ class Live:
         self._finished, self._next = {0: time.perf_counter()}, 0.0
 
     def conclude(self, text: str) -> None:
-        """Put one line in the place of the figure."""
+        """Replace the figure by one line."""
         self._closed = True
         if in_notebook() and self.screen.shown:
             self.screen.show({"text/plain": text})
@@ -142,7 +169,7 @@ class Live:
             print(f"\r{text}".ljust(shutil.get_terminal_size((120, 0)).columns - 1), file=sys.stderr)
 
     def tell(self, text: str) -> None:
-        """One line in the place of the figure, while runs of other processes are followed."""
+        """Replace the figure by one line of progress, while other processes train."""
         if in_notebook():
             self.screen.show({"text/plain": text})
         else:
@@ -151,9 +178,9 @@ class Live:
 
     @property
     def pace(self) -> float | None:
-        """Seconds a round took on average since the clock started; None while unknown.
+        """Mean seconds of a round since the start; None while unknown.
 
-        What came before the end of the first round (loading, compiling) counts only while there is no other round.
+        The time before the end of the first round (loading, compiling) counts only while there is no other round.
         """
         marks = list(self._finished.items())
         (first, start), (last, end) = marks[1 if marks[0][0] == 0 and len(marks) > 2 else 0], marks[-1]
@@ -163,7 +190,7 @@ class Live:
     def speed(self) -> float | None:
         """Training images a second since the end of the first round; None while there is no other round.
 
-        Time includes evaluation and merging, as it does for a user who waits.
+        Time includes evaluation and aggregation.
         """
         marks = [(number, when) for number, when in self._finished.items() if number > 0]
         if len(marks) < 2 or "samples" not in self.frame:
@@ -173,9 +200,9 @@ class Live:
         return images / (end - start) if end > start else None
 
     def progress(self, width: int | None = None) -> str:
-        """The line: the round, the time that rounds take, the time left, images a second, the device, the metric now.
+        """Write the line of progress: round, time a round, time left, images a second, device, metric.
 
-        What does not fit into `width` characters is left out, the least important first.
+        Parts that do not fit into `width` characters are dropped, the least important first.
         """
         parts = self._parts()
         for name in () if width is None else LEFT_OUT:
@@ -185,7 +212,7 @@ class Live:
         return "".join(parts.values())
 
     def _parts(self) -> dict[str, str]:
-        """Pieces of the line in the order in which they are read."""
+        """Return the parts of the line in reading order."""
         parts = {"round": f"round {self.round} of {self.rounds}"}
         if self._closed and self.round < self.rounds:
             parts = {"round": f"ended after round {self.round} of {self.rounds}"}
@@ -201,25 +228,25 @@ class Live:
         return parts | self._level()
 
     def _level(self) -> dict[str, str]:
-        """The newest value of the metric, in words; empty before the first one."""
-        from fedlab.plots.lines import site_means
-        from fedlab.plots.reading import SPLITS
-        from fedlab.plots.style import metric_label
-
+        """Return the newest value of the metric; empty before the first one."""
         if not len(self.frame):
             return {}
         metric, split = self._watched()
         last = site_means(self.frame, metric, split).iloc[-1]
-        return {"level": f", {SPLITS[split]} {metric_label(metric)} {last['value']:.3f}", "mean": " (mean over sites)"}
+        return {
+            "level": f", {SPLITS[split]} {style.metric_label(metric)} {last['value']:.3f}",
+            "mean": " (mean over sites)",
+        }
 
     def _watched(self) -> tuple[str, str]:
-        """(metric, split): a validation metric once there is one, the training loss until then."""
+        """Return (metric, split): a validation metric once there is one, the training loss until then."""
         known = list(self.frame.loc[self.frame["split"] == "val", "metric"].unique())
         if self.metric in known:
             return str(self.metric), "val"
         return (known[0], "val") if known and self.metric is None else ("loss", "train")
 
     def _show(self) -> None:
+        """Redraw the display, or rewrite the line of progress."""
         if self._broken:
             return
         try:
@@ -229,20 +256,16 @@ class Live:
                 width = shutil.get_terminal_size((120, 0)).columns - 1
                 line = f"{self.title}: {self.progress(width - len(self.title) - 2)}"[:width].ljust(width)
                 print(f"\r{line}", end="\n" if self._closed else "", file=sys.stderr, flush=True)
-        except Exception as error:  # whatever it is, training is worth more than its picture
+        except Exception as error:  # an error in drawing must not end the training
             self._broken = True
-            print(f"the live figure stopped ({error!r}); training goes on", file=sys.stderr)
+            print(f"the live figure stopped ({error!r}); training continues", file=sys.stderr)
 
     def _display(self) -> None:
-        """Redraw the one display of this run; a reader without pictures gets the line of progress."""
+        """Redraw the display of this run; readers without pictures get the line of progress."""
         self.screen.show(*picture(self._figure(), f"{self.title}: {self.progress()}"))
 
     def _figure(self) -> Any:
-        """The mean over sites so far, in a band from the worst to the best site, on an axis of all planned rounds."""
-        from fedlab.plots import style
-        from fedlab.plots.lines import draw, site_means
-        from fedlab.plots.reading import SPLITS
-
+        """Draw the mean over sites so far, in a band from the worst to the best site, on an axis of all rounds."""
         with style.page(None, 8, 3.2) as ax:
             if len(self.frame):
                 metric, split = self._watched()
@@ -250,19 +273,14 @@ class Live:
                 ax.set_ylabel(f"{style.metric_label(metric)} on {SPLITS[split]} cases,\nmean and range of sites")
             ax.set_xlim(1, max(2, self.rounds))
             ax.set_xlabel("communication round")
-            look: dict[str, Any] = {
-                "xytext": (0, 7),
-                "textcoords": "offset points",
-                "fontsize": 8.5,
-                "color": "#555555",
-            }
-            ax.annotate(self.progress(WIDE), (0, 1), xycoords="axes fraction", **look)
+            look: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8.5, "color": "#555555"}
+            ax.annotate(self.progress(WIDE), (0, 1), xycoords="axes fraction", xytext=(0, 7), **look)
             style.headline(ax, self.title, pad=24)
         return style.root(ax)
 
 
 def in_notebook() -> bool:
-    """Whether this process is a Jupyter kernel, whose displays can be redrawn."""
+    """Return whether this process is a Jupyter kernel, whose displays can be redrawn."""
     if "IPython" not in sys.modules:
         return False
     from IPython import get_ipython
@@ -271,7 +289,7 @@ def in_notebook() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as they are read: "0.42 s", "12 s", "3 min", "1 h 20 min"."""
+    """Format seconds: "0.42 s", "12 s", "3 min", "1 h 20 min"."""
     if seconds < 10:
         return f"{seconds:.2g} s"
     if seconds < 120:

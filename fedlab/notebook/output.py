@@ -1,4 +1,4 @@
-"""Output widgets as places to draw in."""
+"""Output widgets as targets of live figures."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import ipywidgets
 
 
 def output() -> ipywidgets.Output:
-    """A place of its own, whose content is replaced through its `outputs`."""
+    """Make an Output widget, whose content is replaced through its `outputs`."""
     return ipywidgets.Output()
 
 
 def captures() -> bool:
-    """Whether some Output widget takes what is displayed now, as inside `with output:`."""
+    """Return whether an Output widget captures what is displayed now, as inside `with output:`."""
     from IPython import get_ipython
 
     shell = get_ipython()

@@ -1,32 +1,80 @@
-"""The notebooks' parameters: as now set, and refused where one was misspelt."""
+"""The parameters of a notebook, from its parameters cell, papermill and defaults; unknown names are refused."""
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedlab.core.registry import nearest
+from fedlab.experiments.experiment import Experiment
 
-INJECTED = "# Parameters"  # first line of the cell in which papermill hands over parameters
+INJECTED = "# Parameters"  # first line of the cell in which papermill passes parameters
 
 
-def parameters(namespace: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Name -> value of the parameters of the notebook that runs this; call it in a cell after the parameters.
+def parameters(
+    namespace: Mapping[str, Any] | None = None,
+    *,
+    own: Iterable[str] = (),
+    accept: Iterable[str] | None = None,
+    **defaults: Any,
+) -> dict[str, Any]:
+    """Settings of the experiment, as the notebook that calls this was given them.
 
-    Parameters are the names assigned with a type, `rounds: int = 15`. Those handed over by papermill must be among
-    them: ValueError naming the nearest one otherwise. (papermill itself only warns and goes on with the default.)
+    A notebook's parameters cell shows the few parameters that the notebook is about, each with a type
+    (`rounds: int = 15`). Every other field of `fedlab.Experiment` can be set by name all the same, with
+    `papermill -p lr 0.01`. papermill warns that such a parameter is unknown, because its parameters cell does not list
+    it; it is used nevertheless. Names that are neither are refused here.
+
+    Parameters
+    ----------
+    namespace : mapping, optional
+        Names and values of the notebook, with its cells under "In". By default those of the running kernel.
+    own : iterable of str, optional
+        Parameters that only this notebook uses, besides `out`. They are no settings of the experiment: they are left
+        out of the result, even if a field of `fedlab.Experiment` has the same name.
+    accept : iterable of str, optional
+        Names that may be set. By default every field of `fedlab.Experiment` except `method`, which notebooks choose
+        themselves.
+    **defaults
+        Settings of the notebook that its parameters cell does not show. A value in the parameters cell or from
+        papermill takes precedence.
+
+    Returns
+    -------
+    dict
+        Name and value of each setting that has a default, a line in the parameters cell, or a value from papermill.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown. The message names the nearest known ones.
+
+    Examples
+    --------
+    The cells of a notebook that was run with `papermill -p lr 0.01`:
+
+    >>> cells = ["rounds: int = 15  # communication rounds", "# Parameters\\nlr = 0.01"]
+    >>> notebook = {"In": cells, "rounds": 15, "lr": 0.01}
+    >>> parameters(notebook, batch_size=16)
+    {'batch_size': 16, 'rounds': 15, 'lr': 0.01}
     """
     if namespace is None:
         from IPython import get_ipython
 
         shell = get_ipython()
         namespace = shell.user_ns if shell is not None else {"In": []}
+    private = {"out", *own}
+    accepted = (set(Experiment.model_fields) - {"method"} if accept is None else set(accept)) - private
     cells = list(namespace["In"])
-    declared = list(dict.fromkeys(name for cell in cells for name in assigned(cell, ast.AnnAssign)))
-    given = [name for cell in cells if cell.startswith(INJECTED) for name in assigned(cell, ast.Assign)]
-    for name in given:
-        if name not in declared:
-            raise ValueError(f"unknown parameter {name!r}: {nearest(name, declared)}")
-    return {name: namespace[name] for name in declared if name in namespace}
+    declared = [name for cell in cells for name in assigned(cell, ast.AnnAssign)]
+    injected = [name for cell in cells if cell.startswith(INJECTED) for name in assigned(cell, ast.Assign)]
+    for name in [*defaults, *declared, *injected]:
+        if name in accepted | private:
+            continue
+        if name in Experiment.model_fields:
+            raise ValueError(f"{name!r} is not a parameter of this notebook: leave it out")
+        raise ValueError(f"unknown parameter {name!r}: {nearest(name, accepted | private)}")
+    known = defaults | {name: namespace[name] for name in [*declared, *injected] if name in namespace}
+    return {name: value for name, value in known.items() if name in accepted}
 
 
 def assigned(cell: str, kind: type[ast.Assign] | type[ast.AnnAssign]) -> list[str]:

@@ -1,1 +1,1 @@
-"""Assigning cases to sites: quotas, whole patients, splits, held-out sites, and the partition they make."""
+"""Partition cases into sites: allocation of whole patients, splits, held-out sites, explicit sites, dose response."""

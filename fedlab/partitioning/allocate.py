@@ -1,7 +1,7 @@
-"""Deal cases to sites so that a wanted table of sites by strata comes true, whole patients at a time.
+"""Allocate cases to sites so that a table of expected counts (sites x strata) is met, whole patients at a time.
 
-Large units go first, where rounding hurts most; what they leave undone is made good by smaller ones, and the units of
-one case, last, make the site sizes exact.
+The largest patient groups are allocated first; smaller groups absorb the rounding error, and units of one case, last,
+make the site sizes exact.
 """
 
 from typing import Any
@@ -12,12 +12,12 @@ from fedlab.core.typing import Floats, Ints
 from fedlab.heterogeneity.raking import TINY, controlled_rounding, largest_remainder, rake
 
 
-def deal(units: Ints, strata: Ints, wanted: Floats, rng: np.random.Generator) -> Ints:
-    """The row of `wanted` that each case goes to, shape (n,).
+def allocate(units: Ints, strata: Ints, wanted: Floats, rng: np.random.Generator) -> Ints:
+    """The row of `wanted` that each case is allocated to, shape (n,).
 
     units: (n,) ids of cases that stay together. strata: (n,) column of `wanted` each case belongs to. wanted: (rows,
-    strata) expected cases; its row sums are whole and its column sums are the cases of each stratum. Which units of one
-    kind go where is drawn. Sizes are exact where units of one case suffice, else as near as the units allow.
+    strata) expected cases; its row sums are whole and its column sums are the cases of each stratum. Units of one kind
+    are drawn at random. Sizes are exact where units of one case suffice, else as near as the units allow.
     """
     _, unit = np.unique(units, return_inverse=True)
     size = np.bincount(unit)
@@ -32,13 +32,13 @@ def deal(units: Ints, strata: Ints, wanted: Floats, rng: np.random.Generator) ->
         counts = (
             _singles(kinds[:, 0], number, rest, rng) if m == 1 else _groups(kinds, number, rest, _scarce(size, m), rng)
         )
-        place[members] = hand_out(kind, counts, rng)
+        place[members] = distribute(kind, counts, rng)
         rest -= counts @ _composition(kinds, rest.shape[1])
     return place[unit]
 
 
 def _kinds(members: Ints) -> tuple[Ints, Ints]:
-    """Units with the same strata are of one kind: (kinds, m) sorted, and the kind of each unit."""
+    """Group units with the same strata into kinds: (kinds, m) sorted, and the kind of each unit."""
     if members.shape[1] == 1:
         kinds, kind = np.unique(members[:, 0], return_inverse=True)
         return kinds[:, None], kind
@@ -47,7 +47,7 @@ def _kinds(members: Ints) -> tuple[Ints, Ints]:
 
 
 def _composition(kinds: Ints, strata: int) -> Any:
-    """Sparse (kinds, strata): the cases of each stratum in a unit of each kind."""
+    """Count the cases of each stratum in a unit of each kind, sparse (kinds, strata)."""
     from scipy.sparse import coo_matrix
 
     rows = np.repeat(np.arange(len(kinds)), kinds.shape[1])
@@ -55,7 +55,7 @@ def _composition(kinds: Ints, strata: int) -> Any:
 
 
 def _singles(strata: Ints, number: Ints, rest: Floats, rng: np.random.Generator) -> Ints:
-    """Units of one case: the rest of the wanted table, rounded with exact sums; (rows, strata present)."""
+    """Allocate units of one case: the rest of the wanted table, rounded with exact sums; (rows, strata present)."""
     expected, elsewhere = rest[:, strata], np.delete(rest, strata, axis=1)
     if expected.min() < -TINY or np.abs(elsewhere).max(initial=0.0) > TINY:
         rows = largest_remainder(np.maximum(np.rint(rest.sum(axis=1)), 0), int(number.sum()))
@@ -66,18 +66,18 @@ def _singles(strata: Ints, number: Ints, rest: Floats, rng: np.random.Generator)
 
 
 def _scarce(size: Ints, m: int) -> bool:
-    """Whether units of fewer than m cases hold too little to make good what units of m leave undone."""
+    """Whether units of fewer than m cases hold too few cases to absorb the rounding error of units of m."""
     return bool(size[size < m].sum() < size[size == m].sum())
 
 
-def _groups(kinds: Ints, number: Ints, rest: Floats, lean: bool, rng: np.random.Generator) -> Ints:
-    """Units of several cases: how many of each kind each row gets, (rows, kinds), every cell its floor or ceiling."""
+def _groups(kinds: Ints, number: Ints, rest: Floats, scarce: bool, rng: np.random.Generator) -> Ints:
+    """Allocate units of several cases: how many of each kind each row gets, (rows, kinds), each a floor or ceiling."""
     expected = _affinity(kinds, rest) * number
     room = np.maximum(rest.sum(axis=1), 0)
-    for _ in range(20 if lean else 0):  # hardly anything smaller follows to make sizes good: lean towards them now
+    for _ in range(20 if scarce else 0):  # too few smaller units follow to correct site sizes: rake to them now
         expected *= (room / room.sum() * number.sum() / np.maximum(expected.sum(axis=1), TINY))[:, None]
         expected *= number / expected.sum(axis=0)
-    return _take_turns(expected, number, rng)
+    return _round_in_turn(expected, number, rng)
 
 
 def _affinity(kinds: Ints, rest: Floats) -> Floats:
@@ -95,10 +95,10 @@ def _affinity(kinds: Ints, rest: Floats) -> Floats:
     return mean / mean.sum(axis=0)
 
 
-def _take_turns(expected: Floats, number: Ints, rng: np.random.Generator) -> Ints:
-    """Round so that totals stay near over any run of neighbouring kinds: what is over goes to whoever is owed most.
+def _round_in_turn(expected: Floats, number: Ints, rng: np.random.Generator) -> Ints:
+    """Round so that totals stay close over any run of neighbouring kinds: the remainder goes to the rows owed most.
 
-    Kinds are sorted, so neighbours are alike; half a unit of chance keeps turns from repeating.
+    Kinds are sorted, so neighbours are similar; half a unit of random noise breaks repeating patterns.
     """
     counts = np.floor(expected + TINY).astype(np.int64)
     part, spare = expected - counts, number - counts.sum(axis=0)
@@ -112,8 +112,8 @@ def _take_turns(expected: Floats, number: Ints, rng: np.random.Generator) -> Int
     return counts
 
 
-def hand_out(kind: Ints, counts: Ints, rng: np.random.Generator) -> Ints:
-    """The row of each unit, (units,): units of one kind are shuffled, then dealt in the counted numbers."""
+def distribute(kind: Ints, counts: Ints, rng: np.random.Generator) -> Ints:
+    """The row of each unit, (units,): units of one kind are shuffled, then assigned in the counted numbers."""
     shuffled = rng.permutation(len(kind))
     by_kind = shuffled[np.argsort(kind[shuffled], kind="stable")]
     place = np.empty(len(kind), np.int64)
@@ -122,7 +122,7 @@ def hand_out(kind: Ints, counts: Ints, rng: np.random.Generator) -> Ints:
 
 
 def refine(units: Ints, strata: Ints, place: Ints, levels: Ints, odds: Floats, rng: np.random.Generator) -> Ints:
-    """The place of each case (n,) when units of equal size and strata change places by their levels.
+    """The row of each case (n,) after units of equal size and strata were exchanged by their levels.
 
     units: (n,) ids of cases that stay together. place: (n,) row of each case, equal within a unit. levels: (n,) finer
     than strata. odds: (rows, levels), relative; those of a unit are the geometric mean over its cases. Each row keeps
@@ -138,25 +138,25 @@ def refine(units: Ints, strata: Ints, place: Ints, levels: Ints, odds: Floats, r
     for m in np.unique(size):
         members = np.flatnonzero(size == m)
         cases = order[start[members][:, None] + np.arange(m)]
-        for alike in _alike(strata[cases]):
-            here = members[alike]
-            moved[here] = _change_places(levels[cases[alike]], moved[here], logs, rng)
+        for group in _equal_rows(strata[cases]):
+            here = members[group]
+            moved[here] = _exchange(levels[cases[group]], moved[here], logs, rng)
     return moved[unit]
 
 
-def _alike(strata: Ints) -> list[Ints]:
-    """Rows of (units, m) that are equal, group by group."""
+def _equal_rows(strata: Ints) -> list[Ints]:
+    """Group the rows of (units, m) that are equal."""
     _, kind = np.unique(strata, axis=0, return_inverse=True)
     kind = kind.reshape(-1)
     return np.split(np.argsort(kind, kind="stable"), np.cumsum(np.bincount(kind))[:-1])
 
 
-def _change_places(levels: Ints, place: Ints, logs: Floats, rng: np.random.Generator) -> Ints:
-    """New places (units,) of units that are alike but for their levels (units, m)."""
+def _exchange(levels: Ints, place: Ints, logs: Floats, rng: np.random.Generator) -> Ints:
+    """Exchange units that differ only in their levels (units, m); their new rows (units,)."""
     kinds, kind = np.unique(levels, axis=0, return_inverse=True)
     kind = kind.reshape(-1)
     if len(kinds) == 1 or len(np.unique(place)) == 1:
         return place
     odds = np.exp(logs[:, kinds].mean(axis=2))
     wanted = rake(odds, np.bincount(place, minlength=len(logs)), np.bincount(kind))
-    return hand_out(kind, controlled_rounding(wanted, rng), rng)
+    return distribute(kind, controlled_rounding(wanted, rng), rng)

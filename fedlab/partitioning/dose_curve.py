@@ -1,7 +1,7 @@
-"""Does a dose do what it says? The realised shift on every axis while the dose of one axis moves, beside its band.
+"""Dose response: the realised shift of every axis while the dose of one axis rises, with its null interval.
 
-A good axis rises in its own measure with its dose, from inside the band at dose 0, and leaves the measures of the
-others inside theirs.
+A good axis rises in its measure with its dose, from inside the null interval at dose 0, and leaves the measures of the
+other axes inside theirs.
 """
 
 import warnings
@@ -17,7 +17,7 @@ from fedlab.core.registry import nearest
 from fedlab.core.warnings import HeterogeneityWarning, LeakageWarning
 from fedlab.data.cases import Cases
 from fedlab.heterogeneity.axes import AXES
-from fedlab.heterogeneity.geography import atlas_of, region_names
+from fedlab.heterogeneity.geography import draw_site_effects, region_names
 from fedlab.heterogeneity.shift.null_intervals import HEADLINES
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.partitions import Partition
@@ -25,7 +25,7 @@ from fedlab.partitioning.partitions import Partition
 DOSES = tuple(step / 10 for step in range(11))
 COLUMNS = ["axis", "dose", "seed", "measured", "measure", "value", "null_low", "null", "null_high"]
 BASE: dict[str, dict[str, Any]] = {"geography": {"prevalence": 0.5, "presentation": 0.5, "population": 0.5}}
-SITES = {"geography": 16}  # fewer regions can be alike by chance, and no band would tell
+SITES = {"geography": 16}  # with fewer sites, regions are often similar by chance and the null is too wide
 
 
 def dose_response(
@@ -38,12 +38,47 @@ def dose_response(
     brief: bool = True,
     **others: Any,
 ) -> pd.DataFrame:
-    """A row for each axis, dose and seed, and each measure that is taken of such a partition's training cases.
+    """Measure the realised heterogeneity of every axis while the dose of one axis rises.
 
-    Columns axis, dose, seed (what was asked), measured, measure (what is looked at), value, null_low, null, null_high.
-    axes: those to move, all by default. sites: 4 by default, of SITES for an axis that needs more. brief: headlines
-    alone. others: what else `partition` gets, also doses at which other axes stay; geography, which moves nothing by
-    itself, has the doses of BASE where none is given. An axis that stays at a dose is not measured.
+    Measured on training cases. An axis that another argument keeps at a dose is not measured.
+
+    Parameters
+    ----------
+    cases : Cases
+        The dataset.
+    axes : iterable of str, optional
+        Names of `fedlab.AXES` to raise, one at a time; all by default.
+    doses : sequence of float, default 0, 0.1, ..., 1
+        Strengths from 0 to 1.
+    seeds : iterable of int, default 0 to 9
+        Seeds of the partition.
+    sites : int, optional
+        Number of sites; 4 by default, 16 for geography.
+    brief : bool, default True
+        Only the headline measure of each axis.
+    **others
+        Further arguments of `fedlab.partition`, such as doses of other axes. Geography, which changes nothing alone,
+        is combined with doses 0.5 of prevalence, presentation and population where none is given.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each axis, dose, seed and measure, with columns axis, dose, seed (of the partition), measured, measure
+        (what was measured), value, null_low, null, null_high (95 % interval and mean of the permutation null).
+
+    Raises
+    ------
+    ValueError
+        If an axis is unknown.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> cases = fedlab.load("phantoms(cases=120, size=16)")
+    >>> found = fedlab.dose_response(cases, ["quantity"], doses=[0.0, 0.9], seeds=[0])
+    >>> sizes = found[found["measured"] == "quantity"]
+    >>> sizes["value"].is_monotonic_increasing
+    True
     """
     chosen = list(AXES if axes is None else axes)
     for axis in chosen:
@@ -54,21 +89,21 @@ def dose_response(
         fixed = {**({} if set(others) & set(AXES) else BASE.get(axis, {})), **others}
         count = sites or SITES.get(axis, 4)
         for dose, seed in product(doses, seeds):
-            asked = {**fixed, axis: dose}
-            key = repr((count, seed, sorted((name, value) for name, value in asked.items() if value != 0.0)))
+            requested = {**fixed, axis: dose}
+            key = repr((count, seed, sorted((name, value) for name, value in requested.items() if value != 0.0)))
             if key not in known:  # dose 0 of one axis is that of another
-                known[key] = _measured(cases, count, seed, brief, asked)
+                known[key] = _measure(cases, count, seed, brief, requested)
             rows = known[key][~known[key]["measured"].isin(set(fixed) - {axis})]
             found.append(rows.assign(axis=axis, dose=float(dose), seed=seed)[COLUMNS])
     return pd.concat(found, ignore_index=True)
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """What a dose-response comes to, by axis moved, axis measured and measure.
+    """Summarise a dose response by axis, measured axis and measure.
 
     rise: rank correlation of value and dose, median over seeds. rise of median: that of the median over seeds. inside
-    at 0: share of seeds whose value is in the band at dose 0. inside: share of all doses and seeds, which an axis that
-    is left alone keeps near 1. NaN where a value never varies or is never defined.
+    at 0: share of seeds whose value is in the null interval at dose 0. inside: share of all doses and seeds, which
+    stays near 1 for an axis that does not change. NaN where a value never varies or is never defined.
     """
     known = frame.dropna(subset="value").assign(inside=inside)
     return pd.DataFrame(list(_summaries(known)), columns=SUMMARY)
@@ -78,7 +113,7 @@ SUMMARY = ["axis", "measured", "measure", "rise", "rise of median", "inside at 0
 
 
 def inside(frame: pd.DataFrame) -> pd.Series:
-    """Whether each value lies in its band."""
+    """Whether each value lies in its null interval."""
     return frame["value"].between(frame["null_low"], frame["null_high"])
 
 
@@ -106,20 +141,20 @@ def _median(values: Sequence[float]) -> float:
     return float(np.median(defined)) if defined else np.nan
 
 
-def _measured(cases: Cases, sites: int, seed: int, brief: bool, asked: dict[str, Any]) -> pd.DataFrame:
+def _measure(cases: Cases, sites: int, seed: int, brief: bool, requested: dict[str, Any]) -> pd.DataFrame:
     with warnings.catch_warnings():
         for expected in (HeterogeneityWarning, LeakageWarning):
             warnings.simplefilter("ignore", expected)
-        part = partition(cases, sites, seed=seed, **asked)
-    return _watched(part).shift(brief=brief).rename(columns={"axis": "measured"})
+        part = partition(cases, sites, seed=seed, **requested)
+    return _measurable(part).shift(brief=brief).rename(columns={"axis": "measured"})
 
 
-def _watched(part: Partition) -> Partition:
-    """With the regions that geography would form, and with readers who make no error where none were asked for, so that
-    both axes have a measure at dose 0."""
+def _measurable(part: Partition) -> Partition:
+    """Add the regions that geography would form, and labels of readers without error, so that both axes are measured at
+    dose 0."""
     table, regions = part.table, part.regions
     if "annotated" not in table:
         table = table.assign(annotated=part.cases.labels[part.rows])
     if not regions and len(part.sites) > 1:
-        regions = region_names(atlas_of(1.0, len(part.sites), part.spec["seed"]), part.sites)
+        regions = region_names(draw_site_effects(1.0, len(part.sites), part.spec["seed"]), part.sites)
     return replace(part, table=table, regions=regions)

@@ -1,4 +1,4 @@
-"""Explicit sites, in any form a user has them in, read as the site's name of each case."""
+"""Read an explicit assignment, in any form that users have, as the name of the site of each case."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -36,7 +36,7 @@ def read_sites(cases: Cases, sites: Explicit) -> tuple[Names, Names | None]:
 
 
 def _aligned(cases: Cases, sites: pd.Series) -> pd.Series:
-    """In the order of the cases: by case id or row number where the index names all of them, else as it stands."""
+    """In the order of the cases: by case id or row number if the index names all of them, else in the given order."""
     for key in (cases.table["case"], cases.table.index):
         if len(sites) == len(key) and sites.index.is_unique and bool(key.isin(sites.index).all()):
             return sites.loc[list(key)]

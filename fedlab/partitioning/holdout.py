@@ -1,4 +1,4 @@
-"""Unseen sites: whole institutions that take no part in training, so that what was learnt is tried elsewhere."""
+"""Held-out (external) sites: whole sites that take no part in training and only test the models."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -9,9 +9,9 @@ Unseen = int | str | Sequence[str]
 
 
 def held_out(unseen: Unseen, sites: Sequence[str], regions: dict[str, str]) -> tuple[str, ...]:
-    """Names of the sites held out, in the order of the sites.
+    """Names of the held-out sites, in the order of the sites.
 
-    unseen: how many, counted from the last; or the name of a site or of a region, or several. At least one site stays.
+    unseen: how many, counted from the last; or the name of a site or of a region, or several. At least one site trains.
     """
     check(unseen)
     if isinstance(unseen, str | Sequence):
@@ -28,7 +28,7 @@ def held_out(unseen: Unseen, sites: Sequence[str], regions: dict[str, str]) -> t
 
 
 def check(unseen: object) -> None:
-    """ValueError for what can name no sites."""
+    """Raise ValueError for a value that can name no sites."""
     if isinstance(unseen, Integral) and not isinstance(unseen, bool) and int(unseen) >= 0:
         return
     if isinstance(unseen, str) or (isinstance(unseen, Sequence) and all(isinstance(one, str) for one in unseen)):
@@ -37,7 +37,7 @@ def check(unseen: object) -> None:
 
 
 def _of(name: str, sites: Sequence[str], regions: dict[str, str]) -> list[str]:
-    """The sites that a name of a site or a region means."""
+    """The sites that go by the name of a site or a region."""
     found = [site for site in sites if name in (site, regions.get(site))]
     if not found:
         raise ValueError(f"unseen names {name!r}, no site or region: {nearest(name, [*sites, *set(regions.values())])}")

@@ -3,6 +3,7 @@ results."""
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,29 +14,54 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from fedlab.core.registry import nearest
-from fedlab.core.site_names import natural
 from fedlab.core.typing import Ints
-from fedlab.data.cases import SPLITS, Cases
+from fedlab.data.cases import Cases
 from fedlab.heterogeneity.acquisition.scanner import Scanner, positivity
 from fedlab.heterogeneity.annotation import Annotator
-from fedlab.heterogeneity.levels import Levels
+from fedlab.heterogeneity.log_odds import Levels
 from fedlab.heterogeneity.population import Covariate
 from fedlab.heterogeneity.shift.report import shift as realised
-from fedlab.partitioning import observe
+from fedlab.partitioning import assignment, observe
+from fedlab.partitioning.assignment import check_split
 from fedlab.partitioning.explicit import Explicit
+from fedlab.partitioning.holdout import Unseen
+from fedlab.partitioning.parts import explicit_parts
 from fedlab.partitioning.splits import clear
-
-COLUMNS = ("case", "site", "split")
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Cases dealt to sites.
+    """Cases assigned to sites, made by `fedlab.partition` or `Partition.from_sites`.
 
-    table: columns case, site, split of the dealt cases, in the order of cases.table; also `annotated`, the label that
-    the site's readers wrote, and `covariate`, where these are in use. spec: what was asked, JSON-able. scanners,
-    annotators: site -> scanner, readers; empty where images and labels stay as they are. regions: site -> region.
-    unseen: sites held out of training. covariate: the synthetic one, if there is one.
+    Attributes
+    ----------
+    cases : Cases
+        The dataset.
+    table : pandas.DataFrame
+        A row for each assigned case in the order of `cases.table`, with columns case, site, split; also `annotated`,
+        the label that the site's readers wrote, and `covariate`, where these are in use.
+    spec : dict
+        The arguments that made the partition, JSON-able, and notes on what was not reached.
+    scanners : dict
+        Site -> its scanner; empty where images stay as they are.
+    annotators : dict
+        Site -> its readers; empty where labels stay as they are.
+    regions : dict
+        Site -> its region; empty without regions.
+    unseen : tuple of str
+        Sites held out of training.
+    covariate : Covariate or None
+        The synthetic covariate of population="synthetic(...)".
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> cases = fedlab.load("phantoms(cases=300, size=16)")
+    >>> part = fedlab.partition(cases, sites=3, prevalence=0.5)
+    >>> part.sites
+    ['Site A', 'Site B', 'Site C']
+    >>> part.table.columns.tolist()
+    ['case', 'site', 'split']
     """
 
     cases: Cases
@@ -47,47 +73,161 @@ class Partition:
     unseen: tuple[str, ...] = ()
     covariate: Covariate | None = field(default=None, repr=False)
 
+    @classmethod
+    def from_sites(
+        cls,
+        cases: Cases,
+        sites: Explicit,
+        *,
+        splits: str = "official",
+        acquisition: float | str | Sequence[str] = 0.0,
+        annotation: float | str = 0.0,
+        unseen: Unseen = 0,
+        seed: int = 0,
+        leakage: str = "together",
+    ) -> "Partition":
+        """Make a partition from an explicit assignment, such as the real hospital of each case.
+
+        Parameters
+        ----------
+        cases : Cases
+            The dataset.
+        sites : str, sequence, pandas.Series, mapping or pandas.DataFrame
+            A column of the cases' table; the site of each case (None, NaN or -1: no site); a mapping from a site to
+            its cases, as ids, row positions or a mask; or a frame with columns case, site and perhaps split. Text
+            names a site, anything else k becomes "Site k". Cases of no site are left out.
+        splits : {"official", "site"}, default "official"
+            "official" takes the split of `sites` or else of the cases, and makes splits within each site where there
+            are none; "site" makes new splits of 70/10/20 % within each site.
+        acquisition, annotation : float, str or list of str, default 0.0
+            Dose or scheme of the two axes that change images and labels, see `fedlab.partition`.
+        unseen : int, str or list of str, default 0
+            Held-out sites: how many, counted from the last, or names of sites.
+        seed : int, default 0
+            Seed of new splits, scanners and readers.
+        leakage : {"together", "drop", "allow"}, default "together"
+            Patients or identical images in more than one split, see `fedlab.partition`.
+
+        Returns
+        -------
+        Partition
+
+        Raises
+        ------
+        ValueError
+            If the assignment cannot be read, names a case twice, or leaves a site without training cases.
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> cases = fedlab.load("phantoms(cases=120, size=16)")
+        >>> hospitals = ["north"] * 80 + ["south"] * 40
+        >>> part = fedlab.Partition.from_sites(cases, hospitals)
+        >>> part.table["site"].value_counts().to_dict()
+        {'north': 80, 'south': 40}
+        """
+        return cls(**explicit_parts(cases, sites, splits, acquisition, annotation, unseen, seed, leakage))
+
     @property
-    def asked(self) -> dict[str, Any]:
-        """The arguments of `fedlab.partition` that deal these cases in this way."""
+    def requested(self) -> dict[str, Any]:
+        """The arguments of `fedlab.partition` that make this partition again.
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> cases = fedlab.load("phantoms(cases=120, size=16)")
+        >>> part = fedlab.partition(cases, sites=2, quantity=0.5)
+        >>> fedlab.partition(cases, **part.requested).fingerprint == part.fingerprint
+        True
+        """
         return {name: value for name, value in self.spec.items() if name not in ("notes", "causes")}
 
     @cached_property
     def sites(self) -> list[str]:
-        """In natural order: Site 2 before Site 10, Site Z before Site AA. Unseen ones are among them."""
-        return sorted(self.table["site"].unique(), key=natural)
+        """Names of all sites in natural order (Site 2 before Site 10), held-out ones included."""
+        return assignment.site_order(self.table)
 
     @cached_property
     def rows(self) -> Ints:
-        """Row position in cases of each row of the table."""
-        return pd.Index(self.cases.table["case"]).get_indexer(self.table["case"]).astype(np.int64)
+        """Row position in `cases` of each row of `table`, shape (n,)."""
+        return assignment.row_positions(self.cases, self.table)
 
     @cached_property
-    def _groups(self) -> dict[tuple[str, str], Ints]:
-        groups = self.table.groupby(["site", "split"]).indices
-        return {(str(site), str(split)): np.sort(self.rows[place]) for (site, split), place in groups.items()}  # type: ignore[misc]
+    def _groups(self) -> assignment.Groups:
+        return assignment.group_rows(self.table, self.rows)
 
     def index(self, site: str, split: str) -> Ints:
-        """Row positions into cases of that site and split, ascending."""
+        """Row positions in `cases` of one site and split, ascending.
+
+        Parameters
+        ----------
+        site : str
+            Name of a site.
+        split : {"train", "val", "test"}
+
+        Returns
+        -------
+        numpy.ndarray of int
+            Shape (m,), empty where the site has no such case.
+
+        Raises
+        ------
+        ValueError
+            If there is no such site or split.
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> cases = fedlab.load("phantoms(cases=120, size=16)")
+        >>> part = fedlab.partition(cases, sites=2)
+        >>> rows = part.index("Site A", "train")
+        >>> cases.labels[rows].shape == rows.shape
+        True
+        """
         if site not in self.sites:
             raise ValueError(f"there is no site {site!r}: {nearest(site, self.sites)}")
-        return self._groups.get((site, _split(split)), np.zeros(0, np.int64))
+        return assignment.rows_of(self._groups, site, split)
 
     def unassigned(self, split: str = "test") -> Ints:
-        """Row positions with that official split that belong to no site, without what was dropped against leakage."""
+        """Row positions of cases with that official split that belong to no site.
+
+        Cases that were left out to prevent leakage are not among them.
+
+        Parameters
+        ----------
+        split : {"train", "val", "test"}, default "test"
+
+        Returns
+        -------
+        numpy.ndarray of int
+            Shape (m,), ascending.
+        """
         if "split" not in self.cases.table:
             return np.zeros(0, np.int64)
         official = self.cases.table["split"].to_numpy(object)
-        dealt = np.zeros(len(self.cases), bool)
-        dealt[self.rows] = True
+        assigned = np.zeros(len(self.cases), bool)
+        assigned[self.rows] = True
         if self.spec.get("leakage") == "drop":
             official = clear(self.cases, official, np.ones(len(self.cases), bool), "drop").split
-        return np.flatnonzero((official == _split(split)) & ~dealt)
+        return np.flatnonzero((official == check_split(split)) & ~assigned)
 
     # -- what a site sees ----------------------------------------------------------------------------------------
 
     def pixels(self, index: ArrayLike, site: str) -> NDArray[np.generic]:
-        """The images at these positions as that site's scanner shows them, in their own dtype."""
+        """Images as the scanner of a site shows them.
+
+        Parameters
+        ----------
+        index : array_like of int
+            Row positions in `cases`, shape (m,).
+        site : str
+            Name of a site.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (m, channels, height, width[, depth]), in the dtype of `cases.images`.
+        """
         rows = np.asarray(index, np.int64)
         images = np.asarray(self.cases.images[rows])
         if self.covariate is not None and self.covariate.visible:
@@ -97,33 +237,75 @@ class Partition:
         ids = self.cases.table["case"].iloc[rows].to_numpy(object)
         return self.scanners[site].apply(images, ids, positivity(self.cases, rows))
 
-    def marked(self, index: ArrayLike, site: str) -> Ints:
-        """The labels (n,) that models at that site learn from: its readers' on train and val, the true ones on test."""
+    def training_labels(self, index: ArrayLike, site: str) -> Ints:
+        """Labels that models at a site learn from: as its readers wrote them, but the true ones on test cases.
+
+        Parameters
+        ----------
+        index : array_like of int
+            Row positions in `cases`, shape (m,).
+        site : str
+            Name of a site.
+
+        Returns
+        -------
+        numpy.ndarray of int
+            Shape (m,).
+        """
         rows = np.asarray(index, np.int64)
         clean = np.zeros(len(self.cases), bool)
         clean[self.rows[(self.table["split"] == "test").to_numpy()]] = True
-        return np.where(clean[rows], self.cases.labels[rows], self.annotated(rows))
+        return np.where(clean[rows], self.cases.labels[rows], self.annotated_labels(rows))
 
-    def annotated(self, index: ArrayLike) -> Ints:
-        """The labels (n,) as readers wrote them, also on test cases; the true ones where nobody errs."""
+    def annotated_labels(self, index: ArrayLike) -> Ints:
+        """Labels as the readers of each case's site wrote them, also on test cases.
+
+        Parameters
+        ----------
+        index : array_like of int
+            Row positions in `cases`, shape (m,).
+
+        Returns
+        -------
+        numpy.ndarray of int
+            Shape (m,); the true labels where readers make no error.
+        """
         rows = np.asarray(index, np.int64)
         if "annotated" not in self.table:
             return self.cases.labels[rows]
         return self._of_case("annotated", self.cases.labels)[rows]
 
-    def outlined(self, index: ArrayLike, site: str) -> NDArray[np.uint8]:
-        """The masks (n, height, width[, depth]) that models at that site learn from; the true ones on test cases."""
+    def training_masks(self, index: ArrayLike, site: str) -> NDArray[np.uint8]:
+        """Masks that models at a site learn from: as its readers drew them, but the true ones on test cases.
+
+        Parameters
+        ----------
+        index : array_like of int
+            Row positions in `cases`, shape (m,).
+        site : str
+            Name of a site.
+
+        Returns
+        -------
+        numpy.ndarray of uint8
+            Shape (m, height, width[, depth]).
+
+        Raises
+        ------
+        ValueError
+            If the dataset has no masks.
+        """
         rows = np.asarray(index, np.int64)
         if self.cases.masks is None:
-            raise ValueError(f"{self.cases.name} has no masks: choose a dataset with outlines")
+            raise ValueError(f"{self.cases.name} has no masks: choose a segmentation dataset")
         masks = np.array(self.cases.masks[rows])
         if site in self.annotators:
             noisy = ~np.isin(rows, self.index(site, "test"))
-            masks[noisy] = self.annotators[site].outline(masks[noisy])
+            masks[noisy] = self.annotators[site].annotate_masks(masks[noisy])
         return masks
 
     def _of_case(self, column: str, rest: Ints | None = None) -> Ints:
-        """(cases,) a column of the table, in the order of the cases; `rest` or 0 for cases that are not dealt."""
+        """A column of the table in the order of the cases, (cases,); `rest` or 0 for cases of no site."""
         values = np.zeros(len(self.cases), np.int64) if rest is None else rest.copy()
         values[self.rows] = self.table[column]
         return values
@@ -131,43 +313,102 @@ class Partition:
     # -- how different the sites are -----------------------------------------------------------------------------
 
     def counts(self, split: str | None = None) -> pd.DataFrame:
-        """Sites x classes: cases of each class; in a multi-label task a case counts for each of its findings."""
-        labels, classes = self.cases.labels[self.rows], self.cases.classes
-        if self.cases.task == "multilabel":
-            present = (labels[:, None] >> np.arange(len(classes))) & 1
-        else:
-            present = (labels[:, None] == np.arange(len(classes))).astype(np.int64)
-        use = np.ones(len(labels), bool) if split is None else (self.table["split"] == _split(split)).to_numpy()
-        frame = pd.DataFrame(present[use], columns=classes).groupby(self.table["site"].to_numpy()[use]).sum()
-        return frame.reindex(self.sites, fill_value=0).rename_axis("site")
+        """Count the cases of each class at each site.
+
+        Parameters
+        ----------
+        split : {"train", "val", "test"}, optional
+            All splits by default.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Sites x classes. In a multi-label task a case counts for each of its findings.
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> cases = fedlab.load("phantoms(cases=120, size=16)")
+        >>> int(fedlab.partition(cases, sites=2).counts().to_numpy().sum())
+        120
+        """
+        return assignment.class_counts(self.cases, self.table, self.sites, split)
 
     @cached_property
     def levels(self) -> dict[str, Levels]:
-        """What the presentation and population axes look at, over all cases; an axis nobody knows is absent."""
+        """Levels of the presentation and population axes, over all cases; an axis without levels is absent."""
         return observe.levels(self.cases, self.spec, len(self.sites))
 
     def standardised(self) -> pd.DataFrame:
-        """Sites x classes: crude shares (%) and shares standardised to the pool's population level by level."""
+        """Class shares of each site, crude and standardised to the population of all sites together.
+
+        Direct standardisation: shares within a level of the population (such as an age group), weighted by how frequent
+        that level is in the pool.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Sites x classes under the headings crude and standardised; shares from 0 to 1.
+
+        Raises
+        ------
+        ValueError
+            If the dataset has no age, sex or other covariate.
+        """
         if "population" not in self.levels:
             raise ValueError(f"{self.cases.name} has no age, sex or other covariate to standardise by")
-        return observe.standardised(self)
+        level = self.levels["population"].of[self.rows]
+        return observe.standardised(self.cases, self.table, self.rows, level, self.sites)
 
     def shift(self, split: str | None = "train", *, brief: bool = False) -> pd.DataFrame:
-        """The realised shift by axis and measure, beside chance (null) and with intervals; images as the scanners show
-        them.
+        """Measure the realised heterogeneity of each axis and compare it with its permutation null.
 
-        Measured on the training cases, from which methods learn; split=None takes all. brief: the headline measure of
-        each axis alone, from fewer images and draws. null: what chance and the other axes in use would make of the same
-        cases.
+        Images are described as the sites' scanners show them. The null is the range of the measure when the same cases
+        are assigned at random, with the other axes in use left as they are.
+
+        Parameters
+        ----------
+        split : {"train", "val", "test"} or None, default "train"
+            The cases to measure; None takes all. Methods learn from the training cases.
+        brief : bool, default False
+            Only the headline measure of each axis, from fewer images and permutations.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each axis and measure, with columns axis, measure, value and the interval and null of the value.
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> cases = fedlab.load("phantoms(cases=300, size=16)")
+        >>> part = fedlab.partition(cases, sites=2, prevalence=0.8)
+        >>> found = part.shift(brief=True).set_index("axis").loc["prevalence"]
+        >>> bool(found["value"] > found["null_high"])
+        True
         """
-        use = np.flatnonzero(self.table["split"] == _split(split)) if split else np.arange(len(self.table))
-        return realised(observe.observed(self, use), observe.look(self, use), brief=brief)
+        use = np.flatnonzero(self.table["split"] == check_split(split)) if split else np.arange(len(self.table))
+        rows, table = self.rows[use], self.table.iloc[use]
+        seen = observe.observed(
+            self.cases,
+            table,
+            rows,
+            spec=self.spec,
+            sites=self.sites,
+            regions=self.regions,
+            levels=self.levels,
+            annotated=self.annotated_labels(rows) if "annotated" in self.table else None,
+        )
+        changed = self.scanners or (self.covariate is not None and self.covariate.visible)
+        show = self.pixels if changed else None
+        features = observe.image_features(self.cases, rows, table["site"].to_numpy(object), show)
+        return realised(seen, features, brief=brief)
 
     # -- files ---------------------------------------------------------------------------------------------------
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the table, of how sites show and label cases, of who is unseen, and of the cases."""
+        """Hash of the cases, the table, the scanners and readers of sites, and the held-out sites."""
         digest = hashlib.blake2b(self.cases.fingerprint.encode(), digest_size=16)
         digest.update(json.dumps(self._sites_as_json(), sort_keys=True).encode())
         for column in sorted(self.table.columns):
@@ -184,7 +425,29 @@ class Partition:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Write partition.parquet and partition.json into the folder."""
+        """Write partition.parquet and partition.json.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Made where it is missing.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import fedlab
+        >>> cases = fedlab.load("phantoms(cases=120, size=16)")
+        >>> part = fedlab.partition(cases, sites=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = fedlab.Partition.load(part.save(folder), cases)
+        >>> again.fingerprint == part.fingerprint
+        True
+        """
         root = Path(folder)
         root.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(root / "partition.parquet", index=False)
@@ -194,7 +457,23 @@ class Partition:
 
     @classmethod
     def load(cls, folder: str | Path, cases: Cases) -> "Partition":
-        """The partition saved in a folder, of the same cases; ValueError if they differ or the files were changed."""
+        """Read the partition that `save` wrote.
+
+        Parameters
+        ----------
+        folder : str or Path
+        cases : Cases
+            The same dataset.
+
+        Returns
+        -------
+        Partition
+
+        Raises
+        ------
+        ValueError
+            If the cases differ or the files were changed.
+        """
         root = Path(folder)
         table = pd.read_parquet(root / "partition.parquet")
         written = json.loads((root / "partition.json").read_text())
@@ -213,16 +492,3 @@ class Partition:
                 f"{root} does not belong to these cases ({cases.name}) or was changed: make the partition again"
             )
         return part
-
-    @classmethod
-    def from_sites(cls, cases: Cases, sites: Explicit, **chosen: Any) -> "Partition":
-        """Any explicit assignment, e.g. real hospitals; see `fedlab.partitioning.build.from_sites`."""
-        from fedlab.partitioning.build import from_sites
-
-        return from_sites(cases, sites, **chosen)
-
-
-def _split(name: str) -> str:
-    if name not in SPLITS:
-        raise ValueError(f"there is no split {name!r}: {nearest(str(name), SPLITS)}")
-    return name

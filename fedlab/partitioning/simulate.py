@@ -1,4 +1,4 @@
-"""Simulated institutions: sites for cases, split by split, from site sizes and the assignment axes."""
+"""Assign cases to simulated sites, split by split, from site sizes and the assignment axes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,12 @@ from fedlab.core.rng import stream
 from fedlab.core.site_names import site_names
 from fedlab.core.typing import Floats, Ints, Names
 from fedlab.data.cases import Cases
-from fedlab.heterogeneity.levels import Levels
-from fedlab.heterogeneity.odds import LogOdds, Strata, stratify, wanted_table
-from fedlab.heterogeneity.population import Choice
-from fedlab.heterogeneity.prevalence import Labelled, Prevalence, shortfall, tilt
+from fedlab.heterogeneity.log_odds import Levels, LogOdds, Strata, expected_counts, stratify
+from fedlab.heterogeneity.population import Preferences
+from fedlab.heterogeneity.prevalence import LabelledCases, Prevalence, log_odds, shortfall
 from fedlab.heterogeneity.quantity import Quantity, shares, sizes
-from fedlab.heterogeneity.site_coordinates import SiteEffects
-from fedlab.partitioning.allocate import deal, refine
+from fedlab.heterogeneity.site_effects import SiteEffects
+from fedlab.partitioning.allocate import allocate, refine
 
 # least cases of a site by split, as multiples of the classes there are; "" is a pool whose splits are still to be made
 FLOORS = {"": 5, "train": 2, "val": 1, "test": 1}
@@ -27,74 +26,75 @@ TRAINED = ("", "train")
 
 @dataclass(frozen=True)
 class AssignmentAxes:
-    """What the assignment axes are to do; None where an axis does nothing."""
+    """The values of the assignment axes; None where an axis does nothing."""
 
     quantity: Quantity
     prevalence: Prevalence
-    population: Choice | None = None
+    population: Preferences | None = None
     presentation: tuple[Levels, Floats] | None = None
 
 
-def simulate(cases: Cases, split: Names, atlas: SiteEffects, asked: AssignmentAxes) -> tuple[Names, list[str]]:
-    """Site name of each case (n,), None for cases left out, and what did not come true, a line each.
+def simulate(cases: Cases, split: Names, effects: SiteEffects, requested: AssignmentAxes) -> tuple[Names, list[str]]:
+    """Site name of each case (n,), None for cases left out, and a line on each request that was not reached.
 
-    split: (n,) train, val, test; "" throughout where splits are made afterwards; None for cases that are not dealt.
-    Every split is dealt to the same sites with the same odds and proportions, so that a site's test cases resemble its
-    train cases. Prevalence and population say how many of each class and level a site gets; presentation then says
-    which.
+    split: (n,) train, val, test; "" throughout where splits are made afterwards; None for cases of no site. Every split
+    is assigned to the same sites with the same odds and proportions, so that a site's test cases resemble its train
+    cases. Prevalence and population determine how many cases of each class and level a site gets; presentation then
+    determines which.
     """
-    names, part = np.array([*site_names(atlas.sites), None], object), shares(asked.quantity, atlas)
-    tilts = _tilts(cases, atlas, asked)
-    if tilts[0].own_sizes and np.ptp(part) > 0:
+    names, part = np.array([*site_names(effects.sites), None], object), shares(requested.quantity, effects)
+    axes = _count_axes(cases, effects, requested)
+    if axes[0].fixes_sizes and np.ptp(part) > 0:
         raise ValueError(
-            f"prevalence={asked.prevalence!r} fixes the site sizes: leave `quantity` at 0, found {asked.quantity!r}"
+            f"prevalence={requested.prevalence!r} fixes the site sizes: leave `quantity` at 0, found"
+            f" {requested.quantity!r}"
         )
-    strata = stratify(cases.labels, tilts)
-    by_dose = not isinstance(asked.quantity, Sequence | np.ndarray) or isinstance(asked.quantity, str)
+    strata = stratify(cases.labels, axes)
+    by_dose = not isinstance(requested.quantity, Sequence | np.ndarray) or isinstance(requested.quantity, str)
     site, notes = np.full(len(cases), None, object), []
     for name in [name for name in FLOORS if (split == name).any()]:
         rows = np.flatnonzero(split == name)
         floor = FLOORS[name] * _classes_in(cases, rows) if by_dose else 0
         size = sizes(part, len(rows), floor)
-        place = _place(cases, rows, strata, tilts, size, name, atlas.seed)
-        notes += _afar(asked.prevalence, tilts[0], rows, place) if name in TRAINED else []
-        if asked.presentation is not None:
-            place = _presented(cases, rows, strata, place, asked.presentation, name, atlas.seed)
+        place = _place(cases, rows, strata, axes, size, name, effects.seed)
+        notes += _shortfall(requested.prevalence, axes[0], rows, place) if name in TRAINED else []
+        if requested.presentation is not None:
+            place = _refine_presentation(cases, rows, strata, place, requested.presentation, name, effects.seed)
         site[rows] = names[place]
         notes += _raised(part, size, floor, name)
-    return site, notes + _left_out(site, split, asked.prevalence)
+    return site, notes + _left_out(site, split, requested.prevalence)
 
 
-def _tilts(cases: Cases, atlas: SiteEffects, asked: AssignmentAxes) -> list[LogOdds]:
-    """The axes that say how many of what a site gets."""
-    tilts = [tilt(asked.prevalence, Labelled(cases.labels, len(cases.classes), cases.task, atlas))]
-    if asked.population is not None:
-        tilts.append(LogOdds(asked.population.levels.of, asked.population.odds))
-    return tilts
+def _count_axes(cases: Cases, effects: SiteEffects, requested: AssignmentAxes) -> list[LogOdds]:
+    """The axes that determine how many cases of each class and level a site gets."""
+    axes = [log_odds(requested.prevalence, LabelledCases(cases.labels, len(cases.classes), cases.task, effects))]
+    if requested.population is not None:
+        axes.append(LogOdds(requested.population.levels.of, requested.population.odds))
+    return axes
 
 
-def _place(cases: Cases, rows: Ints, strata: Strata, tilts: list[LogOdds], size: Ints, name: str, seed: int) -> Ints:
-    """The number of each case's site; that of no site for cases left out."""
+def _place(cases: Cases, rows: Ints, strata: Strata, axes: list[LogOdds], size: Ints, name: str, seed: int) -> Ints:
+    """The number of the site of each case; the number of sites for cases left out."""
     pool = np.bincount(strata.of[rows], minlength=len(strata))
-    wanted = wanted_table(strata, tilts, pool, size, least=2 if name in TRAINED else 0)
-    place = deal(cases.units[rows], strata.of[rows], wanted, stream(seed, "dealing", name))
+    wanted = expected_counts(strata, axes, pool, size, least=2 if name in TRAINED else 0)
+    place = allocate(cases.units[rows], strata.of[rows], wanted, stream(seed, "dealing", name))
     if name in TRAINED:
-        _check_everyone_trains(place, len(size), len(np.unique(cases.units[rows])))
+        _check_all_sites_train(place, len(size), len(np.unique(cases.units[rows])))
     return place
 
 
-def _presented(
+def _refine_presentation(
     cases: Cases, rows: Ints, strata: Strata, place: Ints, shown: tuple[Levels, Floats], name: str, seed: int
 ) -> Ints:
-    """Cases change places within their class and population level."""
+    """Exchange cases between sites within their class and population level."""
     levels, odds = shown
-    elsewhere = np.ones((1, odds.shape[1]))  # cases left out lean nowhere
+    elsewhere = np.ones((1, odds.shape[1]))  # cases left out have no preference
     rng = stream(seed, "presentation", name)
     return refine(cases.units[rows], strata.of[rows], place, levels.of[rows], np.vstack([odds, elsewhere]), rng)
 
 
 def site_count(sites: object) -> int:
-    """A whole number of sites; ValueError for anything else."""
+    """The number of sites as an int; ValueError for anything that is no whole number from 1."""
     if isinstance(sites, bool | np.bool_) or not isinstance(sites, Integral) or sites < 1:
         raise ValueError(
             f"sites is {sites!r}: give how many to simulate (1 or more), or the name of a column that holds them"
@@ -102,12 +102,12 @@ def site_count(sites: object) -> int:
     return int(sites)
 
 
-def _check_everyone_trains(place: Ints, count: int, units: int) -> None:
+def _check_all_sites_train(place: Ints, count: int, units: int) -> None:
     found = np.bincount(place, minlength=count)[:count]
     if found.min() == 0:
         raise ValueError(
             f"{(found == 0).sum()} of {count} sites would have no case to train on, with {units} patients or distinct"
-            f" cases to deal: ask for fewer sites, a lower dose or more equal sizes"
+            " cases to assign: use fewer sites, a lower dose or more equal sizes"
         )
 
 
@@ -119,17 +119,17 @@ def _raised(part: NDArray[np.float64], size: Ints, floor: int, name: str) -> lis
     low = int((part * size.sum() < min(floor, size.sum() // len(size))).sum())
     if not low:
         return []
-    return [f"{low} of {len(size)} sites were raised to {size.min()} {name or 'dealt'} cases: lower `quantity`"]
+    return [f"{low} of {len(size)} sites were raised to {size.min()} {name or 'assigned'} cases: lower `quantity`"]
 
 
-def _afar(prevalence: Prevalence, axis: LogOdds, rows: Ints, place: Ints) -> list[str]:
-    """A line where a draw of prevalences came true only from afar."""
+def _shortfall(prevalence: Prevalence, axis: LogOdds, rows: Ints, place: Ints) -> list[str]:
+    """A line where the drawn prevalences were not reached."""
     counts = np.zeros((len(axis.odds) + 1, axis.odds.shape[1]), np.int64)
     np.add.at(counts, (place, axis.levels[rows]), 1)
     return shortfall(prevalence, axis, counts[:-1])
 
 
 def _left_out(site: Names, split: Names, prevalence: Prevalence) -> list[str]:
-    dealt = np.isin(split, list(FLOORS))
-    gone = int(pd.isna(site[dealt]).sum())
-    return [f"{gone} of {dealt.sum()} cases were left out to meet prevalence={prevalence!r}"] if gone else []
+    assignable = np.isin(split, list(FLOORS))
+    missing = int(pd.isna(site[assignable]).sum())
+    return [f"{missing} of {assignable.sum()} cases were left out to meet prevalence={prevalence!r}"] if missing else []

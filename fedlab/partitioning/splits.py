@@ -1,4 +1,4 @@
-"""Train, val and test: official ones freed of leakage, or made within each site, whole patients at a time."""
+"""Train, val and test splits: official ones without leakage, or new ones within each site, whole patients at a time."""
 
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from fedlab.core.rng import stream
 from fedlab.core.typing import Names
 from fedlab.data.cases import SPLITS, Cases
 from fedlab.heterogeneity.raking import largest_remainder
-from fedlab.partitioning.allocate import deal
+from fedlab.partitioning.allocate import allocate
 
 FRACTIONS = (0.7, 0.1, 0.2)  # of a site's cases, where splits are made
 LEAKAGE = ("together", "drop", "allow")
@@ -19,16 +19,16 @@ LEAKAGE = ("together", "drop", "allow")
 
 @dataclass(frozen=True)
 class Cleared:
-    """Split of each case (n,), "" for cases left out, and what was done about leakage, a line each."""
+    """Split of each case (n,), "" for cases left out, and a line on each thing done about leakage."""
 
     split: Names
     notes: list[str] = field(default_factory=list)
 
 
 def given_splits(cases: Cases, splits: str, own: Names | None = None) -> Names:
-    """Split of each case (n,): its own, else the official one; all "train" where splits are made afterwards.
+    """Split of each case (n,): the given one, else the official one; all "train" where splits are made afterwards.
 
-    own: (n,) splits that came with the sites, "" for cases of no site.
+    own: (n,) splits given with the sites, "" for cases of no site.
     """
     if splits == "site" or "split" not in cases.table:
         official = np.full(len(cases), "train", object)
@@ -45,7 +45,7 @@ def unless(out: NDArray[np.bool_], values: Names) -> Names:
 
 
 def clear(cases: Cases, split: Names, used: NDArray[np.bool_], leakage: str) -> Cleared:
-    """Splits in which no unit (patient, or byte-identical images) stands on both sides, unless `leakage` allows it.
+    """Remove leakage: no unit (patient, or byte-identical images) is in two splits, unless `leakage` allows it.
 
     split: (n,) as given. used: (n,) cases that will be trained or evaluated on. "together": a unit in train and val
     goes to train, one that touches test is refused with ValueError. "drop": such units stay in test, else in train, and
@@ -55,27 +55,27 @@ def clear(cases: Cases, split: Names, used: NDArray[np.bool_], leakage: str) -> 
         raise ValueError(f"leakage is {leakage!r}: {nearest(str(leakage), LEAKAGE)}")
     if leakage == "allow":
         return Cleared(split)
-    stands = {name: np.isin(cases.units, cases.units[used & (split == name)]) for name in SPLITS}
+    present = {name: np.isin(cases.units, cases.units[used & (split == name)]) for name in SPLITS}
     if leakage == "drop":
-        return _drop(cases, split, used, stands)
-    both = used & stands["test"] & (stands["train"] | stands["val"])
+        return _drop(cases, split, used, present)
+    both = used & present["test"] & (present["train"] | present["val"])
     if both.any():
         raise ValueError(
-            f"{len(np.unique(cases.units[both]))} patients or identical images stand both in test and in train or val"
+            f"{len(np.unique(cases.units[both]))} patients or identical images are both in test and in train or val"
             f" (first: case {cases.table['case'][both].iloc[0]!r}): give leakage='drop' to leave the other copies out,"
             f" leakage='allow' to keep them as published, or splits='site' for new splits"
         )
-    moved = used & stands["train"] & (split == "val")
+    moved = used & present["train"] & (split == "val")
     notes = [f"{moved.sum()} val cases went to train, where other images of the same unit are"] if moved.any() else []
     return Cleared(np.where(moved, "train", split), notes)
 
 
-def _drop(cases: Cases, split: Names, used: NDArray[np.bool_], stands: dict[str, NDArray[np.bool_]]) -> Cleared:
-    off_side = (stands["test"] & (split != "test")) | (stands["train"] & (split == "val"))
-    kept = used & ~off_side
+def _drop(cases: Cases, split: Names, used: NDArray[np.bool_], present: dict[str, NDArray[np.bool_]]) -> Cleared:
+    leaking = (present["test"] & (split != "test")) | (present["train"] & (split == "val"))
+    kept = used & ~leaking
     copies = np.zeros(len(split), bool)
     copies[kept] = pd.Series(cases.pixel_hashes[kept]).duplicated()
-    out = used & (off_side | copies)
+    out = used & (leaking | copies)
     notes = (
         [f"{out.sum()} cases were left out: on the other side of a split, or copies of an image"] if out.any() else []
     )
@@ -83,7 +83,7 @@ def _drop(cases: Cases, split: Names, used: NDArray[np.bool_], stands: dict[str,
 
 
 def make(cases: Cases, site: Names, seed: int) -> Names:
-    """Split of each case (n,), 70/10/20 within each site, stratified by label, units whole; "" where site is None.
+    """Make splits (n,) of 70/10/20 % within each site, stratified by label, units whole; "" where site is None.
 
     A unit at several sites is split once, at the first of them. The draw does not depend on the sites' names.
     """
@@ -96,6 +96,6 @@ def make(cases: Cases, site: Names, seed: int) -> Names:
         rng = stream(seed, "splits", str(cases.table["case"].iloc[here[0]]))
         strata, pool = np.unique(cases.labels[here], return_inverse=True, return_counts=True)[1:]
         sizes = largest_remainder(np.array(FRACTIONS), len(here))
-        place = deal(cases.units[here], strata.reshape(-1), np.outer(sizes, pool) / len(here), rng)
+        place = allocate(cases.units[here], strata.reshape(-1), np.outer(sizes, pool) / len(here), rng)
         split[here] = np.array(SPLITS, object)[place]
     return split

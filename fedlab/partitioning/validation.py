@@ -1,7 +1,7 @@
-"""The check before training: do all sites' data fit the agreed data elements?
+"""Check before training that the data of all sites fit the agreed data elements.
 
-Labels, pixel range and table columns are looked at site by site, so that a misfit is told by the name of the site that
-must change something. (That the architecture fits the images is checked when the model is built.)
+Labels, pixel range and table columns are checked site by site, so that an error names the site that must change
+something. (That the architecture fits the images is checked when the model is built.)
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from fedlab.partitioning.partitions import Partition
 
 
 class ProtocolError(ValueError):
-    """One or more sites do not fit the agreed data elements."""
+    """The data of one or more sites do not fit the agreed data elements."""
 
 
 def check(partition: Partition) -> None:

@@ -1,38 +1,35 @@
-"""Figures, one function a question: `(thing, *, ax=None) -> (figure, table)`; none ever sees a model.
+"""Figures, one function a question: `(thing, *, ax=None) -> (figure, table)`. A plot never sees a model.
 
-Of institutions. partition: who holds which cases. samples: what they look like. population: whom each site treats.
-shift: how far sites lie from chance. institutions: all of that on one sheet. doses: what was asked against what came
-out.
+Of a partition: `partition` (cases by site and class), `samples` (example images), `population` (patients), `shift`
+(measured shift against its null), `sites` (all of these in one figure), `doses` (requested against measured shift).
 
-Of methods. curves: how they learn. local_vs_global: what each site gains. ranking: methods in order, with what they
-cost. price: what they reach against what they send. transfer: whether what one site learned holds at another.
-forgetting: what a travelling model loses between visits. presence: who took part in which round. leakage: what leaves
-the building at each cut. save: the figure as files.
+Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `ranking` (methods by performance, with
+costs), `communication_cost` (performance against cost), `transfer` (cross-site generalization), `forgetting` (between
+visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
+
+`save` writes a figure to files.
 """
 
-from fedlab.plots.bubbles import partition
-from fedlab.plots.composite import institutions
-from fedlab.plots.demographics import population
-from fedlab.plots.dose_curves import doses
-from fedlab.plots.dumbbells import local_vs_global
-from fedlab.plots.leaks import leakage
-from fedlab.plots.lines import curves
-from fedlab.plots.matrix import transfer
-from fedlab.plots.measured import shift
-from fedlab.plots.pareto import price
-from fedlab.plots.participation_grid import presence
-from fedlab.plots.ranks import ranking
-from fedlab.plots.retention import forgetting
-from fedlab.plots.strips import samples
+from fedlab.plots.case_mix import partition, population
+from fedlab.plots.images import leakage, samples
+from fedlab.plots.measured_shift import doses, shift
+from fedlab.plots.method_comparison import communication_cost, ranking
+from fedlab.plots.rounds import curves, forgetting, participation
+from fedlab.plots.site_overview import sites
+from fedlab.plots.site_performance import local_vs_global, transfer
 from fedlab.plots.style import save
 
+institutions, presence, price = sites, participation, communication_cost  # earlier names
+
 __all__ = [
+    "communication_cost",
     "curves",
     "doses",
     "forgetting",
     "institutions",
     "leakage",
     "local_vs_global",
+    "participation",
     "partition",
     "population",
     "presence",
@@ -41,5 +38,6 @@ __all__ = [
     "samples",
     "save",
     "shift",
+    "sites",
     "transfer",
 ]

@@ -1,6 +1,6 @@
-"""A sheet of paper: one axes whose data units are inches, for figures of several blocks that are redrawn all the time.
+"""One axes whose data units are inches, for figures of several blocks that follow a slider.
 
-A fixed layout in few artists is drawn in a tenth of the time that laying out several axes takes. y runs downwards.
+A fixed layout in few artists is drawn in a tenth of the time that laying out several axes takes. y points downwards.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 TEXT = 8.5  # points
-EM = 0.62  # of a text's size that a character is wide, on average and at most a little less than the truth
+EM = 0.62  # mean width of a character as a fraction of the text's size
 BOLD = 0.63  # the same in a bold face
 MARGIN = 0.12  # inches around the sheet
 TITLE = 11.0  # points
 
 
 class Box(NamedTuple):
-    """A block of a sheet, in inches from its upper left corner."""
+    """A block of a sheet, in inches from the sheet's upper left corner."""
 
     left: float
     top: float
@@ -40,9 +40,7 @@ class Box(NamedTuple):
 
 @contextmanager
 def sheet(ax: Axes | None, width: float, height: float, title: str) -> Iterator[Axes]:
-    """Axes of (width, height) inches below a title; in the axes of a caller the sheet is shrunk or stretched to fit."""
-    from fedlab.plots.stamps import FastTexts
-
+    """Yield axes of (width, height) inches below a title; the sheet is scaled to fit axes that a caller gives."""
     lines = wrapped(title, width)
     with style.drawing():
         if ax is None:
@@ -52,14 +50,14 @@ def sheet(ax: Axes | None, width: float, height: float, title: str) -> Iterator[
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_axis_off()
-        FastTexts(ax)
-        ax.set_title("\n".join(lines), loc="left").set_visible(False)  # what the figure is called; drawn as lines:
+        ax.set_title("\n".join(lines), loc="left").set_visible(False)  # kept for readers of the figure; drawn as lines:
         for k, line in enumerate(reversed(lines)):
             write(ax, 0, -0.13 - k * TITLE * 1.25 / style.POINTS, line, size=TITLE, fontweight="bold")
         yield ax
 
 
 def _paper(width: float, height: float, lines: int) -> Axes:
+    """Make a figure without a layout engine, with axes below room for a title of so many lines."""
     from fedlab.plots.picture import Picture
 
     head = MARGIN + lines * TITLE * 1.25 / style.POINTS
@@ -70,37 +68,31 @@ def _paper(width: float, height: float, lines: int) -> Axes:
 
 
 def wrapped(title: str, width: float) -> list[str]:
-    """The title in lines about as long as each other that fit the width, in inches."""
+    """Break a title into lines of similar length that fit the width, in inches."""
     room = width * style.POINTS / (BOLD * TITLE)
     lines = style.filled(title, len, room)
     return style.filled(title, len, max(math.ceil(1.1 * len(title) / len(lines)), 1)) if len(lines) > 1 else lines
 
 
 def write(ax: Axes, x: float, y: float, text: str, *, align: str = "left", size: float = TEXT, **look: Any) -> None:
-    """One text, its middle at height y; on a sheet it is gathered with the others."""
-    from fedlab.plots.stamps import stamps_of
-
+    """Write one text, vertically centred at y unless `look` says otherwise."""
     look = {"ha": align, "va": "center", "fontsize": size, "color": "#222222", **look}
-    gathered = stamps_of(ax)
-    if gathered is None:
-        ax.text(x, y, text, in_layout=False, **look)
-    else:
-        gathered.add(x, y, text, look)
+    ax.text(x, y, text, in_layout=False, parse_math=False, **look)
 
 
 def length(text: str, size: float = TEXT) -> float:
-    """About how wide a text is, in inches."""
+    """Estimate the width of a text, in inches."""
     return EM * size * max(map(len, text.split("\n")), default=0) / style.POINTS
 
 
 def short(text: str, width: float, size: float = TEXT) -> str:
-    """The text, cut with an ellipsis where it is longer than `width` inches."""
+    """Cut a text with an ellipsis if it is longer than `width` inches."""
     most = max(2, int(width * style.POINTS / (EM * size)))
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def segments(ax: Axes, left: ArrayLike, right: ArrayLike, y: ArrayLike, **look: Any) -> None:
-    """Horizontal lines from left to right at height y, as one artist; look: colors, linewidths (one or one a line)."""
+    """Draw horizontal lines from left to right at height y as one artist; look: colors, linewidths."""
     from matplotlib.collections import LineCollection
 
     left, right, y = (np.asarray(values, float) for values in (left, right, y))
@@ -109,7 +101,7 @@ def segments(ax: Axes, left: ArrayLike, right: ArrayLike, y: ArrayLike, **look: 
 
 
 def bars(ax: Axes, boxes: Sequence[Box], **look: Any) -> None:
-    """Filled rectangles as one artist."""
+    """Draw filled rectangles as one artist."""
     from matplotlib.collections import PolyCollection
 
     corners = [[(b.left, b.top), (b.right, b.top), (b.right, b.bottom), (b.left, b.bottom)] for b in boxes]

@@ -1,7 +1,9 @@
-"""How every figure looks: one style entered by `with`, one role a method, titles and labels that never collide.
+"""The look of every figure: one style entered by `with`, one role a method, titles and labels that do not collide.
 
 Colour is a role: centralized near-black, local-only grey, every federated method an Okabe-Ito hue *and* a dash *and* a
-marker. Sites are told apart by position, never by hue. Nothing here touches matplotlib's global state.
+marker. Sites are distinguished by position, never by hue. Nothing here changes matplotlib's global state.
+
+Modules of `fedlab.plots` import matplotlib when they draw, so that importing them stays light.
 """
 
 from __future__ import annotations
@@ -10,14 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedlab.learning.metrics import HIGHER_IS_BETTER, LABELS
+from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ DASHES: tuple[Any, ...] = (
     (0, (9, 1.5, 3, 1.5)),
 )
 MARKERS = ("D", "v", "s", "^", ">", "<", "h")
-FAMILIES = {  # the place in HUES, DASHES and MARKERS that a method takes if it is free
+FAMILIES = {  # preferred index of a method in HUES, DASHES and MARKERS
     "fedavg": 0,
     "cyclic": 1,
     "scaffold": 2,
@@ -50,13 +51,13 @@ FAMILIES = {  # the place in HUES, DASHES and MARKERS that a method takes if it 
     "fedadam": 5,
     "moon": 6,
 }
-SHOWN = 12  # rows of a table that a notebook shows below its figure
-POINTS = 72.0  # typographic points an inch
+SHOWN = 12  # rows of the table below a figure in a notebook
+POINTS = 72.0  # typographic points in an inch
 SHEET = Path(__file__).with_name("fedlab.mplstyle")
 
 
 class Role(NamedTuple):
-    """How one method is drawn: line colour, dash, marker, and a darker ink of the same hue for its text."""
+    """How one method is drawn: line colour, dash, marker, and a darker shade of the same hue for its text."""
 
     color: str
     dash: Any
@@ -65,16 +66,34 @@ class Role(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """(figure, table): unpacks as a pair; as a cell's last expression it shows the figure, then its small table.
+    """The result of every plot, (figure, table). As a cell's last expression it shows the figure, then its table.
 
-    `table.attrs["shown"]` may name the columns that are worth showing.
+    Attributes
+    ----------
+    figure : matplotlib.figure.Figure
+        The figure, or the caller's figure if `ax` was given.
+    table : pandas.DataFrame
+        The numbers that the figure shows. `table.attrs["shown"]` may list the columns that a notebook displays.
     """
 
     figure: Figure
     table: pd.DataFrame
 
     def save(self, folder: str | Path, name: str) -> Drawing:
-        """Write name.png, name.svg and the table as name.csv; the drawing itself comes back, to be shown."""
+        """Write name.png, name.svg and the table as name.csv, and return the drawing, so that a cell shows it.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Where to write; made if missing.
+        name : str
+            File name without extension.
+
+        Returns
+        -------
+        Drawing
+            This drawing.
+        """
         save(self.figure, folder, name)
         self.table.to_csv(Path(folder) / f"{name}.csv", index=self.table.index.name is not None)
         return self
@@ -84,31 +103,31 @@ class Drawing(NamedTuple):
 
         from fedlab.plots.picture import Picture
 
-        if isinstance(self.figure, Picture):  # a caller's own figure is the caller's to show
+        if isinstance(self.figure, Picture):  # a figure passed in with `ax` is shown by its owner
             display(self.figure)
         with pd.option_context("display.max_rows", SHOWN):
             display(self.table[self.table.attrs.get("shown", list(self.table.columns))].round(3))
 
 
 def family(method: str) -> str:
-    """`"fedprox(mu=0.01)"` -> `"fedprox"`."""
+    """Return the method's name without arguments: `"fedprox(mu=0.01)"` -> `"fedprox"`."""
     return method.split("(")[0].strip()
 
 
 def is_federated(method: str) -> bool:
-    """Whether a method is neither of the two bounds, local-only and centralized."""
+    """Return whether a method is neither of the two references, local-only and centralized."""
     return family(method) not in ("local", "centralized")
 
 
 def roles(methods: Iterable[str]) -> dict[str, Role]:
-    """A role for each method: its family's place if free, else the next free one; no two alike in one figure.
+    """Assign each method a role: its family's preferred one if free, else the next free one.
 
-    The order of `methods` does not matter, so two figures of the same methods agree.
+    Roles of one figure are distinct. The order of `methods` does not matter, so two figures of the same methods agree.
     """
     found: dict[str, Role] = {}
     waiting: list[str] = []
     places: dict[int, str] = {}
-    for method in sorted(set(methods), key=_seniority):
+    for method in sorted(set(methods), key=_rank):
         if not is_federated(method):
             marker, color = ("o", GREY) if family(method) == "local" else ("|", BLACK)
             found[method] = Role(color, "-", marker, ink(color))
@@ -121,21 +140,21 @@ def roles(methods: Iterable[str]) -> dict[str, Role]:
     return found | {method: _role(place) for place, method in places.items()}
 
 
-def _seniority(method: str) -> tuple[int, str]:
-    """Families in their table's order, then the unknown ones by name."""
+def _rank(method: str) -> tuple[int, str]:
+    """Sort families in the order of FAMILIES, then unknown ones by name."""
     known = list(FAMILIES)
     return (known.index(family(method)) if family(method) in known else len(known), method)
 
 
 def _role(place: int) -> Role:
-    """Beyond seven methods a hue returns with another dash and marker."""
+    """Return the role at an index; beyond seven methods hues repeat with another dash and marker."""
     turn, hue = divmod(place, len(HUES))
     other = (hue + turn) % len(HUES)
     return Role(HUES[hue], DASHES[other], MARKERS[other], ink(HUES[hue]))
 
 
 def ink(color: str, contrast: float = 4.5) -> str:
-    """The hue, darkened until text in it reads on white (WCAG contrast ratio, at least `contrast`)."""
+    """Darken a hue until its WCAG contrast ratio on white is at least `contrast`."""
     from matplotlib.colors import to_hex, to_rgb
 
     rgb = np.array(to_rgb(color))
@@ -145,54 +164,53 @@ def ink(color: str, contrast: float = 4.5) -> str:
 
 
 def luminance(rgb: NDArray[np.float64]) -> float:
-    """WCAG relative luminance, 0 (black) to 1 (white), of sRGB values in [0, 1]."""
+    """Return the WCAG relative luminance, 0 (black) to 1 (white), of sRGB values in [0, 1]."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
 
 
 def metric_label(metric: str) -> str:
-    """What an axis calls the metric."""
-    return LABELS.get(metric, metric)
+    """Return the metric's name for axes and titles."""
+    return METRIC_LABELS.get(metric, metric)
 
 
 def rises(metric: str) -> bool:
-    """Whether higher is better."""
+    """Return whether a higher value of the metric is better."""
     return bool(HIGHER_IS_BETTER[metric]) if metric in HIGHER_IS_BETTER else metric != "loss"
-
-
-DRAWING = RLock()  # matplotlib's settings are one for the whole process: two threads must not draw at a time
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The style switched on, and no other thread drawing."""
+    """Switch the style on and keep other threads from drawing."""
     from matplotlib import style
 
-    with DRAWING, style.context(SHEET, after_reset=True):
+    from fedlab.plots.picture import LOCK
+
+    with LOCK, style.context(SHEET, after_reset=True):
         yield
 
 
 @contextmanager
 def page(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
-    """The given axes, or those of a new figure of that size in inches, with the style switched on while drawing."""
+    """Yield the given axes, or those of a new figure of that size in inches, with the style switched on."""
     with drawing():
         if ax is None:
             from fedlab.plots.picture import Picture
 
             ax = Picture(figsize=(width, height)).subplots()
-        ax.spines[["top", "right"]].set_visible(False)  # axes of the caller may have been made in another style
+        ax.spines[["top", "right"]].set_visible(False)  # the caller's axes may have been made in another style
         ax.tick_params(labelsize=8.5)
         yield ax
 
 
 def root(ax: Axes) -> Figure:
-    """The whole figure, also for axes in a subfigure."""
+    """Return the whole figure, also for axes in a subfigure."""
     figure: Any = ax.figure
     return figure.figure
 
 
 def headline(ax: Axes, text: str, pad: float = 8) -> None:
-    """The finding as a bold title at the axes' left edge, broken into lines that fit; `pad` points above the axes."""
+    """Write a bold title at the axes' left edge, broken into lines that fit; `pad`: points above the axes."""
     from fedlab.plots.picture import Picture
 
     figure = root(ax)
@@ -213,7 +231,7 @@ def headline(ax: Axes, text: str, pad: float = 8) -> None:
 
 
 def filled(text: str, width: Callable[[str], float], room: float) -> list[str]:
-    """The words of a text in lines no wider than `room`, as far as single words allow."""
+    """Break a text into lines no wider than `room`, as far as single words allow."""
     lines: list[str] = []
     for word in text.split():
         longer = " ".join([*lines[-1:], word])
@@ -225,14 +243,14 @@ def filled(text: str, width: Callable[[str], float], room: float) -> list[str]:
 
 
 def inches(ax: Axes) -> tuple[float, float]:
-    """(width, height) of the axes after layout, in inches."""
+    """Return (width, height) of the axes after layout, in inches."""
     figure = root(ax)
     figure.draw_without_rendering()
     return ax.bbox.width / figure.dpi, ax.bbox.height / figure.dpi
 
 
 def fit_names(ax: Axes) -> None:
-    """Turn the names on the x axis upright if any two would touch; a page of our own grows by their length."""
+    """Turn the names on the x axis upright if any two would touch; a figure made here grows by their length."""
     from fedlab.plots.picture import Picture
 
     figure = root(ax)
@@ -246,9 +264,9 @@ def fit_names(ax: Axes) -> None:
 
 
 def spread(wanted: Sequence[float], gap: float) -> NDArray[np.float64]:
-    """The places nearest to those wanted (least squares) that keep their order and lie at least `gap` apart.
+    """Return the positions nearest to those wanted (least squares), in the same order and at least `gap` apart.
 
-    Pool-adjacent-violators on the places less their rank times the gap.
+    Pool-adjacent-violators on the positions minus rank times gap.
     """
     order = np.argsort(wanted, kind="stable")
     steps = gap * np.arange(len(order))
@@ -264,9 +282,9 @@ def spread(wanted: Sequence[float], gap: float) -> NDArray[np.float64]:
 
 
 def end_labels(ax: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 8.5) -> None:
-    """Names at the right edge for lines that end at (x, y): nudged apart, joined to their line's end by a hair line.
+    """Label lines at the right edge: names are moved apart and joined to their line's end by a hair line.
 
-    ends: (x, y, text, ink) each, in data units.
+    ends: (x, y, text, ink) of each line, in data units.
     """
     from matplotlib.transforms import offset_copy
 
@@ -291,8 +309,47 @@ def end_labels(ax: Axes, ends: Sequence[tuple[float, float, str, str]], size: fl
         )
 
 
+def right_of(ax: Axes, place: float, points: float, text: str, **look: Any) -> None:
+    """Write a text right of the axes, at a row's height."""
+    ax.annotate(
+        text,
+        (1.0, place),
+        xycoords=ax.get_yaxis_transform(),
+        xytext=(points, 0),
+        textcoords="offset points",
+        annotation_clip=False,
+        fontsize=8,
+        **look,
+    )
+
+
 def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
-    """Write name.png (200 dots an inch) and name.svg (text stays text; the same figure gives the same bytes)."""
+    """Write a figure as name.png and name.svg.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+        What a plot returned as `figure`.
+    folder : str or Path
+        Where to write; made if missing.
+    name : str
+        File name without extension.
+
+    Returns
+    -------
+    tuple of Path
+        The PNG (200 dots an inch) and the SVG. Text in the SVG stays text; the same figure gives the same bytes.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> part = fedlab.partition(fedlab.load("phantoms(cases=120, size=16)"), sites=3)
+    >>> figure, table = fedlab.plots.partition(part)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     [path.name for path in fedlab.plots.save(figure, folder, "sites")]
+    ['sites.png', 'sites.svg']
+    """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     png, svg = target / f"{name}.png", target / f"{name}.svg"

@@ -1,76 +1,93 @@
-"""The finding that a figure's title states, computed from the table that the figure draws.
+"""The title of each figure, computed from the table that the figure draws.
 
-No title claims more than its table holds: a direction is named only where the numbers have it, a difference is called
-clear only where its interval excludes zero.
+A title calls a method better or worse only where a 95 % confidence interval of the paired difference excludes 0.
+Everything else is descriptive: ranges and means without a ranking.
 """
+
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
 
-from fedlab.plots.reading import by_size
-from fedlab.plots.style import family, is_federated, metric_label, rises
+from fedlab.plots.style import metric_label, rises
 
-NATURAL_UNIT = (
-    "loss",
-    "log_loss",
-    "brier",
-)  # the other metrics are shares of one: their differences are told in points
-RESOLVED = 0.01  # a gap between the bounds smaller than this is not divided by
+NATURAL_UNIT = ("loss", "log_loss", "brier")  # differences of the other metrics are given in points (hundredths)
+SUPPORTED = "(95 % CI excludes 0)"
+TIE = 1.01  # costs within this factor count as equal
+
+
+# -- numbers and words -----------------------------------------------------------------------------------------------
 
 
 def number(difference: float, metric: str) -> str:
-    """A signed difference without its unit: hundredths ("points") or the metric's own unit; a dash if undefined."""
+    """Format a signed difference without its unit: hundredths ("points") or the metric's own unit; a dash if NaN."""
     if not np.isfinite(difference):
         return "–"
-    text = f"{difference:+.3f}" if metric in NATURAL_UNIT else f"{100 * difference:+.1f}"
-    return text.replace("-", "−" if float(text) else "+")
+    size = f"{abs(difference):.3f}" if metric in NATURAL_UNIT else f"{100 * abs(difference):.1f}"
+    return ("−" if difference < -1e-9 else "+") + size
 
 
 def unit(metric: str) -> str:
-    """The unit of `number`."""
+    """Return the unit of `number`."""
     return metric_label(metric) if metric in NATURAL_UNIT else "points"
 
 
 def distance(difference: float, metric: str) -> str:
-    """The size of a difference with its unit: "3.1 points"."""
+    """Format the size of a difference with its unit: "3.1 points"."""
     return f"{number(abs(difference), metric)[1:]} {unit(metric)}"
 
 
 def percent(share: float) -> str:
+    """Format a share as "42 %"."""
     return f"{100 * share:.0f} %"
 
 
+def megabytes(amount: float) -> str:
+    """Format megabytes with at most three digits: "0.02", "1.5", "120", "1.2 GB"; a dash for none."""
+    if amount >= 1000:
+        return f"{amount / 1000:,.1f} GB"
+    digits = 0 if amount >= 100 else 1 if amount >= 1 else 2
+    return f"{amount:,.{digits}f}" if amount else "–"
+
+
 def over(sites: int) -> str:
+    """Return "over 4 sites" or "at one site"."""
     return "at one site" if sites == 1 else f"over {sites} sites"
 
 
-def count(some: int, sites: int, things: str = "sites") -> str:
-    """How many of the sites (or other things), in words where it is all or none."""
-    if sites == 1:
-        return "the only site" if some else "no site"
-    whole = f"both {things}" if sites == 2 else f"all {sites} {things}"
-    return whole if some == sites else f"{some or 'none'} of {sites} {things}"
+def count(some: int, total: int, things: str) -> str:
+    """Count sites or methods in words where it is all or none: "both sites", "none of 4 sites", "2 of 4 sites"."""
+    whole = f"both {things}" if total == 2 else f"all {total} {things}"
+    return whole if some == total else f"{some or 'none'} of {total} {things}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Join words: "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+# -- figures of partitions -------------------------------------------------------------------------------------------
 
 
 def label_skew(counts: pd.DataFrame) -> float:
-    """I(site; label) in bits of a sites x classes table: generalised Jensen-Shannon divergence of label laws."""
+    """I(site; label) in bits of a sites x classes table: generalised Jensen-Shannon divergence of the labels."""
     joint = counts.to_numpy(float) / counts.to_numpy().sum()
-    chance = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     seen = joint > 0
-    return float((joint[seen] * np.log2(joint[seen] / chance[seen])).sum())
+    return float((joint[seen] * np.log2(joint[seen] / independent[seen])).sum())
 
 
 def partition(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> str:
-    """The range of prevalence for two classes or for labels that may overlap, else the measured label skew.
+    """State the range of prevalence for two classes or for labels that may overlap, else the measured label skew.
 
-    counts: sites x classes; cases: of each site; exclusive: whether a case has exactly one class. The skew expected by
-    chance is (sites - 1) (classes - 1) / (2 n ln 2) bit.
+    counts: sites x classes; cases: of each site; exclusive: whether a case has exactly one class. The skew expected
+    under random assignment is (sites - 1) (classes - 1) / (2 n ln 2) bit.
     """
     sites, classes = counts.shape
     if exclusive and classes > 2 and sites > 1:
-        by_chance = (sites - 1) * (classes - 1) / (2 * counts.to_numpy().sum() * np.log(2))
-        skew = f"I(S;Y) = {label_skew(counts):.2f} bit, {by_chance:.3f} expected by chance"
-        return f"Measured label skew {over(sites)}: {skew}"
+        expected = (sites - 1) * (classes - 1) / (2 * counts.to_numpy().sum() * np.log(2))
+        skew = f"I(site; label) = {label_skew(counts):.2f} bit, {expected:.3f} expected by random assignment"
+        return f"Label skew {over(sites)}: {skew}"
     if exclusive and classes > 2:
         return f"One site holds all {int(cases.sum()):,} cases of {classes} classes"
     share = counts.div(cases.where(cases > 0), axis=0)
@@ -78,176 +95,233 @@ def partition(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> str:
     low, high = percent(share[name].min()), percent(share[name].max())
     if low == high:
         return f"Prevalence of {name} is {low} {over(sites)}"
-    return f"Prevalence of {name} runs from {low} to {high} {over(sites)}"
-
-
-def curves(table: pd.DataFrame, metric: str) -> str:
-    """How far the best federated method got by its last round, seen from the two bounds if they were run.
-
-    table: columns method, round, value. The share of the gap is told only if the bounds lie at least 0.01 apart in the
-    expected order and the method ends between them.
-    """
-    ends = table.dropna(subset="value").sort_values("round").groupby("method").last()
-    score = ends["value"] if rises(metric) else -ends["value"]
-    who, best = _best(score)
-    if not who:
-        return f"{metric_label(metric)} is undefined in every round"
-    rounds = int(ends["round"][best])
-    start = f"After {rounds} round{'s' * (rounds != 1)} {who}"
-    local, central = _bound(score, "local"), _bound(score, "centralized")
-    if is_federated(best) and central - local >= RESOLVED and local < score[best] < central:
-        closed = percent((score[best] - local) / (central - local))
-        return f"{start} has closed {closed} of the gap from local to centralized"
-    for name, bound in (("centralized", central), ("local", local)):
-        if np.isfinite(bound) and family(best) != name:
-            return f"{start} is {_stands(score[best] - bound, metric, name)}"
-    return f"{start} reaches {metric_label(metric)} {ends['value'][best]:.3f}"
-
-
-def _best(score: pd.Series) -> tuple[str, str]:
-    """(subject of the sentence, method): the best federated method, or the best of the bounds if there is none."""
-    federated = [method for method in score.index if is_federated(method)]
-    among = federated or list(score.index)
-    if not among:
-        return "", ""
-    best = max(among, key=lambda method: score[method])
-    return (f"{best} (best of {len(federated)})" if len(federated) > 1 else best), best
-
-
-def _bound(score: pd.Series, name: str) -> float:
-    found = [value for method, value in score.items() if family(str(method)) == name]
-    return float(found[0]) if found else np.nan
-
-
-def _stands(gain: float, metric: str, other: str) -> str:
-    """Where a method stands by its gain (positive: better) on another."""
-    if number(gain, metric)[1:] == number(0.0, metric)[1:]:
-        return f"level with {other}"
-    return f"{distance(gain, metric)} {'better' if gain > 0 else 'worse'} than {other}"
-
-
-def local_vs_global(gains: pd.DataFrame, metric: str, method: str, of: int = 1) -> str:
-    """At how many sites a method beats its reference, at how many clearly, and where it gains most.
-
-    gains: the method's rows of sites with columns site, value, n, versus, gain (positive: better), clear (1 or -1 where
-    the gain's interval excludes zero). of: the number of federated methods of which this one is the best.
-    """
-    who = f"{method} (best of {of})" if of > 1 else method
-    known = gains[gains["versus"] != method].dropna(subset="gain").set_index("site")
-    if known.empty:
-        return _range(gains, metric, who)
-    versus, sites, most = known["versus"].iloc[0], len(known), str(known["gain"].idxmax())
-    better, clear, worse = (int(found.sum()) for found in (known["gain"] > 0, known["clear"] > 0, known["clear"] < 0))
-    if sites == 1:
-        told = "clearly beats" if clear else "does not clearly beat"
-        return f"{who} {'clearly loses to' if worse else told} {versus} at {most}"
-    verb = "clearly beats" if 0 < clear == better else "beats"
-    surely = f", {f'clearly at {clear}' if clear else 'nowhere clearly'}" if clear < better else ""
-    lost = f" and clearly loses at {'all' if worse == sites else worse}" if worse else ""
-    order = by_size(gains.set_index("site")["n"])
-    place = {order[0]: ", the largest", order[-1]: ", the smallest"}.get(most, "")
-    top = f"; it gains most at {most}{place}" if better else ""
-    return f"{who} {verb} {versus} at {count(better, sites)}{surely}{lost}{top}"
-
-
-def _range(gains: pd.DataFrame, metric: str, who: str) -> str:
-    known = gains.dropna(subset="value").set_index("site")["value"]
-    if known.empty:
-        return f"{metric_label(metric)} is undefined at every site"
-    low, high = known.idxmin(), known.idxmax()
-    if low == high:
-        return f"{who} reaches {metric_label(metric)} {known[low]:.2f} at {low}"
-    ends = f"from {known[low]:.2f} ({low}) to {known[high]:.2f} ({high})"
-    return f"{metric_label(metric)} of {who} runs {ends}"
-
-
-def transfer(values: pd.DataFrame, metric: str) -> str:
-    """What local models lose away from home on average, and how often the best shared model beats the home model.
-
-    values: models x sites; rows named as columns are the sites' own models, the others shared ones. Away from home:
-    every visitor against the model trained there, on the same cases; where all is defined this is the mean of the
-    diagonal less that of the other cells. The shared model is the best federated one by its mean, if there is any.
-    """
-    scores = values if rises(metric) else -values
-    own = [site for site in scores.columns if site in scores.index]
-    home = pd.Series(np.diag(scores.loc[own, own]), index=own, dtype=float)
-    away = (scores.loc[own, own] - home).mask(np.eye(len(own), dtype=bool)).stack().dropna()
-    told = [_away(-float(away.mean()), metric)] if len(away) else []
-    shared = scores.drop(index=own).dropna(how="all")
-    shared = shared[shared.index.map(is_federated)] if any(map(is_federated, shared.index)) else shared
-    if len(shared):
-        best = str(shared.mean(axis=1).idxmax())
-        gain = (shared.loc[best] - home).dropna()
-        if len(gain):
-            told.append(f"{best} beats the home model at {count(int((gain > 0).sum()), len(gain))}")
-    return "; ".join(told) or f"{metric_label(metric)} of each model at each site"
-
-
-def _away(lost: float, metric: str) -> str:
-    if number(lost, metric)[1:] == number(0.0, metric)[1:]:
-        return "Sites' own models lose nothing away from home"
-    return f"Sites' own models {'lose' if lost > 0 else 'gain'} {distance(lost, metric)} away from home"
+    return f"Prevalence of {name} ranges from {low} to {high} {over(sites)}"
 
 
 def samples(brightness: pd.Series, scanners: int | None) -> str:
-    """The range of mean image brightness over rows, in percent of full scale, and the simulated scanners behind it.
+    """State the range of mean image brightness over rows, in percent of full scale, and the number of scanners.
 
-    brightness: mean pixel value of each site or class, in [0, 1]; scanners: how many sites have a scanner of their own,
+    brightness: mean pixel value of each site or class, in [0, 1]; scanners: how many sites have a simulated scanner,
     None where rows are no sites.
     """
     known = brightness.dropna()
     if known.empty:
         return "No image to show"
     low, high = known.idxmin(), known.idxmax()
-    ends = f"runs from {percent(known[low])} ({low}) to {percent(known[high])} ({high})"
+    ends = f"ranges from {percent(known[low])} ({low}) to {percent(known[high])} ({high})"
     level = f"is {percent(known[low])}" if percent(known[low]) == percent(known[high]) else ends
     tail = "" if scanners is None else f"; {scanners or 'no'} simulated scanner{'s' * (scanners > 1)}"
     return f"Mean image brightness {level}{tail}"
 
 
-def listed(words: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
 def shift(table: pd.DataFrame) -> str:
-    """In which axes sites differ more than by chance; table: a row an axis with the columns axis and beyond."""
+    """State the axes whose measure lies outside its null interval; table: a row an axis, columns axis and beyond."""
     if table.empty:
         return "No axis to measure"
     beyond = [str(axis) for axis in table.loc[table["beyond"], "axis"]]
     rest = [str(axis) for axis in table.loc[~table["beyond"], "axis"]]
     if not beyond:
-        return f"Sites differ no more than by chance in {listed(rest)}"
-    return f"Sites differ beyond chance in {listed(beyond)}" + (f", not in {listed(rest)}" if rest else "")
+        return f"No shift beyond chance in {listed(rest)}"
+    return f"Sites differ beyond chance in {listed(beyond)}" + (f"; no shift detected in {listed(rest)}" * bool(rest))
 
 
 def population(table: pd.DataFrame, column: str) -> str:
-    """The range over sites of a number's median, or of the share of the level that differs most."""
+    """State the range over sites of a number's median, or of the share of the level that differs most."""
     name = "50 %" if "50 %" in table else str((table.max() - table.min()).drop("n").idxmax())
     known = table[name].dropna()
     if known.empty:
         return f"No site has a value of {column}"
     low, high = str(known.idxmin()), str(known.idxmax())
-    told = [f"{known[site]:g}" if name == "50 %" else percent(known[site]) for site in (low, high)]
+    ends = [f"{known[site]:g}" if name == "50 %" else percent(known[site]) for site in (low, high)]
     what = f"Median {column}" if name == "50 %" else f"Share of {column} {name}"
-    if told[0] == told[1]:
-        return f"{what} is {told[0]} {over(len(known))}"
-    return f"{what} runs from {told[0]} ({low}) to {told[1]} ({high})"
+    if ends[0] == ends[1]:
+        return f"{what} is {ends[0]} {over(len(known))}"
+    return f"{what} ranges from {ends[0]} ({low}) to {ends[1]} ({high})"
 
 
 def doses(own: pd.DataFrame, others: pd.DataFrame) -> str:
-    """On how many axes the measured shift rises with its dose, and whether dose 0 and the other axes stay at chance.
+    """State on how many axes the measured shift rises with its dose, and where dose 0 and the other axes lie.
 
     own: columns axis, dose, value, beyond (share of seeds) of each axis's own measure, medians over seeds; others:
-    column beyond, a row each measure of another axis at each dose and seed.
+    column beyond, a row for each measure of another axis, dose and seed.
     """
     ranks = own.groupby("axis")[["dose", "value"]].rank().assign(axis=own["axis"])
     rho = ranks.groupby("axis").apply(lambda rows: rows["dose"].corr(rows["value"]))
     axes, rising = len(rho), int((rho >= 0.99).sum())
     what = "the axis" if axes == 1 and rising else "no axis" if not rising else count(rising, axes, "axes")
     zero = own.loc[own["dose"] == 0]
-    calm = "; at dose 0 it is chance" if len(zero) and (zero["beyond"] <= 0.5).all() else ""
+    calm = "; dose 0 lies within the null interval" if len(zero) and (zero["beyond"] <= 0.5).all() else ""
     share = float(others["beyond"].mean()) if len(others) else np.nan
-    leak = f"; other axes lie beyond chance in {percent(share)} of cells" if share > 0 else ""
-    leak = "; no other axis leaves chance" if share == 0 else leak
+    leak = f"; other axes lie outside theirs in {percent(share)} of cells" if share > 0 else ""
+    leak = "; no other axis leaves its own" if share == 0 else leak
     return f"The measured shift rises with the dose on {what}{calm}{leak}"
+
+
+# -- figures of runs -------------------------------------------------------------------------------------------------
+
+
+def curves(table: pd.DataFrame, metric: str, split: str = "validation") -> str:
+    """State the metric after the last round: of one method, of each of up to three, else the range.
+
+    table: columns method, round, value.
+    """
+    ends = table.dropna(subset="value").sort_values("round").groupby("method").last().sort_values("value")
+    if ends.empty:
+        return f"{metric_label(metric)} is undefined in every round"
+    last = int(ends["round"].max())
+    values = [f"{value:.3f} ({method})" for method, value in ends["value"].items()]
+    text = listed(values) if len(values) <= 3 else f"{values[0]} to {values[-1]}"
+    return f"{metric_label(metric)} on {split} cases after {last} round{'s' * (last != 1)}: {text}"
+
+
+def local_vs_global(gains: pd.DataFrame, metric: str) -> str:
+    """Count the sites at which methods are better or worse than their reference, by the 95 % CI of paired differences.
+
+    gains: the rows of sites of all federated methods with columns method, site, value, versus, gain (positive:
+    better), and clear (1 or -1 where the interval of the gain excludes 0).
+    """
+    known = gains[gains["versus"] != gains["method"]].dropna(subset="gain")
+    if known.empty:
+        return _value_range(gains, metric)
+    versus, methods, sites = known["versus"].iloc[0], known["method"].unique(), known["site"].nunique()
+    better, worse = int((known["clear"] > 0).sum()), int((known["clear"] < 0).sum())
+    subject = str(methods[0]) if len(methods) == 1 else "Methods"
+    if sites == 1 and len(methods) == 1:
+        site = known["site"].iloc[0]
+        return f"{subject} is {_verdict(better, worse)} {versus} at {site} {_interval(better or worse)}"
+    where = count if len(methods) == 1 else lambda some, total, _: f"{some or 'none'} of {total} method-site pairs"
+    verb = "is" if len(methods) == 1 else "are"
+    if not better and not worse:
+        return f"{subject} {verb} no different from {versus} at any of {sites} sites {_interval(False)}"
+    other = f", worse at {worse}" if better and worse else ""
+    some, word = (better, "better") if better else (worse, "worse")
+    return f"{subject} {verb} {word} than {versus} at {where(some, len(known), 'sites')}{other} {SUPPORTED}"
+
+
+def _verdict(better: int, worse: int) -> str:
+    return "better than" if better else "worse than" if worse else "no different from"
+
+
+def _interval(excludes: object) -> str:
+    return SUPPORTED if excludes else "(95 % CI includes 0)"
+
+
+def _value_range(gains: pd.DataFrame, metric: str) -> str:
+    """State the range of a method's metric over sites, where there is nothing to compare it with."""
+    known = gains.dropna(subset="value").set_index("site")
+    if known.empty:
+        return f"{metric_label(metric)} is undefined at every site"
+    methods = known["method"].unique()
+    known = known[known["method"] == methods[0]]
+    low, high = known["value"].idxmin(), known["value"].idxmax()
+    ends = f"from {known['value'][low]:.2f} ({low}) to {known['value'][high]:.2f} ({high})"
+    text = f"is {known['value'][low]:.2f} at {low}" if low == high else f"ranges {ends}"
+    return f"{metric_label(metric)} of {methods[0]} {text}"
+
+
+def transfer(values: pd.DataFrame, metric: str) -> str:
+    """State what sites' own models reach on their own test cases and, on average, on those of the other sites.
+
+    values: models x sites; rows named as columns are the sites' own models. Both means are over the same pairs of a
+    model trained elsewhere and a site, so that undefined cells drop out of both.
+    """
+    own = [site for site in values.columns if site in values.index]
+    square = values.loc[own, own].to_numpy(float)
+    home = np.broadcast_to(np.diag(square), square.shape)
+    pairs = np.isfinite(square) & np.isfinite(home) & ~np.eye(len(own), dtype=bool)
+    if not pairs.any():
+        return f"{metric_label(metric)} of each model at each site"
+    ends = f"{home[pairs].mean():.2f} at their own site, {square[pairs].mean():.2f} at other sites"
+    return f"Cross-site generalization: mean {metric_label(metric)} of local models is {ends}"
+
+
+def ranking(table: pd.DataFrame, metric: str) -> str:
+    """Count the methods that are better or worse than the reference, by the 95 % CI of the paired difference.
+
+    table: method, value, gain, clear, versus.
+    """
+    known = table.dropna(subset="value")
+    if known.empty:
+        return f"{metric_label(metric)} is undefined for every method"
+    others = known[known["gain"].notna() & (known["method"] != known["versus"])]
+    if others.empty:
+        return f"Mean {metric_label(metric)} over sites of {count(len(known), len(table), 'methods')}"
+    better, worse, versus = (others["clear"] > 0).sum(), (others["clear"] < 0).sum(), others["versus"].iloc[0]
+    if len(others) == 1:
+        return f"{others['method'].iloc[0]} is {_verdict(better, worse)} {versus} {_interval(better or worse)}"
+    if not better and not worse:
+        return f"No method of {len(others)} is better or worse than {versus} (95 % CIs include 0)"
+    word = "better" if better else "worse"
+    some = count(int(better or worse), len(others), "methods")
+    verb = "is" if some.startswith("1 ") else "are"
+    tail = f", {worse} worse" if better and worse else ""
+    return f"{some[0].upper() + some[1:]} {verb} {word} than {versus}{tail} {SUPPORTED}"
+
+
+def communication_cost(table: pd.DataFrame, against: str) -> str:
+    """State the range of the cost over the methods that send models, and the methods left out as undefined.
+
+    table: method, value, cost; NaN where undefined.
+    """
+    undefined = table[["value", "cost"]].isna().any(axis=1)
+    missing = list(table.loc[undefined, "method"])
+    left_out = f"; {listed(missing)} left out as undefined" if missing else ""
+    sends = table[~undefined & (table["cost"] > 0)].sort_values("cost", kind="stable")
+    if sends.empty:
+        return "No method that sends models has a value" + left_out
+    unit = "MB" if against == "megabytes" else "minutes"
+    low, high = sends["cost"].iloc[[0, -1]]
+    what = "Communication" if against == "megabytes" else "Estimated time"
+    cheap = listed(list(sends.loc[sends["cost"] <= TIE * low, "method"]))
+    if high <= TIE * low:
+        return f"{what} of {cheap} is {_cost(low)} {unit}{left_out}"
+    dear = listed(list(sends.loc[sends["cost"] * TIE >= high, "method"]))
+    return f"{what} ranges from {_cost(low)} {unit} ({cheap}) to {_cost(high)} {unit} ({dear}){left_out}"
+
+
+def _cost(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def forgetting(falls: pd.Series, metric: str) -> str:
+    """State by how much the metric of a site falls, on average, until the model comes back.
+
+    falls: site -> mean fall of the metric between its visits.
+    """
+    lost = falls.dropna() * (1 if rises(metric) else -1)
+    if lost.empty:
+        return "No site is evaluated from one visit to its next: forgetting cannot be measured"
+    mean, worst = float(lost.mean()), str(lost.idxmax())
+    change = "falls" if rises(metric) == (mean > 0) else "rises"
+    most = f", most at {worst} ({distance(lost[worst], metric)})" if lost[worst] > 0 and len(lost) > 1 else ""
+    return (
+        f"Between two visits to a site its {metric_label(metric)} {change} by {distance(mean, metric)} on average{most}"
+    )
+
+
+def participation(table: pd.DataFrame, idle: Collection[int]) -> str:
+    """State the share of site rounds that were merged, the sites that missed most, and the rounds without a merge.
+
+    idle: rounds in which nothing was merged.
+    """
+    present = table["state"].isin(["took part", "led", "straggled"])
+    missing = (~present).groupby(table["site"]).sum()
+    text = f"{percent((present & ~table['round'].isin(idle)).mean())} of all site rounds were merged"
+    if (most := int(missing.max())) > 0:
+        sites = list(missing.index[missing == most])
+        was = f"{listed(sites)} {'was' if len(sites) == 1 else 'were'} missing most"
+        text += f"; {was}, in {most} of {table['round'].nunique()} rounds"
+    return text + (f"; nothing was merged in {len(idle)} round{'s' * (len(idle) != 1)}" if idle else "")
+
+
+def leakage(table: pd.DataFrame) -> str:
+    """State the share of the pixels' variance that the attacker reconstructs at the first and at the last cut."""
+    if table.empty:
+        return "No cut to look at"
+    known = 1 - table.set_index("cut")["unexplained"].clip(upper=1)
+    first, last = known.index[0], known.index[-1]
+    text = f"A linear attack reconstructs {percent(known[first])} of the pixels' variance at cut {first}"
+    if first != last:
+        text += f", {percent(known[last])} at cut {last}"
+    within = (table["correlation"] <= table["null_high"]).sum()
+    return text + (f"; distance correlation within its null at {count(within, len(table), 'cuts')}" if within else "")

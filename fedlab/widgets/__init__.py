@@ -1,10 +1,12 @@
-"""Controls for notebooks: the only part of fedlab that imports ipywidgets.
+"""Controls for notebooks, made of ipywidgets.
 
-institutions: sliders for every axis, a figure that follows them. runs: finished runs, picked and drawn. Each shows its
-figure as an ordinary output first and its controls below, so that a notebook run without a screen keeps the figure.
+`sites`: a slider for each axis of heterogeneity, and a figure that follows. `runs`: a browser of finished runs. Each
+shows its figure as an ordinary output first and its controls below, so that a headless execution keeps the figure.
 """
 
 from fedlab.widgets.browser import runs
-from fedlab.widgets.panel import institutions
+from fedlab.widgets.panel import sites
 
-__all__ = ["institutions", "runs"]
+institutions = sites  # earlier name
+
+__all__ = ["institutions", "runs", "sites"]

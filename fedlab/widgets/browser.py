@@ -1,4 +1,4 @@
-"""Finished runs, picked and drawn."""
+"""A browser of finished runs."""
 
 from __future__ import annotations
 
@@ -12,28 +12,49 @@ from fedlab import plots
 from fedlab.analysis.comparison import compare, transfer
 from fedlab.core.site_names import natural
 from fedlab.experiments.run_folder import Run, find
-from fedlab.learning.metrics import LABELS
+from fedlab.learning.metrics import METRIC_LABELS
 from fedlab.notebook.live import Screen, picture
-from fedlab.plots.reading import OUTSIDE, headline_metric
+from fedlab.plots.inputs import OUTSIDE, headline_metric
 from fedlab.plots.style import Drawing
 from fedlab.widgets.controls import WIDE, Notice
 
 EVERYWHERE = "all sites"
-FIGURES = {"What each site gains": "gains", "Curves over rounds": "curves", "Whether models travel": "transfer"}
+FIGURES = {"Gain of each site": "gains", "Curves by round": "curves", "Cross-site generalization": "transfer"}
 WIDTH = "54em"
-CHANGE = "this choice cannot be drawn (the figure shows the last one that could)"
+CHANGE = "this choice cannot be drawn (the figure shows the previous one)"
 
 
 def runs(folder: str | Path = "out/runs") -> Browser:
-    """Browse the finished runs of a folder: pick a setting, runs, a metric, a site and a figure.
+    """Browse the finished runs of a folder: choose a setting, runs, a metric, a site and a figure.
 
     As a cell's last expression it shows figure and table as ordinary outputs, then the controls.
+
+    Parameters
+    ----------
+    folder : str or Path, default "out/runs"
+        The folder of `fedlab.run` and `fedlab.grid`.
+
+    Returns
+    -------
+    Browser
+        `chosen` are the runs, `drawing` is the figure and its table, `controls` is the widget.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> exp = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     done = fedlab.grid(exp, method=["local", "fedavg"], folder=folder)
+    ...     browser = fedlab.widgets.runs(folder)
+    >>> sorted(run.method for run in browser.chosen)
+    ['fedavg', 'local']
     """
     return Browser(folder)
 
 
 class Browser:
-    """The panel: `chosen` (runs), `drawing` (figure and table); `controls` is the widget."""
+    """The browser: `chosen` (runs), `drawing` (figure and table), `controls` (widget)."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder, self.found = Path(folder), find(folder)
@@ -56,10 +77,11 @@ class Browser:
 
     @property
     def chosen(self) -> list[Run]:
+        """The selected runs."""
         return list(self.runs.value)
 
     def _offer(self, *_: Any) -> None:
-        """The runs of a setting, their metrics and their sites."""
+        """Offer the runs of the chosen setting, their metrics and their sites."""
         there = self.settings.get(self.setting.value, [])
         if not there:
             return
@@ -70,13 +92,13 @@ class Browser:
         sites = sorted(set(there[0].partition_table["site"]) - {*OUTSIDE, *there[0].unseen}, key=natural)
         self.runs.options = [(f"{run.method}, seed {run.experiment.seed}", run) for run in there]
         self.runs.value = tuple(there)
-        _put(self.metric, [(LABELS.get(name, name), name) for name in names])
+        _put(self.metric, [(METRIC_LABELS.get(name, name), name) for name in names])
         _put(self.site, [(site, site) for site in (EVERYWHERE, *sites)])
         self._quiet = False
         self._follow()
 
     def _follow(self, *_: Any) -> None:
-        """Draw what is chosen; what cannot be drawn is said, and the last figure stays."""
+        """Draw the choice; if it cannot be drawn, show the reason and keep the last figure."""
         if self._quiet:
             return
         try:
@@ -86,11 +108,11 @@ class Browser:
             if self.screen.shown:
                 for screen, shown in zip((self.screen, self.below), contents, strict=True):
                     screen.show(*shown)
-        except Exception as error:  # nobody sees the traceback of a callback
+        except Exception as error:  # the traceback of a callback is not shown in the notebook
             self.notice.fail(error, CHANGE)
 
     def _ipython_display_(self) -> None:
-        """Figure and table, which stay where there is no screen, then the controls."""
+        """Display figure and table, which a headless execution keeps, then the controls."""
         from IPython.display import display
 
         if not self.found:
@@ -103,14 +125,14 @@ class Browser:
 
     @property
     def empty(self) -> str:
-        """What is said of a folder without a run."""
+        """Message for a folder without a run."""
         there = "has no finished run" if self.folder.is_dir() else "does not exist"
         where = self.folder.resolve()
         return f"{where} {there}: train one with fedlab.run(fedlab.Experiment(...), folder={str(self.folder)!r})"
 
 
 def _put(control: Dropdown, options: list[tuple[str, str]]) -> None:
-    """New choices; what was chosen stays where it still is one, else the first."""
+    """Replace the options; keep the selected one if it is still there, else select the first."""
     values = [value for _, value in options]
     chosen = control.value if control.value in values else values[0]
     control.options = options
@@ -118,7 +140,7 @@ def _put(control: Dropdown, options: list[tuple[str, str]]) -> None:
 
 
 def draw(chosen: list[Run], figure: str, metric: str, site: str) -> Drawing:
-    """The figure of these runs at one site or at all; ValueError where there is nothing to draw."""
+    """Draw a figure of these runs, at one site or at all; ValueError if there is nothing to draw."""
     if not chosen:
         raise ValueError("no run is chosen: pick one or more")
     if figure == "curves":
@@ -132,11 +154,12 @@ def draw(chosen: list[Run], figure: str, metric: str, site: str) -> Drawing:
 
 
 def _at(frame: Any, site: str, metric: str) -> Drawing:
+    """Draw the models tested on one site."""
     return plots.transfer(frame[frame["tested_on"] == site], metric)
 
 
 class _AtSite:
-    """A run of which only one site is looked at."""
+    """The rows of one site of a run."""
 
     def __init__(self, run: Run, site: str) -> None:
         self.experiment, self.method, self.headline = run.experiment, run.method, run.headline
@@ -145,19 +168,19 @@ class _AtSite:
 
 
 def _grouped(found: list[Run]) -> dict[str, list[Run]]:
-    """Runs that may be compared, under what tells their settings apart."""
+    """Group runs that may be compared, by the fields in which settings differ."""
     groups: dict[str, list[Run]] = {}
     plain = [run.experiment.with_(method="local", seed=0).model_dump() for run in found]
     differing = [name for name in (plain[0] if plain else {}) if len({str(one[name]) for one in plain}) > 1]
     for run, setting in zip(found, plain, strict=True):
-        told = ", ".join(f"{name}={setting[name]}" for name in differing if name != "dataset")
-        name = str(setting["dataset"]) + (f": {told}" if told else "")
+        fields = ", ".join(f"{name}={setting[name]}" for name in differing if name != "dataset")
+        name = str(setting["dataset"]) + (f": {fields}" if fields else "")
         groups.setdefault(name, []).append(run)
     return groups
 
 
 def _contents(drawing: Drawing) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Figure and small table for two screens."""
+    """Return figure and table as contents of two screens."""
     shown = drawing.table[drawing.table.attrs.get("shown", list(drawing.table.columns))].round(3)
     title = drawing.figure.axes[0].get_title(loc="left")
     return [picture(drawing.figure, title), ({"text/html": shown.to_html(max_rows=12), "text/plain": str(shown)}, {})]

@@ -1,4 +1,4 @@
-"""The controls of a panel: a slider an axis, counts, buttons, texts to copy, and a place where errors are seen."""
+"""Controls of a panel: a slider an axis, counts, buttons, texts to copy, and a line for errors."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 from ipywidgets import HTML, BoundedIntText, Button, FloatSlider, IntSlider, Layout, Textarea
 
-from fedlab.plots.measured import NAMES
-from fedlab.widgets.settings import COUNTS, plain
+from fedlab.plots.measured_shift import NAMES
+from fedlab.widgets.copy_settings import COUNTS, plain
 
-ERROR = "fedlab-error"  # the class of an error's text, by which a reader of an executed notebook finds it
+ERROR = "fedlab-error"  # CSS class of an error, which tests of executed notebooks look for
 STEP = 0.05
 WIDE = {"description_width": "11em"}
-LABELS = {"sites": "Number of sites", "unseen": "Unseen sites", "seed": "Random seed"}
+LABELS = {"sites": "Number of sites", "unseen": "Held-out sites", "seed": "Random seed"}
 MOST_SITES = 12
 
 
 class Settings:
-    """A control for each setting; `values` is a plain dict. What no control can express is kept until it is moved.
+    """A control for each argument of the partition. Values that no control can express are kept until it is moved.
 
-    start: name -> value, in the order of the panel. moved: called after every change that a user makes.
+    start: name -> value, in the order of the panel. moved: called after every change by the user.
     """
 
     def __init__(self, start: dict[str, Any], moved: Callable[[], None]) -> None:
@@ -36,15 +36,15 @@ class Settings:
 
     @property
     def values(self) -> dict[str, Any]:
-        """As `fedlab.partition` takes them."""
+        """Arguments of `fedlab.partition`, as a plain dict."""
         shown = {name: plain(control.value) for name, control in self.controls.items()}
         return {name: self.kept[name] if name in self.kept else shown[name] for name in self.start}
 
     def reset(self) -> None:
-        """Back to the start, as one change."""
+        """Set all controls to their start, as one change."""
         self._quiet = True
         self.kept = {name: value for name, value in self.start.items() if not _expressible(name, value)}
-        for name in ("sites", *self.controls):  # sites first: it limits how many may be unseen
+        for name in ("sites", *self.controls):  # sites first: it limits how many may be held out
             if name in self.controls and name not in self.kept:
                 self.controls[name].value = self.start[name]
         self._quiet = False
@@ -53,11 +53,12 @@ class Settings:
         self._moved()
 
     def columns(self) -> tuple[list[Any], list[Any]]:
-        """(controls of the axes, controls of the counts)."""
+        """Return (controls of the axes, controls of the counts)."""
         axes = [control for name, control in self.controls.items() if name not in COUNTS]
         return axes, [control for name, control in self.controls.items() if name in COUNTS]
 
     def _control(self, name: str, value: Any) -> Any:
+        """Make the control of one argument."""
         value = value if name not in self.kept else 0
         look: dict[str, Any] = {"style": WIDE, "layout": Layout(width="27em"), "continuous_update": False}
         if name in NAMES:
@@ -68,6 +69,7 @@ class Settings:
         return IntSlider(max(value, 1) if name == "sites" else value, min=int(name == "sites"), max=most, **look)
 
     def _changed(self, name: str) -> None:
+        """Adopt a value that the user set."""
         if self._quiet:
             return
         self.kept.pop(name, None)
@@ -77,13 +79,14 @@ class Settings:
         self._moved()
 
     def _limit(self) -> None:
-        """At least one site trains."""
+        """Leave at least one site for training."""
         if "unseen" in self.controls and "sites" in self.controls and "sites" not in self.kept:
             self._quiet = True
             self.controls["unseen"].max = max(0, self.controls["sites"].value - 1)
             self._quiet = False
 
     def _name(self) -> None:
+        """Label the controls; a value that a slider cannot express is part of its label."""
         for name, control in self.controls.items():
             label = (NAMES | LABELS)[name]
             control.description = f"{label}: {self.kept[name]}" if name in self.kept else label
@@ -91,26 +94,28 @@ class Settings:
 
 
 def _expressible(name: str, value: Any) -> bool:
-    """Whether a slider can stand at the value."""
+    """Return whether a slider can show the value."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return 0 <= value <= 1 if name in NAMES else name in COUNTS and value >= 0
 
 
 class Notice:
-    """One place for what must be seen: errors in red, warnings in plain words."""
+    """A line for messages: errors in red, warnings in grey."""
 
     def __init__(self) -> None:
         self.widget = HTML()
 
     def clear(self) -> None:
+        """Remove the message."""
         self.widget.value = ""
 
     def say(self, text: str) -> None:
+        """Show a message."""
         self.widget.value = f'<div style="color:#555">{html.escape(text)}</div>' if text else ""
 
     def fail(self, error: BaseException, doing: str) -> None:
-        """The message; of anything but a refused value the end of the traceback too."""
+        """Show an error; unless it is a refused value, with the end of its traceback."""
         text = html.escape(f"{doing}: {error}" if str(error) else f"{doing}: {type(error).__name__}")
         if not isinstance(error, ValueError | TypeError):
             lines = "".join(traceback.format_exception(error)[-3:])
@@ -120,21 +125,22 @@ class Notice:
 
 
 def guarded(notice: Notice, doing: str, call: Callable[[], None]) -> Callable[..., None]:
-    """The call, as a callback whose every error is seen."""
+    """Wrap a call as a callback that shows every error in the notice."""
 
     def callback(*_: Any) -> None:
         try:
             call()
-        except Exception as error:  # whatever it is: a callback's traceback goes nowhere else that a user looks
+        except Exception as error:  # the traceback of a callback is not shown in the notebook
             notice.fail(error, doing)
 
     return callback
 
 
 def button(text: str, hint: str, icon: str = "") -> Button:
+    """Make a button."""
     return Button(description=text, tooltip=hint, icon=icon, layout=Layout(width="auto", align_self="flex-start"))
 
 
 def copyable(label: str, rows: int) -> Textarea:
-    """Text that can be selected and copied."""
+    """Make a text that can be selected and copied."""
     return Textarea(description=label, rows=rows, style=WIDE, layout=Layout(width="40em", max_width="98%"))

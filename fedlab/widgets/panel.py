@@ -1,12 +1,9 @@
-"""Making institutions by hand: what a slider changes is seen at once, measured, and taken along as parameters."""
+"""A panel that partitions cases into sites with a slider for each axis of heterogeneity."""
 
 from __future__ import annotations
 
-import gc
 import warnings
 from base64 import b64decode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets
@@ -17,21 +14,48 @@ from fedlab.data.cases import Cases
 from fedlab.notebook.live import Screen, picture
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.partitions import Partition
-from fedlab.plots import institutions as drawing
-from fedlab.widgets.comparing import Comparison
+from fedlab.plots import sites as draw
 from fedlab.widgets.controls import Notice, Settings, button, copyable, guarded
-from fedlab.widgets.settings import as_papermill, as_yaml, axes, plain, signature
+from fedlab.widgets.copy_settings import as_papermill, as_yaml, axes, plain, signature
+from fedlab.widgets.short_training import ShortTraining
 
-QUALITY = {"dpi": 96, "effort": 1}  # of the picture that follows the sliders: fast before small, a dot a CSS pixel
-SETTING = "this setting cannot be had (the figure shows the last one that could)"
+QUALITY = {"dpi": 96, "effort": 1}  # of the picture that follows the sliders: fast rather than small or sharp
+SETTING = "this partition cannot be made (the figure shows the previous one)"
 
 
-def institutions(cases: Cases, **start: Any) -> Panel:
-    """A panel that deals cases to institutions: a slider an axis, a figure that follows, the setting to copy.
+def sites(cases: Cases, **start: Any) -> Panel:
+    """Partition cases into sites with sliders: a figure follows each change, and the setting can be copied.
 
-    start: where the controls start, by the names of `fedlab.partition`; so a notebook that is run from start to end
-    has the partition that `fedlab.partition(cases, **start)` makes. As a cell's last expression it shows the figure as
-    an ordinary output, then the controls; without a screen the figure is all that is left.
+    As a cell's last expression it shows the figure as an ordinary output, then the controls. A headless execution keeps
+    the figure.
+
+    Parameters
+    ----------
+    cases : Cases
+        What `fedlab.load` returned.
+    **start
+        Where the controls start, by the names of `fedlab.partition`. A notebook that is run from start to end has the
+        partition that `fedlab.partition(cases, **start)` makes.
+
+    Returns
+    -------
+    Panel
+        `values` are the arguments of `fedlab.partition` that the controls show, `partition` is the last partition that
+        could be made, `drawing` its figure and table, `controls` the widget.
+
+    Raises
+    ------
+    TypeError
+        If `start` has a name that `fedlab.partition` does not take.
+    ValueError
+        If `fedlab.partition` refuses `start`.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> panel = fedlab.widgets.sites(fedlab.load("phantoms(cases=120, size=16)"), sites=3, prevalence=0.4)
+    >>> panel.values["prevalence"], panel.partition.sites
+    (0.4, ['Site A', 'Site B', 'Site C'])
     """
     return Panel(cases, start)
 
@@ -39,23 +63,23 @@ def institutions(cases: Cases, **start: Any) -> Panel:
 class Panel:
     """Controls, a figure and the setting to copy.
 
-    values: the setting as the controls stand. partition, hash, drawing, png: of the last setting that could be had.
-    controls: the widget. comparison: the short training. notice: errors and warnings.
+    values: what the controls show. partition, hash, drawing, png: of the last setting that could be made. controls: the
+    widget. comparison: the short training. notice: errors and warnings.
     """
 
     def __init__(self, cases: Cases, start: dict[str, Any]) -> None:
         self.cases, self.screen, self.notice = cases, Screen(), Notice()
         self.settings = Settings(_complete(start), self._follow)
         self.parameters, self.yaml = copyable("For papermill", 2), copyable("As YAML", 5)
-        self.comparison = Comparison()
-        self.reset_button = button("Reset", "Back to where the panel started", "undo")
+        self.comparison = ShortTraining()
+        self.reset_button = button("Reset", "Back to the values at the start", "undo")
         self.reset_button.on_click(guarded(self.notice, "reset", self.settings.reset))
         self.comparison.train_button.on_click(guarded(self.comparison.notice, "training", self._train))
         self._adopt(partition(cases, **self.values))
         self.controls = self._layout()
 
     def _layout(self) -> ipywidgets.Widget:
-        """Axes left, counts and texts right (below on a narrow page), then the training."""
+        """Arrange axes on the left, counts and texts on the right (below on a narrow page), then the training."""
         axes, counts = self.settings.columns()
         right = ipywidgets.VBox([*counts, self.parameters, self.yaml])
         both = ipywidgets.HBox(
@@ -65,7 +89,7 @@ class Panel:
 
     @property
     def values(self) -> dict[str, Any]:
-        """Name -> value, as `fedlab.partition` takes them."""
+        """Arguments of `fedlab.partition`."""
         return self.settings.values
 
     @property
@@ -74,18 +98,18 @@ class Panel:
         return self.partition.fingerprint
 
     def _follow(self) -> None:
-        """Deal, measure and draw what the controls say; what cannot be had is said, and the last figure stays."""
+        """Partition, measure and draw; if the setting is refused, show the reason and keep the last figure."""
         try:
-            with uninterrupted(), warnings.catch_warnings(record=True) as told:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 self._adopt(partition(self.cases, **self.values))
-            self.notice.say("; ".join(dict.fromkeys(str(one.message) for one in told)))
-        except Exception as error:  # nobody sees the traceback of a callback
+            self.notice.say("; ".join(dict.fromkeys(str(one.message) for one in caught)))
+        except Exception as error:  # the traceback of a callback is not shown in the notebook
             self.notice.fail(error, SETTING)
 
     def _adopt(self, part: Partition) -> None:
-        """Show a partition that could be had, and how to have it again."""
-        drawn = drawing(part)
+        """Show a partition and the setting that makes it again."""
+        drawn = draw(part)
         content, metadata = picture(drawn.figure, drawn.figure.axes[0].get_title(loc="left"), **QUALITY)
         self.partition, self.drawing, self.png = part, drawn, b64decode(content["image/png"])
         self._shown = content, metadata
@@ -94,30 +118,19 @@ class Panel:
             self.screen.show(content, metadata)
 
     def _train(self) -> None:
+        """Start the short training on the present partition."""
         self.comparison.start(self.partition)
 
     def _ipython_display_(self) -> None:
-        """The figure, which stays where there is no screen, then the controls."""
+        """Display the figure, which a headless execution keeps, then the controls."""
         from IPython.display import display
 
         self.screen.open(*self._shown)
         display(self.controls)
 
 
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """No garbage is collected meanwhile: in a process as large as a kernel that takes as long as half a redraw."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
-
-
 def _complete(start: dict[str, Any]) -> dict[str, Any]:
-    """The start with every axis and count, in the order of the panel; whatever else was given comes last."""
+    """Add the defaults of axes and counts to the start, in the order of the panel; other arguments come last."""
     defaults = signature()
     for name in start:
         if name not in defaults:

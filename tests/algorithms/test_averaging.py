@@ -191,7 +191,7 @@ def test_scaffold_of_one_site_is_sgd(precision):  # O11
 def test_the_mean_of_control_variates_is_the_servers(option, weighting, participation, precision):  # O12
     fed = federation(precision=precision, rounds=4, participation=participation)
     last(f"scaffold(option={option}, weighting={weighting!r})", fed)
-    s, share = fed._memory, torch.as_tensor(fed.site_weights(weighting)).to(fed.start.vector)
+    s, share = fed.schedule.state, torch.as_tensor(fed.site_weights(weighting)).to(fed.start.vector)
     mean = (share[:, None] * s.own).sum(0)
     assert s.own.abs().max() > 0
     assert float((s.c - mean).abs().max() / s.own.abs().max()) < {"float64": 1e-12, "float32": 1e-6}[precision]
@@ -202,7 +202,7 @@ def test_option_one_keeps_the_gradient_of_all_cases_at_the_shared_model(precisio
     a, b = twins(**ONE_STEP, precision=precision)
     one, two = last("scaffold(option=1)", a), last("scaffold(option=2)", b)
     assert error(one, two) < {"float64": 1e-10, "float32": 1e-4}[precision]
-    assert torch.allclose(a._memory.own, b._memory.own, rtol=1e-3, atol=1e-5)
+    assert torch.allclose(a.schedule.state.own, b.schedule.state.own, rtol=1e-3, atol=1e-5)
 
 
 def test_full_gradients_add_up_over_batches():
@@ -277,21 +277,21 @@ def test_moon_remembers_each_sites_last_round():
     """A site that was away is compared with the model of the last round in which it took part."""
     fed = federation(rounds=3, availability=[1.0, 1.0, 0.0, 1.0])
     last("moon", fed)
-    assert torch.equal(fed._memory.previous[2].vector, fed.start.vector)
-    assert not torch.equal(fed._memory.previous[0].vector, fed.start.vector)
+    assert torch.equal(fed.schedule.state.previous[2].vector, fed.start.vector)
+    assert not torch.equal(fed.schedule.state.previous[0].vector, fed.start.vector)
 
 
-@pytest.mark.parametrize("knobs", ["rho=0.5", "rho=0.5, adaptive=0.2"])
-def test_sharpness_aware_gradients_are_those_of_the_formula(knobs):
+@pytest.mark.parametrize("arguments", ["rho=0.5", "rho=0.5, adaptive=0.2"])
+def test_sharpness_aware_gradients_are_those_of_the_formula(arguments):
     """One step from a known point: g at w + rho g / |g|, computed by autograd on the plain network."""
     part = partition(sizes=(30,))
     fed = federation(part, rounds=1, local_steps=1, batch_size=None, precision="float64", **BN_FREE)
     net = _network(fed)
     g, weights = _gradient(net, fed, fed.start.parameters), fed.layout.mask("weight")[: fed.layout.trained]
-    scale = torch.where(weights, fed.start.parameters.abs() + 0.2, 1.0) if "adaptive" in knobs else 1.0
+    scale = torch.where(weights, fed.start.parameters.abs() + 0.2, 1.0) if "adaptive" in arguments else 1.0
     e = 0.5 * scale * (scale * g) / (scale * g).norm()
     expected = fed.start.parameters - 0.05 * _gradient(net, fed, fed.start.parameters + e)
-    assert torch.allclose(last(f"fedsam({knobs})", fed).parameters, expected, rtol=1e-10, atol=1e-13)
+    assert torch.allclose(last(f"fedsam({arguments})", fed).parameters, expected, rtol=1e-10, atol=1e-13)
 
 
 def test_sharpness_aware_steps_leave_statistics_to_the_first_pass():
@@ -347,7 +347,7 @@ def test_qfedavg_is_its_formula():
 def test_agnostic_weights_stay_on_the_simplex_and_rise_with_the_loss():  # O21
     fed = federation(rounds=6)
     last("afl(lambda_lr=0.5)", fed)
-    weights = fed._memory.weights
+    weights = fed.schedule.state.weights
     assert abs(weights.sum() - 1) < 1e-12 and (weights >= 0).all() and weights.std() > 0
 
 
@@ -402,13 +402,13 @@ def test_moments_of_models_that_were_not_merged_are_not_averaged():
     there = [1.0, 1.0, 0.0, 0.0, 0.0]
     fed = federation(part, momentum=0.9, local_optimizer="share", aggregate="krum", availability=there)
     last("fedavg", fed)
-    assert "shared" not in fed.optimizers.held
-    assert {event for *_, event, _ in fed.journal.events} == {"absent", "nothing merged"}
+    assert "shared" not in fed.optimizers.states
+    assert {event for *_, event, _ in fed.round_log.events} == {"absent", "nothing merged"}
 
 
 @pytest.mark.parametrize("method", ["scaffold", "fednova"])
-def test_methods_that_count_gradients_want_a_momentum_that_begins_at_nothing(method):
-    with pytest.warns(UserWarning, match=f"{method} with local_optimizer='keep': it counts on a momentum that begins"):
+def test_methods_that_count_gradients_assume_momentum_that_starts_at_zero(method):
+    with pytest.warns(UserWarning, match=f"{method} with local_optimizer='keep': it assumes that momentum starts"):
         last(method, federation(momentum=0.9, local_optimizer="keep"))
 
 
@@ -420,7 +420,7 @@ def test_sites_that_do_the_same_share_their_state_without_loss():
     assert error(last("fedavg", three), last("fedavg", one)) < 1e-10
 
 
-# -- knobs -----------------------------------------------------------------------------------------------------------
+# -- arguments ---------------------------------------------------------------------------------------------------------
 
 
 PULLS = {"fedprox": "mu", "feddyn": "alpha", "ditto": "lam", "pfedme": "lam", "fednova": "mu"}
@@ -428,10 +428,10 @@ PULLS = {"fedprox": "mu", "feddyn": "alpha", "ditto": "lam", "pfedme": "lam", "f
 
 @pytest.mark.parametrize("name", PULLS)
 def test_a_pull_that_overshoots_is_warned_of_with_its_bound(name):
-    knob, method = PULLS[name], f"{name}({PULLS[name]}=50)"
+    argument, method = PULLS[name], f"{name}({PULLS[name]}=50)"
     fed = federation(lr=0.05, rounds=1, local_steps=1)
     with pytest.warns(
-        UnstableWarning, match=rf"{knob}=50 with lr=0.05 overshoots.*2\.5.*below 2; keep {knob} under 40"
+        UnstableWarning, match=rf"{argument}=50 with lr=0.05 overshoots.*2\.5.*below 2; keep {argument} under 40"
     ):
         ends(method, fed)
     with warnings.catch_warnings():
@@ -479,7 +479,7 @@ BAD_KNOBS = {
 
 
 @pytest.mark.parametrize("method", BAD_KNOBS)
-def test_a_knob_that_makes_no_sense_is_refused_before_any_training(method):
+def test_a_argument_that_makes_no_sense_is_refused_before_any_training(method):
     fed = federation()
     with pytest.raises(ValueError) as error:
         ends(method, fed)

@@ -8,26 +8,26 @@ from worlds import CNN, cases, federation, last, partition, repeated, same
 import fedlab
 from fedlab.algorithms.cyclic import MITIGATIONS, ORDERS, best, mitigated, visits
 from fedlab.federation import DivergedError, RoundContext
-from fedlab.federation.participation import everybody
+from fedlab.federation.participation import all_sites
 from fedlab.learning.models import build
 from fedlab.learning.settings import SCHEDULES
 from fedlab.partitioning.partitions import Partition
 
-EVERYBODY = everybody(4)
+EVERYBODY = all_sites(4)
 EQUAL = {"sizes": (20, 20, 20, 20)}
 
 
 def test_cyclic_with_a_travelling_optimizer_is_sgd_on_the_batches_in_site_order(precision):  # O27
     fed = federation(momentum=0.9, precision=precision, rounds=2)
-    mine = fed.layout.state(last("cyclic", fed))
+    mine = last("cyclic", fed).state_dict()
     net = build(CNN, fed.partition.cases.shape, 1, seed=0).to(fed.settings.dtype).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.train().parameters(), 0.05, momentum=0.9)
     for cycle in range(2):
         for site in fed.sites:
             for step in range(cycle * 3, cycle * 3 + 3):
-                rows = fed._engine.store.rows(site.batches.at(step))
+                rows = fed.execution.dataset.rows(site.batches.at(step))
                 optimizer.zero_grad()
-                fed.task.loss(net(fed._engine.store.images(rows)), fed._engine.store.targets[rows]).backward()
+                fed.task.loss(net(fed.execution.dataset.images(rows)), fed.execution.dataset.targets[rows]).backward()
                 optimizer.step()
     assert all(torch.equal(tensor, mine[name]) for name, tensor in net.state_dict().items())
 
@@ -46,13 +46,13 @@ def test_a_cycle_of_one_site_is_local_training(method, precision):  # O28
 @pytest.mark.parametrize("optimizer", ["travel", "reset"])
 def test_a_single_pass_of_one_round_is_one_cycle(order, optimizer, precision):  # O28
     a, b = (federation(precision=precision, momentum=0.9, rounds=1) for _ in range(2))
-    knobs = f"(order={order!r}, optimizer={optimizer!r})"
-    assert same(last("single_pass" + knobs, a), last("cyclic" + knobs, b))
+    arguments = f"(order={order!r}, optimizer={optimizer!r})"
+    assert same(last("single_pass" + arguments, a), last("cyclic" + arguments, b))
 
 
 def test_a_single_pass_spends_each_sites_budget_in_one_visit():
     fed, seen = federation(rounds=3), []
-    fed.wire.taps.append(lambda message: seen.append((message.round, message.site)))
+    fed.channel.hooks.append(lambda message: seen.append((message.round, message.site)))
     last("single_pass", fed)
     assert [site for _, site in seen] == ["Site A", "Site B", "Site C", "Site D"]  # one hand-over each
     whole = federation(rounds=3)
@@ -139,7 +139,7 @@ def test_weighted_sampling_and_weighted_loss_have_one_expected_gradient(precisio
     fed = federation(skewed(), precision=precision, batchnorm="group")
     tolerance = {"float64": 1e-12, "float32": 1e-5}[precision]
     for site in fed.sites:
-        omega, q = site.class_weights, site.balanced.chances
+        omega, q = site.class_weights, site.balanced.probabilities
         assert abs(omega.sum() - site.cases) < 1e-9 and abs(q.sum() - 1) < 1e-12
         gradients = torch.stack([_gradient(fed, case) for case in site.batches.index])
         sampled = (torch.as_tensor(q).to(gradients)[:, None] * gradients).sum(0)
@@ -153,11 +153,13 @@ def test_weighted_sampling_and_weighted_loss_have_one_expected_gradient(precisio
 
 def _gradient(fed, case: int) -> torch.Tensor:
     """Of the loss of one case at the start."""
-    engine = fed._engine
+    engine = fed.execution.engine
     engine.flat.load(fed.start)
     engine.flat.train()
-    rows = engine.store.rows(np.array([case]))
-    engine.flat.differentiate(fed.task.loss(engine.flat.model(engine.store.images(rows)), engine.store.targets[rows]))
+    rows = engine.dataset.rows(np.array([case]))
+    engine.flat.differentiate(
+        fed.task.loss(engine.flat.model(engine.dataset.images(rows)), engine.dataset.targets[rows])
+    )
     return engine.flat.gradient.clone()
 
 
@@ -168,7 +170,7 @@ def test_a_step_of_the_weighted_loss_is_along_the_weighted_gradient(precision):
     omega = torch.as_tensor(fed.sites[k].class_weights).to(fed.start.vector)
     gradients = torch.stack([_gradient(fed, case) for case in fed.sites[k].batches.index])
     expected = fed.start.parameters - 0.05 * (omega[:, None] * gradients).mean(0)
-    found = fed.fit(fed.start, RoundContext(1, 0.05, EVERYBODY), at=k, weights=fed.case_weights(k))
+    found = fed.fit(fed.start, RoundContext(1, 0.05, EVERYBODY), at=k, weights=fed.trainer.case_weights(k))
     assert torch.allclose(found.parameters, expected, atol={"float64": 1e-13, "float32": 1e-6}[precision])
 
 
@@ -195,7 +197,7 @@ def test_labels_that_overlap_have_no_class_weights():
     data = cases(88 + 64)
     card = data.card | {"task": "multilabel", "classes": ["a", "b"]}
     many = type(data)(data.images, data.table.assign(label=np.arange(152) % 4), card)
-    with pytest.raises(ValueError, match="needs one class a case: use 'iterations' or 'rate'"):
+    with pytest.raises(ValueError, match="needs one class for each case: use 'iterations' or 'rate'"):
         last("cyclic(mitigation='loss')", federation(partition(data=many)))
 
 
@@ -218,10 +220,10 @@ def test_the_best_stop_of_a_cycle_is_chosen_on_validation():
 
 
 def test_release_does_not_change_training():
-    """The next cycle goes on from the last model, whichever was released."""
+    """The next cycle continues from the last model, whichever was released."""
     plain, best_of = (federation(rounds=2, lr=0.3) for _ in range(2))
     last("cyclic", plain), last("cyclic(release='best')", best_of)
-    assert same(plain._memory.w, best_of._memory.w)
+    assert same(plain.schedule.state.w, best_of.schedule.state.w)
 
 
 def test_recalibrated_statistics_are_those_of_all_sites(precision):
@@ -230,11 +232,11 @@ def test_recalibrated_statistics_are_those_of_all_sites(precision):
     plain, again = last("cyclic", a), last("cyclic(recalibrate=True)", b)
     assert torch.equal(plain.parameters, again.parameters)
     entries = {entry.name: slice(entry.start, entry.stop) for entry in a.layout.entries}
-    rows = a._engine.store.rows(np.concatenate([site.batches.index for site in a.sites]))
-    a._engine.flat.load(plain)
-    conv = a._engine.flat.model[0][0]
+    rows = a.execution.dataset.rows(np.concatenate([site.batches.index for site in a.sites]))
+    a.execution.engine.flat.load(plain)
+    conv = a.execution.engine.flat.model[0][0]
     with torch.no_grad():
-        y = conv(a._engine.store.images(rows)).double()
+        y = conv(a.execution.dataset.images(rows)).double()
     mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3), unbiased=False)
     found = {name: again.vector[entries[f"0.1.running_{name}"]].double() for name in ("mean", "var")}
     assert torch.allclose(found["mean"], mean, rtol=1e-5, atol=1e-6)
@@ -259,7 +261,7 @@ def test_recalibration_asks_whoever_is_there_and_leaves_the_model_where_it_was()
     rows = again.ledger.frame()
     assert "Site B" not in {*rows["site"], *rows["other"]}
     assert rows[rows["round"] == 2]["other"].iloc[0] == "Site A"
-    assert same(plain._memory.w, again._memory.w)
+    assert same(plain.schedule.state.w, again.schedule.state.w)
 
 
 def test_identical_sites_need_no_recalibration():
@@ -328,7 +330,7 @@ def _schedule():
 def test_where_sites_share_no_statistics_there_is_nothing_to_recalibrate(batchnorm):
     plain, again = (federation(batchnorm=batchnorm) for _ in range(2))
     w = last("cyclic", plain)
-    with pytest.warns(UserWarning, match="recalibrate=True: sites share no normalisation statistics.*nothing"):
+    with pytest.warns(UserWarning, match="recalibrate=True: nothing is recalibrated"):
         assert same(last("cyclic(recalibrate=True)", again), w)
     assert again.ledger.rows == plain.ledger.rows
 

@@ -31,7 +31,7 @@ def test_the_shared_path_of_ditto_is_fedavg(lam, precision):  # O22
 def test_ditto_without_pull_is_local_training_beside_it(precision):  # O22
     for momentum in (0.0, 0.9):
         a, b = (federation(precision=precision, momentum=momentum, rounds=3) for _ in range(2))
-        assert same(ends("ditto(lam=0)", a)["local"].bare(), last("local", b))
+        assert same(ends("ditto(lam=0)", a)["local"].without_moments(), last("local", b))
 
 
 def test_a_stronger_pull_brings_personal_models_nearer():
@@ -85,7 +85,7 @@ def test_the_mixture_of_the_formula(monkeypatch):
         w = q.p @ np.array(new)
     models = ends("apfl", q.fed)
     assert np.abs(models["global"].numbers.numpy() - w).max() < 1e-14
-    assert np.abs(np.array(q.fed._memory.alpha) - alpha).max() < 1e-14
+    assert np.abs(np.array(q.fed.schedule.state.alpha) - alpha).max() < 1e-14
     expected = alpha[:, None] * v + (1 - alpha[:, None]) * np.array(new)
     assert np.abs(models["local"].numbers.numpy() - expected).max() < 1e-14
 
@@ -94,7 +94,7 @@ def test_fine_tuning_starts_from_the_shared_model_and_leaves_it(precision):
     a, b = (federation(precision=precision, rounds=2) for _ in range(2))
     models = ends("finetune(steps=4)", a)
     assert same(models["global"], last("fedavg", b))
-    expected = b.fit(models["global"].expand(4), b.clock, steps=4, private=True)
+    expected = b.fit(models["global"].expand(4), b.schedule.context, steps=4, private=True)
     assert torch.equal(models["local"].vector, expected.vector)
 
 
@@ -189,11 +189,11 @@ def test_fedrep_trains_the_head_first_then_the_base():
     mask = head(fed)
     for r in fed.rounds(s):
         headed = fed.fit(fed.broadcast(s.w), r, part=(0.0, 10 / 11), frozen=~mask)
-        assert (fed.done == 10).all()
+        assert (fed.trainer.steps == 10).all()
         assert all(torch.equal(row[~mask], fed.start.vector[~mask]) for row in headed.vector)
         assert not torch.equal(headed.vector[0, mask], fed.start.vector[mask])
         back = fed.fit(headed, r, part=(10 / 11, 1.0), frozen=mask)
-        assert (fed.done == 1).all() and torch.equal(back.vector[:, mask], headed.vector[:, mask])
+        assert (fed.trainer.steps == 1).all() and torch.equal(back.vector[:, mask], headed.vector[:, mask])
     assert torch.equal(at_sites("fedrep", federation(local_steps=11, rounds=1)).vector[0, mask], headed.vector[0, mask])
 
 
@@ -216,7 +216,7 @@ def test_heads_are_the_last_stages_with_parameters(model):
 
 
 def test_an_unseen_site_gets_the_mean_of_personal_parts(tmp_path):
-    """What `fed.keep` names is averaged for an institution that took no part; nothing else could be offered."""
+    """What `fed.keep_local` names is averaged for an institution that took no part; nothing else could be offered."""
     from dataclasses import replace
 
     part = replace(partition(), unseen=("Site D",))
@@ -257,7 +257,7 @@ def test_personal_parts_survive_a_merge_by_krum():
     fed = federation(aggregate="krum(f=0)")
     seen, stays = at_sites("fedper", fed).vector, head(fed)
     assert not torch.equal(seen[0, stays], seen[1, stays]) and torch.equal(seen[0, ~stays], seen[1, ~stays])
-    chosen = [fed.journal.numbers[name, "influence"] for name in fed.names]
+    chosen = [fed.round_log.numbers[name, "influence"] for name in fed.names]
     assert sorted(chosen) == [0, 0, 0, 1]
 
 
@@ -268,7 +268,7 @@ def test_robust_rules_do_not_see_what_stays_at_sites(rule):
     for spread in (0.0, 10.0):
         fed = federation(aggregate=rule, rounds=1)
         personal = head(fed)
-        fed.keep(personal)
+        fed.keep_local(personal)
         now = first_round(fed)
         back = fed.fit(fed.broadcast(fed.start), now)
         noise = spread * torch.randn(back.vector.shape, generator=torch.Generator().manual_seed(0)).to(back.vector)
@@ -301,18 +301,18 @@ def test_a_head_that_shares_its_optimizer_with_nobody_keeps_it_within_the_round(
         fed = federation(rounds=1, momentum=0.9, local_optimizer=policy, local_steps=12)
         last("fedrep(head_epochs=1)", fed)
         personal = head(fed)[: fed.layout.trained]
-        assert all(fed.optimizers.begin(fed.start, k).moments[0, personal].any() for k in range(4)), policy
+        assert all(fed.optimizers.load(fed.start, k).moments[0, personal].any() for k in range(4)), policy
 
 
 def test_stragglers_shorten_head_and_base_alike():
     """Half of the steps is half of the head's and half of the base's."""
     slow = federation(rounds=1, local_steps=20, stragglers=1.0, seed=1)
     now = first_round(slow)
-    for k, share in now.turnout.work.items():
+    for k, share in now.participants.work.items():
         most = max(1, int(20 * share))
         parts = [slow.span(now, slow.sites[k], k, None, part) for part in ((0.0, 0.75), (0.75, 1.0))]
         assert parts == [(0, int(0.75 * most)), (int(0.75 * most), most)]
-    assert len(now.turnout.work) == 4
+    assert len(now.participants.work) == 4
 
 
 def test_weight_decay_reaches_pfedme_with_every_optimizer():

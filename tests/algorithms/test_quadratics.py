@@ -89,11 +89,11 @@ def test_fedprox_rests_where_its_closed_form_says(steps, mu, monkeypatch):  # O1
 def test_a_cycle_rests_where_its_affine_maps_compose(order, steps, monkeypatch):  # O14
     from fedlab.algorithms.cyclic import visits
     from fedlab.federation import RoundContext
-    from fedlab.federation.participation import everybody
+    from fedlab.federation.participation import all_sites
 
     q = Quadratics(monkeypatch, steps)
     linear, offset = ONE, np.zeros(5)
-    for k in visits(q.fed, order, RoundContext(1, 0.1, everybody(4))):
+    for k in visits(q.fed, order, RoundContext(1, 0.1, all_sites(4))):
         linear, offset = q.left(k) @ linear, q.left(k) @ offset + (ONE - q.left(k)) @ q.a[k]
     point = np.linalg.solve(ONE - linear, offset)
     assert stays(q, f"cyclic(order={order!r})", point) < 1e-12
@@ -116,7 +116,7 @@ def test_feddyn_with_exact_optima_reaches_the_optimum_and_holds_the_gradients(we
     assert np.abs(found - q.optimum(weights)).max() < 1e-9
     alphas = 0.5 / (4 * weights)
     for k in range(4):
-        held = -alphas[k] * q.fed._memory.gone[k, q.fed.layout.places].numpy()  # the paper's gradient of site k
+        held = -alphas[k] * q.fed.schedule.state.gone[k, q.fed.layout.places].numpy()  # the paper's gradient of site k
         assert np.abs(held - q.gradient(k, found)).max() < 1e-9
 
 

@@ -10,7 +10,8 @@ from worlds import CNN, at_sites, cases, ends, federation, last, partition, same
 
 import fedlab
 from fedlab.algorithms import start
-from fedlab.core.stages import join, part, take
+from fedlab.algorithms.split_training import SplitModel
+from fedlab.core.stages import extract, join, stage_layout
 from fedlab.engine import split_model
 from fedlab.federation import Federation
 from fedlab.learning.models import MODELS, build
@@ -22,6 +23,11 @@ def dimensions() -> list[tuple[str, int]]:
     return [(name, d) for name in MODELS for d in (2, 3)]
 
 
+def cuts(count: int, every: bool) -> list[int]:
+    """All cuts that leave either side a stage, or the first, the middle and the last."""
+    return list(range(1, count)) if every or count < 4 else [1, count // 2, count - 1]
+
+
 def world(model: str, d: int, **changes) -> Federation:
     """A few small images or volumes at one site."""
     data = cases(12, (1, *[EDGE.get(model, 32)] * d))
@@ -30,19 +36,19 @@ def world(model: str, d: int, **changes) -> Federation:
 
 
 @pytest.mark.parametrize("model,d", dimensions())
-def test_every_cut_gives_the_gradients_of_the_whole_model_bit_for_bit(model, d):  # O30
-    """One step at each cut, with labels sent and U-shaped: weights, statistics and gradients of the undivided model."""
+def test_a_cut_gives_the_gradients_of_the_whole_model_bit_for_bit(model, d):  # O30
+    """One step at every cut in 2D, with labels sent and U-shaped: weights, statistics, gradients of the whole model."""
     fed = world(model, d)
-    whole, count = last("local", fed)[0], len(fed._engine.flat.model)
-    gradient, ends_seen = fed._engine.flat.gradient.clone(), set()
+    whole, count = last("local", fed)[0], len(fed.execution.engine.flat.model)
+    gradient, ends_seen = fed.execution.engine.flat.gradient.clone(), set()
     for tail in (0, 1):
-        for cut in range(1, count - tail):
-            halves = fed.split(cut, tail)
-            client, server = (take(fed.start, side) for side in (halves.client, halves.server))
+        for cut in cuts(count - tail, every=d == 2 and not tail):
+            halves = SplitModel(fed, cut, tail)
+            client, server = (extract(fed.start, side) for side in (halves.client, halves.server))
             s = fed.memory()
             (r,) = list(fed.rounds(s))
-            client, server = halves.fit(client, server, r, at=0)
-            found = halves.whole(client, server)
+            client, server = halves.fit_one(client, server, r, at=0)
+            found = halves.join(client, server)
             assert same(found, whole), (cut, tail)
             learnt = torch.zeros_like(gradient)
             for side in (halves._client, halves._server):
@@ -52,7 +58,7 @@ def test_every_cut_gives_the_gradients_of_the_whole_model_bit_for_bit(model, d):
                     at += span.stop - span.start
             assert torch.equal(learnt, gradient), (cut, tail)
             ends_seen.add((cut, tail))
-    assert len(ends_seen) == (count - 1) + max(0, count - 2)
+    assert (1, 0) in ends_seen and (count - 1, 0) in ends_seen
 
 
 @pytest.mark.parametrize("tail", [0, 1])
@@ -70,10 +76,10 @@ def test_bfloat16_trains_split():
 
 @pytest.mark.parametrize("policy", ["avg", "frozen", "group"])
 def test_turns_with_hand_over_are_a_cycle(policy, precision):  # O32
-    for knobs in ("cut=1", "cut=2, tail=1", "cut=1, handover='server'", "cut=2, order='reversed'"):
+    for arguments in ("cut=1", "cut=2, tail=1", "cut=1, handover='server'", "cut=2, order='reversed'"):
         a, b = (federation(precision=precision, batchnorm=policy) for _ in range(2))
-        order = ", order='reversed'" if "reversed" in knobs else ""
-        assert same(last(f"split({knobs})", a), last(f"cyclic({order[2:]})", b)), knobs
+        order = ", order='reversed'" if "reversed" in arguments else ""
+        assert same(last(f"split({arguments})", a), last(f"cyclic({order[2:]})", b)), arguments
 
 
 def test_an_optimizer_that_stays_at_the_server_is_not_the_cycles():
@@ -112,16 +118,16 @@ def test_the_server_of_the_second_splitfed_learns_from_one_site_after_the_other(
     fed = federation(rounds=1, precision="float64")
     found = last("splitfed(version=2)", fed)
     hand = federation(rounds=1, precision="float64")
-    halves, s = hand.split(1), hand.memory()
-    client, server = take(hand.start, halves.client), take(hand.start, halves.server)
+    halves, s = SplitModel(hand, 1), hand.memory()
+    client, server = extract(hand.start, halves.client), extract(hand.start, halves.server)
     (r,) = list(hand.rounds(s))
     from fedlab.core.rng import stream
-    from fedlab.core.weights import mix, stack
+    from fedlab.core.weights import stack, weighted_mean
 
     clients = {}
     for k in stream(0, "order at the server", 1).permutation(4).tolist():
-        clients[k], server = halves.fit(client, server, r, at=k)
-    expected = halves.whole(mix(stack([clients[k] for k in range(4)]), hand.shares), server)
+        clients[k], server = halves.fit_one(client, server, r, at=k)
+    expected = halves.join(weighted_mean(stack([clients[k] for k in range(4)]), hand.shares), server)
     assert same(found, expected)
 
 
@@ -129,8 +135,8 @@ def test_a_reference_server_takes_steps_of_one_size():
     """A new Adam in every step moves every parameter by plus or minus lr, whatever the gradient."""
     fed = federation(optimizer="adam", lr=0.01, local_steps=1, rounds=1, precision="float64")
     found = last("splitfed(optimizer='reference')", fed)
-    halves = fed.split(1)
-    moved = (take(found, halves.server).parameters - take(fed.start, halves.server).parameters).abs()
+    halves = SplitModel(fed, 1)
+    moved = (extract(found, halves.server).parameters - extract(fed.start, halves.server).parameters).abs()
     assert float(moved.max()) <= 0.01 * (1 + 1e-6)
     longer = federation(optimizer="adam", lr=0.01, local_steps=3, rounds=1)
     assert not same(last("splitfed(optimizer='reference')", longer),
@@ -140,7 +146,7 @@ def test_a_reference_server_takes_steps_of_one_size():
 def test_alternate_batches_take_turns():
     """One batch each until a site's data end; the same batches as in turns of sites, in another order."""
     fed, seen = federation(local_steps=None, local_epochs=1, rounds=1), []
-    fed.wire.taps.append(lambda message: seen.append(message.site) if message.what == "activations" else None)
+    fed.channel.hooks.append(lambda message: seen.append(message.site) if message.what == "activations" else None)
     last("split(turns='batch')", fed)
     assert seen == [f"Site {letter}" for letter in "ABCD" + "ABC" + "AB" + "B" + "B"]
     assert {name: cost.steps for name, cost in fed.costs.items()} == dict(zip(fed.names, (3, 5, 2, 1), strict=True))
@@ -152,8 +158,8 @@ def test_alternate_batches_take_turns():
 def test_without_hand_over_every_institution_has_its_own_first_stages(precision):
     fed = federation(precision=precision, rounds=2)
     seen = at_sites("split(cut=1, handover='none')", fed)
-    halves = fed.split(1)
-    clients, servers = take(seen, halves.client).vector, take(seen, halves.server).vector
+    halves = SplitModel(fed, 1)
+    clients, servers = extract(seen, halves.client).vector, extract(seen, halves.server).vector
     assert not any(torch.equal(clients[0], row) for row in clients[1:])
     assert all(torch.equal(servers[0], row) for row in servers)
     assert not len(fed.ledger.frame().query("what == 'weights'"))
@@ -165,7 +171,7 @@ def test_without_hand_over_every_institution_has_its_own_first_stages(precision)
 def crossing(method: str, **changes) -> tuple[Federation, list]:
     """The federation after training, and every message that crossed."""
     fed, seen = federation(**changes), []
-    fed.wire.taps.append(seen.append)
+    fed.channel.hooks.append(seen.append)
     last(method, fed)
     return fed, seen
 
@@ -195,7 +201,7 @@ def test_labels_cross_where_they_are_shared():
 @pytest.mark.parametrize("method", ["split", "split(tail=1)", "splitfed", "splitfed(version=3, cut=2)"])
 def test_images_never_cross(method):
     fed, seen = crossing(method)
-    images = fed._engine.store.images(fed._engine.store.rows(fed.union.batches.index))
+    images = fed.execution.dataset.images(fed.execution.dataset.rows(fed.union.batches.index))
     shapes = {tuple(t.shape[1:]) for m in seen for t in m.tensors}
     assert tuple(images.shape[1:]) not in shapes
 
@@ -204,20 +210,20 @@ def test_images_never_cross(method):
 def test_the_ledger_is_the_bytes_of_the_tensors_at_the_cut(cut):  # O55
     """Per case and direction A floats; labels 8 bytes a case; the client's weights once a turn."""
     fed, seen = crossing(f"split(cut={cut})", rounds=1)
-    shape = fed._engine.flat.model.eval()[:cut](torch.zeros(1, *fed.partition.cases.shape)).shape
+    shape = fed.execution.engine.flat.model.eval()[:cut](torch.zeros(1, *fed.partition.cases.shape)).shape
     floats, samples = int(np.prod(shape)), sum(cost.samples for cost in fed.costs.values())
     told = fed.ledger.frame().groupby(["direction", "what"])["bytes"].sum()
     assert told["up", "activations"] == 4 * floats * samples
     assert told["down", "gradients"] == 4 * floats * samples
     assert told["up", "labels"] == 8 * samples
-    client = take(fed.start, fed.split(cut).client)
+    client = extract(fed.start, SplitModel(fed, cut).client)
     assert (told["down", "weights"], told["peer", "weights"]) == (client.nbytes, 3 * client.nbytes)
     assert sum(m.nbytes for m in seen) == fed.ledger.frame()["bytes"].sum()
 
 
 def test_the_u_shape_sends_two_cuts_both_ways():
     fed, _ = crossing("split(cut=1, tail=1)", rounds=1)
-    model, samples = fed._engine.flat.model.eval(), sum(cost.samples for cost in fed.costs.values())
+    model, samples = fed.execution.engine.flat.model.eval(), sum(cost.samples for cost in fed.costs.values())
     first = model[:1](torch.zeros(1, *fed.partition.cases.shape))
     second = model[1:-1](first)
     told = fed.ledger.frame().groupby(["direction", "what"])["bytes"].sum()
@@ -239,14 +245,14 @@ def test_hand_over_through_the_server_costs_a_trip_more():
     weights = server.ledger.frame().query("what == 'weights'").groupby("direction")["messages"].sum()
     assert weights.to_dict() == {"down": 8, "up": 7}  # the first institution gets the initial weights
     assert peer.ledger.frame().query("what == 'weights'")["messages"].sum() == 8
-    assert server.wire.path.messages > peer.wire.path.messages
+    assert server.channel.path.messages > peer.channel.path.messages
 
 
 def test_what_arrives_leads_back_to_nothing():
     """A message is a copy: no shared memory, no graph; writing on it changes nothing at the sender."""
     fed = federation()
     sent = torch.ones(3, requires_grad=True) * 2
-    arrived = fed.wire.send(sent, 1, "Site A", "up", "activations")
+    arrived = fed.channel.send_tensor(sent, 0, "up", "activations")
     arrived.add_(5)
     assert not arrived.requires_grad and arrived.grad_fn is None
     assert sent.tolist() == [2, 2, 2] and arrived.data_ptr() != sent.data_ptr()
@@ -254,11 +260,11 @@ def test_what_arrives_leads_back_to_nothing():
 
 def test_the_sides_share_no_memory_and_know_nothing_of_each_other():
     fed = federation()
-    halves = fed.split(2)
+    halves = SplitModel(fed, 2)
     mine, theirs = halves._client, halves._server
     places = [{p.data_ptr() for p in side.flat.model.parameters()} for side in (mine, theirs)]
-    assert not places[0] & places[1] and fed._engine.flat.vector.data_ptr() not in places[0] | places[1]
-    assert not any(isinstance(value, split_model.Side) for side in (mine, theirs) for value in vars(side).values())
+    assert not places[0] & places[1] and fed.execution.engine.flat.vector.data_ptr() not in places[0] | places[1]
+    assert not any(isinstance(value, split_model.SplitPart) for side in (mine, theirs) for value in vars(side).values())
 
 
 @pytest.mark.parametrize("protocol", [split_model.vanilla, split_model.u_shaped])
@@ -266,17 +272,17 @@ def test_a_wire_that_lets_nothing_through_leaves_nothing_to_learn_from(protocol)
     """With zeros in the place of every message the server's gradient is the same for all images and labels, and the
     first stages get none."""
     fed = federation()
-    halves = fed.split(1, int(protocol is split_model.u_shaped))
+    halves = SplitModel(fed, 1, int(protocol is split_model.u_shaped))
     found = []
     for shift in (0, 1):
-        halves._client.load(take(fed.start, halves.client))
-        halves._server.load(take(fed.start, halves.server))
-        rows = fed._engine.store.rows(fed.sites[shift].batches.index[:8])
-        images, labels = fed._engine.store.images(rows), (fed._engine.store.targets[rows] + shift) % 2
+        halves._client.load(extract(fed.start, halves.client))
+        halves._server.load(extract(fed.start, halves.server))
+        rows = fed.execution.dataset.rows(fed.sites[shift].batches.index[:8])
+        images, labels = fed.execution.dataset.images(rows), (fed.execution.dataset.targets[rows] + shift) % 2
         protocol(
             halves._client, halves._server, images, labels, fed.task, lambda t, direction, what: torch.zeros_like(t)
         )
-        halves._client.flat.collect(), halves._server.flat.collect()
+        halves._client.flat.collect_gradients(), halves._server.flat.collect_gradients()
         found.append(halves._server.flat.gradient.clone())
         front = halves._client.flat.layout.spans[0][0]
         assert not halves._client.flat.gradient[: front.stop - front.start].any()
@@ -284,7 +290,7 @@ def test_a_wire_that_lets_nothing_through_leaves_nothing_to_learn_from(protocol)
 
 
 def test_parallel_institutions_wait_for_the_slowest_and_turns_add_up():
-    side_by_side, turns = (crossing(method, rounds=1)[0].wire.path for method in ("splitfed", "split"))
+    side_by_side, turns = (crossing(method, rounds=1)[0].channel.path for method in ("splitfed", "split"))
     assert side_by_side.steps == 3 and turns.steps == 12
     assert side_by_side.messages == 2 * 3 + 2 and turns.messages == 2 * 12 + 4
 
@@ -295,14 +301,14 @@ def test_parallel_institutions_wait_for_the_slowest_and_turns_add_up():
 @pytest.mark.parametrize("model", [CNN, "resnet18", "densenet121", "logistic"])
 def test_parts_put_together_are_the_whole(model):
     fed = federation(partition(data=cases(152, (1, 32, 32))), model)
-    count = len(fed._engine.flat.model)
+    count = len(fed.execution.engine.flat.model)
     stacked = fed.start.expand(2)
     for cut in range(1, count, max(1, count // 4)):
         for tail in range(0, count - cut, 2):
             back = count - tail
-            inner, outer = part(fed.layout, ((cut, back),)), part(fed.layout, ((0, cut), (back, count)))
-            assert same(join([take(fed.start, outer), take(fed.start, inner)], fed.layout), fed.start)
-            assert same(join([take(stacked, inner), take(stacked, outer)], fed.layout), stacked)
+            inner, outer = stage_layout(fed.layout, ((cut, back),)), stage_layout(fed.layout, ((0, cut), (back, count)))
+            assert same(join([extract(fed.start, outer), extract(fed.start, inner)], fed.layout), fed.start)
+            assert same(join([extract(stacked, inner), extract(stacked, outer)], fed.layout), stacked)
             assert inner.parameters + outer.parameters == fed.layout.parameters
 
 
@@ -326,10 +332,10 @@ def test_a_cut_outside_the_model_is_refused_with_those_inside(cut, tail):
 
 
 def test_a_model_without_stages_cannot_be_cut():
-    from fedlab.core.stages import stage
+    from fedlab.core.stages import stage_of
 
     with pytest.raises(ValueError, match=r"no sequence of stages .*nn\.Sequential"):
-        stage("encoder.weight")
+        stage_of("encoder.weight")
 
 
 def test_divergence_at_one_side_names_site_and_round():

@@ -7,15 +7,15 @@ from worlds import ends, error, federation, last, partition, same
 
 import fedlab
 from fedlab.algorithms import start, swarm
-from fedlab.core.weights import mix
-from fedlab.federation.graphs import TOPOLOGIES, links, metropolis
+from fedlab.algorithms.graphs import TOPOLOGIES, links, metropolis
+from fedlab.core.weights import weighted_mean
 from fedlab.federation.participation import Participants, Participation
 
 RNG = np.random.default_rng(0)
 
 
 def events(fed, name: str):
-    return fed.journal.event_frame().query("event == @name")
+    return fed.round_log.event_frame().query("event == @name")
 
 
 # -- swarm -----------------------------------------------------------------------------------------------------------
@@ -38,7 +38,7 @@ def test_merges_every_few_batches_are_shorter_rounds(precision):  # O33
 def test_it_does_not_matter_who_leads(merge, precision, monkeypatch):  # O33
     found = []
     for leader in range(4):
-        monkeypatch.setattr(swarm, "elect", lambda fed, s, trained, failure, leader=leader: leader)
+        monkeypatch.setattr(swarm, "elect_leader", lambda fed, s, trained, failure, leader=leader: leader)
         found.append(last(f"swarm(merge={merge!r})", federation(precision=precision)))
     assert all(same(found[0], other) for other in found[1:])
 
@@ -68,7 +68,7 @@ def test_the_leader_carries_the_traffic_and_the_role_rotates():  # O55
     assert {site: fed.ledger.bytes_of(1, site) for site in fed.names} == {
         site: (6 if site == leader else 2) * fed.start.nbytes for site in fed.names
     }
-    assert fed.wire.path.bytes == 2 * 3 * fed.start.nbytes  # all through the leader's link
+    assert fed.channel.path.bytes == 2 * 3 * fed.start.nbytes  # all through the leader's link
     many = federation(rounds=12)
     last("swarm", many)
     assert set(events(many, "leader")["site"]) == set(many.names)
@@ -81,8 +81,10 @@ def test_too_few_peers_do_not_merge_and_go_on(precision):
     assert same(last("swarm(min_peers=3)", fed), fed.start)
     assert len(events(fed, "no quorum")) == 3 and fed.ledger.frame().empty
     local = last("local", alone)
-    assert same(fed._memory.peers[0].bare(), local[0]) and same(fed._memory.peers[2].bare(), local[2])
-    assert same(fed._memory.peers[1].bare(), fed.start)
+    assert same(fed.schedule.state.peers[0].without_moments(), local[0]) and same(
+        fed.schedule.state.peers[2].without_moments(), local[2]
+    )
+    assert same(fed.schedule.state.peers[1].without_moments(), fed.start)
 
 
 def test_a_peer_that_was_away_adopts_the_last_merge_first():
@@ -144,7 +146,7 @@ def test_two_ways_to_say_how_to_merge_are_refused():
         last("swarm(merge='median')", federation(aggregate="geomedian"))
 
 
-def test_hostile_peers_are_met_by_a_median():
+def test_a_median_withstands_malicious_peers():
     part = partition(sizes=(20, 20, 20, 20, 20))
     honest = last("swarm", federation(part))
     hurt = [error(last(method, federation(part, attack="scaled(boost=50.0)")), honest)
@@ -194,7 +196,7 @@ def test_mixing_keeps_the_mean_of_all_models(topology, precision):  # O37
     mean, spread = peers.vector.double().mean(0), []
     for number in range(20):
         weights = metropolis(links(topology, 6, np.random.default_rng(number)))
-        peers = swarm.mixed(fed, peers, weights)
+        peers = swarm.average_neighbours(fed, peers, weights)
         spread.append(float((peers.vector.double() - peers.vector.double().mean(0)).norm()))
         assert (
             float((peers.vector.double() - mean).mean(0).abs().max()) < {"float64": 1e-12, "float32": 2e-6}[precision]
@@ -211,8 +213,8 @@ def test_consensus_is_told_and_better_connected_graphs_are_nearer_to_it():
     for topology in ("ring", "complete"):
         fed = federation(partition(sizes=(12,) * 6), rounds=3)
         models = ends(f"gossip({topology!r})", fed)
-        distance[topology] = float(fed.journal.numbers["all sites", "consensus distance"])
-        mean = mix(models["local"], np.full(6, 1 / 6))
+        distance[topology] = float(fed.round_log.numbers["all sites", "consensus distance"])
+        mean = weighted_mean(models["local"], np.full(6, 1 / 6))
         assert same(models["global"], mean)
     assert distance["complete"] < 1e-6 < distance["ring"]
 
@@ -250,6 +252,6 @@ def test_peers_that_all_missed_the_last_merge_do_not_merge_without_it(monkeypatc
     fed = federation(rounds=3)
     found = [outcome.models["global"] for outcome in start("swarm", fed)]
     assert same(found[0], found[1]) and not same(found[1], found[2])
-    assert [detail for _, _, event, detail in fed.journal.events if event == "no quorum"] == [
-        "nobody who is ready has the last merge; training goes on"
+    assert [detail for _, _, event, detail in fed.round_log.events if event == "no quorum"] == [
+        "no peer that is ready has the last merge; training continues"
     ]

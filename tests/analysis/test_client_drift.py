@@ -11,9 +11,9 @@ from worlds import CNN, cases, federation, last, partition, repeated
 
 import fedlab
 from fedlab.analysis.client_drift import drift, weight_divergence
-from fedlab.core.weights import Weights, mix
+from fedlab.core.weights import Weights, weighted_mean
 from fedlab.engine import update_statistics
-from fedlab.engine.update_statistics import MEASURES, Lengths, differing, lengths, measures
+from fedlab.engine.update_statistics import MEASURES, SquaredNorms, count_different, measures, squared_norms
 
 KNOBS = {"model": CNN, "rounds": 3, "local_steps": 2, "batch_size": 8, "momentum": 0.9, "device": "cpu"}
 P = np.array([0.5, 0.3, 0.2])
@@ -26,8 +26,8 @@ def experiment(**changes) -> fedlab.Experiment:
 def of(moved, shares=P) -> dict[str, float]:
     """The measures of updates (K, P) from the origin."""
     moved, shares = torch.as_tensor(moved, dtype=torch.float64), np.asarray(shares)
-    numbers = lengths(torch.zeros(moved.shape[1], dtype=torch.float64), moved, shares)
-    return measures(Lengths.of(numbers.tolist()), shares)
+    numbers = squared_norms(torch.zeros(moved.shape[1], dtype=torch.float64), moved, shares)
+    return measures(SquaredNorms.of(numbers.tolist()), shares)
 
 
 def flat(found) -> list[float]:
@@ -91,18 +91,18 @@ def test_scale_and_rotation():
 def test_small_pieces_and_chosen_coordinates(monkeypatch):
     start, d = torch.from_numpy(random(1)[0]), torch.from_numpy(random(seed=1))
     counted = torch.arange(1000) % 3 == 0
-    whole, some = (flat(lengths(start, d, P, which)) for which in (None, counted))
-    assert np.allclose(some, flat(lengths(start[counted], d[:, counted], P)), rtol=1e-12)
-    monkeypatch.setattr(update_statistics, "PIECE", 100)
-    assert np.allclose(flat(lengths(start, d, P)), whole, rtol=1e-12)
-    assert np.allclose(flat(lengths(start, d, P, counted)), some, rtol=1e-12)
+    whole, some = (flat(squared_norms(start, d, P, which)) for which in (None, counted))
+    assert np.allclose(some, flat(squared_norms(start[counted], d[:, counted], P)), rtol=1e-12)
+    monkeypatch.setattr(update_statistics, "CPU_CHUNK", 100)
+    assert np.allclose(flat(squared_norms(start, d, P)), whole, rtol=1e-12)
+    assert np.allclose(flat(squared_norms(start, d, P, counted)), some, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_measuring_leaves_the_weights_alone(kind):
     start, trained = (torch.from_numpy(random(k)).to(kind) for k in (1, 3))
     before = start.clone(), trained.clone()
-    lengths(start[0], trained, P)
+    squared_norms(start[0], trained, P)
     assert torch.equal(start, before[0]) and torch.equal(trained, before[1])
 
 
@@ -111,15 +111,15 @@ def test_float32_weights_lose_nothing_in_the_sums():
     start = torch.full((10**6,), 1.0)
     moved = start + torch.tensor([[1.0], [-1.0]]) * 2.0**-20
     square = 10**6 * 2.0**-40
-    assert flat(lengths(start, moved, np.array([0.75, 0.25]))) == [square, square, 0, square / 4, 0]
+    assert flat(squared_norms(start, moved, np.array([0.75, 0.25]))) == [square, square, 0, square / 4, 0]
 
 
 def test_starts_that_differ_are_counted_by_their_values():
     w = torch.arange(6.0)
-    assert not differing(w.expand(3, 6)).item() and not differing(w.repeat(3, 1)).item()
+    assert not count_different(w.expand(3, 6)).item() and not count_different(w.repeat(3, 1)).item()
     other = w.repeat(3, 1)
     other[2, 4] += 1
-    assert differing(other).item() == 1 and not differing(other, torch.arange(6) != 4).item()
+    assert count_different(other).item() == 1 and not count_different(other, torch.arange(6) != 4).item()
 
 
 def test_what_is_recorded_is_what_the_sites_did():
@@ -131,7 +131,7 @@ def test_what_is_recorded_is_what_the_sites_did():
         d = (back.parameters - s.w.parameters).numpy()
         expected = of(d, fed.shares)
         assert fed.updates == pytest.approx(expected, rel=1e-12)
-        s.w = mix(fed.gather(back), fed.shares)
+        s.w = weighted_mean(fed.gather(back), fed.shares)
         spread = fed.shares @ ((back.parameters - s.w.parameters) ** 2).sum(1).numpy()
         assert fed.updates["update spread"] == pytest.approx(spread, rel=1e-10)
 
@@ -155,7 +155,7 @@ def test_only_training_side_by_side_from_one_start_is_measured():
     last("local", first)
     both = federation(rounds=1)
     last("fedavg", both)
-    assert first.updates == both.updates  # in their first round sites start alike, whatever becomes of their models
+    assert first.updates == both.updates  # in the first round all sites start from one model
     alone = federation(partition(sizes=(30,)))
     last("fedavg", alone)
     assert alone.updates == {}
@@ -177,10 +177,10 @@ def test_what_stays_at_a_site_is_not_counted():
     for r in fed.rounds(s):
         sent = fed.broadcast(s.w)
         back = fed.fit(sent, r)
-        shared = fed.staying.shared
+        shared = fed.private.shared
         d = (back.parameters - s.w.parameters)[:, shared].numpy()
         assert fed.updates == pytest.approx(of(d, fed.shares), rel=1e-10)
-        s.w = mix(fed.gather(back), fed.shares)
+        s.w = weighted_mean(fed.gather(back), fed.shares)
 
 
 def test_rounds_carry_the_measures_and_costs_do_not_move(tmp_path):

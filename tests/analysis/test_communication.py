@@ -8,7 +8,7 @@ from worlds import CNN, partition
 import fedlab
 from fedlab.algorithms import METHODS
 from fedlab.analysis.communication import critical_path
-from fedlab.analysis.usage import spending, training
+from fedlab.analysis.usage import resource_use, training_rows
 
 SOME = [
     "local",
@@ -34,7 +34,7 @@ def runs(tmp_path_factory):
 def test_bytes_of_sites_and_of_all_add_up(runs):
     """What passes a server crosses one border, what passes between two sites crosses two."""
     for run in runs:
-        spent, ledger = spending([run]), run.ledger
+        spent, ledger = resource_use([run]), run.ledger
         sites = sum(found["megabytes"] for site, found in spent.items() if site != "all sites")
         between = ledger.loc[ledger["direction"].eq("peer") & ledger["other"].ne("server"), "bytes"].sum() / 1e6
         assert spent["all sites"]["megabytes"] == pytest.approx(ledger["bytes"].sum() / 1e6)
@@ -94,7 +94,7 @@ def test_networks_that_make_no_sense_are_refused(wrong, runs):
         fedlab.costs(runs[:1], **wrong)
 
 
-def test_personal_and_shared_models_can_be_told_apart(runs):
+def test_personal_and_shared_models_are_distinguished(runs):
     names = [run.method for run in runs if run.method in ("fedavg", "ditto")]
     pair = [run for run in runs if run.method in names]
     own, shared = (fedlab.compare(pair, draws=5, use=use, reference="fedavg") for use in ("own", "global"))
@@ -107,8 +107,8 @@ def test_personal_and_shared_models_can_be_told_apart(runs):
 
 def test_methods_that_share_no_model_say_so(runs):
     frame = fedlab.compare([run for run in runs if run.method in ("local", "fedavg")], draws=5, use="global")
-    told = frame.groupby("method")["note"].agg(lambda notes: notes.str.contains("own models, none is shared").mean())
-    assert told.to_dict() == {"fedavg": 0.0, "local": 1.0}
+    noted = frame.groupby("method")["note"].agg(lambda notes: notes.str.contains("own models, none is shared").mean())
+    assert noted.to_dict() == {"fedavg": 0.0, "local": 1.0}
 
 
 def test_every_method_has_a_line_of_meaning():
@@ -149,5 +149,5 @@ def test_looking_at_losses_takes_time_on_the_path(tmp_path):
     base = fedlab.Experiment(model=CNN, rounds=2, local_steps=2, device="cpu")
     for method in ("qfedavg", "scaffold(option=1)"):
         run = fedlab.run(base.with_(method=method), partition(), folder=tmp_path)
-        path, slowest = critical_path(run), training(run).groupby("round")["seconds"].max().sum()
+        path, slowest = critical_path(run), training_rows(run).groupby("round")["seconds"].max().sum()
         assert path["steps"] == 4 and path["seconds"] >= slowest * 0.999

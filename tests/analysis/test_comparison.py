@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import fedlab
-from fedlab.analysis.comparison import as_used, compare, matrix, transfer
+from fedlab.analysis.alignment import of_used_models
+from fedlab.analysis.comparison import Comparison, compare, transfer
 from fedlab.core.rng import stream
 from fedlab.learning.metrics import METRICS, targets
 
@@ -15,7 +16,7 @@ SITES = ["Site A", "Site B", "Site C"]
 OWNERS = {"local": SITES, "fedavg": ["global"], "centralized": ["global"], "ditto": ["global", *SITES]}
 
 
-def dealt(labels_at):
+def assigned(labels_at):
     """A partition table in no order, these test cases and one training case a site; the label of each test case."""
     label = {f"{site}/{i}": y for site, labels in labels_at.items() for i, y in enumerate(labels)}
     rows = [(case, case.split("/")[0], "test") for case in label]
@@ -25,7 +26,7 @@ def dealt(labels_at):
 
 def made_up(labels_at, method="fedavg", seed=0, skill=1.0, task="binary", classes=("normal", "nodule"), **more):
     """A run whose models know the label by `skill` standard deviations; every case is a patient."""
-    table, label = dealt(labels_at)
+    table, label = assigned(labels_at)
     table = table.reset_index(drop=True)
     tests = table.loc[table["split"] == "test", ["site", "split", "case"]]
     tests = tests.assign(label=tests["case"].map(label), unit=np.arange(len(tests)))
@@ -133,11 +134,11 @@ def test_order_of_runs_and_of_rows_does_not_matter(runs):
 def test_patients_widen_intervals():
     run = made_up({site: np.repeat(labels, 4) for site, labels in three_sites().items()})
     case = run.predictions["case"].str.split("/", expand=True)
-    patient = case[0] + "/" + (case[1].astype(int) // 4).astype(str)  # four images that look alike
+    patient = case[0] + "/" + (case[1].astype(int) // 4).astype(str)  # four images that look the same
     key = [run.predictions["choice"], patient]
-    alike = run.predictions.assign(p1=run.predictions["p1"].groupby(key).transform("first"))
-    together = changed(run, predictions=alike.assign(unit=pd.factorize(patient)[0]))
-    alone = changed(run, predictions=alike)
+    equal = run.predictions.assign(p1=run.predictions["p1"].groupby(key).transform("first"))
+    together = changed(run, predictions=equal.assign(unit=pd.factorize(patient)[0]))
+    alone = changed(run, predictions=equal)
     wide, narrow = (row(compare([each], "accuracy"), "fedavg", "pooled") for each in (together, alone))
     assert wide["value"] == narrow["value"]
     assert (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"]) == pytest.approx(2, rel=0.15)
@@ -217,7 +218,7 @@ def test_seeds_that_agree_change_nothing():
 
 def test_different_federations_are_refused(runs):
     other = made_up(three_sites(n=(41, 30, 20)), "local")
-    with pytest.raises(ValueError, match=r"deal 1 cases to different sites or splits"):
+    with pytest.raises(ValueError, match=r"have 1 cases at different sites or in different splits"):
         compare([runs[1], other])
     moved = changed(runs[0], partition_table=runs[0].partition_table.copy())
     moved.partition_table.loc[0, "site"] = "Site Z"
@@ -261,9 +262,9 @@ def test_choice_selects_the_round(runs):
     assert last != row(compare(runs, draws=5), "fedavg", "Site A")["value"]
 
 
-def test_as_used_is_the_own_model_else_the_global_one():
+def test_the_used_model_is_the_own_model_else_the_global_one():
     rows = [("global", "A"), ("A", "A"), ("global", "B"), ("A", "B"), ("global", "unassigned")]
-    used = as_used(pd.DataFrame(rows, columns=["model", "site"]))
+    used = of_used_models(pd.DataFrame(rows, columns=["model", "site"]))
     assert list(map(tuple, used.to_numpy())) == [("A", "A"), ("global", "B"), ("global", "unassigned")]
 
 
@@ -287,9 +288,18 @@ def test_transfer_holds_local_models_at_all_sites_then_global_ones(runs):
 def test_matrix_reads_like_a_table():
     numbers = {"value": [0.874, np.nan], "low": [0.84, np.nan], "high": [0.9, np.nan]}
     frame = pd.DataFrame({"method": ["fedavg"] * 2, "site": ["Site B", "Site A"], **numbers})
-    wide = matrix(frame)
+    wide = Comparison(frame).matrix()
     assert list(wide.columns) == ["Site B", "Site A"]
     assert list(wide.loc["fedavg"]) == ["0.87 (0.84 to 0.90)", "–"]
+
+
+def test_a_comparison_prints_its_main_columns_and_stays_a_table(tmp_path):
+    base = fedlab.Experiment(dataset="phantoms(cases=200, size=16)", sites=2, model="logistic", rounds=1, device="cpu")
+    table = compare(fedlab.grid(base, method=["local", "fedavg"], folder=tmp_path), draws=20)
+    first = table.matrix().iloc[0, 0]
+    assert first in repr(table) and first in table._repr_html_() and "difference to local" in repr(table)
+    assert isinstance(table[table["site"] == "pooled"], Comparison)
+    assert repr(table[["method", "value"]]) == repr(pd.DataFrame(table)[["method", "value"]])
 
 
 def test_runs_that_differ_in_a_setting_are_compared_by_it(tmp_path):

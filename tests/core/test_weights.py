@@ -1,4 +1,4 @@
-"""Weights as one vector: the layout is a bijection, and mixing obeys the laws of a mean."""
+"""Weights as one vector: the layout is a bijection, and aggregation obeys the laws of a mean."""
 
 import itertools
 
@@ -8,7 +8,8 @@ import torch
 from worlds import error, same
 
 from fedlab.core.layout import Layout
-from fedlab.core.weights import Weights, mix, stack
+from fedlab.core.weights import Weights, stack, weighted_mean
+from fedlab.engine.flat_model import FlatModel
 from fedlab.learning import models
 
 
@@ -27,10 +28,8 @@ def test_flat_vector_holds_exactly_the_state_dict(name, shape):
         shape = (1, 32, 32, 32)
     model = models.build(name, shape, 3, seed=0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    from fedlab.engine.flat_model import FlatModel
-
     flat = FlatModel(model, Layout.of(model))
-    after = flat.layout.state(flat.read())
+    after = flat.read().state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[key], before[key]) for key in before)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -45,29 +44,29 @@ def test_bytes_of_the_published_resnet18():
     assert weights.nbytes == 44_724_148
 
 
-def test_identical_models_mix_to_themselves_bit_for_bit():
+def test_the_mean_of_identical_models_is_that_model_bit_for_bit():
     one = random_stack(1)[0]
     many = Weights(one.layout, *(t.expand(5, -1) for t in (one.vector, one.counts)))
-    assert same(mix(many, [0.1, 0.2, 0.3, 0.15, 0.25]), one)
+    assert same(weighted_mean(many, [0.1, 0.2, 0.3, 0.15, 0.25]), one)
 
 
 def test_delta_form_equals_weight_form(precision, tolerance):  # O7
     many = random_stack(dtype=getattr(torch, precision))
     shares = np.array([0.4, 0.3, 0.2, 0.1])
     plain = torch.tensordot(torch.as_tensor(shares), many.vector.double(), 1)
-    assert error(mix(many, shares), Weights(many.layout, plain, many.counts[0])) < tolerance
+    assert error(weighted_mean(many, shares), Weights(many.layout, plain, many.counts[0])) < tolerance
 
 
-def test_mixing_does_not_depend_on_the_order_of_sites(precision, tolerance):  # O6
+def test_the_mean_does_not_depend_on_the_order_of_sites(precision, tolerance):  # O6
     many, shares = random_stack(dtype=getattr(torch, precision)), np.array([0.4, 0.3, 0.2, 0.1])
-    reference = mix(many, shares)
+    reference = weighted_mean(many, shares)
     for order in itertools.permutations(range(4)):
-        again = mix(stack([many[k] for k in order]), shares[list(order)])
+        again = weighted_mean(stack([many[k] for k in order]), shares[list(order)])
         assert error(again, reference) < tolerance
 
 
 def test_counters_are_never_averaged():
-    assert torch.equal(mix(random_stack(), [0.25] * 4).counts, random_stack().counts[-1])
+    assert torch.equal(weighted_mean(random_stack(), [0.25] * 4).counts, random_stack().counts[-1])
 
 
 def test_pooled_variance_is_that_of_the_union(precision):  # O50
@@ -81,10 +80,10 @@ def test_pooled_variance_is_that_of_the_union(precision):  # O50
     for k, x in enumerate(samples):
         many.vector[k, mean.start : mean.stop] = torch.from_numpy(x.mean(0))
         many.vector[k, variance.start : variance.stop] = torch.from_numpy(x.var(0))
-    mixed, union = mix(many, [0.3, 0.7]).vector.numpy(), np.concatenate(samples)
+    mixed, union = weighted_mean(many, [0.3, 0.7]).vector.numpy(), np.concatenate(samples)
     assert np.abs(mixed[mean.start : mean.stop] - union.mean(0)).max() < tolerance
     assert np.abs(mixed[variance.start : variance.stop] / union.var(0) - 1).max() < tolerance
-    naive = mix(
+    naive = weighted_mean(
         Weights(Layout(layout.entries, layout.counters, layout.trained, layout.size), *(many.vector, many.counts)),
         [0.3, 0.7],
     )
@@ -102,4 +101,4 @@ def test_batch_norm_is_found_by_type_not_by_name():
 def test_shares_must_be_a_mean():
     for shares in ([0.5, 0.5, 0.5, 0.5], [1, 0, 0], [1.5, -0.5, 0, 0]):
         with pytest.raises(ValueError, match="sum to 1"):
-            mix(random_stack(), shares)
+            weighted_mean(random_stack(), shares)

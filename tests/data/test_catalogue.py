@@ -1,4 +1,4 @@
-"""Laws of `load`: a name, a name with options or a path gives cases; leakage is told; nothing is guessed."""
+"""Laws of `load`: a name, a name with options or a path gives cases; leakage is reported; nothing is guessed."""
 
 import os
 import subprocess
@@ -70,7 +70,7 @@ def test_a_known_name_is_never_a_folder_here(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("dataset", "told"),
+    ("dataset", "expected"),
     [
         ("pneumonia-mnist", "did you mean 'pneumoniamnist'.*path of a folder"),
         ("phantom(cases=30)", "did you mean 'phantoms'"),
@@ -81,8 +81,8 @@ def test_a_known_name_is_never_a_folder_here(tmp_path: Path, monkeypatch: pytest
         ("pneumoniamnist(size=", "write it as name or name"),
     ],
 )
-def test_mistakes_are_met_with_the_nearest_name(dataset: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_mistakes_are_answered_with_the_nearest_name(dataset: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
         load(dataset)
 
 
@@ -97,14 +97,14 @@ def test_leakage_is_told_once_a_finding(tmp_path: Path) -> None:
     images[4] = images[2]
     table = cases.table.assign(split=["train"] * 3 + ["test"] * 3, patient=["a", "b", "b", "b", "c", "d"])
     Cases(images, table, cases.card).save(tmp_path / "leaky")
-    with pytest.warns(LeakageWarning) as told:
+    with pytest.warns(LeakageWarning) as caught:
         load(tmp_path / "leaky")
-    assert [str(warning.message) for warning in told] == [
+    assert [str(warning.message) for warning in caught] == [
         "mine: exact duplicates: 1 case in 1 group (surplus copies of byte-identical images)",
         "mine: duplicates across splits: 2 cases in 1 group (identical images on both sides)",
         "mine: patients across splits: 3 cases in 1 group (patients on both sides)",
     ]
-    assert all(Path(warning.filename) == Path(__file__) for warning in told)
+    assert all(Path(warning.filename) == Path(__file__) for warning in caught)
 
 
 def test_clean_cases_are_loaded_in_silence(tmp_path: Path) -> None:
@@ -116,12 +116,12 @@ def test_clean_cases_are_loaded_in_silence(tmp_path: Path) -> None:
 
 @mirror_needed
 def test_published_repeats_are_found() -> None:
-    """PneumoniaMNIST holds 29 copies in 27 groups; 8 groups lie in train and val, with 10 + 8 images."""
-    with pytest.warns(LeakageWarning) as told:
+    """PneumoniaMNIST holds 29 copies in 27 groups; 8 groups are in train and val, with 10 + 8 images."""
+    with pytest.warns(LeakageWarning) as caught:
         cases = load("pneumoniamnist")
     audit = cases.audit().set_index("kind")[["groups", "cases"]]
     assert audit.loc["exact duplicates"].tolist() == [27, 29]
-    assert audit.loc["duplicates across splits"].tolist() == [8, 18] and len(audit) == len(told) == 2
+    assert audit.loc["duplicates across splits"].tolist() == [8, 18] and len(audit) == len(caught) == 2
     repeated = cases.table[cases.table.groupby(cases.units)["split"].transform("nunique") > 1]
     assert repeated["split"].value_counts().to_dict() == {"train": 10, "val": 8}
 

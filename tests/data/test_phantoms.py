@@ -169,8 +169,8 @@ def test_subtypes_have_their_profiles():
 def test_age_widens_the_mediastinum_and_fades_the_ribs():
     table = phantom_table(200, seed=5).assign(label=0)
     young, old = drawn(table, size=64, age=30), drawn(table, size=64, age=80)
-    beside = np.r_[22:26, 38:42]  # columns beside the midline, 0.2 to 0.3 half-images off
-    assert (old - young)[:, 15:35, beside].mean() > 0.03
+    lateral = np.r_[22:26, 38:42]  # columns next to the midline, 0.2 to 0.3 half-images off
+    assert (old - young)[:, 15:35, lateral].mean() > 0.03
     rib = (young - old)[:, 24:40, 10:20].max((1, 2))  # in the lung: nothing else changes there, the noise cancels
     assert rib.mean() == pytest.approx(-5 * TRUTH["age"]["rib_contrast"]["per_decade"], abs=0.01)
 

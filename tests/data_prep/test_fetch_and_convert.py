@@ -23,7 +23,7 @@ from PIL import Image
 import data_prep
 from data_prep import medmnist, mednist, writer
 from data_prep.__main__ import main
-from data_prep.fetch import downloads, fetch, found, lying
+from data_prep.fetch import downloads, fetch, found, locate
 from fedlab.data.cases import TASKS, read
 
 BODY = np.random.default_rng(0).bytes(300_000)
@@ -39,7 +39,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.ranges, self.breaks = BODY, True, 0
-        self.asked: list[str | None] = []
+        self.requested: list[str | None] = []
         self.sent = 0
 
     @property
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
-        self.server.asked.append(wanted)
+        self.server.requested.append(wanted)
         start = int(re.findall(r"\d+", wanted)[0]) if wanted and self.server.ranges else 0
         if start and start >= len(self.server.body):
             self.send_error(416)
@@ -65,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.breaks -= 1
             piece = piece[: len(piece) // 2]
             self.close_connection = True
-        self.server.sent += len(piece)  # before writing: the client may be done before this thread goes on
+        self.server.sent += len(piece)  # before writing: the client may be done before this thread continues
         self.wfile.write(piece)
 
     def log_message(self, *_: Any) -> None:
@@ -101,7 +101,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
 def test_download_enters_the_cache_and_is_not_repeated(server: Server) -> None:
     first = fetch(server.url, "set.npz", CHECKSUM)
     assert first == downloads() / "set.npz" and first.read_bytes() == BODY
-    assert fetch(server.url, "set.npz", CHECKSUM) == first and len(server.asked) == 1
+    assert fetch(server.url, "set.npz", CHECKSUM) == first and len(server.requested) == 1
 
 
 def test_md5_is_understood_too(server: Server) -> None:
@@ -112,7 +112,7 @@ def test_partial_download_is_continued(server: Server) -> None:
     downloads().mkdir(parents=True)
     (downloads() / "set.npz.part").write_bytes(BODY[:200_000])
     assert fetch(server.url, "set.npz", CHECKSUM).read_bytes() == BODY
-    assert server.asked == ["bytes=200000-"] and server.sent == 100_000
+    assert server.requested == ["bytes=200000-"] and server.sent == 100_000
     assert not (downloads() / "set.npz.part").exists()
 
 
@@ -120,7 +120,7 @@ def test_broken_connection_is_taken_up_where_it_stopped(server: Server, monkeypa
     monkeypatch.setattr("data_prep.fetch.PIECE", 25_000)
     server.breaks = 2
     assert fetch(server.url, "set.npz", CHECKSUM).read_bytes() == BODY
-    assert server.asked == [None, "bytes=150000-", "bytes=225000-"] and server.sent == len(BODY)
+    assert server.requested == [None, "bytes=150000-", "bytes=225000-"] and server.sent == len(BODY)
 
 
 def test_server_without_ranges_starts_over(server: Server) -> None:
@@ -141,8 +141,8 @@ def test_truncated_file_is_refused_and_the_next_try_is_clean(server: Server) -> 
     with pytest.raises(OSError, match="truncated") as caught:
         fetch(server.url, "set.npz", CHECKSUM)
     digest = hashlib.sha256(BODY[:-1]).hexdigest()
-    for told in (server.url, "299,999 bytes", CHECKSUM, digest, "set.npz.part", "FEDLAB_MIRROR"):
-        assert told in str(caught.value)
+    for expected in (server.url, "299,999 bytes", CHECKSUM, digest, "set.npz.part", "FEDLAB_MIRROR"):
+        assert expected in str(caught.value)
     assert not list(downloads().glob("set.npz*"))
     server.body = BODY
     assert fetch(server.url, "set.npz", CHECKSUM).read_bytes() == BODY
@@ -152,8 +152,8 @@ def test_without_a_network_the_remedies_are_named(server: Server) -> None:
     server.breaks = 10
     with pytest.raises(ConnectionError, match="FEDLAB_MIRROR") as caught:
         fetch(server.url, "set.npz", CHECKSUM)
-    for told in (server.url, str(downloads() / "set.npz"), "bytes are kept"):
-        assert told in str(caught.value)
+    for expected in (server.url, str(downloads() / "set.npz"), "bytes are kept"):
+        assert expected in str(caught.value)
     server.server_close()
     with pytest.raises(ConnectionError, match="try again with a network"):
         fetch(server.url, "other.npz", CHECKSUM)
@@ -163,7 +163,7 @@ def test_mirror_comes_before_the_network(tmp_path: Path, monkeypatch: pytest.Mon
     deep = mirror(monkeypatch, tmp_path / "mirror") / "some" / "where"
     deep.mkdir(parents=True)
     (deep / "set.npz").write_bytes(BODY)
-    assert fetch(server.url, "set.npz", CHECKSUM) == deep / "set.npz" and not server.asked
+    assert fetch(server.url, "set.npz", CHECKSUM) == deep / "set.npz" and not server.requested
     downloads().mkdir(parents=True)
     (downloads() / "set.npz").write_bytes(BODY)
     assert fetch(server.url, "set.npz", CHECKSUM) == downloads() / "set.npz"  # and the cache before the mirror
@@ -172,17 +172,17 @@ def test_mirror_comes_before_the_network(tmp_path: Path, monkeypatch: pytest.Mon
 def test_without_a_published_checksum_the_reader_checks(server: Server) -> None:
     first = fetch(server.url, "set.zip", "")
     assert first == downloads() / "set.zip" and first.read_bytes() == BODY
-    assert fetch(server.url, "set.zip", "") == first and len(server.asked) == 1
+    assert fetch(server.url, "set.zip", "") == first and len(server.requested) == 1
 
 
-def test_lying_files_are_found_by_name_in_cache_and_mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_located_by_name_in_cache_and_mirrors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = mirror(monkeypatch, tmp_path / "mirror") / "some" / "where"
     for folder in (deep, downloads()):
         folder.mkdir(parents=True)
         (folder / "a.bin").write_bytes(b"a")
     (deep / "b.bin").write_bytes(b"b")
     found_at = [downloads() / "a.bin", deep / "a.bin"]
-    assert lying({"a.bin", "b.bin", "c.bin"}) == {"a.bin": found_at, "b.bin": [deep / "b.bin"]}
+    assert locate({"a.bin", "b.bin", "c.bin"}) == {"a.bin": found_at, "b.bin": [deep / "b.bin"]}
 
 
 def test_wrong_file_in_a_mirror_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,14 +190,14 @@ def test_wrong_file_in_a_mirror_is_passed_over(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name).mkdir()
         (tmp_path / name / "set.npz").write_bytes(body)
     monkeypatch.setenv("FEDLAB_MIRROR", os.pathsep.join(str(tmp_path / name) for name in "ab"))
-    with pytest.warns(UserWarning, match="passed over: its checksum is sha256:"):
+    with pytest.warns(UserWarning, match="skipped: its checksum is sha256:"):
         assert found("set.npz", CHECKSUM) == tmp_path / "b" / "set.npz"
 
 
 def test_wrong_file_in_the_cache_is_replaced(server: Server) -> None:
     downloads().mkdir(parents=True)
     (downloads() / "set.npz").write_bytes(b"placed by hand")
-    with pytest.warns(UserWarning, match="passed over"):
+    with pytest.warns(UserWarning, match="is skipped"):
         assert fetch(server.url, "set.npz", CHECKSUM).read_bytes() == BODY
 
 
@@ -205,10 +205,10 @@ def test_wrong_file_in_the_cache_is_replaced(server: Server) -> None:
 
 
 def test_every_member_and_size_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    requested = []
 
     def record(*request: str) -> Path:
-        asked.append(request)
+        requested.append(request)
         raise InterruptedError
 
     monkeypatch.setattr(medmnist, "fetch", record)
@@ -218,8 +218,9 @@ def test_every_member_and_size_is_published(monkeypatch: pytest.MonkeyPatch) -> 
         for size in map(int, facts["md5"]):
             with pytest.raises(InterruptedError):
                 data_prep.prepare(name, size=size)
-    assert len(medmnist.MEMBERS) == 18 and len(asked) == len({checksum for *_, checksum in asked}) == 12 * 4 + 6 * 2
-    for url, file, checksum in asked:
+    assert len(medmnist.MEMBERS) == 18
+    assert len(requested) == len({checksum for *_, checksum in requested}) == 12 * 4 + 6 * 2
+    for url, file, checksum in requested:
         assert re.fullmatch(r"[a-z]+mnist(3d)?(_64|_128|_224)?\.npz", file)
         assert url == f"https://zenodo.org/records/10519652/files/{file}?download=1"
         assert re.fullmatch("md5:[0-9a-f]{32}", checksum)
@@ -450,8 +451,8 @@ def test_modality_and_structures_are_on_the_card_where_given() -> None:
     facts = {"title": "", "task": "binary", "classes": "ab", "licence": "", "source": "", "citation": ""}
     plain = writer.card("x", **facts, checksums={}, options={})
     assert "modality" not in plain and "structures" not in plain  # cards written before stay as they are
-    told = writer.card("x", **facts, checksums={}, options={}, modality="mri", structures=("background", "lesion"))
-    assert told == plain | {"modality": "mri", "structures": ["background", "lesion"]}
+    expected = writer.card("x", **facts, checksums={}, options={}, modality="mri", structures=("background", "lesion"))
+    assert expected == plain | {"modality": "mri", "structures": ["background", "lesion"]}
 
 
 # --- names, options, the command
@@ -478,7 +479,7 @@ def test_a_new_script_is_all_that_a_dataset_takes(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["pneumonimnist"], "did you mean 'pneumoniamnist'"),
         (["pneumoniamnist", "--size", "63"], "choose one of 28, 64, 128, 224"),
@@ -491,11 +492,11 @@ def test_a_new_script_is_all_that_a_dataset_takes(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_command_tells_mistakes_in_one_line(
-    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str], home: Path
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
     assert main(arguments) == 1
     output = capsys.readouterr()
-    assert told in output.err and output.err.count("\n") == 1 and not output.out
+    assert expected in output.err and output.err.count("\n") == 1 and not output.out
     assert not home.exists()
 
 

@@ -95,7 +95,7 @@ def digest(path: Path, algorithm: str = "md5") -> str:
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, script: ModuleType, *paths: Path) -> None:
-    """Put the checksums of made-up files where those of the official ones stand."""
+    """Replace the checksums of the official files by those of synthetic ones."""
     for path in paths:
         algorithm = script.PUBLISHED[path.name].split(":")[0]
         monkeypatch.setitem(script.PUBLISHED, path.name, digest(path, algorithm))
@@ -228,7 +228,7 @@ def heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A download of IXI, with a scan of another kind in it."""
     folder = tmp_path / "IXI"
     scans = {f"{name}-T1.nii.gz": volume(30 + 5 * i, (8, 8, 10)) for i, name in enumerate(SCANS)}
-    tar = pack(folder / "IXI-T1.tar", {**dict(reversed(scans.items())), "IXI002-Guys-0828-T2.nii.gz": b"not asked for"})
+    tar = pack(folder / "IXI-T1.tar", {**dict(reversed(scans.items())), "IXI002-Guys-0828-T2.nii.gz": b"not used"})
     PEOPLE.assign(HEIGHT=0, ETHNIC_ID=1).to_csv(folder / "IXI.csv", index=False)
     publish(monkeypatch, ixi, tar)
     return folder
@@ -282,22 +282,22 @@ def test_nothing_happens_before_the_licence_is_accepted(name: str, said: object,
     with pytest.raises(PermissionError) as caught:
         data_prep.prepare(name, source=str(tmp_path), accept_licence=said)
     terms = SCRIPTS[name].TERMS
-    for told in (terms.licence, terms.duty, terms.url, "accept_licence=True", "--accept-licence", repr(said)):
-        assert told in str(caught.value)
+    for expected in (terms.licence, terms.duty, terms.url, "accept_licence=True", "--accept-licence", repr(said)):
+        assert expected in str(caught.value)
     assert not home.exists()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize(
-    ("source", "told"), [(None, "source is missing"), ("nowhere", "not a folder"), (".", "has no ")]
+    ("source", "expected"), [(None, "source is missing"), ("nowhere", "not a folder"), (".", "has no ")]
 )
 def test_without_its_files_a_dataset_says_what_it_needs(
-    name: str, source: str | None, told: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, source: str | None, expected: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError) as caught:
         data_prep.prepare(name, source=source, accept_licence=True)
-    for part in (told, SCRIPTS[name].TERMS.needed, SCRIPTS[name].TERMS.url, "source='~/Downloads/"):
+    for part in (expected, SCRIPTS[name].TERMS.needed, SCRIPTS[name].TERMS.url, "source='~/Downloads/"):
         assert part in str(caught.value)
     assert not home.exists()
 
@@ -344,14 +344,14 @@ def test_packed_and_loose_files_give_the_same_bytes(any_download: tuple[str, Pat
     assert "loose images" in read(loose).card["unchecked"] and "loose images" not in read(packed).card["checksums"]
 
 
-@pytest.mark.filterwarnings("ignore::fedlab.heterogeneity.HeterogeneityWarning")  # so few cases lack classes
+@pytest.mark.filterwarnings("ignore::fedlab.core.warnings.HeterogeneityWarning")  # so few cases lack classes
 def test_real_sites_become_the_institutions(any_download: tuple[str, Path]) -> None:
     name, source = any_download
     cases = prepare(name, source, size=16, **({"smallest_site": 1} if name == "covid_chestxray" else {}))
     federation = fedlab.Partition.from_sites(cases, "site")
     assert set(federation.sites) == set(cases.table["site"]) and len(federation.sites) > 1
-    dealt = federation.table.merge(cases.table, on="case", suffixes=("", "_real"))
-    assert len(dealt) == len(cases) and (dealt["site"] == dealt["site_real"]).all()
+    assigned = federation.table.merge(cases.table, on="case", suffixes=("", "_real"))
+    assert len(assigned) == len(cases) and (assigned["site"] == assigned["site_real"]).all()
 
 
 def test_a_broken_image_is_named_and_nothing_is_left(
@@ -446,18 +446,18 @@ def test_missing_part_is_told_by_its_images(ham: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         (lambda rows: rows.drop(columns="dataset"), "has no column 'dataset'"),
         (lambda rows: rows.rename(columns={"dx": "dxx"}), "has no column 'dx'.*did you mean 'dxx'"),
         (lambda rows: rows.assign(dx="naevus"), "column 'dx' holds.*naevus"),
-        (lambda rows: pd.concat([rows, rows[:1]]), "names 'ISIC_0024306.jpg' twice"),
+        (lambda rows: pd.concat([rows, rows[:1]]), "lists 'ISIC_0024306.jpg' twice"),
         (lambda rows: rows[:0], "no images|lacks all images"),
     ],
 )
-def test_another_table_is_refused(change: Callable[[pd.DataFrame], pd.DataFrame], told: str, ham: Path) -> None:
+def test_another_table_is_refused(change: Callable[[pd.DataFrame], pd.DataFrame], expected: str, ham: Path) -> None:
     change(ham_metadata()).to_csv(ham / "HAM10000_metadata.csv", index=False)
-    with pytest.raises((ValueError, FileNotFoundError), match=told):
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
         prepare("ham10000", ham)
 
 
@@ -529,7 +529,7 @@ def test_folds_come_from_a_mirror_where_the_download_lacks_them(
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "told"),
+    ("file", "change", "expected"),
     [
         ("train_test_split", lambda rows: rows.assign(target=(rows["target"] + 1) % 8), "differ in the class of ISIC"),
         ("ISIC_2019_Training_GroundTruth.csv", lambda rows: rows[3:], "lacks 3 images"),
@@ -541,13 +541,13 @@ def test_folds_come_from_a_mirror_where_the_download_lacks_them(
 def test_tables_that_disagree_are_refused(
     file: str,
     change: Callable[[pd.DataFrame], pd.DataFrame],
-    told: str,
+    expected: str,
     isic: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     change(pd.read_csv(isic / file)).to_csv(isic / file, index=False)
     publish(monkeypatch, isic2019, isic / "train_test_split")
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=expected):
         prepare("isic2019", isic)
 
 
@@ -584,7 +584,7 @@ def test_sex_hospital_and_age_of_everybody_whose_sex_is_known(heads: Path) -> No
     assert cases.table["age"].isna().tolist() == [False] * 3 + [True] * 2
     assert cases.shape == (1, 16, 16, 16) and cases.task == "binary" and cases.card["modality"] == "mri"
     bright = (cases.images > 128).reshape(5, -1).sum(1)
-    assert (np.diff(bright) > 0).all()  # larger balls in later scans: pixels stand in the rows of their names
+    assert (np.diff(bright) > 0).all()  # larger balls in later scans: pixels are in the rows of their names
     assert cases.card["unchecked"] == ["IXI.csv"]
 
 

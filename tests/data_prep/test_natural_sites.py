@@ -1,4 +1,4 @@
-"""Laws of the datasets with real sites and of segmentation: official files from wherever they lie, cropped as told."""
+"""Laws of the datasets with real sites and of segmentation: official files wherever they are, cropped as described."""
 
 import gzip
 import hashlib
@@ -83,7 +83,7 @@ def written(pixels: np.ndarray, kind: str) -> bytes:
     return file.getvalue()
 
 
-# --- files from wherever they lie
+# --- files wherever they are
 
 SMALL: Files = {f"kind {i % 2}/{i}.bin": bytes([i]) * (10 + i) for i in range(6)}
 
@@ -121,7 +121,7 @@ def test_checksum_of_a_collection_is_that_of_its_listing(tmp_path: Path) -> None
 def test_a_changed_file_is_passed_over_and_the_archive_serves(mirror: Path) -> None:
     unpack(mirror, SMALL | {"kind 0/0.bin": b"cut"})
     zipped(mirror / "official.zip", SMALL)
-    with pytest.warns(UserWarning, match="small: 1 files are passed over.*0.bin"):
+    with pytest.warns(UserWarning, match="small: 1 files are skipped.*0.bin"):
         assert list(small().read(list(SMALL))) == list(SMALL.values())
 
 
@@ -129,24 +129,24 @@ def test_missing_files_are_counted_and_the_remedies_named(mirror: Path) -> None:
     unpack(mirror, {path: SMALL[path] for path in list(SMALL)[:4]})
     with pytest.raises(ConnectionError) as caught:
         list(small().read(list(SMALL)))
-    for told in ("2 of the 6 official files of small", "kind 0/4.bin", NOWHERE, "FEDLAB_MIRROR", "by hand"):
-        assert told in str(caught.value)
+    for expected in ("2 of the 6 official files of small", "kind 0/4.bin", NOWHERE, "FEDLAB_MIRROR", "by hand"):
+        assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("held", "told"),
+    ("held", "expected"),
     [
-        ({}, r"gives no kind 0/0.bin \(KeyError\)"),
+        ({}, r"kind 0/0.bin cannot be read from .*official.zip \(KeyError\)"),
         (SMALL | {"kind 0/0.bin": b"changed"}, "0.bin in .* has the sha256 [0-9a-f]{64}, wanted [0-9a-f]{64}"),
         (b"<html>not found</html>", r"neither a zip nor a tar archive \(22 bytes\)"),
     ],
 )
-def test_an_archive_that_is_not_the_official_one_is_refused(held: Files | bytes, told: str, mirror: Path) -> None:
+def test_an_archive_that_is_not_the_official_one_is_refused(held: Files | bytes, expected: str, mirror: Path) -> None:
     if isinstance(held, bytes):
         (mirror / "official.zip").write_bytes(held)
     else:
         zipped(mirror / "official.zip", held)
-    with pytest.raises(OSError, match=told) as caught:
+    with pytest.raises(OSError, match=expected) as caught:
         list(small().read(list(SMALL)))
     assert "remove it and try again" in str(caught.value)
 
@@ -247,7 +247,7 @@ def test_basophils_can_be_left_out(laboratories: dict[str, Files]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "expected"),
     [
         ("blood_cells", {"size": 121}, "from 16 to 120"),
         ("blood_cells", {"size": 28.0}, "whole number of pixels"),
@@ -257,8 +257,8 @@ def test_basophils_can_be_left_out(laboratories: dict[str, Files]) -> None:
         ("hippocampus", {"size": 16}, "voxels from 32 to 64"),
     ],
 )
-def test_options_out_of_range_are_told(name: str, options: dict[str, Any], told: str, home: Path) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_options_out_of_range_are_reported(name: str, options: dict[str, Any], expected: str, home: Path) -> None:
+    with pytest.raises(ValueError, match=expected):
         data_prep.prepare(name, **options)
     assert not home.exists()
 
@@ -275,7 +275,7 @@ def test_a_folder_with_anything_else_is_left_alone(name: str, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["blood_cells", "retinal_vessels", "hippocampus"])
 def test_without_files_and_network_nothing_is_left(name: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_prep.collection.fetch", _unreachable)
-    with pytest.raises(ConnectionError, match=r"official files of .* lie in no folder of FEDLAB_MIRROR"):
+    with pytest.raises(ConnectionError, match=r"official files of .* are in no folder of FEDLAB_MIRROR"):
         data_prep.prepare(name)
     assert not home.exists() or not list(home.iterdir())
 
@@ -414,7 +414,7 @@ def test_scaling_undoes_gain_and_offset(gain: float, offset: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("made", "expected"),
     [
         ((np.full((30, 30, 30), 7, np.uint8), np.zeros((30, 30, 30), np.uint8)), "no contrast"),
         (
@@ -425,10 +425,10 @@ def test_scaling_undoes_gain_and_offset(gain: float, offset: float) -> None:
     ],
 )
 def test_a_volume_that_does_not_fit_is_named(
-    made: tuple[Any, Any], told: str, monkeypatch: pytest.MonkeyPatch, mirror: Path, home: Path
+    made: tuple[Any, Any], expected: str, monkeypatch: pytest.MonkeyPatch, mirror: Path, home: Path
 ) -> None:
     publish_volumes(monkeypatch, mirror, {"good": volume((30, 30, 30)), "z": made})
-    with pytest.raises(ValueError, match=told) as caught:
+    with pytest.raises(ValueError, match=expected) as caught:
         data_prep.prepare("hippocampus")
     assert "z" in str(caught.value) and not list(home.iterdir())
 
@@ -454,7 +454,7 @@ def test_segmentation_names_the_values_of_its_masks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("masks", "card", "told"),
+    ("masks", "card", "expected"),
     [
         (np.full((40, 8, 8), 2, np.uint8), {}, "'c0' holds the value 2.*number them 0..1"),
         (np.zeros((40, 8, 8), np.int64), {}, "masks are int64"),
@@ -464,8 +464,8 @@ def test_segmentation_names_the_values_of_its_masks() -> None:
         (None, {"classes": []}, "classes are"),
     ],
 )
-def test_masks_that_do_not_fit_are_told(masks: np.ndarray | None, card: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_masks_that_do_not_fit_are_reported(masks: np.ndarray | None, card: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
         outlined(masks, **card)
 
 
@@ -493,7 +493,7 @@ def test_segmentation_is_dealt_but_not_trained() -> None:
     joined = part.table.merge(cases.table, on="case")
     assert len(joined) == 40 and joined.groupby("patient")["site"].nunique().max() == 1
     assert part.counts().sum(axis=None) == 40 and list(part.counts().columns) == ["eye"]
-    with pytest.raises(ValueError, match="not trainable yet: choose a classification dataset"):
+    with pytest.raises(ValueError, match="cannot be trained yet: choose a classification dataset"):
         task_of(cases)
 
 
@@ -526,14 +526,14 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Cases]
 
 
 @held("blood_cells", "PBC_dataset_normal_DIB")
-@pytest.mark.filterwarnings("ignore::fedlab.data.catalogue.LeakageWarning")
+@pytest.mark.filterwarnings("ignore::fedlab.core.warnings.LeakageWarning")
 def test_two_laboratories_as_published(official: Callable[[str], Cases]) -> None:
     cases = official("blood_cells")
     counts = pd.crosstab(cases.table["site"], cases.table["label"])
     assert counts.loc["Barcelona"].tolist() == [80] * 5 and counts.loc["Jiangxi"].tolist() == [176, 53, 48, 22, 1]
     assert cases.shape == (3, 64, 64) and cases.audit()["kind"].tolist() == ["exact duplicates"]
-    for told in ("CC BY 4.0", "GPL-3.0", "Jiangxi Tecom Science Corporation"):
-        assert told in cases.card["licence"]
+    for expected in ("CC BY 4.0", "GPL-3.0", "Jiangxi Tecom Science Corporation"):
+        assert expected in cases.card["licence"]
 
 
 @held("blood_cells", "PBC_dataset_normal_DIB")

@@ -1,4 +1,6 @@
-"""Layers that draw random numbers draw what they would have drawn, whatever happens beside and between."""
+"""Random layers draw numbers that depend on seed, site and step alone, in every kind of run."""
+
+import json
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ def dropping(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["fedavg", "scaffold(option=1)", "cyclic", "split(cut=3)", "fedsam", "ditto"])
-def test_a_run_is_the_same_twice_and_leaves_the_users_generator_alone(method):
+def test_a_run_repeats_and_leaves_the_global_generator_alone(method):
     torch.manual_seed(0)
     found = [parameters(ends(method, federation(model="dropping"))) for _ in range(2)]
     state = torch.get_rng_state()
@@ -38,26 +40,26 @@ def test_seeds_sites_and_steps_draw_differently():
     def trained(**changes):
         return last("local", federation(model="dropping", rounds=1, lr=1.0, **changes)).parameters
 
-    engine = federation(model="dropping")._engine
+    engine = federation(model="dropping").execution.engine
     places = [("Site A", 0), ("Site A", 1), ("Site B", 0)]
     drawn = []
     for place in places:
-        with engine.chance.at(*place):
+        with engine.layer_rng.at(*place):
             drawn.append(torch.rand(3))
     assert not any(torch.equal(drawn[i], drawn[j]) for i in range(3) for j in range(i))
     assert not torch.equal(trained(seed=0), trained(seed=1))
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 5])
-def test_a_split_model_draws_what_the_whole_one_draws(cut):
+def test_a_split_model_draws_the_numbers_of_the_unsplit_one(cut):
     a, b = federation(model="dropping"), federation(model="dropping")
     assert same(last(f"split(cut={cut})", a), last("cyclic", b))
 
 
 @pytest.mark.parametrize("method", ["fedavg", "cyclic"])
-def test_a_resumed_run_draws_what_the_uninterrupted_one_draws(method, tmp_path, monkeypatch):
-    asked = fedlab.Experiment(**BASE, method=method)
-    whole = fedlab.run(asked, folder=tmp_path / "whole")
+def test_a_resumed_run_draws_the_numbers_of_the_uninterrupted_one(method, tmp_path, monkeypatch):
+    experiment = fedlab.Experiment(**BASE, method=method)
+    whole = fedlab.run(experiment, folder=tmp_path / "whole")
     add, calls = fedlab.experiments.recorder.Recorder.add, []
 
     def interrupted(record, outcome):
@@ -68,18 +70,18 @@ def test_a_resumed_run_draws_what_the_uninterrupted_one_draws(method, tmp_path, 
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("fedlab.experiments.recorder.Recorder.add", interrupted)
-        fedlab.run(asked, folder=tmp_path / "cut")
+        fedlab.run(experiment, folder=tmp_path / "cut")
     torch.rand(5)
-    resumed = fedlab.run(asked, folder=tmp_path / "cut")
+    resumed = fedlab.run(experiment, folder=tmp_path / "cut")
     first, second = whole.weights("global"), resumed.weights("global")
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.filterwarnings("ignore:execution=")
-def test_runs_in_step_draw_what_each_draws_alone(tmp_path):
+def test_runs_in_lockstep_draw_the_numbers_of_each_alone(tmp_path):
     base = fedlab.Experiment(**BASE, execution="vmap")
-    together = fedlab.grid(base, folder=tmp_path / "together", seed=[0, 1])
-    for run in together:
+    for run in fedlab.grid(base, folder=tmp_path / "lockstep", seed=[0, 1]):
+        assert json.loads((run.folder / "environment.json").read_text())["execution"] == ["sequential"]
         alone = fedlab.run(run.experiment.with_(execution="sequential"), folder=tmp_path / "alone")
         first, second = alone.weights("global"), run.weights("global")
         assert all(torch.equal(first[name], second[name]) for name in first)
@@ -98,11 +100,11 @@ def test_runs_in_step_draw_what_each_draws_alone(tmp_path):
     ],
     ids=repr,
 )
-def test_layers_that_draw_are_known(layer, draws, monkeypatch):
+def test_random_layers_are_recognised(layer, draws, monkeypatch):
     def build(shape, outputs):
         return nn.Sequential(nn.Flatten(), layer, nn.Linear(int(np.prod(shape)), outputs))
 
     monkeypatch.setattr(MODELS, "_functions", {**MODELS._functions, "one": build})
     fed = federation(model="one")
-    assert (fed._engine.chance.layer == "1") is draws
-    assert (fed.execution.lanes.count == 1) is (draws or fed.execution.dense or torch.get_num_threads() == 1)
+    assert (fed.execution.engine.layer_rng.layer == "1") is draws
+    assert (fed.execution.pool.count == 1) is (draws or fed.execution.dense or torch.get_num_threads() == 1)

@@ -1,4 +1,4 @@
-"""Models that are merged as they come and let go make the same mean as all of them side by side."""
+"""A streaming mean, which frees each model, equals the mean of all models in memory."""
 
 import time
 
@@ -8,11 +8,11 @@ import torch
 from worlds import CNN, ends, federation, partition
 
 import fedlab
-from fedlab.core.weights import mix, stack
+from fedlab.core.weights import stack, weighted_mean
 from fedlab.engine import streaming_mean
 from fedlab.engine.loop import SequentialEngine, StoppedError
 from fedlab.engine.streaming_mean import StreamingMean
-from fedlab.federation import communication
+from fedlab.federation import server
 
 SIZES = (10, 36, 20, 10, 14)
 MEANS = ["fedavg", "fedavg(weighting='uniform')", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox", "fedsam"]
@@ -20,54 +20,53 @@ MEANS = ["fedavg", "fedavg(weighting='uniform')", "fedavgm", "fedadam", "fedyogi
 
 @pytest.fixture
 def one_at_a_time(monkeypatch):
-    """Models never take little enough; how many were merged as they came."""
+    """No models are small enough to stay in memory; the sites that were added to a streaming mean."""
     seen, add = [], StreamingMean.add
 
-    def counted(self, site, w, go_on):
+    def counted(self, site, w, check_stopped):
         seen.append(site)
-        add(self, site, w, go_on)
+        add(self, site, w, check_stopped)
 
-    monkeypatch.setattr(communication, "TOGETHER", 0)
+    monkeypatch.setattr(server, "STACK_BYTES", 0)
     monkeypatch.setattr(StreamingMean, "add", counted)
     return seen
 
 
-def trained(method, lanes=1, **changes):
-    asked = {"rounds": 2, "local_steps": None, "momentum": 0.5, "execution": "sequential", **changes}
-    fed = federation(partition(SIZES), CNN, **asked)
-    fed.execution.lanes.count = lanes
+def trained(method, workers=1, **changes):
+    settings = {"rounds": 2, "local_steps": None, "momentum": 0.5, "execution": "sequential", **changes}
+    fed = federation(partition(SIZES), CNN, **settings)
+    fed.execution.pool.count = workers
     return fed, ends(method, fed)["global"]
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"participation": "sample(0.6)", "failures": 0.3, "rounds": 3},
-        {"participation": "unbiased(0.6)"},
-        {"precision": "float64"},
+    ("method", "changes"),
+    [(method, {}) for method in MEANS]
+    + [
+        ("fedavg", {"participation": "sample(0.6)", "failures": 0.3, "rounds": 3}),
+        ("fedadam", {"participation": "unbiased(0.6)"}),
+        ("fedsam", {"precision": "float64"}),
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("method", MEANS)
-def test_it_is_the_mean_of_all_side_by_side(method, changes, monkeypatch):
+def test_it_is_the_mean_of_all_models_in_memory(method, changes, monkeypatch):
     together, expected = trained(method, **changes)
-    monkeypatch.setattr(communication, "TOGETHER", 0)
+    monkeypatch.setattr(server, "STACK_BYTES", 0)
     apart, found = trained(method, **changes)
     bound = 1e-12 if changes.get("precision") else 2e-6
     assert float((found.vector - expected.vector).abs().max()) <= bound and torch.equal(found.counts, expected.counts)
-    assert apart.ledger.rows == together.ledger.rows and apart.journal.numbers == together.journal.numbers
-    assert apart.journal.events == together.journal.events
+    assert apart.ledger.rows == together.ledger.rows and apart.round_log.numbers == together.round_log.numbers
+    assert apart.round_log.events == together.round_log.events
     assert apart.updates == pytest.approx(together.updates, rel=1e-4, nan_ok=True)
     assert {n: (c.steps, c.samples) for n, c in apart.costs.items()} == {
         n: (c.steps, c.samples) for n, c in together.costs.items()
     }
-    np.testing.assert_array_equal(apart.done, together.done)
+    np.testing.assert_array_equal(apart.trainer.steps, together.trainer.steps)
 
 
-@pytest.mark.parametrize("method", MEANS)
+@pytest.mark.parametrize("method", ["fedavg", "fedadam", "fedsam"])
 def test_cores_change_no_bit(method, one_at_a_time):
-    (alone, a), (several, b) = trained(method), trained(method, lanes=3)
+    (alone, a), (several, b) = trained(method), trained(method, workers=3)
     assert torch.equal(a.vector, b.vector) and alone.updates == several.updates
     assert sorted(one_at_a_time) == sorted([*alone.names, *alone.names] * 2)
 
@@ -87,14 +86,14 @@ def test_cores_change_no_bit(method, one_at_a_time):
     ids=repr,
 )
 @pytest.mark.filterwarnings("ignore")
-def test_models_stay_where_somebody_needs_them_side_by_side(method, changes, one_at_a_time):
+def test_models_stay_in_memory_if_a_setting_needs_all_of_them(method, changes, one_at_a_time):
     trained(method, **changes)
     assert one_at_a_time == []
 
 
-def test_whoever_listens_at_the_wire_sees_every_model(one_at_a_time):
+def test_a_hook_at_the_channel_sees_every_model(one_at_a_time):
     fed, seen = federation(partition(SIZES), CNN), []
-    fed.wire.taps.append(lambda message: seen.append((message.direction, len(message.tensors))))
+    fed.channel.hooks.append(lambda message: seen.append((message.direction, len(message.tensors))))
     ends("fedavg", fed)
     assert one_at_a_time == [] and seen.count(("up", 2)) == 2 * len(SIZES)
 
@@ -115,21 +114,21 @@ def test_equal_models_have_themselves_as_a_mean():
     assert torch.equal(found.mean().vector, w.vector)
 
 
-def test_it_does_not_matter_who_comes_first():
+def test_the_order_of_arrival_changes_no_bit():
     start, each = models(4)
     shares, found = np.array([0.1, 0.2, 0.3, 0.4]), []
     for order in ("abcd", "dcba", "bdac"):
         one = StreamingMean(start, "abcd", shares, shares)
         for site in order:
             one.add(site, each["abcd".index(site)], lambda: None)
-        found.append((one.mean().vector, one.lengths()))
+        found.append((one.mean().vector, one.squared_norms()))
     assert all(torch.equal(found[0][0], vector) for vector, _ in found)
     assert all(torch.equal(found[0][1], lengths) for _, lengths in found)
-    assert torch.equal(found[0][0], mix(stack(each), shares).vector)
+    assert torch.equal(found[0][0], weighted_mean(stack(each), shares).vector)
 
 
-def test_who_waits_in_vain_is_told(monkeypatch):
-    monkeypatch.setattr(streaming_mean, "AHEAD", 1)
+def test_waiting_ends_if_training_was_stopped(monkeypatch):
+    monkeypatch.setattr(streaming_mean, "MAX_WAITING", 1)
     start, each = models(3)
     one = StreamingMean(start, "abc", np.full(3, 1 / 3), np.full(3, 1 / 3))
     one.add("b", each[1], lambda: None)
@@ -141,9 +140,9 @@ def test_who_waits_in_vain_is_told(monkeypatch):
         one.add("c", each[2], stopped)
 
 
-def test_many_that_are_done_wait_for_the_first(monkeypatch, one_at_a_time):
-    """The largest site is slow; the others are many more than may wait."""
-    monkeypatch.setattr(streaming_mean, "AHEAD", 2)
+def test_finished_models_wait_for_the_first_one(monkeypatch, one_at_a_time):
+    """The largest site is slow, and there are more other sites than may wait."""
+    monkeypatch.setattr(streaming_mean, "MAX_WAITING", 2)
     fit, names = SequentialEngine.train, []
 
     def slow(engine, job):
@@ -153,14 +152,14 @@ def test_many_that_are_done_wait_for_the_first(monkeypatch, one_at_a_time):
         return fit(engine, job)
 
     monkeypatch.setattr(SequentialEngine, "train", slow)
-    _, found = trained("fedavg", lanes=4, rounds=1)
+    _, found = trained("fedavg", workers=4, rounds=1)
     assert names[-1] != names[0] and sorted(names) == [f"Site {name}" for name in "ABCDE"]
-    monkeypatch.setattr(streaming_mean, "AHEAD", 16)
+    monkeypatch.setattr(streaming_mean, "MAX_WAITING", 16)
     assert torch.equal(found.vector, trained("fedavg", rounds=1)[1].vector)
 
 
-def test_a_site_that_fails_leaves_nobody_waiting(monkeypatch, one_at_a_time):
-    monkeypatch.setattr(streaming_mean, "AHEAD", 1)
+def test_a_site_that_fails_ends_all_waiting(monkeypatch, one_at_a_time):
+    monkeypatch.setattr(streaming_mean, "MAX_WAITING", 1)
     fit = SequentialEngine.train
 
     def breaks(engine, job):
@@ -171,13 +170,13 @@ def test_a_site_that_fails_leaves_nobody_waiting(monkeypatch, one_at_a_time):
 
     monkeypatch.setattr(SequentialEngine, "train", breaks)
     with pytest.raises(ValueError, match="Site B, round 1: no good"):
-        trained("fedavg", lanes=3, rounds=1)
+        trained("fedavg", workers=3, rounds=1)
 
 
-def test_a_run_is_the_same(tmp_path, monkeypatch):
+def test_a_run_is_the_same_with_a_streaming_mean(tmp_path, monkeypatch):
     base = fedlab.Experiment(dataset="phantoms(cases=160)", model=CNN, rounds=2, batch_size=16, device="cpu")
     expected = fedlab.run(base, folder=tmp_path / "together")
-    monkeypatch.setattr(communication, "TOGETHER", 0)
+    monkeypatch.setattr(server, "STACK_BYTES", 0)
     found = fedlab.run(base, folder=tmp_path / "apart")
     assert found.rounds.drop(columns="seconds")["site"].equals(expected.rounds["site"])
     a, b = found.weights("global"), expected.weights("global")

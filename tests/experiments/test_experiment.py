@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from cells import defined
 from worlds import cases, federation, partition
 
 import fedlab
@@ -21,8 +22,8 @@ from fedlab.partitioning import validation
 REFUSED = {
     "rouns": ({"rouns": 3}, "unknown parameter 'rouns': did you mean 'rounds'"),
     "method": ({"method": "fedavgg"}, "unknown method 'fedavgg': did you mean 'fedavg'"),
-    "knob": ({"method": "fedprox(nu=1)"}, "'fedprox' has no knob 'nu': did you mean 'mu'"),
-    "no knob": ({"method": "local(mu=1)"}, "no knob 'mu': it has none"),
+    "argument": ({"method": "fedprox(nu=1)"}, "'fedprox' has no argument 'nu': did you mean 'mu'"),
+    "no argument": ({"method": "local(mu=1)"}, "no argument 'mu': it has none"),
     "call": ({"method": "fedprox(mu="}, "cannot read method"),
     "model": ({"model": "resnet19"}, "did you mean 'resnet18'"),
     "rounds": ({"rounds": 0}, "rounds=0: Input should be greater than or equal to 1"),
@@ -147,7 +148,7 @@ OWN = {  # a field, the text in it, and a function of the user's own that the te
     "participation": "def mine(draw, share=0.5):\n    return {}",
     "stragglers": "def mine(share=0.5):\n    return {} * share, False",
     "aggregate": "def mine(models, shares, w, trim=0.1):\n    return {}",
-    "attack": "def mine(models, w, who, shares, rng, count=1):\n    return {}",
+    "attack": "def mine(models, w, sites, shares, rng, count=1):\n    return {}",
     "augment": "def mine(rng, count, shape, share=0.5):\n    return {}",
     "quantity": "def mine(beta=0.5):\n    return {}",
     "prevalence": "def mine(alpha=0.5):\n    return {}",
@@ -166,13 +167,6 @@ def registered(function, field="aggregate", name="mine"):
         yield
     finally:
         CODE[field].remove(name)
-
-
-def defined(source: str):
-    """A function as a notebook's cell leaves it, without a file."""
-    names: dict = {"__name__": "__main__"}
-    exec(source, names)
-    return names["mine"]
 
 
 def identity(part, **changes) -> str:
@@ -201,9 +195,9 @@ def test_only_functions_of_ones_own_are_code_of_ones_own():
         "acquisition": "styles(ct_soft, ct_sharp)",
         "presentation": "subtype(0.5)",
     }
-    assert fedlab.Experiment(**changes, **axes, prevalence=[0.1, 0.2, 0.3, 0.4]).own_code() == []
+    assert fedlab.Experiment(**changes, **axes, prevalence=[0.1, 0.2, 0.3, 0.4]).user_code() == []
     with registered(lambda models, shares, w: models):
-        (source,) = fedlab.Experiment(aggregate=" mine ").own_code()
+        (source,) = fedlab.Experiment(aggregate=" mine ").user_code()
         assert "lambda models, shares, w: models" in source
 
 
@@ -233,11 +227,36 @@ def test_a_setting_inside_a_rule_of_ones_own_counts():
 
 
 @pytest.mark.parametrize("edit", ["x = 2", "share=0.2", "lambda: 2"])
-def test_functions_without_a_source_differ_by_their_code_and_defaults(edit):
+def test_an_edited_cell_is_another_function(edit):
     source = "def mine(models, shares, w, share=0.1):\n    x = 1\n    return lambda: 1"
     changed = source.replace({"x = 2": "x = 1", "share=0.2": "share=0.1", "lambda: 2": "lambda: 1"}[edit], edit)
     found = []
     for text in (source, source, changed):
         with registered(defined(text)):
             found.append(CODE["aggregate"].fingerprint("mine"))
-    assert found[0] == found[1] != found[2] and " at 0x" not in found[0]
+    assert found == [source, source, changed]
+
+
+def test_a_function_typed_at_a_prompt_is_told_from_its_edited_version():
+    found = []
+    for value in (1, 1, 2):
+        names: dict = {}
+        exec(f"def mine(models, shares, w):\n    return lambda: {value}", names)
+        with registered(names["mine"]):
+            found.append(CODE["aggregate"].fingerprint("mine"))
+    assert found[0] == found[1] != found[2] and all(found)
+
+
+def test_a_function_that_is_no_python_is_refused():
+    with registered(abs), pytest.raises(ValueError, match=r"'mine' is not written in Python.*wrap it"):
+        identity(partition(), aggregate="mine")
+
+
+def test_a_worker_identifies_a_function_by_the_source_that_came_with_it():
+    names: dict = {}
+    exec("def mine(models, shares, w):\n    return models", names)
+    CODE["aggregate"].add(names["mine"], "mine", "", "the source")
+    try:
+        assert CODE["aggregate"].fingerprint("mine") == "the source"
+    finally:
+        CODE["aggregate"].remove("mine")

@@ -1,4 +1,4 @@
-"""Unseen institutions: they change nothing of what is learnt, and are what it is tried on."""
+"""Held-out sites do not influence training and only test the models."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from worlds import CNN, cases, partition
 
 import fedlab
 from fedlab.algorithms import METHODS
-from fedlab.analysis.comparison import matrix, transfer
+from fedlab.analysis.comparison import transfer
 from fedlab.data.cases import Cases
 from fedlab.federation import Federation
 from fedlab.learning.metrics import METRICS
@@ -72,7 +72,7 @@ def test_an_unseen_site_changes_nothing_for_the_others(method, part, runs, tmp_p
     pd.testing.assert_frame_equal(at_home(run.predictions)[shared], alone.predictions[shared], **same)
 
 
-def test_the_frames_of_those_who_train_do_not_move(part, runs, tmp_path):
+def test_the_tables_of_training_sites_do_not_change(part, runs, tmp_path):
     pair = [runs[m] for m in ("local", "fedavg")]
     alone = [fedlab.run(experiment(method=run.method), without(part, "Site D"), folder=tmp_path) for run in pair]
     seen, known = fedlab.compare(pair, draws=50), fedlab.compare(alone, draws=50)
@@ -123,7 +123,7 @@ def test_compare_shows_unseen_sites_and_the_generalisation_gap(metric, runs):
     assert local["value"] == pytest.approx(np.mean(own), abs=1e-12)
     gain = frame.loc[("fedavg", "unseen: Site D"), "difference"]
     assert gain == pytest.approx(frame.loc[("fedavg", "unseen: Site D"), "value"] - local["value"], abs=1e-12)
-    assert list(matrix(frame.reset_index()).columns)[-1] == "unseen: Site D"
+    assert list(frame.reset_index().matrix().columns)[-1] == "unseen: Site D"
 
 
 def test_the_mean_over_own_models_is_what_rounds_record_too(runs):
@@ -167,8 +167,8 @@ def test_an_unseen_site_gets_the_shared_normalisation_statistics(part, tmp_path)
     run = fedlab.run(experiment(batchnorm="fedbn", precision="float64"), part, folder=tmp_path)
     rows = run.predictions.query("split == 'unseen' and choice == 'last' and model == 'global'")
     fed = Federation(part, CNN, experiment(batchnorm="fedbn", precision="float64"))
-    fed._engine.flat.model.load_state_dict(run.weights("global"))
-    p = fed.predict(fed._engine.flat.read(), part.index("Site D", "test"))
+    fed.execution.engine.flat.model.load_state_dict(run.weights("global"))
+    p = fed.predict(fed.execution.engine.flat.read(), part.index("Site D", "test"))
     assert np.abs(p[:, 1] - rows["p1"].to_numpy()).max() < 1e-12
 
 
@@ -188,7 +188,7 @@ def test_an_unseen_site_needs_no_training_case_and_may_lack_test_cases(tmp_path)
 
 def test_runs_that_hold_out_other_sites_are_not_compared(part, runs, tmp_path):
     other = fedlab.run(experiment(method="local"), hold_out(part, "Site C"), folder=tmp_path)
-    with pytest.raises(ValueError, match="the same sites held out"):
+    with pytest.raises(ValueError, match="the same scanners, readers and held-out sites"):
         fedlab.compare([runs["fedavg"], other])
     with pytest.raises(ValueError, match="choose split='test'"):
         fedlab.compare([other], split="unseen")
@@ -223,14 +223,16 @@ def test_an_unseen_site_may_bring_its_own_normalisation_statistics(policy, part,
     rows = run.predictions.query("split == 'unseen' and choice == 'last' and model == 'global, own statistics'")
     fed = Federation(part, CNN, experiment(batchnorm=policy, precision="float64"))
     index = part.index("Site D", "test")
-    fed._engine.flat.model.load_state_dict(run.weights("global"))
-    shared = fed._engine.flat.read()
-    own = fed.acquainted(shared, index)
+    fed.execution.engine.flat.model.load_state_dict(run.weights("global"))
+    shared = fed.execution.engine.flat.read()
+    own = fed.adapt_batchnorm(shared, index)
     assert torch.equal(own.parameters, shared.parameters)
     first = fed.layout.views(own.vector)["0.1.running_mean"]
-    fed._engine.flat.load(shared)
+    fed.execution.engine.flat.load(shared)
     with torch.no_grad():
-        met = fed._engine.flat.model[0][0](fed._engine.store.images(fed._engine.store.rows(index))).mean((0, 2, 3))
+        met = fed.execution.engine.flat.model[0][0](
+            fed.execution.dataset.images(fed.execution.dataset.rows(index))
+        ).mean((0, 2, 3))
     assert torch.allclose(first, met, rtol=1e-10)  # eight cases are one batch
     assert np.abs(fed.predict(own, index)[:, 1] - rows["p1"].to_numpy()).max() < 1e-12
     by = {rule: fedlab.compare([run], draws=5, unseen=rule).set_index("site") for rule in ("average", "estimate")}

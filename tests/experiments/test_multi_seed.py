@@ -1,11 +1,13 @@
-"""Runs of a grid that go on in step come to what each comes to alone."""
+"""Runs of a grid in lock-step give the same results as each run alone."""
 
 import threading
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from torch import nn
 from worlds import CNN
 
@@ -56,7 +58,7 @@ def widths(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("method", sorted(fedlab.METHODS))
-def test_in_step_every_method_comes_to_what_it_comes_to_alone(method, tmp_path):
+def test_in_lockstep_every_method_gives_the_same_result_as_alone(method, tmp_path):
     assert_alike(grid(tmp_path / "together", method=method), grid(tmp_path / "alone", "sequential", method=method))
     assert not [thread for thread in threading.enumerate() if thread.name == "fedlab run"]
 
@@ -76,13 +78,13 @@ def test_in_step_every_method_comes_to_what_it_comes_to_alone(method, tmp_path):
     ids=repr,
 )
 @pytest.mark.parametrize("method", ["fedavg", "ditto"])
-def test_in_step_every_setting_is_heeded(method, changes, tmp_path):
+def test_in_lockstep_every_setting_takes_effect(method, changes, tmp_path):
     changes = {"method": method, **changes}
     assert_alike(grid(tmp_path / "together", **changes), grid(tmp_path / "alone", "sequential", **changes))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_in_step_dropout_draws_what_each_run_draws_alone(tmp_path, monkeypatch):
+def test_in_lockstep_dropout_draws_what_each_run_draws_alone(tmp_path, monkeypatch):
     def dropping(shape, outputs):
         return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(int(np.prod(shape)), outputs))
 
@@ -94,12 +96,12 @@ def test_in_step_dropout_draws_what_each_run_draws_alone(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("method", "width"), [("fedavg", 12), ("centralized", 3), ("cyclic", 3), ("fedsam", 4)])
 def test_sites_of_all_runs_are_one_stack(method, width, widths, tmp_path):
-    """Those of a method with a rule of its own only within a run."""
+    """A method with its own update rule is batched only within a run."""
     grid(tmp_path, method=method)
     assert set(widths) == {width}
 
 
-def test_runs_in_step_share_their_images(tmp_path, monkeypatch):
+def test_runs_in_lockstep_share_their_images(tmp_path, monkeypatch):
     built, begin = [], DeviceDataset.__init__
     monkeypatch.setattr(DeviceDataset, "__init__", lambda *given: (built.append(1), begin(*given))[1])
     grid(tmp_path)
@@ -116,17 +118,17 @@ def test_runs_in_step_share_their_images(tmp_path, monkeypatch):
     ],
     ids=repr,
 )
-def test_seeds_go_in_step_where_sites_are_stacked(changes, together, tmp_path, monkeypatch):
-    held, hold = [], LockstepScheduler.hold
+def test_seeds_run_in_lockstep_where_sites_are_stacked(changes, together, tmp_path, monkeypatch):
+    held, hold = [], LockstepScheduler.run
     monkeypatch.setattr(
-        LockstepScheduler, "hold", lambda meeting, calls: (held.append(len(calls)), hold(meeting, calls))[1]
+        LockstepScheduler, "run", lambda meeting, calls: (held.append(len(calls)), hold(meeting, calls))[1]
     )
     seeds = changes.pop("seed", SEEDS)
     fedlab.grid(experiment(**changes, rounds=1), folder=tmp_path, method=["fedavg", "local"], seed=seeds)
     assert held == ([3, 3] if together else [])
 
 
-def test_only_what_is_unfinished_goes_in_step(widths, tmp_path):
+def test_only_what_is_unfinished_runs_in_lockstep(widths, tmp_path):
     (first,) = grid(tmp_path, seeds=[1])
     widths.clear()
     runs = grid(tmp_path)
@@ -143,7 +145,7 @@ def test_a_failure_names_its_run_and_loses_nothing(tmp_path, monkeypatch):
         found = train(stacked, jobs, named)
         calls.append(1)
         if len(calls) == 2:  # in the second round of the second run
-            found[5].weights.vector.fill_(np.nan)
+            found[5] = replace(found[5], total=torch.tensor(np.nan))  # the sum of its weights
         return found
 
     with monkeypatch.context() as patch, pytest.raises(DivergedError, match=r"Site B, round 2.*diverged") as caught:
@@ -172,9 +174,9 @@ def test_an_interrupt_ends_all_and_loses_nothing(tmp_path, monkeypatch):
     assert_alike(again, grid(tmp_path / "alone", "sequential"))
 
 
-def test_what_all_runs_warn_of_is_told_once(tmp_path):
-    with warnings.catch_warnings(record=True) as told:
+def test_each_distinct_warning_is_emitted_once(tmp_path):
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         grid(tmp_path, method="scaffold", momentum=0.9)
-    about = [each for each in told if "its control variates assume plain SGD" in str(each.message)]
+    about = [each for each in caught if "its control variates assume plain SGD" in str(each.message)]
     assert len(about) == 1 and about[0].filename == __file__

@@ -17,7 +17,7 @@ from worlds import CNN, partition
 
 import fedlab
 from fedlab.experiments import run_folder
-from fedlab.experiments.processes import PendingRun, Speed, _work, followed, progress
+from fedlab.experiments.processes import PendingRun, Speed, _run_one, followed, progress
 from fedlab.federation import DivergedError
 
 BASE = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 2, "batch_size": 16, "device": "cpu"}
@@ -72,10 +72,10 @@ def test_a_number_of_processes_is_wanted(base, workers, tmp_path):
 def test_progress_counts_runs_and_rounds(base, tmp_path):
     tasks = [PendingRun(base, None, tmp_path / name) for name in ("done", "first", "waiting", "second")]
     (tmp_path / "done").mkdir()
-    for name, told in [("first", "1 of 4 runs done; rounds: fedavg 1/2"), ("second", "in 2 runs")]:
+    for name, lines in [("first", "1 of 4 runs done; rounds: fedavg 1/2"), ("second", "in 2 runs")]:
         (tmp_path / f"{name}.unfinished").mkdir()
         (tmp_path / f"{name}.unfinished" / "rounds.jsonl").write_text('[1, "a"]\n[1, "b"]\n')
-        assert progress(tasks).endswith(told)
+        assert progress(tasks).endswith(lines)
 
 
 def store(target: Path, until: int, images: int = 100) -> None:
@@ -100,22 +100,22 @@ def store(target: Path, until: int, images: int = 100) -> None:
 def test_images_a_second_are_those_of_all_runs_since_the_first_round(base, tmp_path):
     tasks = [PendingRun(base, None, tmp_path / name) for name in ("one", "two")]
     speed = Speed(tasks)
-    assert speed.look(0.0) is None  # both are loading
+    assert speed.measure(0.0) is None  # both are loading
     store(tasks[0].target, 1)
-    assert speed.look(50.0) is None
+    assert speed.measure(50.0) is None
     store(tasks[0].target, 2)
-    assert speed.look(54.0) == pytest.approx(100)
+    assert speed.measure(54.0) == pytest.approx(100)
     store(tasks[1].target, 4)
-    assert speed.look(60.0) == pytest.approx(5 * 400 / 10)
+    assert speed.measure(60.0) == pytest.approx(5 * 400 / 10)
 
 
 def test_images_of_a_finished_run_still_count(base, tmp_path):
     run = fedlab.run(base, folder=tmp_path)
     each = run.rounds[run.rounds["metric"] == "loss"]
     speed = Speed([PendingRun(base, None, run.folder), PendingRun(base, None, tmp_path / "other")])
-    assert speed.look(0.0) is None
+    assert speed.measure(0.0) is None
     store(tmp_path / "other", 1)
-    assert speed.look(4.0) == pytest.approx(100)
+    assert speed.measure(4.0) == pytest.approx(100)
     assert sum(speed._images.values()) == each["samples"].sum() + 400
 
 
@@ -123,70 +123,76 @@ def test_a_line_that_is_half_written_stops_nobody(base, tmp_path):
     task = PendingRun(base, None, tmp_path / "one")
     speed = Speed([task])
     store(task.target, 1)
-    speed.look(0.0)
+    speed.measure(0.0)
     with (run_folder.unfinished(task.target) / "rounds.jsonl").open("a") as file:
         file.write('[2, "global", "Site A", "train", "loss", 0.5, 8')
-    assert speed.look(4.0) is None
+    assert speed.measure(4.0) is None
     store(task.target, 2)
-    assert speed.look(8.0) == pytest.approx(50)
+    assert speed.measure(8.0) == pytest.approx(50)
 
 
 def test_runs_that_are_followed_tell_of_their_speed_and_device(base, tmp_path, monkeypatch):
     monkeypatch.setattr("fedlab.experiments.processes.PAUSE", 0.01)
-    task, told = PendingRun(base, None, tmp_path / "one"), []
-    with followed([task], told.append):
+    task, lines = PendingRun(base, None, tmp_path / "one"), []
+    with followed([task], lines.append):
         for until in range(1, 21):
             store(task.target, until)
             time.sleep(0.02)
-    assert told[0].startswith("0 of 1 runs done; on cpu")
+    assert lines[0].startswith("0 of 1 runs done; on cpu")
     line = r"0 of 1 runs done; [\d,]+ images/s on cpu; rounds: fedavg \d+/2"
-    assert any(re.fullmatch(line, text) for text in told), told
-    with followed([task], told.append, "2 GPUs"):
+    assert any(re.fullmatch(line, text) for text in lines), lines
+    with followed([task], lines.append, "2 GPUs"):
         time.sleep(0.1)
-    assert "; on 2 GPUs; rounds: fedavg" in told[-1]
+    assert "; on 2 GPUs; rounds: fedavg" in lines[-1]
 
 
 def test_a_method_of_a_notebook_cell_reaches_the_processes(tmp_path):
     """What is defined where the user types is known to no other process by its name."""
-    script = f"""
-        import fedlab
+    cell = """
         from fedlab.algorithms import algorithm
         from fedlab.federation import Round
 
         FACTOR = 0.5
 
         @algorithm
-        def half(fed):
+        def mine(fed):
             '''Half of the way to the mean.'''
             s = fed.memory(w=fed.start)
             for r in fed.rounds(s):
                 mean = fed.merge(s.w, fed.gather(fed.fit(fed.broadcast(s.w), r)))
                 s.w = mean.with_parameters(s.w.parameters + FACTOR * (mean.parameters - s.w.parameters))
-                yield Round({{"global": s.w}})
+                yield Round({"global": s.w})
+    """
+    script = f"""
+        import fedlab
+        from cells import defined
 
-        base = fedlab.Experiment(**{BASE!r}).with_(method="half")
+        defined({textwrap.dedent(cell)!r})
+        base = fedlab.Experiment(**{BASE!r}).with_(method="mine")
         spread = fedlab.grid(base, folder={str(tmp_path / "spread")!r}, workers=2, live=True, seed=[0, 1])
         alone = fedlab.grid(base, folder={str(tmp_path / "alone")!r}, seed=[0, 1])
         for a, b in zip(alone, spread):
             assert a.predictions.equals(b.predictions) and a.folder.name == b.folder.name
-        print("alike")
+        print("equal")
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout.strip() == "alike", done.stderr
+    tests = Path(__file__).parents[1]
+    known = {**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=known)
+    assert done.stdout.strip() == "equal", done.stderr
     assert "2 runs in" in done.stderr
 
 
 def test_no_process_is_started_for_what_is_finished(base, tmp_path, monkeypatch):
     fedlab.grid(base, folder=tmp_path, seed=[0])
-    monkeypatch.setattr("fedlab.experiments.runner.side_by_side", lambda *given: pytest.fail("started"))
+    monkeypatch.setattr("fedlab.experiments.runner.run_in_processes", lambda *given: pytest.fail("started"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fedlab.grid(base, folder=tmp_path, workers=2, seed=[0])
 
 
-@pytest.mark.parametrize(("asked", "kept"), [(None, None), ("3", "3")])
-def test_a_process_heeds_what_the_user_asked_of_threads(asked, kept, base, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("set_by_user", "kept"), [(None, None), ("3", "3")])
+def test_a_process_keeps_the_users_number_of_threads(set_by_user, kept, base, tmp_path, monkeypatch):
     """joblib sets OMP_NUM_THREADS for every process; a small model would take that for the user's word."""
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     seen, before = [], torch.get_num_threads()
@@ -196,7 +202,7 @@ def test_a_process_heeds_what_the_user_asked_of_threads(asked, kept, base, tmp_p
         seen.append((os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()))
 
     try:
-        _work(run, task, None, [], 3, asked)
+        _run_one(run, task, None, [], 3, set_by_user)
     finally:
         torch.set_num_threads(before)
     assert seen == [(kept, 3)]

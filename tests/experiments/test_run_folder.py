@@ -14,12 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from cells import defined
 from interruptions import PowerCut, interrupt
 from worlds import CNN, cases, partition
 
 import fedlab
 from fedlab.algorithms import METHODS, algorithm
-from fedlab.core.weights import mix
+from fedlab.core.weights import weighted_mean
 from fedlab.engine.loop import SequentialEngine
 from fedlab.experiments import checkpoint, run_folder, runner
 from fedlab.federation import Round, aggregation
@@ -38,11 +39,11 @@ def part():
 
 
 def assert_same_run(a: run_folder.Run, b: run_folder.Run) -> None:
-    """Weights, rounds and predictions bit for bit; only the clock may differ."""
+    """Weights, rounds and predictions bit for bit; only seconds may differ."""
     for name in ("predictions", "ledger", "events", "visits"):
         pd.testing.assert_frame_equal(getattr(a, name), getattr(b, name), check_exact=True)
-    clock = ["seconds"]
-    pd.testing.assert_frame_equal(a.rounds.drop(columns=clock), b.rounds.drop(columns=clock), check_exact=True)
+    seconds = ["seconds"]
+    pd.testing.assert_frame_equal(a.rounds.drop(columns=seconds), b.rounds.drop(columns=seconds), check_exact=True)
     for choice in ("last", "best"):
         ensemble = a.method.startswith("ensemble")  # its members are the sites' models
         for model in a.partition_table["site"].unique() if ensemble else a.predictions["model"].unique():
@@ -57,7 +58,7 @@ def assert_resumes(one: fedlab.Experiment, part, tmp_path, monkeypatch, after: i
         interrupt(patch, after)
         fedlab.run(one, part, folder=tmp_path / "cut")
     assert not list((tmp_path / "cut").glob("*/experiment.json"))
-    assert list((tmp_path / "cut").glob("*.unfinished/checkpoint.safetensors"))
+    assert list((tmp_path / "cut").glob("*.unfinished/checkpoint.pt"))
     assert_same_run(fedlab.run(one, part, folder=tmp_path / "cut"), whole)
 
 
@@ -129,16 +130,16 @@ CHILD = """
     torch.set_num_threads(1)
     from worlds import partition
     import fedlab
-    from fedlab.engine.serial import Serial
-    from test_runs import experiment
+    from fedlab.engine.loop import SequentialEngine
+    from test_run_folder import experiment
 
-    calls, fit = [], Serial.train
+    calls, fit = [], SequentialEngine.train
     def dies(self, *args):
         calls.append(1)
         if len(calls) == int(sys.argv[2]):
             os.kill(os.getpid(), signal.SIGKILL)
         return fit(self, *args)
-    Serial.train = dies
+    SequentialEngine.train = dies
     fedlab.run(experiment(method="fedprox(mu=0.1)"), partition(), folder=sys.argv[1])
 """
 
@@ -147,7 +148,7 @@ def test_a_killed_process_resumes_bit_for_bit(part, tmp_path):
     """SIGKILL in the middle of round 2 of 3, then the same call again in another process."""
     script = tmp_path / "child.py"
     script.write_text(textwrap.dedent(CHILD))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     command = [sys.executable, str(script), str(tmp_path / "cut")]
     killed = subprocess.run([*command, "7"], env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
@@ -157,10 +158,10 @@ def test_a_killed_process_resumes_bit_for_bit(part, tmp_path):
     assert_same_run(cut, whole)
 
 
-def test_two_processes_asked_for_one_run_train_it_once(part, tmp_path):
+def test_two_processes_that_start_one_run_train_it_once(part, tmp_path):
     script = tmp_path / "child.py"
     script.write_text(textwrap.dedent(CHILD))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     command = [sys.executable, str(script), str(tmp_path / "runs"), "-1"]
     both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
@@ -227,18 +228,18 @@ def test_the_best_round_is_chosen_on_validation_alone(part, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["fedavg", "ensemble", "cyclic"])
-def test_patience_stops_and_resumes_alike(method, part, tmp_path, monkeypatch):
+def test_a_run_that_patience_stopped_resumes(method, part, tmp_path, monkeypatch):
     """Cut off in the midst of training, or after the round that was the last, before the run was finished."""
-    asked = experiment(method=method, rounds=40, patience=2, lr=0.0)
-    whole = fedlab.run(asked, part, folder=tmp_path / "whole")
+    base = experiment(method=method, rounds=40, patience=2, lr=0.0)
+    whole = fedlab.run(base, part, folder=tmp_path / "whole")
     assert whole.rounds["round"].max() == 3  # the first is the best, two more without improvement
-    assert_resumes(asked, part, tmp_path, monkeypatch, after=10)
+    assert_resumes(base, part, tmp_path, monkeypatch, after=10)
     with monkeypatch.context() as patch, pytest.raises(PowerCut):
         patch.setattr(run_folder, "finish", lambda *_: (_ for _ in ()).throw(PowerCut))
-        fedlab.run(asked, part, folder=tmp_path / "stopped")
+        fedlab.run(base, part, folder=tmp_path / "stopped")
     with monkeypatch.context() as patch:
         interrupt(patch, after=1)  # nothing is trained any more
-        assert_same_run(fedlab.run(asked, part, folder=tmp_path / "stopped"), whole)
+        assert_same_run(fedlab.run(base, part, folder=tmp_path / "stopped"), whole)
 
 
 def test_live_follows_what_trains_and_shows_nothing_for_what_is_finished(part, tmp_path, capsys):
@@ -288,6 +289,59 @@ def test_a_full_disk_loses_nothing(part, tmp_path, monkeypatch):
     assert_same_run(after, fedlab.run(experiment(), part, folder=tmp_path / "whole"))
 
 
+def test_an_interrupted_run_of_an_earlier_version_is_refused(part, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(PowerCut):
+        interrupt(patch, 5)
+        fedlab.run(experiment(), part, folder=tmp_path)
+    (left,) = tmp_path.glob("*.unfinished")
+    (left / "checkpoint.pt").rename(left / "checkpoint.safetensors")
+    with pytest.raises(ValueError, match=r"interrupted run of an earlier fedlab.*remove the folder and run"):
+        fedlab.run(experiment(), part, folder=tmp_path)
+    assert (left / "checkpoint.safetensors").exists()
+
+
+class Watching:
+    """An observer that notes its calls."""
+
+    def __init__(self) -> None:
+        self.calls: list = []
+
+    def restart(self, rounds, title, device=""):
+        self.calls.append(("restart", rounds, title))
+
+    def update(self, rounds_frame, round):
+        self.calls.append(("update", round, int(rounds_frame["round"].max())))
+
+    def close(self):
+        self.calls.append(("close",))
+
+    def tell(self, text):
+        self.calls.append(("tell",))
+
+    def conclude(self, text):
+        self.calls.append(("conclude", text.split(" in ")[0]))
+
+
+def test_an_observer_follows_each_round_of_each_run_that_trains(part, tmp_path):
+    fedlab.run(experiment(method="local", rounds=2), part, folder=tmp_path)
+    watching = Watching()
+    fedlab.grid(experiment(rounds=2), partition=part, folder=tmp_path, method=["local", "fedavg"], live=watching)
+    begun = ("restart", 2, f"fedavg on {experiment().dataset}")
+    assert watching.calls == [begun, ("update", 1, 1), ("update", 2, 2), ("close",), ("conclude", "2 runs")]
+    with pytest.raises(ValueError, match="live is 1: give True, False, or an object with the methods"):
+        fedlab.run(experiment(rounds=2), part, folder=tmp_path, live=1)
+
+
+def test_predictions_of_earlier_versions_are_read_under_the_present_column_names(part, tmp_path):
+    run = fedlab.run(experiment(method="local", rounds=1), part, folder=tmp_path)
+    stored = pd.read_parquet(run.folder / "predictions.parquet")
+    stored.assign(marked=1 - stored["label"]).to_parquet(run.folder / "predictions.parquet", index=False)
+    earlier = run_folder.read(run.folder)
+    assert (earlier.predictions["annotated"] == 1 - stored["label"]).all() and "marked" not in earlier.predictions
+    wrong, right = (fedlab.compare([earlier], "accuracy", labels=labels, draws=5) for labels in ("marked", "true"))
+    assert (wrong["value"] + right["value"])[:-2].to_numpy() == pytest.approx(1)
+
+
 def test_a_folder_of_another_version_is_refused_not_misread(part, tmp_path):
     run = fedlab.run(experiment(), part, folder=tmp_path)
     about = run.folder / "experiment.json"
@@ -297,7 +351,7 @@ def test_a_folder_of_another_version_is_refused_not_misread(part, tmp_path):
     with pytest.raises(ValueError, match="no run folder"):
         run_folder.read(tmp_path)
     other = fedlab.run(experiment(seed=1), part, folder=tmp_path)
-    with pytest.warns(UserWarning, match="passed over: .* format 99"):
+    with pytest.warns(UserWarning, match="left out: .* format 99"):
         assert [found.folder for found in run_folder.find(tmp_path)] == [other.folder]
 
 
@@ -327,13 +381,13 @@ def test_determinism_settings_are_put_back(part, tmp_path):
         torch.backends.cudnn.benchmark = before
 
 
-def test_an_experiments_federation_is_dealt_once_for_a_grid(monkeypatch, tmp_path):
-    runner._latest.clear()
-    dealt, deal = [], fedlab.Experiment.deal
-    monkeypatch.setattr(fedlab.Experiment, "deal", lambda self: dealt.append(1) or deal(self))
+def test_a_grid_partitions_its_cases_once(monkeypatch, tmp_path):
+    runner._make_partition.cache_clear()
+    made, make_partition = [], fedlab.Experiment.make_partition
+    monkeypatch.setattr(fedlab.Experiment, "make_partition", lambda self: made.append(1) or make_partition(self))
     base = experiment(dataset="phantoms(cases=200)", rounds=1)
     fedlab.grid(base, folder=tmp_path, method=["local", "fedavg"])
-    assert len(dealt) == 1
+    assert len(made) == 1
 
 
 def test_runs_of_a_method_that_only_another_notebook_knows_are_left_out(tmp_path):
@@ -354,7 +408,7 @@ def watchful():
 
     @algorithm
     def watchful(fed):
-        """Averaging that counts who answered, by round and site."""
+        """Averaging that records the sites that answered, by round and site."""
         s = fed.memory(w=fed.start, seen={}, pair=(0, [0]), best=np.float32(-np.inf), none=np.zeros((0, 3)))
         for r in fed.rounds(s):
             back = fed.gather(fed.fit(fed.broadcast(s.w), r))
@@ -375,12 +429,11 @@ def test_a_method_of_ones_own_finds_its_memory_as_it_was(watchful, part, tmp_pat
     assert_resumes(experiment(method=watchful), part, tmp_path, monkeypatch, after=10)
 
 
-def test_an_edited_rule_of_ones_own_is_trained_anew(part, tmp_path):
-    names: dict = {"mix": mix, "Merged": aggregation.Merged}
+def test_an_edited_user_rule_is_another_run(part, tmp_path):
     found = []
     for cell in ("shares", "shares", "shares[::-1].copy()"):
-        exec(f"def mine(models, shares, w):\n    p = {cell}\n    return Merged(mix(models, p), p)", names)
-        aggregation.RULES.add(names["mine"])
+        source = f"def mine(models, shares, w):\n    p = {cell}\n    return Merged(weighted_mean(models, p), p)"
+        aggregation.RULES.add(defined(source, weighted_mean=weighted_mean, Merged=aggregation.Merged))
         found.append(fedlab.run(experiment(aggregate="mine", rounds=1), part, folder=tmp_path))
     aggregation.RULES.remove("mine")
     assert found[0].folder == found[1].folder != found[2].folder

@@ -5,7 +5,7 @@ import torch
 from worlds import CNN, federation, last, partition
 
 from fedlab.engine.local_task import Usage
-from fedlab.federation.channel import Channel, Ledger, Message, Path
+from fedlab.federation.channel import CriticalPath, Ledger, Message
 
 
 def table(method: str, **changes) -> dict[tuple[str, str], int]:
@@ -107,7 +107,7 @@ def test_what_crosses_between_sites_crosses_two_borders():
 
 def test_taps_see_the_tensors_themselves():
     fed, seen = federation(rounds=1), []
-    fed.wire.taps.append(seen.append)
+    fed.channel.hooks.append(seen.append)
     last("fedavg", fed)
     down = [message for message in seen if message.direction == "down"]
     assert all(torch.equal(message.tensors[0], fed.start.numbers) for message in down)
@@ -115,14 +115,14 @@ def test_taps_see_the_tensors_themselves():
 
 
 def test_the_path_of_trips_and_training():
-    path = Path()
-    path.train(Usage(torch.zeros(()), steps, 0, lambda s=s: s) for steps, s in ((3, 0.1), (5, 0.4)))
-    path.trip([10, 30])
-    path.trip([10, 30], shared=True)
-    path.trip([2], beside=True)
-    path.trip([])
+    path = CriticalPath()
+    path.add_training(Usage(torch.zeros(()), steps, 0, lambda s=s: s) for steps, s in ((3, 0.1), (5, 0.4)))
+    path.add_messages([10, 30])
+    path.add_messages([10, 30], one_link=True)
+    path.add_messages([2], same_time=True)
+    path.add_messages([])
     assert (path.steps, path.messages, path.bytes, path.seconds) == (5, 2, 72, 0.4)
-    path.side_by_side([Path(1, 2, 3, [lambda: 0.5]), Path(4, 1, 9, [lambda: 0.1])])
+    path.add_parallel([CriticalPath(1, 2, 3, [lambda: 0.5]), CriticalPath(4, 1, 9, [lambda: 0.1])])
     assert (path.steps, path.messages, path.bytes, path.seconds) == (9, 4, 81, 0.9)
 
 
@@ -142,21 +142,14 @@ PATHS = {  # method -> (steps, messages, bytes) on the critical path of a round 
 def test_the_critical_path_of_each_topology(method):
     fed = federation(rounds=1)
     last(method, fed)
-    path = fed.wire.path
+    path = fed.channel.path
     assert (path.steps, path.messages, path.bytes) == PATHS[method]
 
 
-def test_a_wire_begins_empty():
-    wire = Channel()
-    assert wire.ledger.frame().empty and list(wire.ledger.frame()) == [
-        "round",
-        "site",
-        "direction",
-        "other",
-        "what",
-        "bytes",
-        "messages",
-    ]
+def test_a_channel_starts_empty():
+    frame = federation().ledger.frame()
+    assert frame.empty
+    assert list(frame) == ["round", "site", "direction", "other", "what", "bytes", "messages"]
 
 
 def test_the_world_of_these_tests_is_small():

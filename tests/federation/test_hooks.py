@@ -1,4 +1,4 @@
-"""What others get to see: the taps show every message as it crosses, and the ledger weighs just those."""
+"""What others see: hooks are called with every message that crosses, and the ledger counts exactly those."""
 
 import pytest
 import torch
@@ -10,15 +10,13 @@ from fedlab.core import stages
 from fedlab.federation import secure_aggregation
 
 SETTINGS = {
-    "moments shared": {"momentum": 0.9, "local_optimizer": "share"},
-    "fedbn": {"batchnorm": "fedbn"},
-    "moments travel, fedbn": {"batchnorm": "fedbn", "momentum": 0.9},
-    "hostile": {"attack": "gaussian"},
-    "faults": {"availability": 0.6, "failures": 0.2, "seed": 3},
-    "float64": {"precision": "float64"},
-    "secure": {"secure_sum": True},
+    "moments shared, malicious, faults": {
+        "momentum": 0.9, "local_optimizer": "share", "attack": "gaussian", "availability": 0.6, "failures": 0.2,
+        "seed": 3,
+    },
+    "moments travel, fedbn, float64": {"batchnorm": "fedbn", "momentum": 0.9, "precision": "float64"},
     "secure, fedbn": {"secure_sum": True, "batchnorm": "fedbn", "availability": 0.7},
-}
+}  # fmt: skip
 IN_CLEAR = {
     "scaffold": "the control variate of each",
     "fednova": "how much gradient each took in",
@@ -36,7 +34,7 @@ VARIANTS = [
 def crossing(method: str, **changes):
     """The federation after training, and every message that crossed."""
     fed, seen = federation(**changes), []
-    fed.wire.taps.append(seen.append)
+    fed.channel.hooks.append(seen.append)
     last(method, fed)
     return fed, seen
 
@@ -44,10 +42,10 @@ def crossing(method: str, **changes):
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("method", [*METHODS, *VARIANTS])
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_ledger_weighs_what_the_taps_see(method, setting):  # O55
+def test_the_ledger_counts_what_hooks_see(method, setting):  # O55
     if "secure" in setting and ("leader_failure" in method or method in IN_CLEAR or f"{method}(q=1.0)" in IN_CLEAR):
         pytest.skip("refuses a secure sum")
-    fed, seen = crossing(method, rounds=3, **SETTINGS[setting])
+    fed, seen = crossing(method, **SETTINGS[setting])
     told = fed.ledger.frame().groupby(["site", "direction", "other", "what"])[["bytes", "messages"]].sum()
     found: dict[tuple, list[int]] = {}
     for message in seen:
@@ -84,7 +82,7 @@ def test_moments_of_what_stays_are_the_sites_own():
     fed = federation(rounds=2, momentum=0.9, local_optimizer="share")
     last("fedper", fed)
     head = stages.head(fed.layout, 1)[: fed.layout.trained]
-    at = [fed.optimizers.begin(fed.start, k).moments[0] for k in range(4)]
+    at = [fed.optimizers.load(fed.start, k).moments[0] for k in range(4)]
     assert all(torch.equal(at[0][~head], each[~head]) for each in at[1:])
     assert not any(torch.equal(at[0][head], each[head]) for each in at[1:])
     kept = federation(rounds=2, momentum=0.9, local_optimizer="keep")
@@ -92,7 +90,7 @@ def test_moments_of_what_stays_are_the_sites_own():
     shared = federation(rounds=2, momentum=0.9, local_optimizer="share")
     last("lg_fedavg(cut=99)", shared)
     for k in range(4):
-        assert torch.equal(kept.optimizers.held[str(k)][0], shared.optimizers.begin(shared.start, k).moments)
+        assert torch.equal(kept.optimizers.states[str(k)][0], shared.optimizers.load(shared.start, k).moments)
 
 
 def test_moments_of_what_stays_do_not_travel():
@@ -108,28 +106,28 @@ def test_moments_of_what_stays_do_not_travel():
 
 
 @pytest.mark.parametrize("method", ["fedavg", "swarm"])
-def test_what_a_hostile_site_sends_is_what_crosses(method):
+def test_what_a_malicious_site_sends_is_what_crosses(method):
     """The last site turns its update round: the wire carries that to server or leader, not what it learnt."""
     sent = []
     for attack in ("none", "signflip"):
         fed, seen = crossing(method, rounds=1, attack=attack, seed=1)
-        leader = next((site for _, site, event, _ in fed.journal.events if event == "leader"), None)
+        leader = next((site for _, site, event, _ in fed.round_log.events if event == "leader"), None)
         assert leader != "Site D"
         merged = [m for m in seen if (m.direction == "up" if leader is None else m.site == leader)]
         sent.append({m.site if leader is None else m.other: m.tensors[0] for m in merged})
-    honest, hostile = ({name: t[: fed.layout.parameters].double() for name, t in each.items()} for each in sent)
+    honest, malicious = ({name: t[: fed.layout.parameters].double() for name, t in each.items()} for each in sent)
     start = fed.start.numbers[: fed.layout.parameters].double()
-    assert torch.allclose(hostile["Site D"] - start, start - honest["Site D"], atol=1e-6)
-    assert len(honest) >= 3 and all(torch.equal(honest[name], hostile[name]) for name in honest if name != "Site D")
+    assert torch.allclose(malicious["Site D"] - start, start - honest["Site D"], atol=1e-6)
+    assert len(honest) >= 3 and all(torch.equal(honest[name], malicious[name]) for name in honest if name != "Site D")
 
 
 @pytest.mark.parametrize("method", ["fedper(personal=99)", "lg_fedavg(cut=99)"])
 def test_where_nothing_leaves_nothing_is_written_down(method):
-    count = len(federation()._engine.flat.model)
+    count = len(federation().engine.flat.model)
     known = {"fedper(personal=99)": "fedper(personal=3)", "lg_fedavg(cut=99)": f"lg_fedavg(cut={count})"}
     fed, seen = crossing(known[method], batchnorm="group", rounds=2)
-    assert bool(fed.staying.mask[fed.layout.occupied].all()) and not seen and fed.ledger.frame().empty
-    assert (fed.wire.path.messages, fed.wire.path.bytes, fed.wire.path.steps) == (0, 0, 3)
+    assert bool(fed.private.mask[fed.layout.occupied].all()) and not seen and fed.ledger.frame().empty
+    assert (fed.channel.path.messages, fed.channel.path.bytes, fed.channel.path.steps) == (0, 0, 3)
 
 
 # -- secure sums -----------------------------------------------------------------------------------------------------
@@ -181,7 +179,7 @@ def test_methods_that_must_see_single_sites_refuse_a_secure_sum(method):
 def test_with_a_secure_sum_nothing_of_a_single_site_goes_up_in_the_clear(method):
     """Whoever accepts the setting and sends models to a server or leader sends integers, or says that it has no sum."""
     fed, seen = crossing(method, rounds=1, secure_sum=True)
-    if fed.merger.used and not fed.without_effect():
+    if fed.server.merged and not fed.without_effect():
         up = [m for m in seen if m.direction == "up" and m.what not in ("activations", "labels", "gradients")]
         assert all(not m.tensors[0].is_floating_point() for m in up)
 
@@ -207,18 +205,18 @@ def test_masks_serve_one_merge():
 def test_who_would_be_alone_in_a_sum_sends_nothing(method):
     fed, seen = crossing(method, secure_sum=True, availability=[1.0, 0.0, 0.0, 0.0], rounds=2)
     assert not [m for m in seen if m.direction in ("up", "peer")]
-    assert {event for *_, event, _ in fed.journal.events} & {"nothing merged", "no quorum"}
+    assert {event for *_, event, _ in fed.round_log.events} & {"nothing merged", "no quorum"}
     with pytest.raises(ValueError, match="secure_sum=True with one site: a sum of one update is that update"):
         federation(partition(sizes=(24,)), secure_sum=True)
 
 
 def test_leaders_that_fail_cannot_add_up_in_secret():
-    with pytest.raises(ValueError, match="masks serve one leader alone, so set leader_failure=0"):
+    with pytest.raises(ValueError, match="masks serve a single leader, so set leader_failure=0"):
         last("swarm(leader_failure=0.2)", federation(secure_sum=True))
 
 
-def test_a_hostile_sites_noise_is_new_in_every_merge():
-    """Gaussian attack on a swarm that merges three times a round: no two messages of the hostile peer are alike."""
+def test_a_malicious_sites_noise_is_new_in_every_merge():
+    """Gaussian attack on a swarm that merges three times a round: no two messages of the malicious peer are equal."""
     _, seen = crossing("swarm(sync=1)", attack="gaussian", rounds=1, seed=1)
     size = federation().layout.parameters
     start = federation(seed=1).start.numbers[:size]

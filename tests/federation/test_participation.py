@@ -1,4 +1,4 @@
-"""Who takes part: schemes of sampling, absence, partial work and failures; recorded, never silently averaged."""
+"""Participation: sampling schemes, absence, partial work and dropout, which are recorded, never silently averaged."""
 
 import numpy as np
 import pytest
@@ -6,102 +6,98 @@ import torch
 from worlds import at_sites, ends, error, federation, last, partition, same
 
 import fedlab
-from fedlab.federation.participation import SCHEMES, Participation, everybody, straggling
+from fedlab.federation.participation import SCHEMES, Participation, all_sites, straggling
 
 NAMES = ("Site A", "Site B", "Site C", "Site D", "Site E")
 SHARES = np.array([0.1, 0.3, 0.2, 0.25, 0.15])
 
 
-def attendance(**rule) -> Participation:
+def participation(**rule) -> Participation:
     return Participation(NAMES, SHARES, rule.pop("seed", 0), **rule)
 
 
-def test_by_default_everybody_takes_part():
-    assert attendance().complete and attendance().at(3) == everybody(5)
-    assert everybody(5).present == everybody(5).answering == (0, 1, 2, 3, 4)
+def test_by_default_all_sites_take_part():
+    assert participation().complete and participation().at(3) == all_sites(5)
+    assert all_sites(5).available == all_sites(5).reporting == (0, 1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("scheme", ["sample(0.4)", "unbiased(0.4)", "by_size(0.4)"])
-def test_turnout_is_a_pure_function_of_seed_round_and_site(scheme):
+def test_participation_is_a_pure_function_of_seed_round_and_site(scheme):
     rule = {"participation": scheme, "availability": 0.7, "stragglers": 0.3, "failures": 0.2}
-    a, b = attendance(**rule), attendance(**rule)
-    assert [a.at(r).present for r in range(1, 9)] == [b.at(r).present for r in range(8, 0, -1)][::-1]
-    assert [a.at(r).present for r in range(1, 9)] != [attendance(seed=1, **rule).at(r).present for r in range(1, 9)]
+    a, b = participation(**rule), participation(**rule)
+    assert [a.at(r).available for r in range(1, 9)] == [b.at(r).available for r in range(8, 0, -1)][::-1]
+    assert [a.at(r).available for r in range(1, 9)] != [
+        participation(seed=1, **rule).at(r).available for r in range(1, 9)
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["sample(0.4)", "by_size(0.6)"])
-def test_the_order_of_sites_does_not_decide_who_is_drawn(scheme):
+def test_the_order_of_sites_does_not_decide_which_are_sampled(scheme):
     order = [3, 0, 4, 2, 1]
     other = Participation(tuple(NAMES[k] for k in order), SHARES[order], 0, scheme, 0.6, 0.2, 0.2)
-    first = attendance(participation=scheme, availability=0.6, stragglers=0.2, failures=0.2)
+    first = participation(participation=scheme, availability=0.6, stragglers=0.2, failures=0.2)
     for r in range(1, 12):
-        named = {NAMES[k] for k in first.at(r).answering}
-        assert named == {other.names[k] for k in other.at(r).answering}
+        named = {NAMES[k] for k in first.at(r).reporting}
+        assert named == {other.names[k] for k in other.at(r).reporting}
 
 
 def test_sampling_draws_as_many_as_it_says_all_alike():
-    rule = attendance(participation="sample(0.4)")
-    drawn = [rule.at(r).present for r in range(1, 2001)]
+    rule = participation(participation="sample(0.4)")
+    drawn = [rule.at(r).available for r in range(1, 2001)]
     assert {len(each) for each in drawn} == {2}
     often = np.bincount(np.concatenate(drawn), minlength=5) / 2000
     assert np.abs(often - 0.4).max() < 0.04
-    assert len(attendance(participation="sample(0.01)").at(1).present) == 1  # never nobody
+    assert len(participation(participation="sample(0.01)").at(1).available) == 1  # never nobody
 
 
 def test_drawing_by_size_is_with_replacement_and_by_size():
-    rule = attendance(participation="by_size(1.0)")
-    drawn = [rule.at(r).drawn for r in range(1, 3001)]
+    rule = participation(participation="by_size(1.0)")
+    drawn = [rule.at(r).sampled for r in range(1, 3001)]
     assert {sum(each.values()) for each in drawn} == {5} and any(max(each.values()) > 1 for each in drawn)
     total = sum(np.bincount(list(each), list(each.values()), 5) for each in drawn)
     assert np.abs(total / total.sum() - SHARES).max() < 0.015
 
 
-def test_weights_are_renormalised_over_those_who_answer():
-    rule = attendance(participation="sample(0.6)")
-    turnout = rule.at(2)
-    found = rule.weights(turnout, turnout.answering, SHARES)
+def test_weights_are_renormalised_over_reporting_sites():
+    rule = participation(participation="sample(0.6)")
+    present = rule.at(2)
+    found = rule.weights(present, present.reporting, SHARES)
     assert abs(found.sum() - 1) < 1e-12
-    assert np.allclose(found / found[0], SHARES[list(turnout.answering)] / SHARES[turnout.answering[0]])
+    assert np.allclose(found / found[0], SHARES[list(present.reporting)] / SHARES[present.reporting[0]])
 
 
 def test_draws_by_size_count_alike():
-    rule = attendance(participation="by_size(1.0)")
-    turnout = rule.at(1)
-    found = rule.weights(turnout, turnout.answering, SHARES)
-    assert np.allclose(found, [turnout.drawn[k] / 5 for k in turnout.answering])
+    rule = participation(participation="by_size(1.0)")
+    present = rule.at(1)
+    found = rule.weights(present, present.reporting, SHARES)
+    assert np.allclose(found, [present.sampled[k] / 5 for k in present.reporting])
 
 
-FAULTS = [
-    {},
-    {"availability": [0.9, 0.5, 1.0, 0.7, 0.8]},
-    {"failures": 0.3},
-    {"stragglers": "drop(0.3)"},
-    {"availability": 0.6, "failures": 0.2, "stragglers": "drop(0.2)"},
-]
+FAULTS = [{}, {"availability": [0.9, 0.5, 1.0, 0.7, 0.8], "failures": 0.2, "stragglers": "drop(0.2)"}]
 
 
 @pytest.mark.parametrize("faults", FAULTS)
 def test_unbiased_sampling_is_unbiased(faults):
     """Horvitz-Thompson: the expected sum of coefficients times updates is that of all sites, also with faults."""
-    rule = attendance(participation="unbiased(0.4)", **faults)
+    rule = participation(participation="unbiased(0.4)", **faults)
     updates, found = np.array([1.0, -2.0, 3.0, 0.5, 4.0]), []
     for r in range(1, 12001):
-        turnout = rule.at(r)
-        who = turnout.answering
-        found.append(rule.weights(turnout, who, SHARES) @ updates[list(who)] if who else 0.0)
+        present = rule.at(r)
+        sites = present.reporting
+        found.append(rule.weights(present, sites, SHARES) @ updates[list(sites)] if sites else 0.0)
     error_of_mean = np.std(found) / np.sqrt(len(found))
     assert abs(np.mean(found) - SHARES @ updates) < 4 * error_of_mean
-    biased = attendance(participation="sample(0.4)", **faults)
-    plain = [biased.weights(t := biased.at(r), t.answering, SHARES) @ updates[list(t.answering)]
-             for r in range(1, 3001) if biased.at(r).answering]  # fmt: skip
+    biased = participation(participation="sample(0.4)", **faults)
+    rounds = [present for present in map(biased.at, range(1, 3001)) if present.reporting]
+    plain = [biased.weights(each, each.reporting, SHARES) @ updates[list(each.reporting)] for each in rounds]
     assert abs(np.mean(plain) - SHARES @ updates) > 4 * error_of_mean
 
 
 def test_sites_are_absent_as_often_as_they_say():
-    rule = attendance(availability=[1.0, 0.0, 0.5, 0.9, 0.2])
+    rule = participation(availability=[1.0, 0.0, 0.5, 0.9, 0.2])
     there = np.zeros(5)
     for r in range(1, 2001):
-        there[list(rule.at(r).present)] += 1
+        there[list(rule.at(r).available)] += 1
     assert np.abs(there / 2000 - [1, 0, 0.5, 0.9, 0.2]).max() < 0.04
 
 
@@ -131,24 +127,24 @@ def test_stragglers_send_what_they_have_done(precision):
     """fedavg with partial work: each straggler's model is the one after its share of steps."""
     changes = {"precision": precision, "rounds": 1, "local_steps": 8}
     a, b = federation(stragglers=0.5, seed=1, **changes), federation(seed=1, **changes)
-    found, turnout = last("fedavg", a), a.turnout
-    assert 0 < len(turnout.work) < 4
+    found, present = last("fedavg", a), a.schedule.participants
+    assert 0 < len(present.work) < 4
     s = b.memory(w=b.start)
     (r,) = list(b.rounds(s))
     sent, models = b.broadcast(s.w), []
     for k in range(4):
-        steps = max(1, int(8 * turnout.work.get(k, 1.0)))
+        steps = max(1, int(8 * present.work.get(k, 1.0)))
         models.append(b.fit(sent[k], r, at=k, part=(0, steps)))
-    from fedlab.core.weights import mix, stack
+    from fedlab.core.weights import stack, weighted_mean
 
-    assert same(found, mix(stack(models), b.shares))
-    assert [a.costs[name].steps for name in a.names] == [max(1, int(8 * turnout.work.get(k, 1.0))) for k in range(4)]
+    assert same(found, weighted_mean(stack(models), b.shares))
+    assert [a.costs[name].steps for name in a.names] == [max(1, int(8 * present.work.get(k, 1.0))) for k in range(4)]
 
 
 def test_dropped_stragglers_are_as_if_they_had_not_taken_part(precision):
     slow = federation(precision=precision, stragglers="drop(0.5)", rounds=1)
     found = last("fedavg", slow)
-    there = [0.0 if k in slow.turnout.late else 1.0 for k in range(4)]
+    there = [0.0 if k in slow.schedule.participants.late else 1.0 for k in range(4)]
     assert 0 < sum(there) < 4
     assert same(found, last("fedavg", federation(precision=precision, availability=there, rounds=1)))
 
@@ -156,7 +152,7 @@ def test_dropped_stragglers_are_as_if_they_had_not_taken_part(precision):
 def test_a_site_that_fails_got_the_model_and_sends_nothing():
     fed = federation(failures=0.5, rounds=4)
     last("fedavg", fed)
-    failed = fed.journal.event_frame().query("event == 'failed'")
+    failed = fed.round_log.event_frame().query("event == 'failed'")
     assert len(failed)
     frame = fed.ledger.frame()
     for number, site in zip(failed["round"], failed["site"], strict=True):
@@ -171,15 +167,15 @@ def test_every_fault_is_an_event_and_every_event_a_fault(tmp_path):
     fed = federation(rounds=6, **rule)
     told = set(zip(run.events["round"], run.events["site"], run.events["event"], strict=True))
     for number in range(1, 7):
-        turnout = fed.attendance.at(number)
+        present = fed.participation.at(number)
         for k, name in enumerate(fed.names):
             kind = (
                 "absent"
-                if k in turnout.absent
+                if k in present.absent
                 else "failed"
-                if k in turnout.failed
+                if k in present.failed
                 else "straggled"
-                if k in turnout.work
+                if k in present.work
                 else ""
             )
             assert ((number, name, kind) in told) == bool(kind)
@@ -192,7 +188,7 @@ def test_what_a_site_remembers_is_of_the_rounds_in_which_it_took_part(method):
     """A site that is never there keeps what it had at the start; the others' memory moves."""
     fed = federation(rounds=3, availability=[1.0, 1.0, 0.0, 1.0])
     ends(method, fed)
-    held = vars(fed._memory)
+    held = vars(fed.schedule.state)
     kept = {"scaffold": "own", "feddyn": "gone", "ditto": "v", "moon": "previous", "apfl": "v", "pfedme": "theta"}[
         method
     ]
@@ -240,7 +236,9 @@ def test_shares_that_make_no_sense_are_refused(changes, told):
 
 
 def test_a_list_of_availabilities_has_one_a_site():
-    with pytest.raises(ValueError, match=r"availability holds 2 probabilities for 4 sites.*one for all or one a site"):
+    with pytest.raises(
+        ValueError, match=r"availability has 2 probabilities for 4 sites.*one for all or one for each site"
+    ):
         federation(availability=[0.5, 0.5])
 
 
@@ -250,11 +248,11 @@ def test_every_scheme_says_in_a_line_what_it_is():
 
 
 @pytest.mark.parametrize("method", ["fedbn", "fedper", "lg_fedavg", "fedrep", "splitfed(version=3)", "gossip"])
-def test_rounds_without_anybody_are_survived_by_what_stays_at_sites(method):
+def test_private_parameters_survive_rounds_without_any_site(method):
     fed = federation(rounds=6, failures=0.5, availability=0.5, batchnorm="fedbn", seed=1)
-    turnouts = [fed.attendance.at(r) for r in range(1, 7)]
-    empty = [r for r, each in enumerate(turnouts, 1) if not each.present]
-    trained = [r for r, each in enumerate(turnouts, 1) if each.answering]
+    rounds = [fed.participation.at(r) for r in range(1, 7)]
+    empty = [r for r, each in enumerate(rounds, 1) if not each.available]
+    trained = [r for r, each in enumerate(rounds, 1) if each.reporting]
     assert empty and trained and max(empty) > min(trained)  # nobody is there after something stayed
     assert all(bool(torch.isfinite(model.vector).all()) for model in ends(method, fed).values())
 
@@ -262,7 +260,7 @@ def test_rounds_without_anybody_are_survived_by_what_stays_at_sites(method):
 def test_a_straggler_stops_at_its_share_of_alternate_batches():
     asked = {"rounds": 1, "local_steps": 8, "stragglers": 1.0}
     fed = federation(**asked)
-    work = fed.attendance.at(1).work
+    work = fed.participation.at(1).work
     ends("split(turns='batch')", fed)
     assert len(work) == 4
     for k, share in work.items():
@@ -274,7 +272,7 @@ def test_a_straggler_stops_at_its_share_of_alternate_batches():
 def test_fine_tuning_does_not_wait_for_stragglers():
     """The further steps are those asked for, at every site, whoever was slow or away in the round."""
     fed = federation(rounds=1, local_steps=4, stragglers=1.0, availability=[1.0, 1.0, 0.0, 1.0])
-    work = fed.attendance.at(1).work
+    work = fed.participation.at(1).work
     last("finetune(steps=3)", fed)
     done = {k: fed.costs[name].steps for k, name in enumerate(fed.names)}
     assert done == {k: 3 if k == 2 else 3 + max(1, int(4 * work[k])) for k in range(4)}

@@ -1,4 +1,4 @@
-"""Laws of the axes that deal within classes and populations, relabel, correlate and hold out."""
+"""Laws of presentation, population, annotation and geography, and of held-out sites."""
 
 import itertools
 import warnings
@@ -14,15 +14,15 @@ import fedlab
 from fedlab.data.cases import Cases
 from fedlab.heterogeneity.annotation import THRESHOLD, WORST, Annotator
 from fedlab.heterogeneity.axes import AXES
-from fedlab.heterogeneity.geography import atlas_of
-from fedlab.heterogeneity.levels import L, column_levels
+from fedlab.heterogeneity.geography import draw_site_effects
+from fedlab.heterogeneity.log_odds import L, column_levels
 from fedlab.heterogeneity.population import Covariate
 from fedlab.heterogeneity.presentation import latent
-from fedlab.heterogeneity.site_coordinates import SiteEffects
+from fedlab.heterogeneity.site_effects import SiteEffects
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.partitions import Partition
 
-pytestmark = pytest.mark.filterwarnings("ignore::fedlab.heterogeneity.HeterogeneityWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::fedlab.core.warnings.HeterogeneityWarning")
 
 
 def cohort(n: int = 600, task: str = "binary", classes: int = 2, each: int = 1, seed: int = 0) -> Cases:
@@ -43,7 +43,7 @@ def cohort(n: int = 600, task: str = "binary", classes: int = 2, each: int = 1, 
     return Cases(images, table, {"name": "cohort", "task": task, "classes": [f"class {c}" for c in range(classes)]})
 
 
-def crossed(part: Partition, of: np.ndarray, split: str = "train") -> np.ndarray:
+def counts_of_levels(part: Partition, of: np.ndarray, split: str = "train") -> np.ndarray:
     """(sites, levels) cases of each level at each site."""
     use = (part.table["split"] == split).to_numpy()
     return pd.crosstab(part.table["site"][use], of[part.rows][use]).reindex(part.sites, fill_value=0).to_numpy()
@@ -62,24 +62,24 @@ def test_presentation_leaves_the_classes_of_every_site_untouched(value, each):
     assert not before.table.equals(after.table)
 
 
-def test_presentation_leaves_classes_and_ages_untouched_beside_other_axes():
+def test_presentation_leaves_classes_and_ages_untouched_with_other_axes():
     cases = cohort(900)
     others = {"quantity": 0.4, "prevalence": 0.6, "population": 0.5}
     before, after = partition(cases, 4, **others), partition(cases, 4, **others, presentation=0.9)
     ages = after.levels["population"].of
     for split in ("train", "test"):
         joint = 10 * ages + cases.labels
-        np.testing.assert_array_equal(crossed(before, joint, split), crossed(after, joint, split))
+        np.testing.assert_array_equal(counts_of_levels(before, joint, split), counts_of_levels(after, joint, split))
 
 
-def test_presentation_gives_the_odds_that_were_asked_for():
+def test_presentation_gives_the_requested_odds():
     """Within a class, log-odds between two sites of a two-level kind differ by h L (u_k - u_l)."""
     cases = cohort(40000)
     cases.table["subtype"] = np.where(np.arange(len(cases)) % 2, "a", "b")
     h, part = 0.5, partition(cases, 3, presentation=0.5)
-    u = SiteEffects(3, 0).coordinates("presentation")
+    u = SiteEffects(3, 0).of("presentation")
     for label in (0, 1):
-        table = crossed(part, np.where(cases.labels == label, column_levels(cases, "subtype").of, 2))
+        table = counts_of_levels(part, np.where(cases.labels == label, column_levels(cases, "subtype").of, 2))
         odds = np.log(table[:, 1] / table[:, 0])
         np.testing.assert_allclose(np.diff(odds), h * L * np.diff(u), atol=0.02)
 
@@ -89,7 +89,7 @@ def test_full_presentation_of_a_column_with_one_value_is_refused_with_what_would
     cases.table["subtype"] = cases.labels.astype(str)
     with pytest.raises(ValueError, match=r"one value in each class.*clusters"):
         partition(cases, 3, presentation=0.5)
-    with pytest.raises(ValueError, match=r"'lesion', which the cases lack: 'age', 'sex'"):
+    with pytest.raises(ValueError, match=r"'lesion', which the cases lack: use 'age', 'sex'"):
         partition(cohort(), 3, presentation="lesion(0.5)")
 
 
@@ -127,7 +127,7 @@ def test_standardising_by_the_covariate_removes_what_the_population_does_to_prev
     assert np.ptp(crude) > 4 * np.ptp(fair)
 
 
-def test_the_synthetic_covariate_has_the_odds_ratio_that_was_asked_for():
+def test_the_synthetic_covariate_has_the_requested_odds_ratio():
     cases = cohort(40000)
     bits = Covariate(3, confounding=1.5).draw(cases)
     table = pd.crosstab(bits, cases.labels).to_numpy(float)
@@ -147,7 +147,7 @@ def test_the_synthetic_covariate_belongs_to_the_patient_and_is_recorded():
     ]
 
 
-def test_a_covariate_shows_only_in_whom_it_concerns():
+def test_a_covariate_shows_only_in_patients_that_have_it():
     cases = cohort(200)
     part = partition(cases, 2, population="synthetic(0.6, visible=1.0)")
     site = part.sites[0]
@@ -159,22 +159,22 @@ def test_a_covariate_shows_only_in_whom_it_concerns():
     np.testing.assert_array_equal(plain.pixels(rows, site), cases.images[rows])
 
 
-def test_missing_ages_lean_nowhere():
+def test_missing_ages_are_equally_frequent_everywhere():
     cases = cohort(4000)
     cases.table["age"] = cases.table["age"].where(np.arange(4000) % 4 > 0)
     part = partition(cases, 4, population="age(1.0)")
-    missing = crossed(part, cases.table["age"].isna().to_numpy().astype(int))[:, 1]
+    missing = counts_of_levels(part, cases.table["age"].isna().to_numpy().astype(int))[:, 1]
     known = part.levels["population"]
     assert known.names[-1] == "missing"
-    sizes = crossed(part, np.zeros(4000, int))[:, 0]
-    oldest = crossed(part, (known.of == 4).astype(int))[:, 1]
+    sizes = counts_of_levels(part, np.zeros(4000, int))[:, 0]
+    oldest = counts_of_levels(part, (known.of == 4).astype(int))[:, 1]
     assert np.ptp(oldest / sizes) > 3 * np.ptp(missing / sizes)
 
 
 def test_population_without_metadata_falls_back_on_a_known_covariate():
     part = partition(world(400), 4, population=0.7)
     assert part.covariate == Covariate(0, 1.0) and "covariate" in part.table
-    with pytest.raises(ValueError, match=r"population asks for column 'age', which the cases lack: none would do"):
+    with pytest.raises(ValueError, match=r"population requests column 'age'.*lack: no column is usable"):
         partition(world(400), 4, population="age(0.7)")
 
 
@@ -185,16 +185,16 @@ def test_population_without_metadata_falls_back_on_a_known_covariate():
 def test_the_number_of_changed_labels_is_exact_and_tests_stay_clean(task, classes):
     cases = cohort(2000, task, classes)
     part = partition(cases, 4, annotation=0.75)
-    u = SiteEffects(4, 0).coordinates("annotation")
+    u = SiteEffects(4, 0).of("annotation")
     for site, share in zip(part.sites, WORST * 0.75 * (1 + u) / 2, strict=True):
         for split in ("train", "val", "test"):
             rows = part.index(site, split)
-            changed = (part.annotated(rows) != cases.labels[rows]).sum()
+            changed = (part.annotated_labels(rows) != cases.labels[rows]).sum()
             assert abs(changed - share * len(rows)) <= 0.5 + 1e-9
             if split == "test":
-                np.testing.assert_array_equal(part.marked(rows, site), cases.labels[rows])
+                np.testing.assert_array_equal(part.training_labels(rows, site), cases.labels[rows])
             else:
-                np.testing.assert_array_equal(part.marked(rows, site), part.annotated(rows))
+                np.testing.assert_array_equal(part.training_labels(rows, site), part.annotated_labels(rows))
 
 
 def test_graders_confuse_neighbouring_grades_only():
@@ -207,7 +207,7 @@ def test_graders_confuse_neighbouring_grades_only():
 def test_symmetric_readers_prefer_no_class():
     cases = cohort(9000, "multiclass", 4)
     readers = Annotator("Site A", 0, "symmetric", 0.3)
-    marked = readers.mark(cases, np.arange(9000))
+    marked = readers.annotate(cases, np.arange(9000))
     table = pd.crosstab(cases.labels, marked).to_numpy()
     for row, total in zip(table, np.bincount(cases.labels), strict=True):
         others = np.delete(row, row.argmax())
@@ -220,7 +220,7 @@ def test_a_lenient_site_calls_the_mildest_of_a_grade_by_the_grade_below():
     cases.table["severity"] = severity
     rows = np.arange(3000)
     for amount, step in ((0.2, -1), (-0.2, 1)):
-        marked = Annotator("Site A", 0, "threshold", amount).mark(cases, rows)
+        marked = Annotator("Site A", 0, "threshold", amount).annotate(cases, rows)
         moved = marked != cases.labels
         assert set(np.unique(marked - cases.labels)) == {0, step}
         for grade in range(3):
@@ -241,14 +241,14 @@ def test_outlines_grow_and_shrink_on_training_cases_alone():
     images = np.random.default_rng(0).integers(0, 255, (400, 1, 16, 16)).astype(np.uint8)
     cases = Cases(images, base.table, base.card, masks)
     for pixels in (-2, 0, 2):
-        drawn = Annotator("Site A", 0, "outline", float(pixels)).outline(masks[:3])
+        drawn = Annotator("Site A", 0, "outline", float(pixels)).annotate_masks(masks[:3])
         assert (drawn.reshape(3, -1).sum(1) == (6 + 2 * pixels) ** 2).all()
-    with pytest.raises(ValueError, match=r"'outline' does not suit the binary task of cohort: 'symmetric' or"):
+    with pytest.raises(ValueError, match=r"'outline' does not suit the binary task of cohort: use 'symmetric' or"):
         partition(cases, 4, annotation="outline(0.5)")
 
 
 def test_annotation_that_does_not_suit_the_task_names_what_does():
-    with pytest.raises(ValueError, match=r"'neighbour' does not suit the multiclass task.*'symmetric' would do"):
+    with pytest.raises(ValueError, match=r"'neighbour' does not suit the multiclass task.*use 'symmetric'"):
         partition(cohort(600, "multiclass", 3), 4, annotation="neighbour(0.5)")
     with pytest.raises(ValueError, match="unknown annotation policy 'symetric': did you mean 'symmetric'"):
         partition(cohort(), 4, annotation="symetric(0.5)")
@@ -257,30 +257,30 @@ def test_annotation_that_does_not_suit_the_task_names_what_does():
 # -- geography -------------------------------------------------------------------------------------------------------
 
 
-def test_without_geography_coordinates_are_as_they_were():
+def test_without_geography_site_effects_are_independent():
     for sites in (1, 2, 5, 12):
         np.testing.assert_array_equal(
-            atlas_of(0.0, sites, 3).coordinates("prevalence"), SiteEffects(sites, 3).coordinates("prevalence")
+            draw_site_effects(0.0, sites, 3).of("prevalence"), SiteEffects(sites, 3).of("prevalence")
         )
-    almost = atlas_of(1e-12, 8, 3).coordinates("prevalence")
-    np.testing.assert_allclose(almost, SiteEffects(8, 3).coordinates("prevalence"), atol=1e-5)
+    almost = draw_site_effects(1e-12, 8, 3).of("prevalence")
+    np.testing.assert_allclose(almost, SiteEffects(8, 3).of("prevalence"), atol=1e-5)
 
 
 def test_at_full_dose_sites_of_a_region_agree_on_every_axis():
-    atlas = atlas_of("regions(1.0, count=3)", 9, 2)
+    effects = draw_site_effects("regions(1.0, count=3)", 9, 2)
     for axis in ("quantity", "prevalence", "population", "acquisition age"):
-        u = atlas.coordinates(axis).reshape(3, 3)
+        u = effects.of(axis).reshape(3, 3)
         assert np.ptp(u, axis=1).max() == 0 and np.abs(u).max() <= 1
         assert len(np.unique(u)) == 3
 
 
-def test_the_correlation_within_regions_is_what_was_asked_for():
+def test_the_correlation_within_regions_is_the_requested_one():
     """Over many draws, two sites of one region correlate by rho, sites of different regions hardly."""
     from scipy.special import ndtri
 
     for rho in (0.3, 0.7):
         u = np.array(
-            [atlas_of(f"regions({rho}, count=20, coupling=0.0)", 40, s).coordinates("prevalence") for s in range(300)]
+            [draw_site_effects(f"regions({rho}, count=20, coupling=0.0)", 40, s).of("prevalence") for s in range(300)]
         )
         z = ndtri((1 + u * (1 - 1 / 40)) / 2).reshape(300, 20, 2)
         assert abs(np.corrcoef(z[:, :, 0].ravel(), z[:, :, 1].ravel())[0, 1] - rho) < 0.05
@@ -290,8 +290,8 @@ def test_the_correlation_within_regions_is_what_was_asked_for():
 def test_coupling_brings_much_disease_to_old_scanners():
     pairs = []
     for seed in range(300):
-        atlas = atlas_of("regions(0.5, count=10, coupling=0.6)", 30, seed)
-        pairs.append([atlas.coordinates(axis) for axis in ("prevalence", "acquisition age", "quantity")])
+        effects = draw_site_effects("regions(0.5, count=10, coupling=0.6)", 30, seed)
+        pairs.append([effects.of(axis) for axis in ("prevalence", "acquisition age", "quantity")])
     prevalence, age, quantity = np.array(pairs).transpose(1, 0, 2).reshape(3, -1)
     assert abs(np.corrcoef(prevalence, age)[0, 1] - 0.6) < 0.08
     assert abs(np.corrcoef(prevalence, quantity)[0, 1]) < 0.08
@@ -300,7 +300,7 @@ def test_coupling_brings_much_disease_to_old_scanners():
 def test_geography_alone_moves_no_case():
     cases = cohort()
     assert partition(cases, 6, geography=0.8).table.equals(partition(cases, 6).table)
-    with pytest.raises(ValueError, match="5 regions of 3 sites"):
+    with pytest.raises(ValueError, match="5 regions for 3 sites"):
         partition(cases, 3, geography="regions(0.5, count=5)")
 
 
@@ -340,23 +340,23 @@ DOSES = st.sampled_from([0.0, 0.0, 0.3, 0.8, 1.0])
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    asked=st.fixed_dictionaries({axis: DOSES for axis in AXES}),
+    requested=st.fixed_dictionaries({axis: DOSES for axis in AXES}),
     sites=st.integers(1, 7),
     each=st.integers(1, 3),
     task=st.sampled_from([("binary", 2), ("multiclass", 4), ("ordinal", 5)]),
     seed=st.integers(0, 5),
 )
-def test_any_axes_together_deal_every_case_once_and_patients_whole(asked, sites, each, task, seed):
+def test_any_axes_together_assign_every_case_once_and_patients_whole(requested, sites, each, task, seed):
     cases = cohort(420, *task, each=each)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        part, again = (partition(cases, sites, **asked, seed=seed) for _ in range(2))
-        plain = partition(cases, sites, quantity=asked["quantity"], seed=seed)
+        part, again = (partition(cases, sites, **requested, seed=seed) for _ in range(2))
+        plain = partition(cases, sites, quantity=requested["quantity"], seed=seed)
     assert list(part.table["case"]) == list(cases.table["case"])
     assert list(part.table["split"]) == list(cases.table["split"])
     assert (part.table.groupby(cases.table["patient"].to_numpy())["site"].nunique() == 1).all()
     assert again.table.equals(part.table) and again.fingerprint == part.fingerprint
-    if each == 1 and not asked["geography"]:
+    if each == 1 and not requested["geography"]:
         sizes = [one.table.groupby(["site", "split"]).size() for one in (part, plain)]
         pd.testing.assert_series_equal(*sizes)
 
@@ -373,10 +373,10 @@ def test_sizes_are_kept_though_hardly_any_patient_has_a_single_image(most):
 
 
 def test_axes_add_up_in_any_order():
-    """A partition knows what was asked, not in which order."""
+    """A partition depends on the values of the axes, not on their order."""
     cases = cohort()
-    asked = {"prevalence": 0.5, "population": 0.4, "presentation": 0.7, "annotation": 0.3}
-    tables = [partition(cases, 4, **dict(order)).table for order in itertools.permutations(asked.items(), 4)]
+    requested = {"prevalence": 0.5, "population": 0.4, "presentation": 0.7, "annotation": 0.3}
+    tables = [partition(cases, 4, **dict(order)).table for order in itertools.permutations(requested.items(), 4)]
     assert all(table.equals(tables[0]) for table in tables)
 
 
@@ -387,7 +387,7 @@ def test_dose_zero_is_the_identity(axis):
     assert zero.fingerprint == plain.fingerprint
     rows = plain.index("Site A", "train")
     assert zero.pixels(rows, "Site A").tobytes() == cases.images[rows].tobytes()
-    assert (zero.marked(rows, "Site A") == cases.labels[rows]).all()
+    assert (zero.training_labels(rows, "Site A") == cases.labels[rows]).all()
 
 
 @pytest.mark.parametrize("axis", list(AXES))
@@ -402,21 +402,21 @@ def test_what_is_no_dose_is_refused(axis, value):
 def test_a_partition_says_how_to_make_it_again():
     cases = cohort()
     part = partition(cases, 5, **dict.fromkeys(AXES, 0.4), unseen=["Site B"], seed=3, leakage="drop")
-    assert partition(cases, **part.asked).fingerprint == part.fingerprint
+    assert partition(cases, **part.requested).fingerprint == part.fingerprint
     cases.table["hospital"] = np.where(cases.labels, "North", "South")
     real = partition(cases, "hospital", acquisition=0.3)
-    assert partition(cases, **real.asked).fingerprint == real.fingerprint
+    assert partition(cases, **real.requested).fingerprint == real.fingerprint
 
 
 def test_everything_survives_saving(tmp_path):
     cases = cohort()
-    asked = dict.fromkeys(AXES, 0.5) | {"population": "synthetic(0.5, visible=0.5)"}
-    part = partition(cases, 5, **asked, unseen="Region 1")
+    requested = dict.fromkeys(AXES, 0.5) | {"population": "synthetic(0.5, visible=0.5)"}
+    part = partition(cases, 5, **requested, unseen="Region 1")
     read = Partition.load(part.save(tmp_path), cases)
     assert read.fingerprint == part.fingerprint and read.unseen == part.unseen and read.regions == part.regions
     for site in part.sites:
         rows = part.index(site, "train")
         np.testing.assert_array_equal(read.pixels(rows, site), part.pixels(rows, site))
-        np.testing.assert_array_equal(read.marked(rows, site), part.marked(rows, site))
+        np.testing.assert_array_equal(read.training_labels(rows, site), part.training_labels(rows, site))
     for axis, levels in part.levels.items():
         np.testing.assert_array_equal(read.levels[axis].of, levels.of)

@@ -1,16 +1,17 @@
-"""Closed forms of the measures of heterogeneity, and their behaviour under chance."""
+"""Closed forms of the measures of heterogeneity, and their behaviour under the null."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedlab.heterogeneity.embedding import Embedding, Yardstick
 from fedlab.heterogeneity.shift.divergences import (
     LABEL,
     ORDINAL,
     QUANTITY,
     cramers_v,
+    distance_correlation,
+    distance_correlation_null,
     effective_sites,
     gini,
     hellinger,
@@ -25,6 +26,7 @@ from fedlab.heterogeneity.shift.divergences import (
     weighted_l1,
     within_layers,
 )
+from fedlab.heterogeneity.shift.embedding import DatasetEmbedding, Embedding
 from fedlab.heterogeneity.shift.image_distances import (
     equal_numbers,
     frechet,
@@ -48,7 +50,7 @@ def test_sizes_have_closed_forms():
     assert effective_sites(np.array([1.0, 3])) == pytest.approx(1.6)
 
 
-def test_alike_sites_are_at_zero_of_every_measure():
+def test_identical_sites_are_at_zero_of_every_measure():
     table = np.outer([10, 20, 5], [4.0, 2, 6])
     for registry in (LABEL, ORDINAL):
         for name in registry:
@@ -104,7 +106,7 @@ def test_measures_take_leading_axes_and_leave_out_empty_sites():
         np.testing.assert_allclose(QUANTITY.function(name)(sizes), [float(QUANTITY.function(name)(s)) for s in sizes])
 
 
-def test_mutual_information_under_chance_has_its_known_bias():
+def test_mutual_information_under_the_null_has_its_known_bias():
     rng = np.random.default_rng(0)
     laws = np.array([0.45, 0.12, 0.19, 0.18, 0.06])
     tables = np.stack([rng.multinomial(270, laws, (4,)) for _ in range(400)]).astype(float)
@@ -136,6 +138,40 @@ def test_information_within_layers_obeys_the_chain_rule(table):
     assert conditional == pytest.approx(float(mutual_information(joint) - between), abs=1e-12)
 
 
+def test_distance_correlation_has_its_known_values():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3))
+    rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+    assert distance_correlation(x, x) == pytest.approx(1)
+    assert distance_correlation(x, 3 * x @ rotation.T + 7) == pytest.approx(1)
+    assert distance_correlation(x, rng.normal(size=(200, 3))) < 0.25
+    assert distance_correlation(x, np.ones((200, 1))) == 0
+    parabola = x[:, :1] ** 2
+    assert abs(np.corrcoef(x[:, 0], parabola[:, 0])[0, 1]) < 0.2 and distance_correlation(x[:, :1], parabola) > 0.35
+
+
+def test_distance_correlation_is_its_definition():
+    """By explicit double centring of distance matrices."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(30, 4)), rng.normal(size=(30, 2))
+    y[:, 0] += x[:, 0]
+    centre = np.eye(30) - 1 / 30
+    a, b = (centre @ np.linalg.norm(z[:, None] - z[None], axis=2) @ centre for z in (x, y))
+    expected = np.sqrt((a * b).mean() / np.sqrt((a * a).mean() * (b * b).mean()))
+    assert distance_correlation(x, y) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_null_of_distance_correlation_pairs_rows_at_random():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(40, 3)), rng.normal(size=(40, 2))
+    null = distance_correlation_null(x, y, 5, np.random.default_rng(3))
+    order = np.random.default_rng(3)
+    shuffled = [distance_correlation(x, y[order.permutation(40)]) for _ in range(5)]
+    np.testing.assert_allclose(null, shuffled, rtol=1e-9)
+    y[:, 0] += x[:, 0]
+    assert distance_correlation(x, y) > distance_correlation_null(x, y, 200, rng).max()
+
+
 def members(site, sites):
     return (site[..., None] == np.arange(sites)).astype(float)
 
@@ -163,7 +199,7 @@ def test_mmd_of_two_gaussians_has_its_closed_form():
     assert value == pytest.approx(expected, rel=0.05)
 
 
-def test_mmd_is_unbiased_and_its_permutation_p_uniform_under_chance():
+def test_mmd_is_unbiased_and_its_permutation_p_uniform_under_the_null():
     rng = np.random.default_rng(2)
     values, p = [], []
     for _ in range(150):
@@ -178,15 +214,17 @@ def test_mmd_is_unbiased_and_its_permutation_p_uniform_under_chance():
 
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=30, deadline=None)
-def test_no_discrepancy_is_below_that_of_sites_alike(seed):
+def test_no_discrepancy_is_below_that_of_identical_sites(seed):
     rng = np.random.default_rng(seed)
     site, classes = rng.integers(0, 3, 30), rng.integers(0, 2, 30)
     kernel = rbf_kernel(rng.normal(size=(30, 2)))
-    even = mmd(kernel, classes, 3, even=True)(site[None])[0]
+    even = mmd(kernel, classes, 3, identical=True)(site[None])[0]
     assert even - 1e-12 <= mmd(kernel, classes, 3)(site[None])[0]
     twins = rbf_kernel(np.repeat(rng.normal(size=(10, 2)), 2, axis=0))
-    alike, of_one = np.tile([0, 1], 10)[None], np.zeros(20, int)
-    assert mmd(twins, of_one, 2)(alike) == pytest.approx(mmd(twins, of_one, 2, even=True)(alike), abs=1e-12)
+    identical, of_one = np.tile([0, 1], 10)[None], np.zeros(20, int)
+    assert mmd(twins, of_one, 2)(identical) == pytest.approx(
+        mmd(twins, of_one, 2, identical=True)(identical), abs=1e-12
+    )
 
 
 def test_frechet_distance_of_a_shifted_sample_is_the_square_of_the_shift():
@@ -235,7 +273,7 @@ def test_a_classifier_tells_two_gaussians_apart_as_well_as_can_be():
     assert far(site[:, order])[0] == 1
 
 
-def test_a_classifier_is_at_one_half_where_sites_are_alike():
+def test_a_classifier_is_at_one_half_where_sites_are_identical():
     rng = np.random.default_rng(0)
     for sites in (2, 4):
         x, site = rng.normal(size=(800, 6)), rng.integers(0, sites, (60, 800))
@@ -275,7 +313,7 @@ def test_the_embedding_is_fixed_by_the_images_alone():
     assert np.isfinite(Embedding.fit(blank)(blank)).all()
 
 
-def test_a_yardstick_reads_each_image_once_and_measures_others_alike():
+def test_a_dataset_embedding_reads_each_image_once_and_embeds_other_images():
     class Counting(np.ndarray):
         read = 0
 
@@ -284,13 +322,13 @@ def test_a_yardstick_reads_each_image_once_and_measures_others_alike():
             return super().__getitem__(rows)
 
     x = np.random.default_rng(0).integers(0, 256, (50, 1, 12, 12)).astype(np.uint8)
-    measured = Yardstick(x.view(Counting))
+    measured = DatasetEmbedding(x.view(Counting))
     fitted, some = Counting.read, np.array([3, 9, 3, 40])
-    first = measured.plain(some)
+    first = measured.of_rows(some)
     assert Counting.read == fitted + 3
-    np.testing.assert_array_equal(measured.plain(some[:2]), first[:2])
+    np.testing.assert_array_equal(measured.of_rows(some[:2]), first[:2])
     assert Counting.read == fitted + 3
-    np.testing.assert_allclose(first, measured.shown(x[some]), atol=1e-4)
+    np.testing.assert_allclose(first, measured.of_images(x[some]), atol=1e-4)
 
 
 def observed(site, labels, units=None, task="binary", classes=2):

@@ -1,4 +1,4 @@
-"""Laws of what scanners do to an image: identities, closed forms, moments."""
+"""Laws of the image transforms of scanners: identities, closed forms, moments."""
 
 import io
 
@@ -7,15 +7,15 @@ import pytest
 from PIL import Image
 
 from fedlab.heterogeneity.acquisition import colour, mri, optics
-from fedlab.heterogeneity.acquisition.modalities import CHAINS, EFFECTS
+from fedlab.heterogeneity.acquisition.modalities import CHAINS, TRANSFORMS
 from fedlab.heterogeneity.acquisition.mri import intensity_field, resampling, sampled
-from fedlab.heterogeneity.acquisition.optics import Scan, point_spread, separable
+from fedlab.heterogeneity.acquisition.optics import ScanContext, point_spread, separable
 
 SHAPES = [(1, 12, 15), (3, 14, 11), (1, 9, 8, 10)]
 
 
-def at(n: int, positive=None) -> Scan:
-    return Scan("Site A", 3, [f"case-{i}" for i in range(n)], positive)
+def at(n: int, positive=None) -> ScanContext:
+    return ScanContext("Site A", 3, [f"case-{i}" for i in range(n)], positive)
 
 
 def pictures(n=3, shape=(1, 28, 28), texture=0.1) -> np.ndarray:
@@ -74,10 +74,10 @@ LINEAR = {
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", LINEAR)
 def test_flat_images_stay_flat(name, shape):
-    if EFFECTS[name].colour and shape[0] != 3:
+    if TRANSFORMS[name].colour and shape[0] != 3:
         shape = (3, *shape[1:])
     x = flat(0.6, 2, shape)
-    np.testing.assert_allclose(EFFECTS[name].function(x, LINEAR[name], at(2)), x, atol=2e-6)
+    np.testing.assert_allclose(TRANSFORMS[name].function(x, LINEAR[name], at(2)), x, atol=2e-6)
 
 
 IDENTITIES = {
@@ -90,12 +90,12 @@ IDENTITIES = {
 @pytest.mark.parametrize("name", IDENTITIES)
 def test_the_neutral_value_changes_nothing(name):
     x = pictures(2, (3, 16, 16))
-    np.testing.assert_allclose(EFFECTS[name].function(x, IDENTITIES[name], at(2)), x, atol=3e-6)
+    np.testing.assert_allclose(TRANSFORMS[name].function(x, IDENTITIES[name], at(2)), x, atol=3e-6)
 
 
-@pytest.mark.parametrize("name", [name for name in IDENTITIES if name in EFFECTS])
+@pytest.mark.parametrize("name", [name for name in IDENTITIES if name in TRANSFORMS])
 def test_setting_zero_is_the_neutral_value(name):
-    assert EFFECTS[name].value(0.0) == IDENTITIES[name]
+    assert TRANSFORMS[name].value(0.0) == IDENTITIES[name]
 
 
 # noise
@@ -212,10 +212,10 @@ def test_voxels_average_and_interpolate(factor):
 def test_a_faster_scan_measures_fewer_of_the_same_lines():
     before = np.ones(64, bool)
     for acceleration in (1.0, 1.5, 2.0, 3.0, 4.0):
-        lines = sampled(64, acceleration, at(1).pattern("undersampling"))
+        lines = sampled(64, acceleration, at(1).site_rng("undersampling"))
         assert not (lines & ~before).any() and lines[0]  # the mean is always measured
         before = lines
-    assert sampled(64, 1.0, at(1).pattern("undersampling")).all()
+    assert sampled(64, 1.0, at(1).site_rng("undersampling")).all()
     kept = [sampled(640, 4.0, np.random.default_rng(seed)).mean() for seed in range(20)]
     assert np.mean(kept) == pytest.approx(0.08 + 0.92 / 4, abs=0.01)
 
@@ -223,7 +223,7 @@ def test_a_faster_scan_measures_fewer_of_the_same_lines():
 @pytest.mark.parametrize("shape", [(1, 24, 18), (1, 12, 10, 8)])
 def test_undersampling_is_a_masked_fourier_transform(shape):
     x = pictures(2, shape)
-    lines = sampled(shape[1], 2.5, at(2).pattern("undersampling"))
+    lines = sampled(shape[1], 2.5, at(2).site_rng("undersampling"))
     masked = np.fft.fft(x, axis=2) * lines.reshape(-1, *(1,) * (len(shape) - 2))
     np.testing.assert_allclose(mri.undersampling(x, 2.5, at(2)), np.abs(np.fft.ifft(masked, axis=2)), atol=1e-5)
 
@@ -298,7 +298,7 @@ def test_a_marker_follows_its_rule():
     for label in (0, 1):
         p = 0.5 + rho / 2 * (2 * label - 1)
         assert abs(seen[y == label].mean() - p) < 4 * np.sqrt(p * (1 - p) / (n / 2))
-    for sign in (1, -1):  # without chance
+    for sign in (1, -1):  # deterministic
         seen = colour.marker(np.zeros((40, 1, 28, 28), np.float32), sign, at(40, y[:40])).any(axis=(1, 2, 3))
         np.testing.assert_array_equal(seen, (y[:40] == 1) == (sign == 1))
     token = colour.marker(pictures(1, (3, 28, 28)), 1.0, at(1, [1]))
@@ -312,11 +312,11 @@ def test_a_marker_follows_its_rule():
 
 @pytest.mark.parametrize("modality", CHAINS)
 @pytest.mark.parametrize("shape", [(3, 16, 16), (3, 12, 10, 11)])
-def test_every_modality_runs_every_effect_in_two_and_three_dimensions(modality, shape):
+def test_every_modality_runs_every_transform_in_two_and_three_dimensions(modality, shape):
     x = pictures(2, shape)
     for name in CHAINS[modality]:
-        for setting in {-1.0, 0.5, 1.0} if EFFECTS[name].signed else {0.5, 1.0}:
-            seen = EFFECTS[name].function(x, EFFECTS[name].value(setting), at(2, [0.0, 1.0]))
+        for setting in {-1.0, 0.5, 1.0} if TRANSFORMS[name].signed else {0.5, 1.0}:
+            seen = TRANSFORMS[name].function(x, TRANSFORMS[name].value(setting), at(2, [0.0, 1.0]))
             assert seen.shape == x.shape and seen.dtype == np.float32 and np.isfinite(seen).all(), name
             assert (seen != x).any(), name
 
@@ -324,13 +324,13 @@ def test_every_modality_runs_every_effect_in_two_and_three_dimensions(modality, 
 STEPPED = ("undersampling", "jpeg")  # lines are whole, tables are rounded
 
 
-@pytest.mark.parametrize("name", [name for name in EFFECTS if name != "marker"])
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if name != "marker"])
 def test_the_further_a_setting_the_further_the_image(name):
     x = pictures(6, (3, 28, 28))
-    effect = EFFECTS[name]
-    for sign in (1, -1) if effect.signed else (1,):
+    transform = TRANSFORMS[name]
+    for sign in (1, -1) if transform.signed else (1,):
         settings = sign * np.linspace(0, 1, 6)[1:]
-        seen = [np.clip(effect.function(x, effect.value(s), at(6)), 0, 1) for s in settings]
+        seen = [np.clip(transform.function(x, transform.value(s), at(6)), 0, 1) for s in settings]
         distance = np.array([0, *(np.sqrt(((one - x) ** 2).mean()) for one in seen)])
         rising = np.diff(distance) >= 0 if name in STEPPED else np.diff(distance) > 0
         assert rising.all() and distance[-1] > 0.003, (name, sign, distance)

@@ -1,4 +1,4 @@
-"""Laws of class skew: what each scheme promises of whole cases, of its draws, and of what it refuses."""
+"""Laws of label shift: what each scheme guarantees for whole cases, for its draws, and for what it refuses."""
 
 import json
 import re
@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from label_worlds import made, quiet
 from scipy.optimize import linprog
 
-from fedlab.heterogeneity import quotas
-from fedlab.heterogeneity.multilabel import exact as exact_findings
-from fedlab.heterogeneity.odds import stratify, wanted_table
-from fedlab.heterogeneity.prevalence import SCHEMES, Labelled, check, shortfall, tilt
-from fedlab.heterogeneity.prevalence_schemes import by_class, by_site
+from fedlab.heterogeneity.log_odds import expected_counts, stratify
+from fedlab.heterogeneity.prevalence import SCHEMES, LabelledCases, check, class_counts, log_odds, shortfall
+from fedlab.heterogeneity.prevalence.multilabel import exact_findings
+from fedlab.heterogeneity.prevalence.schemes import dirichlet_by_class, dirichlet_by_site
 from fedlab.heterogeneity.profiles import profile
 from fedlab.heterogeneity.shift.divergences import jensen_shannon, kolmogorov_smirnov, mutual_information
-from fedlab.heterogeneity.site_coordinates import SiteEffects
+from fedlab.heterogeneity.site_effects import SiteEffects
 from fedlab.partitioning.build import partition
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -38,12 +37,12 @@ def shares_of(counts):
     return counts / counts.sum(axis=1, keepdims=True)
 
 
-def dealt(value, labels, classes, task, sites=4, sizes=None, seed=0, least=2):
-    """Whole-pool table (sites + 1, classes) that an axis wants, and the site sizes it was asked for."""
-    axis = tilt(value, Labelled(labels, classes, task, SiteEffects(sites, seed)))
+def expected_table(value, labels, classes, task, sites=4, sizes=None, seed=0, least=2):
+    """Expected table (sites + 1, classes) of an axis for the whole pool, and the requested site sizes."""
+    axis = log_odds(value, LabelledCases(labels, classes, task, SiteEffects(sites, seed)))
     strata = stratify(labels, [axis])
     sizes = np.full(sites, len(labels) // sites) if sizes is None else np.asarray(sizes)
-    return wanted_table(strata, [axis], np.bincount(strata.of), sizes, least), sizes
+    return expected_counts(strata, [axis], np.bincount(strata.of), sizes, least), sizes
 
 
 # what every scheme keeps
@@ -122,7 +121,7 @@ def test_permuting_the_sites_of_a_request_permutes_the_counts():
 @pytest.mark.parametrize("h", [0.2, 0.5, 0.8])
 def test_site_draws_deviate_by_h_of_one_class_a_site(h):
     prior = np.array([0.5, 0.25, 0.15, 0.1])
-    drawn = by_site(1 / h**2 - 1, prior, 200_000, np.random.default_rng(0))
+    drawn = dirichlet_by_site(1 / h**2 - 1, prior, 200_000, np.random.default_rng(0))
     rms = np.sqrt(((drawn - prior) ** 2).sum(axis=1).mean() / (1 - (prior**2).sum()))
     assert rms == pytest.approx(h, abs=0.002)
     np.testing.assert_allclose(drawn.sum(axis=1), 1)
@@ -142,7 +141,7 @@ def test_site_draws_deviate_by_h_of_one_class_a_site(h):
     ],
 )
 def test_symmetric_draws_have_the_reference_distances(alpha, tv, js):
-    drawn = by_site(8 * alpha, np.full(8, 1 / 8), 40_000, np.random.default_rng(1))
+    drawn = dirichlet_by_site(8 * alpha, np.full(8, 1 / 8), 40_000, np.random.default_rng(1))
     assert np.abs(drawn - 1 / 8).sum(axis=1).mean() / 2 == pytest.approx(tv, abs=0.004)
     pairs = drawn.reshape(-1, 2, 8)
     assert jensen_shannon(pairs).mean() == pytest.approx(js, abs=0.006)
@@ -150,8 +149,10 @@ def test_symmetric_draws_have_the_reference_distances(alpha, tv, js):
 
 def test_limits_of_the_site_draws():
     prior = np.array([0.6, 0.3, 0.0, 0.1])
-    np.testing.assert_allclose(by_site(1e12, prior, 50, np.random.default_rng(0)), np.tile(prior, (50, 1)), atol=1e-5)
-    sharp = by_site(1e-6, prior, 4000, np.random.default_rng(0))
+    np.testing.assert_allclose(
+        dirichlet_by_site(1e12, prior, 50, np.random.default_rng(0)), np.tile(prior, (50, 1)), atol=1e-5
+    )
+    sharp = dirichlet_by_site(1e-6, prior, 4000, np.random.default_rng(0))
     assert (sharp.max(axis=1) > 0.999).mean() > 0.999 and (sharp[:, 2] == 0).all()
     np.testing.assert_allclose(sharp.mean(axis=0), prior, atol=0.03)
 
@@ -159,15 +160,15 @@ def test_limits_of_the_site_draws():
 @quiet
 def test_sites_have_the_drawn_classes_where_the_pool_allows_and_the_nearest_where_not():
     labels = np.repeat(np.arange(4), 500)
-    seen = Labelled(labels, 4, "multiclass", SiteEffects(4, 5))
-    axis = tilt("dirichlet(2)", seen)
+    seen = LabelledCases(labels, 4, "multiclass", SiteEffects(4, 5))
+    axis = log_odds("dirichlet(2)", seen)
     drawn = axis.odds / axis.odds.sum(axis=1, keepdims=True)  # classes are equally common
-    table = dealt("dirichlet(2)", labels, 4, "multiclass", seed=5)[0][:-1]
+    table = expected_table("dirichlet(2)", labels, 4, "multiclass", seed=5)[0][:-1]
     logs = np.log(table) - np.log(drawn)
     between = logs - logs.mean(axis=0) - logs.mean(axis=1, keepdims=True) + logs.mean()
     np.testing.assert_allclose(
         between, 0, atol=1e-6
-    )  # odds ratios of the draw: the nearest table by Kullback's distance
+    )  # odds ratios of the draw: the nearest table by Kullback-Leibler divergence
     assert shortfall("dirichlet(2)", axis, table) and not shortfall("dirichlet(2)", axis, drawn * 500)
     assert not shortfall("mix(0.5)", axis, table) and not shortfall(0.5, axis, table)
 
@@ -179,8 +180,8 @@ def test_a_million_fold_alpha_is_no_shift_and_none_at_all_one_class_a_site():
     np.testing.assert_allclose(even, 0.25, atol=0.01)
     for seed in range(3):
         found = shares_of(of(partition(cases, 4, prevalence="dirichlet(1e-4)", seed=seed), None))
-        drawn = Labelled(cases.labels, 4, "multiclass", SiteEffects(4, seed))
-        wanted = tilt("dirichlet(1e-4)", drawn).odds.argmax(axis=1)
+        drawn = LabelledCases(cases.labels, 4, "multiclass", SiteEffects(4, seed))
+        wanted = log_odds("dirichlet(1e-4)", drawn).odds.argmax(axis=1)
         if len(set(wanted)) == 4:  # the draw can come true
             assert (found[np.arange(4), wanted] > 0.99).all()
         assert (np.sort(found, axis=1)[:, -2:].sum(axis=1) > 0.99).all()
@@ -188,7 +189,9 @@ def test_a_million_fold_alpha_is_no_shift_and_none_at_all_one_class_a_site():
 
 def test_class_draws_split_each_class_by_a_dirichlet_law():
     pool, beta, sites = np.array([400, 300, 200]), 0.7, 5
-    drawn = np.stack([by_class(beta, pool, sites, False, 0, np.random.default_rng(seed)) for seed in range(3000)])
+    drawn = np.stack(
+        [dirichlet_by_class(beta, pool, sites, False, 0, np.random.default_rng(seed)) for seed in range(3000)]
+    )
     np.testing.assert_allclose(drawn.sum(axis=1), 1)
     wanted = (1 / sites) * (1 - 1 / sites) / (sites * beta + 1)
     np.testing.assert_allclose(drawn.var(axis=0), wanted, rtol=0.12)
@@ -197,24 +200,24 @@ def test_class_draws_split_each_class_by_a_dirichlet_law():
 def test_a_cap_leaves_full_sites_without_further_classes():
     pool = np.array([100, 100, 100, 100])
     for seed in range(30):
-        parts = by_class(0.3, pool, 4, True, 0, np.random.default_rng(seed))
+        parts = dirichlet_by_class(0.3, pool, 4, True, 0, np.random.default_rng(seed))
         before = np.cumsum(parts * pool, axis=1) - parts * pool
         assert (parts[before >= 100] == 0).all()
         np.testing.assert_allclose(parts.sum(axis=0), 1)
     free, capped = (
-        np.mean([(by_class(0.3, pool, 4, cap, 0, np.random.default_rng(s)) @ pool).std() for s in range(300)])
+        np.mean([(dirichlet_by_class(0.3, pool, 4, cap, 0, np.random.default_rng(s)) @ pool).std() for s in range(300)])
         for cap in (False, True)
     )
     assert capped < 0.8 * free  # it evens out the sizes
 
 
 @quiet
-def test_class_draws_deal_all_cases_and_keep_the_least():
+def test_class_draws_assign_all_cases_and_keep_the_minimum():
     cases = made(900, "multiclass", 3)
     for value in ("dirichlet(0.3, by='class', least=20)", "dirichlet(0.3, by='class', balance='cap', least=20)"):
         part = partition(cases, 5, prevalence=value)
         assert len(part.table) == 900 and part.table["site"].value_counts().min() >= 19
-    with pytest.raises(ValueError, match=r"fewer than 400 of 900 cases in 1000 draws: ask for fewer than 5 sites"):
+    with pytest.raises(ValueError, match=r"fewer than 400 of 900 cases in 1000 draws: use fewer than 5 sites"):
         partition(cases, 5, prevalence="dirichlet(0.3, by='class', least=400)")
 
 
@@ -227,7 +230,7 @@ def test_the_total_variation_of_a_mix_is_its_closed_form(seed, classes, sites, h
     random = np.random.default_rng(seed)
     pool = random.integers(60, 400, classes)
     own, sizes = random.integers(0, classes, sites), np.full(sites, pool.sum() // sites)
-    counts = quotas.mix(h, own, 0)(sizes, pool, 0)
+    counts = class_counts.mix(h, own, 0)(sizes, pool, 0)
     assert (counts.sum(axis=0) == pool).all() and (counts >= 0).all()
     n, prior = counts[:-1].sum(axis=1), pool / pool.sum()
     variation = np.abs(counts[:-1] / n[:, None] - prior).sum(axis=1) / 2
@@ -240,7 +243,7 @@ def test_exact_shares_to_less_than_a_case_by_one_common_factor(seed, classes, si
     random = np.random.default_rng(seed)
     pool, wanted = random.integers(20, 300, classes), random.dirichlet(np.ones(classes), sites)
     sizes = np.full(sites, pool.sum() // sites)
-    counts = quotas.exact(wanted, 0)(sizes, pool, 0)
+    counts = class_counts.exact(wanted, 0)(sizes, pool, 0)
     kept = counts[:-1].sum(axis=1)
     assert (counts.sum(axis=0) == pool).all() and (counts >= 0).all() and np.ptp(kept) == 0
     assert (np.abs(counts[:-1] - kept[:, None] * wanted) < (0.5 + 1e-9 if classes == 2 else 1)).all()
@@ -263,12 +266,12 @@ def test_listed_shares_come_true_in_every_split():
 def test_a_class_that_a_test_split_lacks_costs_no_other_class():
     wanted, sizes = np.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]), np.array([60, 60])
     np.testing.assert_array_equal(
-        quotas.exact(wanted, 0)(sizes, np.array([60, 60, 0]), 0)[:2], [[40, 20, 0], [20, 40, 0]]
+        class_counts.exact(wanted, 0)(sizes, np.array([60, 60, 0]), 0)[:2], [[40, 20, 0], [20, 40, 0]]
     )
-    none = quotas.exact(np.array([[0.0, 1.0], [0.5, 0.5]]), 0)(sizes, np.array([120, 0]), 0)
-    np.testing.assert_array_equal(none, [[0, 0], [60, 0], [60, 0]])  # who asks for that class alone has no case there
-    with pytest.raises(ValueError, match="60, 60 and 0 cases there are: a site would keep 0 cases, wanted at least 2"):
-        quotas.exact(wanted, 0)(sizes, np.array([60, 60, 0]), 2)
+    none = class_counts.exact(np.array([[0.0, 1.0], [0.5, 0.5]]), 0)(sizes, np.array([120, 0]), 0)
+    np.testing.assert_array_equal(none, [[0, 0], [60, 0], [60, 0]])  # a site that requests that class only has no case
+    with pytest.raises(ValueError, match="60, 60 and 0 available cases: a site would keep 0 cases, wanted at least 2"):
+        class_counts.exact(wanted, 0)(sizes, np.array([60, 60, 0]), 2)
 
 
 @given(seed=SEEDS, sites=st.integers(2, 6), classes=st.integers(2, 5), target=st.floats(0, 1))
@@ -280,11 +283,11 @@ def test_sites_lie_apart_by_the_target_and_no_case_is_lost(seed, sites, classes,
     sizes[0] += pool.sum() - sizes.sum()
     order = random.permutation(sites)
     try:
-        counts = quotas.apart(target, order, 0)(sizes, pool, 2)
+        counts = class_counts.ks(target, order, 0)(sizes, pool, 2)
     except ValueError as error:
-        nearest = float(re.search(r"nearest that fits is 'ks\(([\d.]+)\)'", str(error))[1])
+        nearest = float(re.search(r"nearest feasible value is 'ks\(([\d.]+)\)'", str(error))[1])
         assert nearest < target
-        counts, target = quotas.apart(nearest, order, 0)(sizes, pool, 2), nearest
+        counts, target = class_counts.ks(nearest, order, 0)(sizes, pool, 2), nearest
     assert (counts[-1] == 0).all() and (counts[:-1].sum(axis=1) == sizes).all() and (counts.sum(axis=0) == pool).all()
     assert float(kolmogorov_smirnov(counts[:-1] * 1.0)) == pytest.approx(target, abs=0.01)
 
@@ -297,9 +300,9 @@ def test_qus_retina_splits_come_true_in_a_partition():
             made(1080, "ordinal", 5, labels=grades, split=False), 4, prevalence=f"ks({target})", splits="site"
         )
         assert float(kolmogorov_smirnov(part.counts().to_numpy(float))) == pytest.approx(target, abs=0.01)
-    ranked = np.argsort(SiteEffects(4, 0).coordinates("prevalence"))
+    ranked = np.argsort(SiteEffects(4, 0).of("prevalence"))
     means = part.counts().to_numpy() @ np.arange(5) / part.counts().sum(axis=1).to_numpy()
-    assert (np.diff(means[ranked]) > 0).all()  # higher coordinates, higher grades: geography reaches the grades
+    assert (np.diff(means[ranked]) > 0).all()  # higher site effects, higher grades: geography acts on the grades
 
 
 # several findings at once
@@ -339,7 +342,7 @@ def largest(wanted, findings, pool):
     return sites * fits.x[-1]
 
 
-def test_sites_tilt_the_pool_exponentially():
+def test_sites_are_exponential_tiltings_of_the_pool():
     findings, pool = pool_of(3, 3, 60_000)
     wanted = np.array([[0.45, 0.2, 0.05], [0.3, 0.2, 0.1]])
     counts = exact_findings(wanted, findings)(np.array([12_000, 12_000]), pool, 2)
@@ -357,9 +360,9 @@ def test_listed_findings_come_true_in_a_partition_and_what_no_case_combines_is_r
     sizes = part.table[part.table["split"] == "train"]["site"].value_counts().reindex(part.sites).to_numpy()
     assert (np.abs(of(part) - sizes[:, None] * wanted) <= 0.5 + 1e-9).all()
     together = made(200, "multilabel", 2, labels=np.repeat([0, 3], 100), split=False)  # both findings or none
-    with pytest.raises(ValueError, match=r"combinations of findings.*nearest that fits is \[\[") as caught:
+    with pytest.raises(ValueError, match=r"combinations of findings.*nearest feasible value is \[\[") as caught:
         partition(together, 2, prevalence=[[0.9, 0.1], [0.5, 0.5]])
-    nearest = json.loads(re.search(r"nearest that fits is (\[\[.*\]\])", str(caught.value))[1])
+    nearest = json.loads(re.search(r"nearest feasible value is (\[\[.*\]\])", str(caught.value))[1])
     assert partition(together, 2, prevalence=nearest).sites == ["Site A", "Site B"]
 
 
@@ -368,28 +371,28 @@ def test_listed_findings_come_true_in_a_partition_and_what_no_case_combines_is_r
 
 @quiet
 @pytest.mark.parametrize("name", ["ham10000", "fed_heart_disease", "uci_heart_disease"])
-def test_the_own_cases_of_a_profile_are_dealt_as_its_institutions_hold_them(name):
+def test_the_cases_of_a_profile_are_assigned_as_its_sites_hold_them(name):
     real = profile(name)
     counts = real.labels.counts
     labels = np.repeat(np.arange(counts.shape[1]), counts.sum(axis=0))
-    seats = real.seats(SiteEffects(4, 2))
-    found, sizes = dealt(
-        f"like({name})", labels, counts.shape[1], real.labels.task, sizes=counts.sum(axis=1)[seats], seed=2
+    matched = real.match(SiteEffects(4, 2))
+    found, sizes = expected_table(
+        f"like({name})", labels, counts.shape[1], real.labels.task, sizes=counts.sum(axis=1)[matched], seed=2
     )
-    np.testing.assert_allclose(found[:-1], counts[seats], atol=0.1 if (counts > 0).all() else 1.0)
+    np.testing.assert_allclose(found[:-1], counts[matched], atol=0.1 if (counts > 0).all() else 1.0)
     again = labels if real.labels.task != "multiclass" else (labels + 3) % counts.shape[1]  # another order of classes
-    moved, _ = dealt(f"like({name})", again, counts.shape[1], real.labels.task, sizes=sizes, seed=2)
+    moved, _ = expected_table(f"like({name})", again, counts.shape[1], real.labels.task, sizes=sizes, seed=2)
     if real.labels.task == "multiclass":
         np.testing.assert_allclose(np.roll(moved[:-1], -3, axis=1), found[:-1], atol=1e-6)
 
 
 @quiet
-def test_a_site_imitates_one_institution_in_size_and_in_classes():
+def test_a_site_imitates_one_real_site_in_size_and_in_classes():
     real, cases = profile("fed_heart_disease"), made(3000, "binary", labels=np.arange(3000) % 2)
     part = partition(cases, 4, quantity="like(fed_heart_disease)", prevalence="like(fed_heart_disease)", seed=1)
     by_size = np.argsort(of(part).sum(axis=1))
-    np.testing.assert_array_equal(np.argsort(real.sizes)[np.argsort(by_size)], real.seats(SiteEffects(4, 1)))
-    prevalence = shares_of(real.labels.counts)[real.seats(SiteEffects(4, 1)), 1]
+    np.testing.assert_array_equal(np.argsort(real.sizes)[np.argsort(by_size)], real.match(SiteEffects(4, 1)))
+    prevalence = shares_of(real.labels.counts)[real.match(SiteEffects(4, 1)), 1]
     assert (np.argsort(shares_of(of(part))[:, 1]) == np.argsort(prevalence)).all()
 
 
@@ -397,13 +400,13 @@ def test_a_site_imitates_one_institution_in_size_and_in_classes():
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ("dirichlt(0.3)", "did you mean 'dirichlet'"),
         ("mixx(0.3)", "did you mean 'mix'"),
         ("dirichlet(0)", "alpha is a positive number"),
         ("dirichlet(0.3, by='sit')", "did you mean 'site'"),
-        ("dirichlet(0.3, balance='cap')", "write by='class'"),
+        ("dirichlet(0.3, balance='cap')", "use by='class'"),
         ("dirichlet(0.3, by='class', balance='capped')", "did you mean 'cap'"),
         ("dirichlet(0.3, by='class', least=-1)", "least=-1"),
         ("mix(1.5)", "between 0"),
@@ -416,23 +419,23 @@ def test_a_site_imitates_one_institution_in_size_and_in_classes():
         (True, "prevalence is True"),
         ([0.2, 1.5], "prevalence holds 1.5"),
         ([0.2, "x"], "prevalence holds 'x'"),
-        ([[0.2, 0.8], [0.5]], "as many shares for each site"),
-        ([[0.2, 0.8], 0.5], "as many shares for each site"),
-        ([], "one number a site"),
+        ([[0.2, 0.8], [0.5]], "equally many shares for each site"),
+        ([[0.2, 0.8], 0.5], "equally many shares for each site"),
+        ([], "one number per site"),
     ],
 )
-def test_what_can_be_no_prevalence_is_refused_without_cases(value, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_can_be_no_prevalence_is_refused_without_cases(value, message):
+    with pytest.raises(ValueError, match=message):
         check(value)
 
 
 @pytest.mark.parametrize(
-    ("task", "value", "told"),
+    ("task", "value", "message"),
     [
         ("multiclass", "ks(0.5)", "needs classes in an order, but the task is multiclass.*'mix"),
         ("multilabel", "ks(0.5)", "needs classes in an order, but the task is multilabel"),
-        ("multilabel", "mix(0.5)", "needs one class a case.*list of the prevalence of each finding"),
-        ("multilabel", "dirichlet(0.3)", "needs one class a case"),
+        ("multilabel", "mix(0.5)", "needs one class per case.*list of the prevalence of each finding"),
+        ("multilabel", "dirichlet(0.3)", "needs one class per case"),
         ("ordinal", "like(fed_isic2019)", r"8 multiclass classes, but the task is ordinal with 4: no profile"),
         (
             "binary",
@@ -441,28 +444,28 @@ def test_what_can_be_no_prevalence_is_refused_without_cases(value, told):
         ),
         ("binary", "classes(3)", "at most 2, the number of classes"),
         ("ordinal", [0.1, 0.2, 0.3], "list of 4 shares for each site"),
-        ("ordinal", [[0.5, 0.5]] * 3, "2 shares a site for 4 classes"),
+        ("ordinal", [[0.5, 0.5]] * 3, "2 shares per site for 4 classes"),
         ("ordinal", [[0.5, 0.5, 0.5, 0.5]] * 3, "add up to"),
         ("binary", [0.1, 0.2], "2 values for 3 sites"),
     ],
 )
-def test_what_does_not_suit_the_task_is_refused_with_what_would_do(task, value, told):
+def test_what_does_not_suit_the_task_is_refused_with_what_would_do(task, value, message):
     check(value)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         partition(made(200, task), 3, prevalence=value)
 
 
 @quiet
 def test_what_the_pool_cannot_give_is_refused_with_the_nearest_that_fits():
     rare = made(300, "ordinal", 3, labels=np.repeat([0, 1, 2], [200, 98, 2]), split=False)
-    with pytest.raises(ValueError, match=r"200, 98 and 2 cases there are.*wanted at least 2") as caught:
+    with pytest.raises(ValueError, match=r"200, 98 and 2 available cases.*wanted at least 2") as caught:
         partition(rare, 3, prevalence=[[0.0, 0.0, 1.0]] * 3)
-    nearest = json.loads(re.search(r"nearest that fits is (\[\[.*\]\])", str(caught.value))[1])
+    nearest = json.loads(re.search(r"nearest feasible value is (\[\[.*\]\])", str(caught.value))[1])
     assert len(partition(rare, 3, prevalence=nearest).sites) == 3
     rare = made(300, "ordinal", 3, labels=np.repeat([0, 1, 2], [200, 99, 1]), split=False)
-    with pytest.raises(ValueError, match=r"nearest that fits is 'mix\(([\d.]+)\)'") as caught:
+    with pytest.raises(ValueError, match=r"nearest feasible value is 'mix\(([\d.]+)\)'") as caught:
         partition(rare, 3, prevalence="mix(1)")
-    nearest = re.search(r"'(mix\([\d.]+\))'", str(caught.value).split("fits is")[1])[1]
+    nearest = re.search(r"'(mix\([\d.]+\))'", str(caught.value).split("feasible value is")[1])[1]
     assert len(partition(rare, 3, prevalence=nearest).sites) == 3
 
 

@@ -15,7 +15,7 @@ from fedlab.core.registry import split_call
 from fedlab.heterogeneity.profiles import profile, profiles
 from fedlab.heterogeneity.quantity import SIZES, check, shares, sizes
 from fedlab.heterogeneity.shift.divergences import gini
-from fedlab.heterogeneity.site_coordinates import SiteEffects
+from fedlab.heterogeneity.site_effects import SiteEffects
 from fedlab.partitioning.build import partition
 
 MIRROR = os.environ.get("FEDLAB_MIRROR")
@@ -34,11 +34,11 @@ def test_shares_are_drawn_once_and_add_up_to_one(value, seed):
 
 
 @pytest.mark.parametrize("value", [0.4, "dirichlet(0.3)", "lognormal(1.5)", "power(1.2)", "like(fed_isic2019)"])
-def test_doses_and_schemes_agree_on_who_is_large(value):
+def test_doses_and_schemes_agree_on_which_site_is_large(value):
     for seed in range(4):
-        atlas = SiteEffects(6, seed)
-        by_coordinate = shares(value, atlas)[np.argsort(-atlas.coordinates("quantity"))]
-        assert (np.diff(by_coordinate) <= 0).all()
+        effects = SiteEffects(6, seed)
+        by_effect = shares(value, effects)[np.argsort(-effects.of("quantity"))]
+        assert (np.diff(by_effect) <= 0).all()
 
 
 @given(
@@ -99,12 +99,12 @@ def test_power_law_is_zipfs():
 
 
 @pytest.mark.parametrize("name", list(profiles()))
-def test_as_many_sites_as_institutions_have_their_sizes(name):
+def test_as_many_sites_as_in_the_profile_have_its_sizes(name):
     real = profile(name)
     np.testing.assert_allclose(
         np.sort(shares(f"like({name})", SiteEffects(len(real), 3))), np.sort(real.sizes) / real.sizes.sum()
     )
-    assert len(real.institutions) == len(real.sizes) and real.source and real.licence
+    assert len(real.sites) == len(real.sizes) and real.source and real.licence
     if real.labels:
         np.testing.assert_array_equal(real.labels.counts.sum(axis=1), real.sizes)
         assert real.labels.counts.shape[1] == len(real.labels.classes)
@@ -112,12 +112,12 @@ def test_as_many_sites_as_institutions_have_their_sizes(name):
 
 def test_fewer_sites_take_evenly_spaced_ranks_and_more_are_refused():
     all_sizes = profile("fets2022").sizes
-    few = np.sort(all_sizes[profile("fets2022").seats(SiteEffects(3, 0))])
+    few = np.sort(all_sizes[profile("fets2022").match(SiteEffects(3, 0))])
     np.testing.assert_array_equal(few, [all_sizes.min(), np.median(all_sizes), all_sizes.max()])
     for sites in (1, 2, 5, 22):
-        seats = profile("fets2022").seats(SiteEffects(sites, 0))
-        assert len(set(seats)) == sites and all_sizes.max() in all_sizes[seats]
-    with pytest.raises(ValueError, match=r"knows 3 institutions.*at most 3 sites.*fets2022 \(23\)"):
+        matched = profile("fets2022").match(SiteEffects(sites, 0))
+        assert len(set(matched)) == sites and all_sizes.max() in all_sizes[matched]
+    with pytest.raises(ValueError, match=r"has 3 sites.*at most 3 sites.*fets2022 \(23\)"):
         shares("like(fed_ixi)", SiteEffects(7, 0))
 
 
@@ -128,7 +128,7 @@ def test_a_profile_with_more_sites_than_cases_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ("dirichlt(0.5)", "unknown quantity scheme 'dirichlt': did you mean 'dirichlet'"),
         ("lognormal", None),
@@ -137,8 +137,8 @@ def test_a_profile_with_more_sites_than_cases_is_refused():
         ("dirichlet('x')", "beta is a positive number"),
         ("lognormal(-1)", "sigma is zero or a positive number"),
         ("lognormal(1e999)", "sigma is zero or a positive number"),
-        ("power(exponnt=2)", "no knob 'exponnt': did you mean 'exponent'"),
-        ("like(fets2021)", "no profile 'fets2021' to be like: did you mean 'fets2022'"),
+        ("power(exponnt=2)", "no argument 'exponnt': did you mean 'exponent'"),
+        ("like(fets2021)", "no profile 'fets2021' to imitate: did you mean 'fets2022'"),
         ("like()", "choose one of fed_camelyon16"),
         ("0.5", "quantity is '0.5': give a dose"),
         ("power(2", "cannot read quantity scheme"),
@@ -149,10 +149,10 @@ def test_a_profile_with_more_sites_than_cases_is_refused():
         ([], "give one for each site"),
     ],
 )
-def test_what_can_be_no_quantity_is_refused_without_cases(value, told):
-    if told is None:
+def test_what_can_be_no_quantity_is_refused_without_cases(value, message):
+    if message is None:
         return check(value)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         check(value)
 
 

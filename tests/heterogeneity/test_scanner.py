@@ -1,4 +1,4 @@
-"""Laws of scanners: drawn once a site, the same for a case in any company, nothing at dose 0."""
+"""Laws of scanners: drawn once per site, the same for a case in any batch, no change at dose 0."""
 
 import json
 import time
@@ -10,10 +10,10 @@ import pytest
 
 from fedlab.data.cases import Cases
 from fedlab.data.phantoms import phantoms
-from fedlab.heterogeneity.acquisition.modalities import ABOUT, CHAINS, EFFECTS, modality_of
-from fedlab.heterogeneity.acquisition.presets import _STYLES, settings_of
-from fedlab.heterogeneity.acquisition.scanner import MODALITIES, STYLES, Scanner, check, draw, icc, positivity
-from fedlab.heterogeneity.site_coordinates import SiteEffects
+from fedlab.heterogeneity.acquisition.modalities import ABOUT, CHAINS, TRANSFORMS, modality_of
+from fedlab.heterogeneity.acquisition.presets import _PRESETS, settings_of
+from fedlab.heterogeneity.acquisition.scanner import MODALITIES, PRESETS, Scanner, check, draw, icc, positivity
+from fedlab.heterogeneity.site_effects import SiteEffects
 
 SITES = [f"Site {letter}" for letter in "ABCD"]
 
@@ -37,7 +37,7 @@ def strong(modality, site="Site A", **more) -> Scanner:
 
 
 def channels(modality) -> int:
-    return 3 if any(EFFECTS[name].colour for name in CHAINS[modality]) else 1
+    return 3 if any(TRANSFORMS[name].colour for name in CHAINS[modality]) else 1
 
 
 # one scanner
@@ -53,7 +53,7 @@ def test_a_case_looks_the_same_in_any_order_and_any_batch(modality, space, dtype
     assert whole.dtype == dtype and whole.shape == x.shape and (whole != x).any(axis=tuple(range(1, x.ndim))).all()
     order = np.array([4, 0, 5])
     np.testing.assert_array_equal(scanner.apply(x[order], [ids[i] for i in order]), whole[order])
-    monkeypatch.setattr(scanner, "CHUNK", 1)  # an image at a time
+    monkeypatch.setattr("fedlab.heterogeneity.acquisition.scanner.CHUNK", 1)  # an image at a time
     np.testing.assert_array_equal(scanner.apply(x, ids), whole)
 
 
@@ -99,16 +99,16 @@ def test_a_scanner_is_frozen_and_survives_json():
             Scanner(settings={"blur": setting})
 
 
-def test_effects_act_in_their_physical_order():
+def test_transforms_act_in_their_physical_order():
     forward = Scanner("A", 1, settings={"blur": 0.5, "noise": 0.5, "gamma": 0.5})
     backward = Scanner("A", 1, settings={"gamma": 0.5, "noise": 0.5, "blur": 0.5})
     np.testing.assert_array_equal(forward.apply(images(), names()), backward.apply(images(), names()))
-    order = list(EFFECTS)
+    order = list(TRANSFORMS)
     assert all([order.index(name) for name in chain] == sorted(map(order.index, chain)) for chain in CHAINS.values())
 
 
 def test_parameters_are_those_of_the_literature_at_the_extremes():
-    at = {name: EFFECTS[name].value for name in EFFECTS}
+    at = {name: TRANSFORMS[name].value for name in TRANSFORMS}
     assert (at["gamma"](-1), at["gamma"](1)) == (0.5, 2.0)
     assert (at["photons"](0), at["photons"](1)) == (1e4, 10)
     assert (at["undersampling"](1), at["gibbs"](1), at["voxels"](1)) == (4, 0.5, 2)
@@ -133,7 +133,7 @@ def test_a_dose_scales_every_setting_of_the_same_scanners(modality):
         for name, setting in full[site].settings.items():
             assert half[site].settings[name] == pytest.approx(setting / 2)
     for name in CHAINS[modality]:
-        low = -1 if EFFECTS[name].signed else 0
+        low = -1 if TRANSFORMS[name].signed else 0
         assert sorted(full[site].settings[name] for site in SITES) == pytest.approx(list(np.linspace(low, 1, 4)))
 
 
@@ -143,7 +143,7 @@ def test_old_scanners_are_noisy_and_soft_and_new_ones_sharpen():
         age = [scanner.settings["blur"] for scanner in drawn]
         assert [scanner.settings["photons"] for scanner in drawn] == age
         assert [1 - scanner.settings["edges"] for scanner in drawn] == pytest.approx(age)
-        assert age == list((1 + SiteEffects(4, seed).coordinates("acquisition age")) / 2)
+        assert age == list((1 + SiteEffects(4, seed).of("acquisition age")) / 2)
     orders = {
         tuple(s.settings["gamma"] for s in draw(SITES, "xray(1.0)", SiteEffects(4, seed)).values()) for seed in range(9)
     }
@@ -161,7 +161,7 @@ def test_the_modality_is_that_of_the_card_or_of_the_known_dataset():
     assert set(MODALITIES) == set(CHAINS) == set(ABOUT)
 
 
-def test_one_effect_can_differ_alone():
+def test_one_transform_can_differ_alone():
     drawn = draw(SITES, "mri(0.6, only='bias')", SiteEffects(4, 0))
     every = draw(SITES, "mri(0.6)", SiteEffects(4, 0))
     assert all(drawn[site].settings == {"bias": every[site].settings["bias"]} for site in SITES)
@@ -171,7 +171,7 @@ def test_one_effect_can_differ_alone():
     ]
 
 
-def test_a_marker_alone_tells_the_disease_at_one_site_and_its_absence_at_another():
+def test_a_marker_reveals_the_disease_at_one_site_and_its_absence_at_another():
     federation = cases(60)
     drawn = draw(SITES, "marker(1.0)", SiteEffects(4, 0), federation)
     assert sorted(s.settings["marker"] for s in drawn.values()) == pytest.approx([-1, -1 / 3, 1 / 3, 1])
@@ -217,41 +217,39 @@ def test_jitter_belongs_to_the_case_and_stays_in_range():
     whole = scanner.settings_of(names(50))
     for name, settings in whole.items():
         assert settings[7] == scanner.settings_of([names(50)[7]])[name][0]
-        assert settings.min() >= EFFECTS[name].lowest and settings.max() <= 1
+        assert settings.min() >= TRANSFORMS[name].lowest and settings.max() <= 1
     assert (whole["gamma"] != whole["gain"]).any()
     x = np.repeat(images(1), 50, axis=0)
     assert len(np.unique(Scanner("A", 0, settings={"gamma": 0.0}, jitter=0.3).apply(x, names(50)), axis=0)) > 15
 
 
-# named styles
+# scanner presets
 
 
-def test_styles_say_what_they_are_and_where_from():
-    assert 20 <= len(_STYLES) == len(STYLES)
-    for name, style in _STYLES.items():
-        assert set(style) == {"modality", "about", "source", "settings"} and style["about"] and style["source"], name
-        chain = CHAINS.get(style["modality"], ())
-        assert set(style["settings"]) <= set(chain), name
-        Scanner("A", 0, style["modality"], settings_of(name))  # in range
-    per = pd.Series([style["modality"] for style in _STYLES.values()]).value_counts()
+def test_presets_have_a_description_and_a_source():
+    assert 20 <= len(_PRESETS) == len(PRESETS)
+    for name, preset in _PRESETS.items():
+        assert set(preset) == {"modality", "about", "source", "settings"} and preset["about"] and preset["source"], name
+        chain = CHAINS.get(preset["modality"], ())
+        assert set(preset["settings"]) <= set(chain), name
+        Scanner("A", 0, preset["modality"], settings_of(name))  # in range
+    per = pd.Series([preset["modality"] for preset in _PRESETS.values()]).value_counts()
     assert per.drop("any").min() >= 2 and set(per.index) == {*CHAINS, "any"} - {"generic"}
 
 
-def test_styles_take_turns_or_stand_for_a_site_each():
+def test_presets_take_turns_or_are_given_one_per_site():
     ct = cases(modality="ct")
     turns = draw(SITES, "styles(ct_soft, 'ct_sharp')", SiteEffects(4, 0), ct)
     assert [turns[site].settings for site in SITES] == [settings_of("ct_soft"), settings_of("ct_sharp")] * 2
     each = draw(SITES, ["ct_soft", "ct_sharp", "ct_thick", "plain"], SiteEffects(4, 0), ct)
     assert each["Site A"] == turns["Site A"] and each["Site D"].neutral
     assert draw(SITES, "styles(ct_soft, jitter=0.1)", SiteEffects(4, 0), ct)["Site C"].jitter == 0.1
-    with pytest.raises(ValueError, match=r"names 2 styles for 4 sites.*'styles\(ct_soft, ct_thick\)'"):
+    with pytest.raises(ValueError, match=r"names 2 scanner presets for 4 sites.*'styles\(ct_soft, ct_thick\)'"):
         draw(SITES, ["ct_soft", "ct_thick"], SiteEffects(4, 0), ct)
 
 
-def test_a_style_of_another_modality_is_refused():
-    with pytest.raises(
-        ValueError, match="'mri_3t' is one of mri, but the images are xray: choose from xray_dr, xray_cr"
-    ):
+def test_a_preset_of_another_modality_is_refused():
+    with pytest.raises(ValueError, match="'mri_3t' is for mri, but the images are xray: choose from xray_dr, xray_cr"):
         draw(SITES, "styles(mri_3t)", SiteEffects(4, 0), phantoms(10))
     assert draw(SITES, "styles(mri_3t)", SiteEffects(4, 0), cases())["Site A"].settings == settings_of("mri_3t")
     with pytest.raises(ValueError, match="three colours, but made up images have 1 channel: choose one of xray, ct"):
@@ -270,27 +268,27 @@ def test_what_is_not_a_dose_is_refused(value):
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "message"),
     [
         ("mrri(0.5)", "unknown acquisition 'mrri'.*did you mean 'mri'"),
         ("strong", "unknown acquisition 'strong'"),
         ("0.5", "cannot read acquisition"),
         ("mri(2)", "acquisition 'mri' is 2: give a dose between 0"),
-        ("mri(0.5, jiter=0.2)", "no knob 'jiter'.*'jitter'"),
+        ("mri(0.5, jiter=0.2)", "no argument 'jiter'.*'jitter'"),
         ("mri(0.5, jitter=3)", "jitter is 3: give a standard deviation"),
-        ("xray(0.5, only='rician')", "xray scanners have no effect 'rician'"),
-        ("marker(0.5, jitter=0.2)", "no knob 'jitter'"),
-        ("styles()", "names no style"),
-        ("styles(ct_sfot)", "unknown style 'ct_sfot': did you mean 'ct_soft'"),
+        ("xray(0.5, only='rician')", "xray scanners have no transform 'rician'"),
+        ("marker(0.5, jitter=0.2)", "no argument 'jitter'"),
+        ("styles()", "names no scanner preset"),
+        ("styles(ct_sfot)", "unknown scanner preset 'ct_sfot': did you mean 'ct_soft'"),
         ("styles(ct_soft, dose=0.2)", "cannot read acquisition"),
         ("styles", "cannot read acquisition"),
-        (["ct_soft", "xray_pc"], "unknown style 'xray_pc': did you mean 'xray_cr'"),
-        ([], "names no style"),
-        ([0.1, 0.2], "unknown style 0.1"),
+        (["ct_soft", "xray_pc"], "unknown scanner preset 'xray_pc': did you mean 'xray_cr'"),
+        ([], "names no scanner preset"),
+        ([0.1, 0.2], "unknown scanner preset 0.1"),
     ],
 )
-def test_a_value_is_checked_without_any_cases(value, told):
-    with pytest.raises(ValueError, match=told):
+def test_a_value_is_checked_without_any_cases(value, message):
+    with pytest.raises(ValueError, match=message):
         check(value)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from fedlab.data.phantoms import phantoms
 from fedlab.heterogeneity.acquisition.scanner import draw
-from fedlab.heterogeneity.embedding import Embedding
-from fedlab.heterogeneity.site_coordinates import SiteEffects
+from fedlab.heterogeneity.shift.embedding import Embedding
+from fedlab.heterogeneity.site_effects import SiteEffects
 
 SITES = [f"Site {letter}" for letter in "ABCD"]
 MIRROR = [Path(part) for part in os.environ.get("FEDLAB_MIRROR", "").split(os.pathsep) if part]

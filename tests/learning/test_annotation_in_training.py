@@ -37,20 +37,20 @@ def run(part, tmp_path_factory):
 
 def test_training_targets_are_what_the_readers_wrote(part):
     fed = Federation(part, CNN, experiment())
-    store, labels = fed._engine.store, part.cases.labels
+    store, labels = fed.execution.dataset, part.cases.labels
     changed = 0
     for site in part.sites:
         for split in ("train", "val"):
             index = part.index(site, split)
             used = store.targets[store.rows(index)].numpy() if split == "train" else fed.labels[index]
-            assert (used == part.marked(index, site)).all()
+            assert (used == part.training_labels(index, site)).all()
             changed += int((used != labels[index]).sum())
     assert changed > 20
 
 
 def test_a_model_of_noisy_labels_is_that_of_data_with_these_labels(part, run, tmp_path):
-    """The same weights, bit for bit, as where the wrong labels stand in the table itself."""
-    table = part.cases.table.assign(label=part.annotated(np.arange(len(part.cases))))
+    """The same weights, bit for bit, as with the wrong labels in the table itself."""
+    table = part.cases.table.assign(label=part.annotated_labels(np.arange(len(part.cases))))
     wrong = type(part.cases)(part.cases.images, table, part.cases.card)
     plain = Partition(wrong, part.table[["case", "site", "split"]], part.spec)
     other = fedlab.run(experiment(), plain, folder=tmp_path)
@@ -67,8 +67,8 @@ def test_the_clean_score_comes_first_and_the_noisy_one_beside_it(part, run):
     rows = run.predictions.query("choice == 'best'").set_index("case")
     position = pd.Series(np.arange(len(part.cases)), index=part.cases.table["case"])[rows.index]
     assert (rows["label"] == part.cases.labels[position]).all()
-    assert (rows["marked"] == part.annotated(position)).all()
-    for labels, column in (("true", "label"), ("marked", "marked")):
+    assert (rows["annotated"] == part.annotated_labels(position)).all()
+    for labels, column in (("true", "label"), ("annotated", "annotated")):
         frame = fedlab.compare([run], "accuracy", labels=labels, draws=20).set_index("site")["value"]
         for site in part.sites:
             tested = rows[(rows["site"] == site) & (rows["split"] == "test")]
@@ -86,14 +86,14 @@ def test_validation_scores_are_by_the_readers(run):
     last = run.predictions.query("choice == 'last' and split == 'val'")
     for site, value in zip(scores["site"], scores["value"], strict=True):
         checked = last[last["site"] == site]
-        assert value == METRICS.function("accuracy")(checked["marked"], checked[["p0", "p1"]].to_numpy())
+        assert value == METRICS.function("accuracy")(checked["annotated"], checked[["p0", "p1"]].to_numpy())
 
 
 def test_without_annotation_nothing_is_added(tmp_path):
     run = fedlab.run(experiment(rounds=1), noisy(0.0), folder=tmp_path)
     columns = ["model", "choice", "site", "split", "case", "unit", "label", "p0", "p1"]
     assert list(run.predictions) == columns
-    with pytest.raises(ValueError, match="all its sites annotate alike: compare with labels='true'"):
-        fedlab.compare([run], labels="marked")
-    with pytest.raises(ValueError, match="labels is 'markd': did you mean 'marked'"):
-        fedlab.compare([run], labels="markd")
+    with pytest.raises(ValueError, match="its sites label alike: compare with labels='true'"):
+        fedlab.compare([run], labels="annotated")
+    with pytest.raises(ValueError, match="labels is 'anotated': did you mean 'annotated'"):
+        fedlab.compare([run], labels="anotated")

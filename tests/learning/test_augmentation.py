@@ -1,4 +1,4 @@
-"""What becomes of images is what was asked for, and the same however sites are trained."""
+"""Augmentation does what its text says, and the same in every execution mode."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ import torch
 from worlds import CNN, cases, ends, federation, last, partition, same
 
 import fedlab
-from fedlab.learning.augmentation import AUGMENTATIONS, Augmentation, Change, apply, parse, tensors
+from fedlab.learning.augmentation import AUGMENTATIONS, Augmentation, Change, apply, parse, to_tensors
 
 COUNT = 400
-PLACE = (0, "Site A", 3)
+KEY = (0, "Site A", 3)
 GIVEN = "flip + rotate(10) + shift(0.1) + zoom(0.1) + light(0.1)"
 
 
@@ -21,7 +21,7 @@ def images(*shape, count=COUNT, seed=0):
 def changed(before, *changes):
     whole = Augmentation("none")
     whole.each = [lambda rng, count, shape, change=change: change for change in changes]
-    return apply(before, tensors([whole.draw(PLACE, len(before), tuple(before.shape[2:]))], before))
+    return apply(before, to_tensors([whole.draw(KEY, len(before), tuple(before.shape[2:]))], before))
 
 
 def still(d, count=COUNT):
@@ -34,7 +34,7 @@ def test_nothing_is_changed_by_what_changes_nothing(shape):
     neutral = Change(np.zeros((COUNT, d), bool), still(d), np.ones(COUNT), np.zeros(COUNT))
     assert float((changed(before, neutral) - before).abs().max()) < 1e-12
     for text in ("shift(0)", "rotate(0)", "zoom(0)", "light(0)"):
-        found = apply(before, tensors([Augmentation(text).draw(PLACE, COUNT, shape)], before))
+        found = apply(before, to_tensors([Augmentation(text).draw(KEY, COUNT, shape)], before))
         assert float((found - before).abs().max()) < 1e-12, text
 
 
@@ -42,7 +42,7 @@ def test_nothing_is_changed_by_what_changes_nothing(shape):
 @pytest.mark.parametrize("axis", [-1, 0])
 def test_half_of_the_images_are_mirrored_to_the_last_bit(shape, axis):
     before = images(*shape)
-    found = apply(before, tensors([Augmentation(f"flip(axis={axis})").draw(PLACE, COUNT, shape)], before))
+    found = apply(before, to_tensors([Augmentation(f"flip(axis={axis})").draw(KEY, COUNT, shape)], before))
     mirror = before.flip(axis if axis < 0 else axis + 2)
     turned = [torch.equal(a, b) for a, b in zip(found, mirror, strict=True)]
     kept = [torch.equal(a, b) for a, b in zip(found, before, strict=True)]
@@ -83,7 +83,7 @@ def test_a_rotation_keeps_distances_where_images_are_not_square(shape):
 
 
 def test_zoom_and_shift_stay_within_their_shares():
-    draw = {name: Augmentation(f"{name}(0.2)").draw(PLACE, COUNT, (8, 8)).matrix for name in ("zoom", "shift")}
+    draw = {name: Augmentation(f"{name}(0.2)").draw(KEY, COUNT, (8, 8)).matrix for name in ("zoom", "shift")}
     factors, moved = 1 / draw["zoom"][:, 0, 0], draw["shift"][:, :, -1] / 2
     assert 0.8 <= factors.min() < 0.82 and 1.18 < factors.max() <= 1.2
     assert -0.2 <= moved.min() < -0.18 and 0.18 < moved.max() <= 0.2
@@ -107,16 +107,16 @@ def test_one_change_after_another_is_both():
 
 def test_each_image_step_site_and_seed_is_changed_differently():
     draw = Augmentation("shift")
-    places = [PLACE, (1, "Site A", 3), (0, "Site B", 3), (0, "Site A", 4)]
-    found = [draw.draw(place, 2, (8, 8)).matrix for place in places]
-    again = draw.draw(PLACE, 2, (8, 8)).matrix
+    keys = [KEY, (1, "Site A", 3), (0, "Site B", 3), (0, "Site A", 4)]
+    found = [draw.draw(key, 2, (8, 8)).matrix for key in keys]
+    again = draw.draw(KEY, 2, (8, 8)).matrix
     assert np.array_equal(found[0], again)
     assert len({matrix[i].tobytes() for matrix in found for i in range(2)}) == 8
 
 
 def test_memory_order_and_type_stay():
     before = images(8, 8).float().contiguous(memory_format=torch.channels_last)
-    found = apply(before, tensors([Augmentation(GIVEN).draw(PLACE, COUNT, (8, 8))], before))
+    found = apply(before, to_tensors([Augmentation(GIVEN).draw(KEY, COUNT, (8, 8))], before))
     assert found.dtype == torch.float32 and found.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -124,9 +124,9 @@ def test_memory_order_and_type_stay():
 def test_cores_change_no_bit(shape):
     part = partition((12, 20, 9), data=cases(12 + 20 + 9 + 3 * 16, shape))
     found = []
-    for lanes in (1, 3):
+    for workers in (1, 3):
         fed = federation(part, CNN, augment=GIVEN)
-        fed.execution.lanes.count = lanes
+        fed.execution.pool.count = workers
         found.append(last("fedavg", fed))
     assert same(*found)
     assert not same(found[0], last("fedavg", federation(part, CNN)))
@@ -140,9 +140,7 @@ def test_a_split_model_sees_what_the_whole_one_sees(changes):
 
 def test_a_full_batch_is_changed_anew_in_every_step(monkeypatch):
     seen, draw = [], Augmentation.draw
-    monkeypatch.setattr(
-        Augmentation, "draw", lambda self, place, *given: (seen.append(place), draw(self, place, *given))[1]
-    )
+    monkeypatch.setattr(Augmentation, "draw", lambda self, key, *given: (seen.append(key), draw(self, key, *given))[1])
     ends("fedavg", federation(augment="shift", batch_size=None, local_steps=3, rounds=2))
     assert len(seen) == len(set(seen)) == 4 * 3 * 2
 
@@ -168,25 +166,25 @@ def test_ones_own_augmentation(tmp_path):
 
     AUGMENTATIONS.add(darker)
     try:
-        asked = fedlab.Experiment(augment="flip + darker(0.2)")
-        assert ("augment", "darker") in asked.own_names() and "Every image darker" in asked.own_code()[0]
-        change = Augmentation("light(0) + darker(0.2)").draw(PLACE, 2, (8, 8))
+        experiment = fedlab.Experiment(augment="flip + darker(0.2)")
+        assert ("augment", "darker") in experiment.user_names() and "Every image darker" in experiment.user_code()[0]
+        change = Augmentation("light(0) + darker(0.2)").draw(KEY, 2, (8, 8))
         np.testing.assert_allclose(change.gain, 0.8)
     finally:
         AUGMENTATIONS.remove("darker")
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("filp", "unknown augmentation 'filp': did you mean 'flip'"),
-        ("rotate(angle=3)", "augmentation 'rotate' has no knob 'angle'"),
+        ("rotate(angle=3)", "augmentation 'rotate' has no argument 'angle'"),
         ("flip +", "cannot read augmentation ''"),
         ("flip, rotate", "cannot read augmentation"),
     ],
 )
-def test_what_cannot_be_read_is_told(text, told):
-    with pytest.raises(ValueError, match=told):
+def test_what_cannot_be_read_is_reported(text, expected):
+    with pytest.raises(ValueError, match=expected):
         fedlab.Experiment(augment=text)
 
 

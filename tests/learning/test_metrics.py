@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from fedlab.analysis.bootstrap import Estimate, delong, estimate, over_seeds, over_sites, resamples
 from fedlab.core.rng import stream
-from fedlab.learning.metrics import HIGHER_IS_BETTER, LABELS, METRICS, TASK_METRICS, metric, targets
+from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS, TASK_METRICS, metric, targets
 
 SHAPES = ["binary", "multiclass", "multilabel"]
 seeds = st.integers(0, 10**6)
@@ -187,7 +187,7 @@ def test_what_is_undefined_is_nan_without_a_warning():
 def test_tasks_name_registered_metrics_headline_first():
     assert {task: names[0] for task, names in TASK_METRICS.items()} == dict.fromkeys(TASK_METRICS, "auroc")
     assert {name for names in TASK_METRICS.values() for name in names} <= set(METRICS)
-    assert set(HIGHER_IS_BETTER) == set(LABELS) == set(METRICS)
+    assert set(HIGHER_IS_BETTER) == set(METRIC_LABELS) == set(METRICS)
     assert {name for name, higher in HIGHER_IS_BETTER.items() if not higher} == {"brier", "ece", "log_loss"}
     with pytest.raises(ValueError, match="auroc"):
         METRICS.function("auroq")
@@ -230,7 +230,8 @@ def test_a_metric_of_ones_own_joins_the_others():
         assert measure("sensitivity", [1, 1, 0], [[0.1, 0.9], [0.9, 0.1], [0.1, 0.9]]) == 0.5
         assert np.isnan(measure("sensitivity", [0], [[0.1, 0.9]]))
     finally:
-        for register in (METRICS._functions, METRICS._meanings, LABELS, HIGHER_IS_BETTER):
+        METRICS.remove("sensitivity")
+        for register in (METRIC_LABELS, HIGHER_IS_BETTER):
             del register["sensitivity"]
 
 
@@ -245,7 +246,7 @@ def test_resamples_keep_strata_and_clusters_whole(seed):
     for cluster, row in zip(ids, first, strict=True):
         assert (counts[:, clusters == cluster] == counts[:, [row]]).all()
     for stratum in np.unique(strata[first]):
-        of_stratum = first[strata[first] == stratum]  # one case stands for each cluster
+        of_stratum = first[strata[first] == stratum]  # one case for each cluster
         assert (counts[:, of_stratum].sum(1) == len(of_stratum)).all()
 
 

@@ -1,4 +1,4 @@
-"""Laws of raking, rounding and dealing."""
+"""Laws of raking, rounding and allocation."""
 
 import time
 
@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedlab.heterogeneity.prevalence.class_counts import exact
 from fedlab.heterogeneity.quantity import shares, sizes
-from fedlab.heterogeneity.quotas import exact
 from fedlab.heterogeneity.raking import controlled_rounding, largest_remainder, rake
-from fedlab.heterogeneity.site_coordinates import SiteEffects
-from fedlab.partitioning.allocate import deal
+from fedlab.heterogeneity.site_effects import SiteEffects
+from fedlab.partitioning.allocate import allocate
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -26,7 +26,7 @@ def log_ratios(table):
     return logs - logs[:1] - logs[:, :1] + logs[0, 0]
 
 
-def dealt(place, strata, shape):
+def counted(place, strata, shape):
     table = np.zeros(shape, int)
     np.add.at(table, (place, strata), 1)
     return table
@@ -57,7 +57,7 @@ def test_raking_keeps_zeros_and_reaches_a_border_that_fitting_only_creeps_to():
 def test_raking_refuses_what_no_table_can_meet(odds):
     rows = np.full(len(odds), 4)
     columns = np.full(len(odds[0]), 4)
-    with pytest.raises(ValueError, match=r"nowhere to go|keeps the zeros"):
+    with pytest.raises(ValueError, match=r"cannot be assigned|keeps the zeros"):
         rake(odds, rows, columns)
     with pytest.raises(ValueError, match="add up"):
         rake(np.ones((2, 2)), [1, 2], [2, 2])
@@ -96,8 +96,8 @@ def test_single_cases_come_out_within_one_of_the_wanted_table(seed, sites, strat
     pool = np.bincount(stratum, minlength=strata)
     rows = largest_remainder(random.random(sites) + 0.1, 150)
     table = rake(np.exp(random.normal(size=(sites, strata))), rows, pool)
-    place = deal(np.arange(150), stratum, table, rng(seed))
-    counts = dealt(place, stratum, table.shape)
+    place = allocate(np.arange(150), stratum, table, rng(seed))
+    counts = counted(place, stratum, table.shape)
     assert (np.abs(counts - table) < 1 + 1e-6).all()
     assert (counts.sum(axis=1) == rows).all()
 
@@ -112,33 +112,33 @@ def test_units_stay_whole_and_sizes_are_exact_where_single_cases_suffice(seed, s
     )  # 80 cases of 20 patients, 220 on their own
     rows = largest_remainder(np.ones(sites), 300)
     table = rake(np.exp(0.7 * random.normal(size=(sites, strata))), rows, np.bincount(stratum, minlength=strata))
-    place = deal(units, stratum, table, rng(seed))
+    place = allocate(units, stratum, table, rng(seed))
     assert all(len(np.unique(place[units == unit])) == 1 for unit in range(20))
-    assert (dealt(place, stratum, table.shape).sum(axis=1) == rows).all()
+    assert (counted(place, stratum, table.shape).sum(axis=1) == rows).all()
 
 
 def test_large_units_alone_come_as_near_as_they_can():
     stratum = rng().integers(0, 3, 1200)
     rows = np.array([500, 250, 150, 300])
     table = rake(np.exp(np.outer([-3, 1, 2, 3], [-1, 0, 1])), rows, np.bincount(stratum))
-    place = deal(np.repeat(np.arange(300), 4), stratum, table, rng())
+    place = allocate(np.repeat(np.arange(300), 4), stratum, table, rng())
     assert (np.abs(np.bincount(place) - rows) <= 8).all()  # two units
 
 
 def test_patients_of_a_class_that_only_one_site_wants_go_there():
     stratum = np.repeat([0, 1], 50)
     units = np.concatenate([np.repeat(np.arange(10), 5), np.arange(10, 60)])
-    place = deal(units, stratum, np.diag([50.0, 50.0]), rng())
+    place = allocate(units, stratum, np.diag([50.0, 50.0]), rng())
     np.testing.assert_array_equal(place, stratum)
 
 
 def test_which_unit_goes_where_is_drawn():
     stratum, table = np.zeros(40, int), np.full((2, 1), 20.0)
-    first, again, other = (deal(np.arange(40), stratum, table, rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (allocate(np.arange(40), stratum, table, rng(seed)) for seed in (1, 1, 2))
     assert (first == again).all() and (first != other).any()
     units, mixed = np.repeat(np.arange(30), 30), (np.arange(30) < np.arange(30)[:, None]).ravel().astype(int)
-    sizes = np.outer([450, 450], np.bincount(mixed) / 900)  # no two patients are alike
-    assert len({tuple(deal(units, mixed, sizes, rng(seed))) for seed in range(9)}) == 9
+    sizes = np.outer([450, 450], np.bincount(mixed) / 900)  # every patient is different
+    assert len({tuple(allocate(units, mixed, sizes, rng(seed))) for seed in range(9)}) == 9
 
 
 def test_a_hundred_thousand_cases_at_a_hundred_sites_in_a_moment():
@@ -148,7 +148,7 @@ def test_a_hundred_thousand_cases_at_a_hundred_sites_in_a_moment():
     rows = largest_remainder(np.ones(100), 100_000)
     table = rake(np.exp(random.normal(size=(100, 5))), rows, np.bincount(stratum))
     start = time.thread_time()
-    place = deal(units, stratum, table, rng())
+    place = allocate(units, stratum, table, rng())
     assert time.thread_time() - start < 2
     assert (np.bincount(place) == rows).all()
 

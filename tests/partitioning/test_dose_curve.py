@@ -69,7 +69,7 @@ def test_geography_correlates_what_others_move(cases):
     assert SITES["geography"] > 4 and {"presentation", "population"} <= set(few["measured"])
 
 
-def test_all_measures_can_be_asked_for(cases):
+def test_all_measures_can_be_requested(cases):
     frame = dose_response(cases, ["acquisition"], doses=(1,), seeds=[0], brief=False)
     assert {"Frechet", "site AUC within class", "W1 of age", "TV"} <= set(frame["measure"])
     assert set(headlines(frame)["measure"]) == set(HEADLINES.values())

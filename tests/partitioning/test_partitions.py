@@ -1,4 +1,4 @@
-"""Laws of partitions: nothing lost, nothing leaked, what was asked comes true, and chance is told from shift."""
+"""Laws of partitions: nothing is lost or leaked, requests are met, and shift is told apart from chance."""
 
 import os
 import time
@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fedlab.heterogeneity as heterogeneity
+import fedlab
 from fedlab.core.site_names import natural, site_names
 from fedlab.core.warnings import HeterogeneityWarning, LeakageWarning
 from fedlab.data.cases import Cases
-from fedlab.heterogeneity.odds import LogOdds, stratify, wanted_table
-from fedlab.heterogeneity.prevalence import L, Labelled, tilt
+from fedlab.heterogeneity.log_odds import L, LogOdds, expected_counts, stratify
+from fedlab.heterogeneity.prevalence import LabelledCases, log_odds
 from fedlab.heterogeneity.shift.divergences import (
     hellinger,
     jensen_shannon,
@@ -24,13 +24,13 @@ from fedlab.heterogeneity.shift.divergences import (
     total_variation,
     weighted_l1,
 )
-from fedlab.heterogeneity.site_coordinates import SiteEffects
+from fedlab.heterogeneity.site_effects import SiteEffects
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.partitions import Partition
 
 MIRROR = os.environ.get("FEDLAB_MIRROR")
 CLASSES = {"binary": 2, "multiclass": 3, "ordinal": 4, "multilabel": 3}
-quiet = pytest.mark.filterwarnings("ignore::fedlab.heterogeneity.HeterogeneityWarning")
+quiet = pytest.mark.filterwarnings("ignore::fedlab.core.warnings.HeterogeneityWarning")
 
 
 def make(n=400, task="binary", split=(0.6, 0.1, 0.3), labels=None, seed=0, **columns) -> Cases:
@@ -77,7 +77,7 @@ def prevalences(part: Partition, split="train") -> np.ndarray:
     splits=st.sampled_from(["official", "site"]),
 )
 @settings(max_examples=30, deadline=None)
-def test_every_case_is_dealt_once_and_units_stay_whole(seed, sites, doses, task, splits):
+def test_every_case_is_assigned_once_and_units_stay_whole(seed, sites, doses, task, splits):
     patients = np.random.default_rng(seed).integers(0, 200, 300)
     cases = make(300, task, patient=patients, split=None)
     if splits == "official":
@@ -120,7 +120,7 @@ def test_index_and_counts_agree_with_the_table():
     assert (part.counts() == sum(part.counts(split) for split in ("train", "val", "test"))).all().all()
 
 
-def test_site_sizes_are_what_was_asked():
+def test_site_sizes_are_those_requested():
     cases = make(1000)
     train = int((cases.table["split"] == "train").sum())
     part = partition(cases, 3, quantity=[5, 3, 2])
@@ -150,17 +150,17 @@ def test_splits_within_sites_are_stratified_70_10_20():
 def test_odds_ratios_between_sites_are_the_dose_times_the_scores(task, sites):
     h, classes = 0.7, CLASSES[task]
     labels = np.arange(400) % (8 if task == "multilabel" else classes)
-    u = SiteEffects(sites, 3).coordinates("prevalence")
+    u = SiteEffects(sites, 3).of("prevalence")
     scores = {
         "binary": lambda y: np.outer(u, y - 0.5),
         "ordinal": lambda y: np.outer(u, y / (classes - 1) - 0.5),
         "multilabel": lambda y: np.outer(u, (y > 0) - 0.5),
         "multiclass": lambda y: np.stack([np.roll(u, round(c * sites / classes)) / 2 for c in y], axis=1),
     }[task](np.unique(labels))
-    tilts = [tilt(h, Labelled(labels, classes, task, SiteEffects(sites, 3)))]
+    tilts = [log_odds(h, LabelledCases(labels, classes, task, SiteEffects(sites, 3)))]
     strata = stratify(labels, tilts)
     pool, size = np.bincount(strata.of), np.full(sites, 400 // sites)
-    logs = np.log(wanted_table(strata, tilts, pool, size)[:-1])
+    logs = np.log(expected_counts(strata, tilts, pool, size)[:-1])
     for k in range(sites):
         found = (logs[k] - logs[0]) - (logs[k, 0] - logs[0, 0])
         expected = h * L * ((scores[k] - scores[0]) - (scores[k, 0] - scores[0, 0]))
@@ -232,7 +232,7 @@ def test_exact_prevalence_to_half_a_case():
 
 def test_an_impossible_prevalence_names_the_nearest():
     cases = make(60, labels=np.arange(60) % 20 == 0, split=None)  # three positives
-    with pytest.raises(ValueError, match=r"3 positive.*nearest that fits is \[0\.\d+, "):
+    with pytest.raises(ValueError, match=r"3 positive.*nearest feasible value is \[0\.\d+, "):
         partition(cases, 4, prevalence=[0.9, 0.9, 0.9, 0.9])
 
 
@@ -243,14 +243,14 @@ def test_a_new_axis_is_one_more_tilt():
         LogOdds(grade, np.exp(np.outer([1, -1, 0], [-1, 0, 1]))),
     ]
     strata = stratify(labels, tilts)
-    table = wanted_table(strata, tilts, np.bincount(strata.of), np.array([200, 300, 100]))[:-1]
+    table = expected_counts(strata, tilts, np.bincount(strata.of), np.array([200, 300, 100]))[:-1]
     odds = np.log(table).reshape(3, 2, 3)  # sites, labels, grades
     np.testing.assert_allclose((odds[2] - odds[0])[1] - (odds[2] - odds[0])[0], 2, atol=1e-6)
     np.testing.assert_allclose(np.diff((odds[1] - odds[0]), axis=1), -2, atol=1e-6)
     quota = LogOdds(
         labels, np.ones((3, 2)), lambda sizes, pool, least: np.array([[50, 150], [100, 100], [100, 50], [50, 0]])
     )
-    fixed = wanted_table(strata, [quota, tilts[1]], np.bincount(strata.of), np.array([200, 200, 200]))
+    fixed = expected_counts(strata, [quota, tilts[1]], np.bincount(strata.of), np.array([200, 200, 200]))
     np.testing.assert_allclose(
         fixed.reshape(4, 2, 3).sum(axis=2), [[50, 150], [100, 100], [100, 50], [50, 0]], atol=1e-6
     )
@@ -267,7 +267,7 @@ def straddling(a: str, b: str) -> Cases:
     return Cases(cases.images, cases.table.assign(split=split), cases.card)
 
 
-def test_a_unit_in_train_and_val_goes_to_train():
+def test_a_unit_in_train_and_val_is_moved_to_train():
     cases = straddling("val", "train")
     with pytest.warns(LeakageWarning, match="1 val cases went to train"):
         part = partition(cases, 2)
@@ -293,7 +293,7 @@ def test_a_unit_that_touches_test_is_refused_unless_in_writing():
 def test_test_cases_of_no_site_still_count_as_test():
     cases = straddling("train", "test")
     sites = np.where(cases.table["split"] == "train", "North", None)
-    with pytest.raises(ValueError, match="stand both in test and in train"):
+    with pytest.raises(ValueError, match="are both in test and in train"):
         Partition.from_sites(cases, sites)
 
 
@@ -377,7 +377,7 @@ def test_a_frame_brings_its_own_splits():
         ({"prevalence": False}, "prevalence is False"),
         ({"quantity": "big"}, "quantity is 'big'"),
         ({"prevalence": "dirichlt(0.3)"}, "did you mean 'dirichlet'"),
-        ({"prevalence": "dirichlet(beta=1)"}, "no knob 'beta'"),
+        ({"prevalence": "dirichlet(beta=1)"}, "no argument 'beta'"),
         ({"prevalence": "dirichlet(0)"}, "alpha is a positive number"),
         ({"prevalence": "classes(3)"}, "at most 2, the number of classes"),
         ({"prevalence": "shards(0)"}, "at least 1"),
@@ -501,7 +501,7 @@ def test_shift_is_deterministic_and_knows_its_splits():
     assert list(part.shift()) == ["axis", "measure", "value", "null_low", "null", "null_high", "low", "high"]
     value = part.shift(None).set_index("measure")["value"]["TV"]
     assert value == pytest.approx(float(total_variation(part.counts().to_numpy(float))), abs=1e-12)
-    assert set(part.shift()["axis"]) <= set(heterogeneity.AXES)
+    assert set(part.shift()["axis"]) <= set(fedlab.AXES)
 
 
 def test_shift_of_thousands_of_cases_in_a_moment():

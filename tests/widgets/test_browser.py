@@ -1,4 +1,4 @@
-"""The panel in a real browser: JupyterLab starts, a notebook runs, a slider is moved with the keyboard, all follows."""
+"""The panel in a real browser: JupyterLab runs a notebook, a slider moves with the keyboard, the figure follows."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-quic --no-first-run"
     " --disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1500,1700"
 )
-PREFERENCES = {  # every cell stands in the page, and nothing is asked of the network
+PREFERENCES = {  # every cell is rendered, and no network access
     "notebook-extension/tracker": '{"windowingMode": "none"}',
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
 }
@@ -41,15 +41,14 @@ OPTIONS, SETTINGS = "For papermill", "As YAML"  # the labels of the texts to cop
 SMALL = "panel.ipynb"
 CELLS = (
     'import threading\nimport fedlab\ncases = fedlab.load("phantoms(cases=600)")',
-    "panel = fedlab.widgets.institutions(cases, sites=4, prevalence=.3)\n"
-    "panel.comparison.budget['rounds'] = 200\npanel",
-    "import ipywidgets\nfrom fedlab.live import Screen\n"
+    "panel = fedlab.widgets.sites(cases, sites=4, prevalence=.3)\npanel.comparison.budget['rounds'] = 200\npanel",
+    "import ipywidgets\nfrom fedlab.notebook.live import Screen\n"
     "output, screen = ipywidgets.Output(), Screen()\ndisplay(output)\n"
     'with output:\n    screen.show({"text/plain": "seen at first"})\n'
     'threading.Timer(1, screen.show, [{"text/plain": "seen later"}]).start()',
 )
 TEN = next((ROOT / "notebooks").glob("10-*.ipynb"))
-NOTEBOOKS = [SMALL, *([TEN.name] if "widgets.institutions" in TEN.read_text() else [])]
+NOTEBOOKS = [SMALL, *([TEN.name] if "widgets." in TEN.read_text() else [])]
 
 pytestmark = [
     pytest.mark.browser,
@@ -60,7 +59,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Iterator[str]:
-    """The address of a JupyterLab on a copy of the notebooks, with settings of its own."""
+    """Yield the address of a JupyterLab on a copy of the notebooks, with separate settings."""
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
     _write_small(home / "notebooks" / SMALL)
@@ -195,8 +194,8 @@ def test_a_slider_moved_with_the_keyboard_moves_figure_and_parameters(page):
     start = float(yaml.safe_load(page.start[SETTINGS])["prevalence"])
     key, moved = (Keys.ARROW_LEFT, start - 0.1) if start > 0.8 else (Keys.ARROW_RIGHT, start + 0.1)
     page.press("Disease prevalence", key, times=2)
-    told = f"-p prevalence {round(moved, 2)}"
-    until(page.browser, lambda: told in page.text(OPTIONS), 30, told)
+    option = f"-p prevalence {round(moved, 2)}"
+    until(page.browser, lambda: option in page.text(OPTIONS), 30, option)
     until(page.browser, lambda: page.images() != [before], 30, "another figure")
     assert yaml.safe_load(page.text(SETTINGS)) == {
         **yaml.safe_load(page.start[SETTINGS]),
@@ -227,7 +226,7 @@ def test_training_is_followed_stopped_and_leaves_the_panel_free(page):
 
 def test_a_picture_inside_an_output_follows_a_thread(page):
     if page.notebook != SMALL:
-        pytest.skip("shown in a notebook of its own")
+        pytest.skip("shown in the small notebook")
     until(page.browser, lambda: "seen later" in _outputs(page.browser), 20, "the thread")
     assert "seen at first" not in _outputs(page.browser)
 
@@ -247,14 +246,14 @@ def test_running_all_cells_is_running_papermill(page, tmp_path):
     done = nbformat.read(tmp_path / "done.ipynb", 4)
     (text,) = [s["value"] for _, s in states(done) if s.get("description") == SETTINGS]
     cases = fedlab.load("phantoms" if page.notebook == TEN.name else "phantoms(cases=600)")
-    there, here = (_dealt(cases, one) for one in (text, page.start[SETTINGS]))
+    there, here = (_fingerprint(cases, one) for one in (text, page.start[SETTINGS]))
     assert there == here and errors(done) == []
 
 
-def _dealt(cases, text: str) -> str:
+def _fingerprint(cases, text: str) -> str:
     """The fingerprint of the partition that a text to copy describes."""
-    asked = yaml.safe_load(text)
-    return fedlab.partition(cases, seed=asked.pop("partition_seed"), **asked).fingerprint
+    given = yaml.safe_load(text)
+    return fedlab.partition(cases, seed=given.pop("partition_seed"), **given).fingerprint
 
 
 def _write_small(path: Path) -> None:

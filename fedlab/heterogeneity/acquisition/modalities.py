@@ -1,24 +1,26 @@
-"""Which effects a modality's scanners have, in the order in which light, waves and files pass them, and how strong."""
+"""The imaging chain of each modality: its image transforms, in physical order, and their strengths."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fedlab.core.registry import Registry
 from fedlab.data.cases import Cases
 from fedlab.heterogeneity.acquisition import colour, mri, optics
-from fedlab.heterogeneity.acquisition.optics import Pixels, Scan
+from fedlab.heterogeneity.acquisition.optics import Pixels, ScanContext
+
+TransformFunction = Callable[[Pixels, float, ScanContext], Pixels]
 
 
 @dataclass(frozen=True)
-class Effect:
-    """One way in which scanners differ.
+class ImageTransform:
+    """One property in which scanners differ.
 
-    Its setting at a site runs from -1 to 1 about the image as it is (signed), or from 0 to 1; `value` turns the setting
-    into what `function` takes. age: 1 if old scanners have more of it, -1 if new ones have, 0 if any may.
+    function: the image transform. value: maps a setting of the scanner, from -1 to 1 if signed, else from 0 to 1, where
+    0 changes nothing, to the physical value that the function takes. unit: of the physical value. age: 1 if the setting
+    is higher for old scanners, -1 if for new ones, 0 if independent. colour: whether it needs three colours.
     """
 
-    function: Callable[[Pixels, float, Scan], Pixels]
+    function: TransformFunction
     value: Callable[[float], float]
     unit: str
     signed: bool = False
@@ -27,34 +29,39 @@ class Effect:
 
     @property
     def lowest(self) -> float:
+        """The lowest setting."""
         return -1.0 if self.signed else 0.0
 
 
-def _signed(function: Any, value: Callable[[float], float], unit: str, colour: bool = False) -> Effect:
-    return Effect(function, value, unit, signed=True, colour=colour)
+def _signed(
+    function: TransformFunction, value: Callable[[float], float], unit: str, colour: bool = False
+) -> ImageTransform:
+    """Describe a transform with settings from -1 to 1."""
+    return ImageTransform(function, value, unit, signed=True, colour=colour)
 
 
-def _aged(function: Any, value: Callable[[float], float], unit: str) -> Effect:
-    return Effect(function, value, unit, age=1)
+def _aged(function: TransformFunction, value: Callable[[float], float], unit: str) -> ImageTransform:
+    """Describe a transform that is stronger in old scanners."""
+    return ImageTransform(function, value, unit, age=1)
 
 
-EFFECTS: Mapping[str, Effect] = {
+TRANSFORMS: Mapping[str, ImageTransform] = {
     "haematoxylin": _signed(colour.haematoxylin, lambda s: 0.2 * s, "share of the stain added", colour=True),
     "eosin": _signed(colour.eosin, lambda s: 0.2 * s, "share of the stain added", colour=True),
     "residual": _signed(colour.residual, lambda s: 0.2 * s, "share of the stain added", colour=True),
-    "vignette": Effect(colour.vignette, lambda s: 0.5 * s, "light lost in the corners"),
+    "vignette": ImageTransform(colour.vignette, lambda s: 0.5 * s, "light lost in the corners"),
     "temperature": _signed(colour.temperature, lambda s: 0.26 * s, "log gain of red, and loss of blue", colour=True),
     "blur": _aged(optics.blur, lambda s: s, "standard deviation in pixels of 28"),
     "bias": _signed(mri.bias, lambda s: 0.3 * s, "largest coefficient of the log field"),
     "voxels": _aged(mri.voxels, lambda s: 2.0**s, "pixels a voxel is wide"),
-    "undersampling": Effect(mri.undersampling, lambda s: 1 + 3 * s, "times as fast"),
-    "gibbs": Effect(mri.gibbs, lambda s: 0.5 * s, "share of the k-space radius cut off"),
+    "undersampling": ImageTransform(mri.undersampling, lambda s: 1 + 3 * s, "acceleration factor"),
+    "gibbs": ImageTransform(mri.gibbs, lambda s: 0.5 * s, "share of the k-space radius cut off"),
     "photons": _aged(optics.photons, lambda s: 10.0 ** (4 - 3 * s), "photons at full scale"),
     "rician": _aged(optics.rician, lambda s: 0.1 * s, "standard deviation of either channel"),
     "speckle": _aged(optics.speckle, lambda s: 0.2 * s, "standard deviation of the gain"),
     "noise": _aged(optics.noise, lambda s: 0.1 * s, "standard deviation"),
     "kernel": _signed(optics.kernel, lambda s: s, "weight of sharpening, or minus the blur in pixels of 28"),
-    "edges": Effect(optics.kernel, lambda s: s, "weight of sharpening", age=-1),
+    "edges": ImageTransform(optics.kernel, lambda s: s, "weight of sharpening", age=-1),
     "depth": _signed(optics.depth, lambda s: 0.35 * s, "log gain at the bottom, and loss at the top"),
     "window": _signed(optics.window, lambda s: 2.0**s, "times as wide"),
     "level": _signed(optics.level, lambda s: 50 * s, "Hounsfield units"),
@@ -63,8 +70,8 @@ EFFECTS: Mapping[str, Effect] = {
     "offset": _signed(optics.offset, lambda s: 0.05 * s, "added"),
     "gamma": _signed(optics.gamma, lambda s: 2.0**s, "exponent"),
     "saturation": _signed(colour.saturation, lambda s: 1.25**s, "times as colourful", colour=True),
-    "marker": _signed(colour.marker, lambda s: s, "correlation of the token with the disease"),
-    "jpeg": Effect(colour.jpeg, lambda s: 95 - 65 * s, "quality"),
+    "marker": _signed(colour.marker, lambda s: s, "correlation of the marker with the disease"),
+    "jpeg": ImageTransform(colour.jpeg, lambda s: 95 - 65 * s, "quality"),
 }
 
 CAMERA = ("temperature", "blur", "noise", "lamp", "gamma", "saturation", "jpeg")
@@ -88,11 +95,11 @@ ABOUT = {
     "dermatoscopy": "dermatoscopes: vignetting, white balance, defocus, sensor noise, exposure, colour, JPEG",
     "histology": "slides stained with H&E: stain, defocus, sensor noise, lamp, display curve, JPEG",
     "blood_smear": "blood smears: azure and eosin stain, white balance, defocus, noise, lamp, display curve, JPEG",
-    "generic": "anything else: blur, noise, exposure, black level, display curve",
+    "generic": "any other modality: blur, noise, exposure, black level, display curve",
 }
 MODALITIES = Registry("modality")
 
-KNOWN = {
+KNOWN_DATASETS = {
     "xray": ("phantoms", "pneumoniamnist", "chestmnist", "covidchestxray", "chestxray14", "chexpert", "cxr"),
     "ct": (
         *("organamnist", "organcmnist", "organsmnist", "organmnist3d"),
@@ -108,7 +115,7 @@ KNOWN = {
 
 
 def modality_of(cases: Cases | None) -> str:
-    """The modality that the card names, else that of a known dataset, else generic."""
+    """Return the modality given in the card, else that of a known dataset, else generic."""
     if cases is None:
         return "generic"
     named = _letters(str(cases.card.get("modality", "")))
@@ -116,20 +123,21 @@ def modality_of(cases: Cases | None) -> str:
         if named == _letters(modality):
             return modality
     name = _letters(cases.name)
-    return next((modality for modality, names in KNOWN.items() if name in names), "generic")
+    return next((modality for modality, names in KNOWN_DATASETS.items() if name in names), "generic")
 
 
 def _letters(text: str) -> str:
+    """Return the letters and digits of a text, in lower case."""
     return "".join(letter for letter in text.lower() if letter.isalnum())
 
 
 def check_colour(modality: str, names: tuple[str, ...], cases: Cases | None) -> None:
-    """ValueError if an effect needs three colours that the images do not have."""
-    coloured = [name for name in names if EFFECTS[name].colour]
+    """Raise ValueError if a transform needs three colours and the images have fewer."""
+    coloured = [name for name in names if TRANSFORMS[name].colour]
     if cases is None or not coloured or cases.shape[0] == 3:
         return
-    grey = ", ".join(name for name, chain in CHAINS.items() if not any(EFFECTS[e].colour for e in chain))
+    grey = ", ".join(name for name, chain in CHAINS.items() if not any(TRANSFORMS[each].colour for each in chain))
     raise ValueError(
-        f"{modality} scanners change {' and '.join(coloured)}, which takes three colours, but {cases.name} images have"
+        f"{modality} scanners change {' and '.join(coloured)}, which needs three colours, but {cases.name} images have"
         f" {cases.shape[0]} channel{'s' * (cases.shape[0] > 1)}: choose one of {grey}"
     )

@@ -1,4 +1,4 @@
-"""What a user may write for the acquisition axis: a dose, a modality, a shortcut, or named styles of real scanners."""
+"""Values of the acquisition axis: a dose, a modality, a shortcut marker, or named presets of real scanners."""
 
 import ast
 import json
@@ -9,57 +9,105 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.core.registry import Registry, nearest
-from fedlab.heterogeneity.acquisition.modalities import ABOUT, CHAINS, EFFECTS, MODALITIES
-from fedlab.heterogeneity.site_coordinates import dose as as_dose
+from fedlab.heterogeneity.acquisition.modalities import ABOUT, CHAINS, MODALITIES, TRANSFORMS
+from fedlab.heterogeneity.site_effects import dose as as_dose
 
 Acquisition = float | str | Sequence[str]
 
-_STYLES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
-STYLES: Mapping[str, str] = {name: f"{style['modality']}: {style['about']}" for name, style in _STYLES.items()}
+_PRESETS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
+PRESETS: Mapping[str, str] = {name: f"{preset['modality']}: {preset['about']}" for name, preset in _PRESETS.items()}
 
 
 @dataclass(frozen=True)
 class Requested:
-    """A value of the axis, read. modality: empty for the cases' own. only: the effects alone that differ, empty for
-    all. styles: names of them, that take turns over the sites or stand for one site each."""
+    """A value of the axis, parsed.
+
+    modality: empty for that of the cases. jitter: standard deviation of settings between cases. only: transforms that
+    differ, empty for all. presets: names, which take turns over the sites (turns) or are given one per site.
+    """
 
     dose: float = 0.0
     modality: str = ""
     jitter: float = 0.0
     only: tuple[str, ...] = ()
-    styles: tuple[str, ...] = ()
+    presets: tuple[str, ...] = ()
     turns: bool = False
 
 
 def read(value: object) -> Requested:
-    """What the value asks for; ValueError with the nearest that exists."""
+    """Parse a value of the axis; raise ValueError with the nearest known name."""
     if isinstance(value, str):
-        return _styles(value) if value.split("(")[0].strip() == "styles" else _scheme(value)
+        return _presets_in_turn(value) if value.split("(")[0].strip() == "styles" else _scheme(value)
     if isinstance(value, Sequence):
-        return Requested(styles=_known(value))
+        return Requested(presets=_known_presets(value))
     return Requested(as_dose(value, "acquisition"))
 
 
 def _scheme(text: str) -> Requested:
-    function, args, knobs = SCHEMES.parse(text)
-    return function(*args, **knobs)  # type: ignore[no-any-return]
+    """Read a modality or marker with its arguments."""
+    function, args, arguments = SCHEMES.parse(text)
+    return function(*args, **arguments)  # type: ignore[no-any-return]
 
 
 def _modality(modality: str, dose: float = 0.5, jitter: float = 0.0, only: str | Sequence[str] = ()) -> Requested:
-    """Scanners of one modality."""
+    """Scanners of one modality, with all transforms of its imaging chain.
+
+    Setting of transform j at site k: ``h u[k, j]`` if signed, else ``h (1 + u[k, j]) / 2``; 0 changes nothing.
+
+    Parameters
+    ----------
+    dose : float, default 0.5
+        Strength h, 0 to 1.
+    jitter : float, default 0.0
+        Standard deviation of settings between the cases of a site, 0 to 1.
+    only : str or sequence of str, optional
+        Names of the transforms that differ; all by default.
+
+    Returns
+    -------
+    Requested
+        The parsed value.
+    """
     names = (only,) if isinstance(only, str) else tuple(only)
     for name in names:
         if name not in CHAINS[modality]:
-            raise ValueError(f"{modality} scanners have no effect {name!r}: {nearest(str(name), CHAINS[modality])}")
+            raise ValueError(f"{modality} scanners have no transform {name!r}: {nearest(str(name), CHAINS[modality])}")
     return Requested(as_dose(dose, f"acquisition {modality!r}"), modality, _jitter(jitter), names)
 
 
 def marker(dose: float = 0.5) -> Requested:
-    """a burned-in token that tells the disease at some sites and its absence at others: a shortcut, nothing else"""
+    """A burned-in marker, correlated with the disease at some sites and with its absence at others (a shortcut).
+
+    A case at site k has the marker with probability ``1/2 + h u[k] (y - 1/2)`` for a binary label y. A dose of 0 burns
+    in no marker; images are otherwise unchanged.
+
+    Parameters
+    ----------
+    dose : float, default 0.5
+        Strength h, 0 to 1: correlation of marker and disease at the extreme sites.
+
+    Returns
+    -------
+    Requested
+        The parsed value.
+
+    References
+    ----------
+    Zech et al. 2018, doi:10.1371/journal.pmed.1002683.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> cases = fedlab.load("phantoms(cases=400, size=16)")
+    >>> part = fedlab.partition(cases, sites=3, acquisition="marker(0.8)")
+    >>> sorted(scanner.settings["marker"] for scanner in part.scanners.values())
+    [-0.8, 0.0, 0.8]
+    """
     return Requested(as_dose(dose, "acquisition 'marker'"), "generic", only=("marker",))
 
 
 def _jitter(jitter: object) -> float:
+    """Return a jitter in [0, 1]; raise ValueError otherwise."""
     try:
         return as_dose(jitter, "jitter")
     except ValueError:
@@ -67,9 +115,11 @@ def _jitter(jitter: object) -> float:
 
 
 def _registered() -> Registry:
+    """Register the modalities and the marker."""
     schemes = Registry("acquisition")
     for name, about in ABOUT.items():
         function: Callable[..., Requested] = partial(_modality, name)
+        function.__doc__ = f"{about}\n\n    {_modality.__doc__}"
         MODALITIES.add(function, name, about)
         schemes.add(function, name, about)
     schemes.add(marker)
@@ -79,8 +129,8 @@ def _registered() -> Registry:
 SCHEMES = _registered()
 
 
-def _styles(text: str) -> Requested:
-    """ "styles(ct_soft, ct_sharp, jitter=0.1)"; names with or without quotes."""
+def _presets_in_turn(text: str) -> Requested:
+    """Read "styles(ct_soft, ct_sharp, jitter=0.1)"; names with or without quotes."""
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call) or any(word.arg != "jitter" for word in call.keywords):
@@ -89,28 +139,29 @@ def _styles(text: str) -> Requested:
         jitter = ast.literal_eval(call.keywords[0].value) if call.keywords else 0.0
     except (SyntaxError, ValueError):
         raise ValueError(f"cannot read acquisition {text!r}: write it as styles(ct_soft, ct_sharp)") from None
-    return Requested(styles=_known(names), turns=True, jitter=_jitter(jitter))
+    return Requested(presets=_known_presets(names), turns=True, jitter=_jitter(jitter))
 
 
-def _known(names: Sequence[object]) -> tuple[str, ...]:
+def _known_presets(names: Sequence[object]) -> tuple[str, ...]:
+    """Return the names of presets; raise ValueError for an unknown one."""
     if not names:
-        raise ValueError("acquisition names no style: name one a site, or give a dose between 0 and 1")
+        raise ValueError("acquisition names no scanner preset: name one per site, or give a dose between 0 and 1")
     for name in names:
-        if name not in STYLES:
-            raise ValueError(f"unknown style {name!r}: {nearest(str(name), STYLES)}")
+        if name not in PRESETS:
+            raise ValueError(f"unknown scanner preset {name!r}: {nearest(str(name), PRESETS)}")
     return tuple(str(name) for name in names)
 
 
-def settings_of(style: str) -> dict[str, float]:
-    """effect -> setting, in the order of EFFECTS."""
-    given = _STYLES[style]["settings"]
-    return {name: float(given[name]) for name in EFFECTS if name in given}
+def settings_of(preset: str) -> dict[str, float]:
+    """Return transform -> setting, in the order of TRANSFORMS."""
+    given = _PRESETS[preset]["settings"]
+    return {name: float(given[name]) for name in TRANSFORMS if name in given}
 
 
-def check_suits(style: str, modality: str) -> None:
-    """ValueError if a style is made for another modality; cases of unknown modality take any."""
-    own = _STYLES[style]["modality"]
+def check_suits(preset: str, modality: str) -> None:
+    """Raise ValueError if a preset is of another modality; cases of unknown modality accept any preset."""
+    own = _PRESETS[preset]["modality"]
     if own in ("any", modality) or modality == "generic":
         return
-    fitting = ", ".join(name for name, other in _STYLES.items() if other["modality"] == modality)
-    raise ValueError(f"style {style!r} is one of {own}, but the images are {modality}: choose from {fitting}")
+    fitting = ", ".join(name for name, other in _PRESETS.items() if other["modality"] == modality)
+    raise ValueError(f"scanner preset {preset!r} is for {own}, but the images are {modality}: choose from {fitting}")

@@ -1,1 +1,1 @@
-"""Realised heterogeneity: how far sites are apart on each axis, against what chance gives."""
+"""Realised shift: divergences between sites on each axis, with permutation nulls and confidence intervals."""

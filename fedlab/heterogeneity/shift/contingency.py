@@ -1,4 +1,4 @@
-"""Sites crossed with what an axis deals by: labels, kinds of a disease, levels of a population, numbers such as age."""
+"""Sites by labels, subtypes, population levels and numbers such as age: the contingency tables of each axis."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,113 +8,117 @@ import numpy as np
 from fedlab.core.typing import Floats, Ints
 from fedlab.heterogeneity.shift import divergences
 from fedlab.heterogeneity.shift.divergences import LABEL, ORDINAL, within_layers
-from fedlab.heterogeneity.shift.null_intervals import Effort, Row, recentred, row
-from fedlab.heterogeneity.shift.observed import Observed, firsts, joint
-from fedlab.heterogeneity.shift.permutation import Tables
+from fedlab.heterogeneity.shift.null_intervals import Resampling, Row, recentred, row
+from fedlab.heterogeneity.shift.observed import Observed, first_positions, joint_ids
+from fedlab.heterogeneity.shift.permutation import ContingencyTables
 
 Measure = Callable[[Floats], Floats]
 
-MOST_POINTS = 256
+MAX_POINTS = 256
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """Tables of sites by answers, whose columns are so many layers of answers, and the measures taken in a layer."""
+class AxisTables:
+    """Tables of sites by categories of one axis, whose columns form layers, and the measures taken in each layer."""
 
     axis: str
-    tables: Tables
+    tables: ContingencyTables
     layers: int
-    named: Mapping[str, Measure]
+    measures: Mapping[str, Measure]
 
-    def rows(self, effort: Effort) -> Iterator[Row]:
-        """Of each measure that is asked for; all of them see the same draws."""
-        named = {name: measure for name, measure in self.named.items() if effort.asks(self.axis, name)}
-        if not named:
+    def rows(self, resampling: Resampling) -> Iterator[Row]:
+        """Yield a row for each included measure; all measures use the same draws."""
+        measures = {name: measure for name, measure in self.measures.items() if resampling.includes(self.axis, name)}
+        if not measures:
             return
-        purpose = f"{self.axis} {next(iter(self.named))}"
-        value = self._each(named, [self.tables.observed()])
-        chance = self._each(named, self.tables.by_chance(effort.permutations, purpose))
-        again = self._each(named, self.tables.resampled(effort.resamples, purpose))
-        for name in named:
-            interval = np.maximum(recentred(float(value[name][0]), again[name]), 0)
-            yield row(self.axis, name, float(value[name][0]), chance[name], interval, 0.0)
+        purpose = f"{self.axis} {next(iter(self.measures))}"
+        value = self._evaluate(measures, [self.tables.observed()])
+        null = self._evaluate(measures, self.tables.null(resampling.permutations, purpose))
+        resampled = self._evaluate(measures, self.tables.bootstrap(resampling.resamples, purpose))
+        for name in measures:
+            interval = np.maximum(recentred(float(value[name][0]), resampled[name]), 0)
+            yield row(self.axis, name, float(value[name][0]), null[name], interval, 0.0)
 
     def layered(self, tables: Floats) -> Floats:
-        """(draws, sites, layers, answers) of tables (draws, sites, columns)."""
+        """Reshape tables (draws, sites, columns) to (draws, sites, layers, categories)."""
         return tables.reshape(*tables.shape[:2], self.layers, -1)
 
-    def _each(self, named: Mapping[str, Measure], blocks: Iterable[Floats]) -> dict[str, Floats]:
-        parts = [[within_layers(measure, self.layered(b)) for measure in named.values()] for b in blocks]
-        return {name: np.concatenate(part) for name, part in zip(named, zip(*parts, strict=True), strict=True)}
+    def _evaluate(self, measures: Mapping[str, Measure], blocks: Iterable[Floats]) -> dict[str, Floats]:
+        """Evaluate each measure on all tables, (draws,)."""
+        parts = [[within_layers(measure, self.layered(b)) for measure in measures.values()] for b in blocks]
+        return {name: np.concatenate(part) for name, part in zip(measures, zip(*parts, strict=True), strict=True)}
 
 
-def crossings(seen: Observed, effort: Effort) -> Iterator[Crossing]:
-    """Every axis that deals cases to sites, as far as it is known; numbers where more than headlines are asked for."""
-    yield labels(seen)
-    for axis, name, given, other in (
-        ("presentation", "I(S;Z|Y)", seen.labels, "population"),
-        ("population", "I(S;A|Y)", seen.findings, "presentation"),
+def axis_tables(cases: Observed, resampling: Resampling) -> Iterator[AxisTables]:
+    """Yield the tables of every assignment axis that is known; numbers only in the full report."""
+    yield label_tables(cases)
+    for axis, measure, given, other in (
+        ("presentation", "I(S;Z|Y)", cases.labels, "population"),
+        ("population", "I(S;A|Y)", cases.pooled_labels, "presentation"),
     ):
-        if axis in seen.levels:
-            yield within_label(seen, axis, name, given, seen.levels[axis], seen.alike(other, given=given))
-    for column, values in seen.numbers.items() if not effort.headlines else ():
+        if axis in cases.levels:
+            yield tables_within_label(cases, axis, measure, given, cases.levels[axis], cases.strata(other, given=given))
+    for column, values in cases.numbers.items() if not resampling.headlines else ():
         if len(np.unique(values[~np.isnan(values)])) > 1:
-            yield numbers(seen, column, values)
+            yield number_tables(cases, column, values)
 
 
-def labels(seen: Observed) -> Crossing:
-    """Sites by classes; a multi-label task's findings are layers, each of absence and presence."""
+def label_tables(cases: Observed) -> AxisTables:
+    """Return sites by classes; the findings of a multi-label task are layers, each of absence and presence."""
     from scipy.sparse import csr_matrix
 
-    registries = [LABEL, ORDINAL] if seen.task == "ordinal" else [LABEL]
-    named = {name: registry.function(name) for registry in registries for name in registry}
-    answers, spelled, layers = seen.labels, csr_matrix(np.eye(seen.classes)), 1
-    if seen.task == "multilabel":
-        sets, answers = np.unique(seen.labels, return_inverse=True)
-        present = (sets[:, None] >> np.arange(seen.classes)) & 1
-        spelled = csr_matrix(np.stack([1.0 - present, present], axis=2).reshape(len(sets), -1))
-        layers = seen.classes
-    tables = Tables(seen, answers.reshape(-1), spelled, seen.alike("population"))
-    return Crossing("prevalence", tables, layers, named)
+    registries = [LABEL, ORDINAL] if cases.task == "ordinal" else [LABEL]
+    measures = {name: registry.function(name) for registry in registries for name in registry}
+    categories, design, layers = cases.labels, csr_matrix(np.eye(cases.classes)), 1
+    if cases.task == "multilabel":
+        sets, categories = np.unique(cases.labels, return_inverse=True)
+        present = (sets[:, None] >> np.arange(cases.classes)) & 1
+        design = csr_matrix(np.stack([1.0 - present, present], axis=2).reshape(len(sets), -1))
+        layers = cases.classes
+    tables = ContingencyTables(cases, categories.reshape(-1), design, cases.strata("population"))
+    return AxisTables("prevalence", tables, layers, measures)
 
 
-def within_label(seen: Observed, axis: str, name: str, given: Ints, answers: Ints, stratum: Ints) -> Crossing:
-    """Sites by answers (n,) with a layer for each label given (n,), in which answers are numbered anew to keep the
-    table small."""
+def tables_within_label(
+    cases: Observed, axis: str, measure: str, given: Ints, categories: Ints, stratum: Ints
+) -> AxisTables:
+    """Return sites by categories (n,) with a layer for each label `given` (n,).
+
+    Categories are renumbered within a layer, which keeps the table small.
+    """
     from scipy.sparse import coo_matrix
 
-    given = joint(given)
-    pair = joint(given, answers)
-    layer = given[firsts(pair)]
+    given = joint_ids(given)
+    pair = joint_ids(given, categories)
+    layer = given[first_positions(pair)]
     place = np.arange(len(layer)) - np.flatnonzero(np.diff(layer, prepend=-1))[layer]
-    layers, wide = int(layer[-1]) + 1, int(place.max()) + 1
-    ones = (np.ones(len(layer)), (np.arange(len(layer)), layer * wide + place))
-    spelled = coo_matrix(ones, (len(layer), layers * wide)).tocsr()
-    named = {name: divergences.mutual_information, "TV within class": divergences.total_variation}
-    return Crossing(axis, Tables(seen, pair, spelled, stratum), layers, named)
+    layers, width = int(layer[-1]) + 1, int(place.max()) + 1
+    ones = (np.ones(len(layer)), (np.arange(len(layer)), layer * width + place))
+    design = coo_matrix(ones, (len(layer), layers * width)).tocsr()
+    measures = {measure: divergences.mutual_information, "TV within class": divergences.total_variation}
+    return AxisTables(axis, ContingencyTables(cases, pair, design, stratum), layers, measures)
 
 
-def numbers(seen: Observed, column: str, values: Floats) -> Crossing:
-    """Sites by values of a number; cases of which it is not known count nowhere."""
+def number_tables(cases: Observed, column: str, values: Floats) -> AxisTables:
+    """Return sites by values of a number; cases with an unknown value are not counted."""
     from scipy.sparse import csr_matrix
 
-    points, answers = _points(values)
-    spelled = csr_matrix(np.eye(len(points) + 1)[:, :-1])
-    named = {f"W1 of {column}": lambda tables: divergences.wasserstein_of(tables, points)}
-    return Crossing(
-        "population", Tables(seen, answers, spelled, seen.alike("presentation", given=seen.findings)), 1, named
-    )
+    points, categories = _points(values)
+    design = csr_matrix(np.eye(len(points) + 1)[:, :-1])
+    measures = {f"W1 of {column}": lambda tables: divergences.wasserstein_of(tables, points)}
+    stratum = cases.strata("presentation", given=cases.pooled_labels)
+    return AxisTables("population", ContingencyTables(cases, categories, design, stratum), 1, measures)
 
 
 def _points(values: Floats) -> tuple[Floats, Ints]:
-    """(points, ascending, nearest point of each value or len(points) where it is NaN).
+    """Return (points, ascending, index of the nearest point of each value or len(points) where it is NaN).
 
-    All values there are; of more than MOST_POINTS an even grid, which moves a mean by less than a step.
+    All distinct values; of more than MAX_POINTS an even grid, which moves a mean by less than a step.
     """
-    there = ~np.isnan(values)
-    points = np.unique(values[there])
-    if len(points) > MOST_POINTS:
-        points = np.linspace(points[0], points[-1], MOST_POINTS)
-    answers = np.full(len(values), len(points), np.int64)
-    answers[there] = np.searchsorted((points[1:] + points[:-1]) / 2, values[there])
-    return points, answers
+    known = ~np.isnan(values)
+    points = np.unique(values[known])
+    if len(points) > MAX_POINTS:
+        points = np.linspace(points[0], points[-1], MAX_POINTS)
+    categories = np.full(len(values), len(points), np.int64)
+    categories[known] = np.searchsorted((points[1:] + points[:-1]) / 2, values[known])
+    return points, categories

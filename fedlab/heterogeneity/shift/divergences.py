@@ -1,15 +1,15 @@
-"""How different sites are, from counts: measures of site sizes, and of tables of sites by answers.
+"""Divergences between sites: measures of site sizes, of tables of sites by categories, and of dependence.
 
-The latter take counts (..., sites, classes) and quantity measures sizes (..., sites), and return (...): a bootstrap
-or a permutation null is one more leading axis. A pair of sites of which one is empty does not enter a mean over pairs.
+Measures of tables take counts (..., sites, classes), measures of sizes take (..., sites), and both return (...):
+bootstrap or permutation draws are a leading axis. A mean over pairs leaves out pairs with an empty site.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fedlab.core.registry import Registry
-from fedlab.core.typing import Floats
+from fedlab.core.typing import Floats, Ints
 
 QUANTITY = Registry("quantity measure")
 LABEL = Registry("label measure")
@@ -17,7 +17,7 @@ ORDINAL = Registry("ordinal label measure")
 
 
 def effective_sites(sizes: Floats) -> Floats:
-    """Sites that would be as even: 1 / sum of squared shares, from 1 to the number of sites."""
+    """Effective number of sites, 1 / sum of squared size shares (inverse Simpson index), from 1 to sites."""
     return 1 / (_shares(sizes) ** 2).sum(axis=-1)
 
 
@@ -29,19 +29,19 @@ def gini(sizes: Floats) -> Floats:
 
 
 def normalised_entropy(sizes: Floats) -> Floats:
-    """Entropy of the site shares over its maximum, from 0 to 1 (equal); a lone site counts as even."""
+    """Entropy of the size shares over its maximum, from 0 to 1 (equal); 1 for a single site."""
     sites = np.shape(sizes)[-1]
     return _entropy(_shares(sizes)) / np.log2(sites) if sites > 1 else np.ones(np.shape(sizes)[:-1])
 
 
 def mutual_information(counts: Floats) -> Floats:
-    """I(site; class) in bits, the generalised Jensen-Shannon divergence: how much the label tells about the site."""
+    """Mutual information I(site; class) in bits, the generalised Jensen-Shannon divergence of the class shares."""
     joint = _shares(_flat(counts)).reshape(np.shape(counts))
     return np.maximum(_entropy(joint.sum(axis=-1)) + _entropy(joint.sum(axis=-2)) - _entropy(_flat(joint)), 0.0)
 
 
 def total_variation(counts: Floats) -> Floats:
-    """Half the absolute difference of two sites' class shares, mean over pairs, from 0 to 1."""
+    """Total variation: half the absolute difference of two sites' class shares, mean over pairs, from 0 to 1."""
     return _mean_difference(_shares(counts)) / 2
 
 
@@ -56,7 +56,7 @@ def hellinger(counts: Floats) -> Floats:
 
 
 def weighted_l1(counts: Floats) -> Floats:
-    """Absolute difference to the pool's class shares, weighted by site size (Zhao 2018, arXiv:1806.00582), below 2."""
+    """Absolute difference from the pool's class shares, weighted by size (Zhao 2018, arXiv:1806.00582), below 2."""
     weights = _shares(counts.sum(axis=-1))
     pool = _shares(counts.sum(axis=-2))[..., None, :]
     return np.nansum(weights * np.abs(_shares(counts) - pool).sum(axis=-1), axis=-1)
@@ -72,12 +72,12 @@ def cramers_v(counts: Floats) -> Floats:
 
 
 def kolmogorov_smirnov(counts: Floats) -> Floats:
-    """Largest difference of two sites' cumulative grade shares, mean over pairs, from 0 to 1 (Qu 2022)."""
+    """Kolmogorov-Smirnov distance of two sites' grades, mean over pairs, from 0 to 1 (Qu 2022, arXiv:2106.06047)."""
     return _mean_over_pairs(counts, lambda a, b: np.abs(np.cumsum(a - b, axis=-1)).max(axis=-1))
 
 
 def wasserstein(counts: Floats) -> Floats:
-    """Grades by which one site's cases must move to match another's, mean over pairs, from 0 to classes - 1."""
+    """Wasserstein-1 distance of two sites' grades, mean over pairs, from 0 to classes - 1."""
     return _mean_difference(np.cumsum(_shares(counts), axis=-1))
 
 
@@ -100,52 +100,106 @@ def wasserstein_of(counts: Floats, points: Floats) -> Floats:
 
 
 def within_layers(measure: Callable[[Floats], Floats], tables: Floats) -> Floats:
-    """The measure in each layer of tables (draws, sites, layers, answers), its mean by cases: (draws,).
+    """Mean of a measure over the layers of tables (draws, sites, layers, categories), weighted by cases: (draws,).
 
-    With labels as layers and information as the measure that is conditional mutual information.
+    With labels as layers and mutual information as the measure it is conditional mutual information.
     """
     layers = np.moveaxis(tables, 2, 1)
     return mean_defined(measure(layers), layers.sum(axis=(-2, -1)))
 
 
+def distance_correlation(x: Floats, y: Floats) -> float:
+    """Distance correlation of paired rows of x (n, p) and y (n, q).
+
+    The limit for n -> infinity is 0 for independent rows only, and 1 for rows that are equal up to an isometry and a
+    factor. For finite n it is biased upwards: compare it with `distance_correlation_null`.
+
+    Parameters
+    ----------
+    x : ndarray, (n, p)
+    y : ndarray, (n, q)
+
+    Returns
+    -------
+    float
+        From 0 to 1; 0 if either is constant.
+
+    References
+    ----------
+    Szekely, Rizzo and Bakirov 2007, doi:10.1214/009053607000000505.
+
+    Examples
+    --------
+    >>> x = np.linspace(-1, 1, 50)[:, None]
+    >>> round(distance_correlation(x, 3 * x + 7), 6), distance_correlation(x, np.ones((50, 1)))
+    (1.0, 0.0)
+    """
+    return float(_distance_correlations(x, y, [np.arange(len(x))])[0])
+
+
+def distance_correlation_null(x: Floats, y: Floats, draws: int, rng: np.random.Generator) -> Floats:
+    """Distance correlations (draws,) of rows paired at random: the permutation null of independence."""
+    return _distance_correlations(x, y, [rng.permutation(len(y)) for _ in range(draws)])
+
+
+def _distance_correlations(x: Floats, y: Floats, orders: Sequence[Ints]) -> Floats:
+    """Return the distance correlation of x and y for each order of the rows of y."""
+    a, b = _centred_distances(x), _centred_distances(y)
+    spread = np.sqrt((a * a).mean() * (b * b).mean())
+    if not spread > 0:
+        return np.zeros(len(orders))
+    covariance = [float((a * b[np.ix_(order, order)]).mean()) for order in orders]
+    return np.sqrt(np.maximum(0.0, covariance) / spread)
+
+
+def _centred_distances(x: Floats) -> Floats:
+    """Return the doubly centred Euclidean distances between rows, (n, n)."""
+    squares = (x * x).sum(1)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * x @ x.T, 0))
+    np.fill_diagonal(distances, 0)
+    return distances - distances.mean(0) - distances.mean(1, keepdims=True) + distances.mean()
+
+
 def _shares(counts: Floats) -> Floats:
-    """Counts over their sum along the last axis; NaN where there are none."""
+    """Divide counts by their sum along the last axis; NaN where the sum is 0."""
     totals = np.asarray(counts, np.float64).sum(axis=-1, keepdims=True)
     return np.divide(counts, totals, out=np.full(np.shape(counts), np.nan), where=totals > 0)
 
 
 def _entropy(shares: Floats) -> Floats:
-    """Bits."""
+    """Return the entropy along the last axis, in bits."""
     return -(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0)).sum(axis=-1)
 
 
 def _flat(table: Floats) -> Floats:
+    """Flatten the last two axes."""
     return table.reshape(*table.shape[:-2], -1)
 
 
 def _mean_over_pairs(counts: Floats, distance: Callable[[Floats, Floats], Floats]) -> Floats:
+    """Return the mean over pairs of sites of a distance of class shares."""
     shares = _shares(counts)
     found = [distance(shares[..., k : k + 1, :], shares[..., k + 1 :, :]) for k in range(shares.shape[-2] - 1)]
     return mean_defined(np.concatenate(found, axis=-1)) if found else np.zeros(shares.shape[:-2])
 
 
 def _mean_difference(shares: Floats, weights: Floats | float = 1.0) -> Floats:
-    """Sum over columns of the absolute difference of two sites' shares (..., sites, columns), mean over pairs.
+    """Return the absolute difference of two sites' shares (..., sites, columns), summed over columns, mean over pairs.
 
-    By order statistics, so that many sites cost little: the k-th of m sites is above k - 1 others and below m - k.
-    Sites without shares (NaN) are left out.
+    Computed by order statistics in linear time: the k-th of m sites is above k - 1 others and below m - k. Sites
+    without shares (NaN) are left out.
     """
     ordered = np.nan_to_num(np.sort(shares, axis=-2))  # NaN come last, where the weight is set to 0
-    there = (~np.isnan(shares[..., :1])).sum(axis=-2, keepdims=True)
+    defined = (~np.isnan(shares[..., :1])).sum(axis=-2, keepdims=True)
     rank = np.arange(1, np.shape(shares)[-2] + 1)[:, None]
-    lead = np.where(rank <= there, 2 * rank - there - 1, 0)
-    pairs = (there * (there - 1) / 2)[..., 0, 0]
-    total = ((ordered * lead).sum(axis=-2) * weights).sum(axis=-1)
+    weight = np.where(rank <= defined, 2 * rank - defined - 1, 0)
+    pairs = (defined * (defined - 1) / 2)[..., 0, 0]
+    total = ((ordered * weight).sum(axis=-2) * weights).sum(axis=-1)
     return np.divide(total, pairs, out=np.full(np.shape(total), 0.0 if len(rank) == 1 else np.nan), where=pairs > 0)
 
 
 def mean_defined(values: Floats, weights: Floats | float = 1.0) -> Floats:
-    """Weighted mean of what is defined along the last axis; NaN if nothing is."""
+    """Weighted mean of the defined values along the last axis; NaN if there are none."""
     used = np.where(np.isnan(values), 0.0, weights)
     total = used.sum(axis=-1)
     sums = (np.nan_to_num(values) * used).sum(axis=-1)

@@ -1,4 +1,4 @@
-"""A row of the table of shifts: a value, the band that chance and evenness span, and an interval."""
+"""A row of the table of shifts: a value, its null interval and its confidence interval."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,39 +24,42 @@ HEADLINES = {
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How many permutations and resamples to draw, how many images to look at, and whether to give headlines alone."""
+class Resampling:
+    """Numbers of permutations, bootstrap resamples and images; headlines: only the headline measure of each axis."""
 
     permutations: int
     resamples: int
     images: int
     headlines: bool = False
 
-    def asks(self, axis: str, name: str) -> bool:
-        return not self.headlines or HEADLINES[axis] == name
+    def includes(self, axis: str, measure: str) -> bool:
+        """Tell whether a measure is computed."""
+        return not self.headlines or HEADLINES[axis] == measure
 
 
-FULL, BRIEF = Effort(200, 300, 1500), Effort(100, 100, 400, headlines=True)
+FULL, BRIEF = Resampling(200, 300, 1500), Resampling(100, 100, 400, headlines=True)
 
 
-def row(axis: str, name: str, value: float, chance: Floats, interval: Floats, even: float) -> Row:
-    """chance, interval: (draws,). even: what a perfectly even deal would give, up to which the band reaches.
+def row(axis: str, measure: str, value: float, null: Floats, resampled: Floats, even: float) -> Row:
+    """Return a row from draws under the null and resampled values, each (draws,).
 
-    Rounded to DIGITS, so that rounding errors are no shift.
+    even: the value of a perfectly even assignment, up to which the null interval is extended. Rounded to DIGITS, so
+    that rounding errors are no shift.
     """
-    # (draws + 1) p: a value that is one more draw lies above the band as often as it says, however few draws there are
-    (null_low, null_high), (low, high) = _ends(chance, "weibull"), _ends(interval, "linear")
-    band = min(null_low, even), float(mean_defined(chance)), max(null_high, even)
-    numbers = [round(number, DIGITS) for number in (value, *band, min(low, value), max(high, value))]
-    return axis, name, *numbers  # type: ignore[return-value]
+    # quantiles at (draws + 1) p: a further null draw exceeds the interval with exactly the nominal probability
+    (null_low, null_high), (low, high) = _quantiles(null, "weibull"), _quantiles(resampled, "linear")
+    interval = min(null_low, even), float(mean_defined(null)), max(null_high, even)
+    numbers = [round(number, DIGITS) for number in (value, *interval, min(low, value), max(high, value))]
+    return axis, measure, *numbers  # type: ignore[return-value]
 
 
-def recentred(value: float, again: Floats) -> Floats:
-    """Resampled values about the value instead of about their mean."""
-    return value + again - mean_defined(again)
+def recentred(value: float, resampled: Floats) -> Floats:
+    """Centre resampled values on the value instead of on their mean."""
+    return value + resampled - mean_defined(resampled)
 
 
-def _ends(draws: Floats, method: Literal["weibull", "linear"]) -> tuple[float, float]:
-    there = draws[~np.isnan(draws)]
-    low, high = np.quantile(there, [0.025, 0.975], method=method) if len(there) else (np.nan, np.nan)
+def _quantiles(draws: Floats, method: Literal["weibull", "linear"]) -> tuple[float, float]:
+    """Return the 2.5 % and 97.5 % quantiles of what is defined."""
+    defined = draws[~np.isnan(draws)]
+    low, high = np.quantile(defined, [0.025, 0.975], method=method) if len(defined) else (np.nan, np.nan)
     return float(low), float(high)

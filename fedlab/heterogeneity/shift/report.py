@@ -1,11 +1,13 @@
-"""The shift that sites realise, beside what chance and the other axes would make of the same cases, and its interval.
+"""The shift that a partition realises on each axis, with its permutation null and a confidence interval.
 
-null: sites permuted over units (patients) within a split, among cases that are alike on the other axes in use: for
-prevalence in population level (if moved); for presentation and population in label and each other's level (if moved);
-for images in label and both levels; for annotation in label; for geography sites over regions; for sizes, units dealt
-with equal probability. The band holds 95 % of chance and reaches on to a perfectly even deal, since sites more alike
-than chance would make them are no shift. interval: bootstrap over units, recentred on the value because plug-in
-measures of resamples are biased away from zero; for image measures a block jackknife.
+Null: sites are permuted over units (patients) within a split, among cases that agree on the other axes in use: for
+prevalence in population level (if moved); for presentation and population in label and in each other's level (if
+moved); for images in label and both levels; for annotation in label. For geography sites are permuted over regions; for
+sizes units are assigned with equal probability. The null interval holds 95 % of these draws and is extended to a
+perfectly even assignment, since sites that are more similar than random ones are not shifted.
+
+Confidence interval: bootstrap over units, recentred on the value because plug-in measures of resamples are biased away
+from zero; for image measures a block jackknife.
 """
 
 from collections.abc import Iterator
@@ -15,107 +17,141 @@ import pandas as pd
 
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
-from fedlab.heterogeneity.shift.contingency import Crossing, crossings, within_label
+from fedlab.heterogeneity.shift.contingency import AxisTables, axis_tables, tables_within_label
 from fedlab.heterogeneity.shift.divergences import QUANTITY, mean_defined, mutual_information, within_layers
-from fedlab.heterogeneity.shift.image_rows import Look, image_rows
-from fedlab.heterogeneity.shift.null_intervals import BRIEF, COLUMNS, FULL, HEADLINES, Effort, Row, recentred, row
+from fedlab.heterogeneity.shift.image_rows import LoadImages, image_rows
+from fedlab.heterogeneity.shift.null_intervals import BRIEF, COLUMNS, FULL, HEADLINES, Resampling, Row, recentred, row
 from fedlab.heterogeneity.shift.observed import Observed
-from fedlab.heterogeneity.shift.permutation import Tables
+from fedlab.heterogeneity.shift.permutation import ContingencyTables
 
-__all__ = ["HEADLINES", "Look", "Observed", "shift"]
+__all__ = ["HEADLINES", "LoadImages", "Observed", "shift"]
 
-DEALT = ("I(S;Y)", "I(S;Z|Y)", "I(S;A|Y)")  # what regions may share, by headline
+ASSIGNMENT_MEASURES = ("I(S;Y)", "I(S;Z|Y)", "I(S;A|Y)")  # of which regions may explain a share
 
 
-def shift(seen: Observed, look: Look, brief: bool = False) -> pd.DataFrame:
-    """Columns axis, measure, value, null_low, null, null_high (band and mean of chance), low, high (95 % interval).
+def shift(cases: Observed, load: LoadImages, brief: bool = False) -> pd.DataFrame:
+    """Measure the realised shift on every axis.
 
-    look(rows) returns the features (n, d) of these rows as their sites' scanners show them, or the images before and
-    after these scanners. brief: the headline of each axis alone, from fewer images and draws. NaN where a measure is
-    undefined; an axis of which nothing is known has no row. attrs: "images", how many are compared, and "Frechet", how
-    many of each site in each class, since that distance grows as 1 / n by chance.
+    Parameters
+    ----------
+    cases : Observed
+        The assigned cases.
+    load : callable
+        Maps positions of cases to features (n, d) of their images as the scanners show them, or to a pair of images
+        before and after the scanners.
+    brief : bool, default False
+        Only the headline measure of each axis, from fewer images and draws.
+
+    Returns
+    -------
+    DataFrame
+        A row for each measure; columns axis, measure, value, null_low, null, null_high (null interval and mean under
+        the null), low, high (95 % confidence interval). NaN where a measure is undefined; an axis about which nothing
+        is known has no row. attrs: "images", the number of compared images, and "Frechet", the number of images of each
+        site in each class, since the bias of that distance is proportional to 1 / n.
+
+    References
+    ----------
+    Gretton et al. 2012, A kernel two-sample test, JMLR 13. Lopez-Paz and Oquab 2017, arXiv:1610.06545. Patefield 1981,
+    doi:10.2307/2346669.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> cases = fedlab.load("phantoms(cases=400, size=16)")
+    >>> table = fedlab.partition(cases, sites=2, prevalence=0.8).shift(brief=True)
+    >>> table = table.set_index("axis")
+    >>> bool(table.value["prevalence"] > table.null_high["prevalence"])
+    True
+    >>> bool(table.value["quantity"] > table.null_high["quantity"])
+    False
     """
-    effort = BRIEF if brief else FULL
-    known = list(crossings(seen, effort))
-    images, notes = image_rows(seen, look, effort)
-    found = [*_sizes(seen, effort), *(line for crossing in known for line in crossing.rows(effort)), *images]
-    found += [*_annotation(seen, effort), *_regions(seen, known, effort)]
+    resampling = BRIEF if brief else FULL
+    tables = list(axis_tables(cases, resampling))
+    images, notes = image_rows(cases, load, resampling)
+    found = [*_sizes(cases, resampling), *(line for each in tables for line in each.rows(resampling)), *images]
+    found += [*_annotation(cases, resampling), *_regions(cases, tables, resampling)]
     frame = pd.DataFrame(found, columns=list(COLUMNS))
     frame.attrs.update(notes)
     return frame
 
 
-def _sizes(seen: Observed, effort: Effort) -> Iterator[Row]:
-    """Sizes count cases; the null deals whole units to sites with equal probability."""
-    rng = stream(seen.seed, "shift", "quantity")
-    size = np.bincount(seen.group)
-    sizes = np.bincount(seen.site, minlength=seen.sites).astype(np.float64)
-    chance, again = np.zeros((effort.permutations, seen.sites)), np.zeros((effort.resamples, seen.sites))
+def _sizes(cases: Observed, resampling: Resampling) -> Iterator[Row]:
+    """Yield the rows of site sizes in cases; under the null whole units are assigned with equal probability."""
+    rng = stream(cases.seed, "shift", "quantity")
+    size = np.bincount(cases.group)
+    sizes = np.bincount(cases.site, minlength=cases.sites).astype(np.float64)
+    null, resampled = np.zeros((resampling.permutations, cases.sites)), np.zeros((resampling.resamples, cases.sites))
     for m in np.unique(size):
-        units = np.bincount(seen.site[seen.first[size == m]], minlength=seen.sites)
-        chance += m * rng.multinomial(units.sum(), np.full(seen.sites, 1 / seen.sites), effort.permutations)
-        again += m * rng.multinomial(units.sum(), units / units.sum(), effort.resamples)
+        units = np.bincount(cases.site[cases.first[size == m]], minlength=cases.sites)
+        null += m * rng.multinomial(units.sum(), np.full(cases.sites, 1 / cases.sites), resampling.permutations)
+        resampled += m * rng.multinomial(units.sum(), units / units.sum(), resampling.resamples)
     for name in QUANTITY:
-        if effort.asks("quantity", name):
+        if resampling.includes("quantity", name):
             measure = QUANTITY.function(name)
             value = float(measure(sizes))
-            even, lone = float(measure(np.ones(seen.sites))), float(measure(np.eye(seen.sites)[0]))
-            interval = np.clip(recentred(value, measure(again)), min(even, lone), max(even, lone))
-            yield row("quantity", name, value, measure(chance), interval, even)
+            even, single = float(measure(np.ones(cases.sites))), float(measure(np.eye(cases.sites)[0]))
+            interval = np.clip(recentred(value, measure(resampled)), min(even, single), max(even, single))
+            yield row("quantity", name, value, measure(null), interval, even)
 
 
-def _annotation(seen: Observed, effort: Effort) -> Iterator[Row]:
-    """How much the label that readers wrote tells about their site beyond the true one, and how many are wrong.
+def _annotation(cases: Observed, resampling: Resampling) -> Iterator[Row]:
+    """Yield the information of given labels about the site beyond the true ones, and the share of changed labels.
 
-    By chance alone no label is changed.
+    Under the null no label is changed.
     """
     from scipy.sparse import csr_matrix
 
-    if seen.annotated is None:
+    if cases.annotated is None:
         return
-    stratum = seen.alike(given=seen.labels)
-    written = within_label(seen, "annotation", "I(S;Y'|Y)", seen.labels, seen.annotated, stratum)
-    yield from (line for line in written.rows(effort) if line[1] == "I(S;Y'|Y)")
-    if effort.asks("annotation", "changed labels"):
-        changed = (seen.annotated != seen.labels).astype(np.int64)
-        tables = Tables(seen, changed, csr_matrix(np.eye(2)), np.zeros(len(seen.start), np.int64))
-        share = [_share_changed(block) for block in tables.resampled(effort.resamples, "changed labels")]
+    stratum = cases.strata(given=cases.labels)
+    annotated = tables_within_label(cases, "annotation", "I(S;Y'|Y)", cases.labels, cases.annotated, stratum)
+    yield from (line for line in annotated.rows(resampling) if line[1] == "I(S;Y'|Y)")
+    if resampling.includes("annotation", "changed labels"):
+        changed = (cases.annotated != cases.labels).astype(np.int64)
+        tables = ContingencyTables(cases, changed, csr_matrix(np.eye(2)), np.zeros(len(cases.start), np.int64))
+        share = [_share_changed(block) for block in tables.bootstrap(resampling.resamples, "changed labels")]
         yield row("annotation", "changed labels", changed.mean(), np.zeros(1), np.concatenate(share), 0.0)
 
 
 def _share_changed(tables: Floats) -> Floats:
+    """Return the share of changed labels, (draws,)."""
     return tables[..., 1].sum(axis=-1) / tables.sum(axis=(-2, -1))
 
 
-def _regions(seen: Observed, known: list[Crossing], effort: Effort) -> Iterator[Row]:
-    """Share of what tells sites apart that tells regions apart, I(R;L) / I(S;L), mean over the moved axes that deal.
+def _regions(cases: Observed, tables: list[AxisTables], resampling: Resampling) -> Iterator[Row]:
+    """Yield the share of the information about sites that is about regions, I(R;L) / I(S;L), mean over moved axes.
 
-    L is the label, or within it the level of presentation or population. Chance permutes sites over regions.
+    L is the label, or within it the level of presentation or population. Under the null sites are permuted over
+    regions.
     """
-    if seen.region is None:
+    if cases.region is None:
         return
-    rng = stream(seen.seed, "shift", "geography")
-    used = [each for each in known if each.axis in seen.moved and not {*DEALT}.isdisjoint(each.named)]
-    own = seen.region[None]
-    moved = np.stack([rng.permutation(seen.region) for _ in range(effort.permutations)])
-    value, chance, again = [], [], []
+    rng = stream(cases.seed, "shift", "geography")
+    explained = {*ASSIGNMENT_MEASURES}
+    used = [each for each in tables if each.axis in cases.moved and not explained.isdisjoint(each.measures)]
+    own = cases.region[None]
+    moved = np.stack([rng.permutation(cases.region) for _ in range(resampling.permutations)])
+    value, null, resampled = [], [], []
     for each in used:
         table = each.tables.observed()
-        value.append(_between(each, table, own))
-        chance.append(_between(each, table, moved))
-        blocks = each.tables.resampled(effort.resamples, "geography")
-        again.append(np.concatenate([_between(each, block, own) for block in blocks]))
-    means = [mean_defined(np.stack(part, axis=-1)) if used else np.full(1, np.nan) for part in (value, chance, again)]
+        value.append(_regional_share(each, table, own))
+        null.append(_regional_share(each, table, moved))
+        blocks = each.tables.bootstrap(resampling.resamples, "geography")
+        resampled.append(np.concatenate([_regional_share(each, block, own) for block in blocks]))
+    means = [mean_defined(np.stack(part, axis=-1)) if used else np.full(1, np.nan) for part in (value, null, resampled)]
     interval = np.clip(recentred(float(means[0][0]), means[2]), 0, 1)
     yield row("geography", "regional share", float(means[0][0]), means[1], interval, 0.0)
 
 
-def _between(crossing: Crossing, tables: Floats, region: Ints) -> Floats:
-    """Information about regions over that about sites, (draws,); tables (draws, sites, columns), region (draws, sites),
-    either of one draw."""
+def _regional_share(axis: AxisTables, tables: Floats, region: Ints) -> Floats:
+    """Return the information about regions divided by that about sites, (draws,).
+
+    tables: (draws, sites, columns), region: (draws, sites), either of which may have a single draw.
+    """
     members = (region[:, None] == np.arange(region.max() + 1)[:, None]).astype(np.float64)
     of_regions, of_sites = (
-        within_layers(mutual_information, crossing.layered(each)) for each in (members @ tables, tables)
+        within_layers(mutual_information, axis.layered(each)) for each in (members @ tables, tables)
     )
     return np.divide(
         of_regions, of_sites, out=np.full(np.broadcast(of_regions, of_sites).shape, np.nan), where=of_sites > 0

@@ -1,0 +1,43 @@
+"""Observers follow runs while they train, such as a live figure in a notebook."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import pandas as pd
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Anything with these five methods can follow `fedlab.run(..., live=observer)`."""
+
+    def restart(self, rounds: int, title: str, device: str = "") -> None:
+        """Follow a run that begins now; rounds: how many are planned."""
+
+    def update(self, rounds_frame: pd.DataFrame, round: int) -> None:
+        """Take note of a finished round; rounds_frame: the rounds so far, as in `run.rounds`."""
+
+    def close(self) -> None:
+        """Show the last state of a run that has ended or failed."""
+
+    def tell(self, text: str) -> None:
+        """Show one line of progress while several runs train at a time."""
+
+    def conclude(self, text: str) -> None:
+        """Show one line at the end of a grid."""
+
+
+_default: list[Callable[[], Observer]] = []
+
+
+def register_observer(factory: Callable[[], Observer]) -> None:
+    """Set the function that makes the observer of `live=True`."""
+    _default[:] = [factory]
+
+
+def find_observer(live: bool | Observer) -> Observer | None:
+    """The observer that `live` means: itself, a new one of the default kind for True, none for False."""
+    if isinstance(live, bool):
+        return _default[0]() if live and _default else None
+    if isinstance(live, Observer):
+        return live
+    raise ValueError(f"live is {live!r}: give True, False, or an object with the methods of `Observer`")

@@ -1,0 +1,212 @@
+"""The parts of a partition as plain values: cases assigned to simulated or given sites, and how these sites differ."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedlab.core.registry import nearest
+from fedlab.core.site_names import natural, site_names
+from fedlab.core.typing import Names
+from fedlab.core.warnings import HeterogeneityWarning, LeakageWarning, warn
+from fedlab.data.cases import SPLITS, Cases
+from fedlab.heterogeneity import annotation, population, presentation
+from fedlab.heterogeneity.acquisition import scanner
+from fedlab.heterogeneity.geography import draw_site_effects, region_names
+from fedlab.heterogeneity.site_effects import SiteEffects
+from fedlab.partitioning.assignment import class_counts, group_rows, row_positions, rows_of
+from fedlab.partitioning.explicit import Explicit, read_sites
+from fedlab.partitioning.holdout import Unseen, held_out
+from fedlab.partitioning.simulate import AssignmentAxes, simulate
+from fedlab.partitioning.splits import Cleared, clear, given_splits, make, unless
+
+RESERVED = (
+    "",
+    "server",
+    "global",
+    "global, own statistics",
+    "all sites",
+    "unassigned",
+    "pooled",
+    "mean of sites",
+    "worst site",
+)
+
+
+class Parts(TypedDict):
+    """The fields of a `Partition`, under their names."""
+
+    cases: Cases
+    table: pd.DataFrame
+    spec: dict[str, Any]
+    scanners: dict[str, scanner.Scanner]
+    annotators: dict[str, annotation.Annotator]
+    regions: dict[str, str]
+    unseen: tuple[str, ...]
+    covariate: population.Covariate | None
+
+
+def simulated_parts(
+    cases: Cases, count: int, axes: dict[str, Any], unseen: Unseen, seed: int, splits: str, leakage: str
+) -> Parts:
+    """Assign cases to `count` simulated sites; axes: the value of each axis in `fedlab.AXES`."""
+    spec = _settings(cases, seed, splits, leakage, False) | {"sites": count}
+    spec |= {axis: as_json(value) for axis, value in axes.items()} | {"unseen": as_json(unseen)}
+    official = given_splits(cases, spec["splits"])
+    cleared = clear(cases, official, np.ones(len(cases), bool), leakage)
+    pools = cleared.split if spec["splits"] == "official" else np.full(len(cases), "", object)
+    effects = draw_site_effects(axes["geography"], count, spec["seed"])
+    requested = AssignmentAxes(
+        axes["quantity"],
+        axes["prevalence"],
+        population.preferences(axes["population"], cases, effects),
+        presentation.preferences(axes["presentation"], cases, effects),
+    )
+    site, notes = simulate(cases, unless(cleared.split == "", pools), effects, requested)
+    return _finish(cases, site, cleared, spec, notes, effects, requested.population)
+
+
+def explicit_parts(
+    cases: Cases,
+    sites: Explicit,
+    splits: str,
+    acquisition: float | str | Sequence[str],
+    annotation: float | str,
+    unseen: Unseen,
+    seed: int,
+    leakage: str,
+) -> Parts:
+    """Take over an explicit assignment; test cases of no site count as test cases when leakage is looked for."""
+    site, own = read_sites(cases, sites)
+    spec = _settings(cases, seed, splits, leakage, own is not None)
+    spec |= {"sites": sites if isinstance(sites, str) else "explicit", "acquisition": as_json(acquisition)}
+    spec |= {"annotation": annotation, "unseen": as_json(unseen)}
+    official = given_splits(cases, spec["splits"], own)
+    cleared = clear(cases, official, pd.notna(site) | (official == "test"), leakage)
+    return _finish(cases, unless(cleared.split == "", site), cleared, spec, [])
+
+
+def _finish(
+    cases: Cases,
+    site: Names,
+    cleared: Cleared,
+    spec: dict[str, Any],
+    notes: list[str],
+    effects: SiteEffects | None = None,
+    choice: population.Preferences | None = None,
+) -> Parts:
+    """Build the parts, check that every site can train, and warn of what cannot be measured."""
+    split = make(cases, site, spec["seed"]) if spec["splits"] == "site" else cleared.split
+    assigned = pd.notna(site)
+    if not assigned.any():
+        raise ValueError("no case belongs to a site: give at least one site some cases")
+    names = _names(site[assigned], effects)
+    effects = effects or SiteEffects(len(names), spec["seed"])
+    table = pd.DataFrame({"case": cases.table["case"][assigned], "site": site[assigned], "split": split[assigned]})
+    spec["notes"] = cleared.notes + notes
+    parts = _with_site_effects(cases, table.reset_index(drop=True), spec, names, effects, choice)
+    _check_training(parts, names)
+    if cleared.notes:
+        warn("; ".join(cleared.notes), LeakageWarning)
+    if shortfalls := notes + _missing(parts, names):
+        warn("; ".join(shortfalls), HeterogeneityWarning)
+    return parts
+
+
+def _with_site_effects(
+    cases: Cases,
+    table: pd.DataFrame,
+    spec: dict[str, Any],
+    names: list[str],
+    effects: SiteEffects,
+    choice: population.Preferences | None,
+) -> Parts:
+    """Draw each site's scanner, readers and region, and write down the covariate and the annotated labels."""
+    if choice is not None:
+        spec["causes"] = choice.causes
+    covariate = choice.covariate if choice is not None else None
+    scanners = scanner.draw(names, spec["acquisition"], effects, cases)
+    readers = annotation.draw(spec["annotation"], cases, names, effects)
+    regions = region_names(effects, names)
+    rows = row_positions(cases, table)
+    annotated = _annotated(cases, table, names, readers) if readers and cases.task != "segmentation" else None
+    if covariate is not None and choice is not None:
+        table = table.assign(covariate=choice.levels.of[rows])
+    if annotated is not None:
+        table = table.assign(annotated=annotated)
+    return {
+        "cases": cases,
+        "table": table,
+        "spec": spec,
+        "scanners": scanners,
+        "annotators": readers,
+        "regions": regions,
+        "unseen": held_out(spec["unseen"], names, regions),
+        "covariate": covariate,
+    }
+
+
+def _annotated(
+    cases: Cases, table: pd.DataFrame, names: list[str], readers: dict[str, annotation.Annotator]
+) -> NDArray[np.int64]:
+    """The label that the readers of each case's site wrote, one a row of the table."""
+    labels, rows = cases.labels.copy(), row_positions(cases, table)
+    groups = group_rows(table, rows)
+    for site in names:
+        for split in SPLITS:
+            members = rows_of(groups, site, split)
+            labels[members] = readers[site].annotate(cases, members)
+    return labels[rows]
+
+
+def _names(site: Names, effects: SiteEffects | None) -> list[str]:
+    """Names of the sites in natural order; of simulated sites all, also those without a case."""
+    names = sorted(set(site), key=natural) if effects is None else site_names(effects.sites)
+    if taken := [name for name in names if name.strip() in RESERVED]:
+        raise ValueError(f"a site is called {taken[0]!r}, which means something else in every table: rename it")
+    return names
+
+
+def _check_training(parts: Parts, names: list[str]) -> None:
+    table = parts["table"]
+    trained = set(table.loc[table["split"] == "train", "site"])
+    present = set(table["site"])
+    without = [name for name in names if name in present and name not in trained and name not in parts["unseen"]]
+    if without:
+        raise ValueError(
+            f"{', '.join(without)} would have no training case: use fewer sites or a lower dose, or leave it out"
+        )
+
+
+def _missing(parts: Parts, names: list[str]) -> list[str]:
+    """A line on the classes that sites lack in train or test, or none."""
+    gaps = []
+    present = set(parts["table"]["site"])
+    for split in ("train", "test"):
+        counts = class_counts(parts["cases"], parts["table"], [name for name in names if name in present], split)
+        for site, row in counts.iterrows() if counts.to_numpy().any() else ():
+            gaps += [f"{site} has no {name} in {split}" for name in row.index[row == 0]]
+    if not gaps:
+        return []
+    shown = ", ".join(gaps[:4]) + (f" and {len(gaps) - 4} more" if len(gaps) > 4 else "")
+    return [f"{shown}: metrics that need these classes are undefined there and left out of means"]
+
+
+def _settings(cases: Cases, seed: int, splits: str, leakage: str, own: bool) -> dict[str, Any]:
+    if not isinstance(cases, Cases):
+        raise ValueError(f"cases is {cases!r}: give the cases themselves, e.g. fedlab.load('phantoms')")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise ValueError(f"seed is {seed!r}: give a whole number")
+    if splits not in ("official", "site"):
+        raise ValueError(f"splits is {splits!r}: {nearest(str(splits), ('official', 'site'))}")
+    used = splits if own or "split" in cases.table else "site"
+    return {"seed": int(seed), "splits": used, "leakage": leakage}
+
+
+def as_json(value: Any) -> Any:
+    """The value as JSON has it: lists for sequences and arrays, numbers for scalars of numpy."""
+    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+        return [as_json(part) for part in value]
+    return value.item() if isinstance(value, np.generic) else value

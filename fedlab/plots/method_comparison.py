@@ -1,0 +1,260 @@
+"""Methods compared: what they reach (`ranking`), and at what communication cost (`communication_cost`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fedlab.analysis.communication import costs
+from fedlab.analysis.comparison import compare
+from fedlab.plots import style, titles
+from fedlab.plots.inputs import SUMMARIES, headline_metric, listed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MACRO, _, WORST = SUMMARIES
+COLUMNS = {"gain": 12.0, "megabytes": 134.0, "sequential steps": 178.0}  # points right of the axes
+AXES = {"megabytes": "megabytes between sites and server", "estimated minutes": "estimated minutes"}
+
+
+# -- ranking ---------------------------------------------------------------------------------------------------------
+
+
+def ranking(
+    runs: Any, metric: str | None = None, *, ax: Axes | None = None, reference: str = "local", by: str | None = None
+) -> style.Drawing:
+    """Draw every method's macro-average over sites with its 95 % interval, and its worst site as an open mark.
+
+    Right of the marks: the paired gain over the reference, the megabytes sent, and the sequential optimizer steps.
+    The order is that of the point estimates; the title counts the methods whose gain has a 95 % confidence interval
+    that excludes 0, without a correction for their number.
+
+    Parameters
+    ----------
+    runs : list of Run
+        Runs of one setting that differ in method (and seed).
+    metric : str, optional
+        A metric of the runs; their headline metric by default.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    reference : str, default "local"
+        The method that gains are relative to.
+    by : str, optional
+        A field of the experiment in which runs of one method differ.
+
+    Returns
+    -------
+    Drawing
+        (figure, table). table, best first: method, value, low, high, worst, gain, gain_low, gain_high (positive where
+        the method is better), clear (1 or -1 where the interval excludes 0), versus, megabytes, sequential steps.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> exp = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     runs = fedlab.grid(exp, method=["local", "fedavg"], folder=folder)
+    ...     table = fedlab.plots.ranking(runs).table
+    >>> sorted(table["method"])
+    ['fedavg', 'local']
+    """
+    found = listed(runs)
+    name = headline_metric(found, metric)
+    table = ranking_table(found, name, reference, by)
+    with style.page(ax, 9, 1.2 + 0.26 * len(table)) as ax:
+        roles = style.roles(table["method"])
+        _marks(ax, table, roles)
+        ax.set_yticks(range(len(table)), list(table["method"]))
+        for text, method in zip(ax.get_yticklabels(), table["method"], strict=True):
+            text.set_color(roles[method].ink)
+        ax.set_ylim(len(table) - 0.5, -0.5)
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        label = style.metric_label(name)
+        ax.set_xlabel(f"{label} on test cases: macro-average over sites with 95 % interval; open mark: worst site")
+        _columns(ax, table, name, roles)
+        style.headline(ax, titles.ranking(table, name), pad=36)
+    return style.Drawing(style.root(ax), table)
+
+
+def ranking_table(runs: list[Any], metric: str, reference: str, by: str | None) -> pd.DataFrame:
+    """Compute the numbers drawn, best first; gains are positive where a method is better than the reference."""
+    frame = compare(runs, metric, reference=reference, by=by)
+    mean, worst = (frame[frame["site"] == row].set_index("method") for row in (MACRO, WORST))
+    spent = costs(runs).assign(method=[_named(run, by) for run in runs]).groupby("method")["sequential steps"].mean()
+    up = style.rises(metric)
+    low, high = ("difference_low", "difference_high") if up else ("difference_high", "difference_low")
+    sign = 1.0 if up else -1.0
+    table = mean[["value", "low", "high", "versus", "megabytes"]].assign(
+        worst=worst["value"],
+        gain=sign * mean["difference"],
+        gain_low=sign * mean[low],
+        gain_high=sign * mean[high],
+        **{"sequential steps": spent},
+    )
+    wide = table["gain_high"] > table["gain_low"]
+    table["clear"] = np.where(wide, (table["gain_low"] > 0).astype(int) - (table["gain_high"] < 0), 0)
+    return pd.DataFrame(table).sort_values("value", ascending=not up, kind="stable").reset_index()
+
+
+def _named(run: Any, by: str | None) -> str:
+    """Return the method's name as `compare` writes it."""
+    return run.method if by is None else f"{run.method} ({by}={getattr(run.experiment, by)})"
+
+
+def _marks(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role]) -> None:
+    """Draw the mean with its interval, and the worst site as an open mark."""
+    for y, row in enumerate(table.to_dict("records")):
+        role = roles[row["method"]]
+        marker = "D" if role.marker == "|" else role.marker
+        ax.plot([row["low"], row["high"]], [y, y], color=role.color, lw=1.2, zorder=2)
+        ax.plot([row["worst"], row["value"]], [y, y], color=style.PALE, lw=3.5, zorder=1)
+        ax.plot(row["value"], y, marker=marker, color=role.color, ls="none", ms=6, mew=0, zorder=3)
+        ax.plot(row["worst"], y, marker=marker, mfc="white", mec=role.color, ls="none", ms=5, mew=1, zorder=3)
+
+
+def _columns(ax: Axes, table: pd.DataFrame, metric: str, roles: dict[str, style.Role]) -> None:
+    """Write gain, megabytes and sequential steps right of the axes."""
+    versus = f"gain over {table['versus'].iloc[0] or '–'},\n{titles.unit(metric)} (bold: 95 %\nCI excludes 0)"
+    heads = {"gain": versus, "megabytes": "MB", "sequential steps": "sequential\nsteps"}
+    for name, text in heads.items():
+        style.right_of(ax, -0.5, COLUMNS[name], text, va="bottom", color="#555555")
+    for y, row in enumerate(table.to_dict("records")):
+        look = {"va": "center", "color": roles[row["method"]].ink}
+        gain = titles.number(row["gain"], metric)
+        if np.isfinite(row["gain"]) and row["gain_high"] > row["gain_low"]:
+            gain += f" ({titles.number(row['gain_low'], metric)} to {titles.number(row['gain_high'], metric)})"
+        if row["method"] == row["versus"]:
+            gain = "reference"
+        style.right_of(ax, y, COLUMNS["gain"], gain, weight="bold" if row["clear"] else "normal", **look)
+        style.right_of(ax, y, COLUMNS["megabytes"], titles.megabytes(row["megabytes"]), **look)
+        style.right_of(ax, y, COLUMNS["sequential steps"], f"{row['sequential steps']:,.0f}", **look)
+
+
+# -- communication cost ----------------------------------------------------------------------------------------------
+
+
+def communication_cost(
+    runs: Any, against: str = "megabytes", *, ax: Axes | None = None, bandwidth: float = 100.0, latency: float = 0.05
+) -> style.Drawing:
+    """Draw the headline metric of each method against its communication cost on a logarithmic axis.
+
+    Values are macro-averages over sites and means over seeds, without intervals: `ranking` has those. Methods that
+    send no model are dashed lines. A pale line joins the methods that no other dominates (as good, as cheap, and better
+    in one of the two) by these point estimates. Methods without a value are named in the title.
+
+    Parameters
+    ----------
+    runs : list of Run
+        Runs of one setting that differ in method (and seed).
+    against : {"megabytes", "estimated minutes"}
+        The cost, see `fedlab.costs`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    bandwidth : float, default 100
+        Megabits a second of each link, for estimated minutes.
+    latency : float, default 0.05
+        Seconds a message, for estimated minutes.
+
+    Returns
+    -------
+    Drawing
+        (figure, table). table: method, value, cost, and best: whether no other method dominates it.
+
+    Raises
+    ------
+    ValueError
+        If `against` is neither of the two costs.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> exp = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     runs = fedlab.grid(exp, method=["local", "fedavg"], folder=folder)
+    ...     table = fedlab.plots.communication_cost(runs).table
+    >>> list(table["method"][table["best"]])
+    ['fedavg']
+    """
+    if against not in AXES:
+        raise ValueError(f"against={against!r}: choose one of {', '.join(map(repr, AXES))}")
+    table = cost_table(listed(runs), against, bandwidth, latency)
+    metric = str(listed(runs)[0].headline)
+    with style.page(ax, 8, 4.2) as ax:
+        roles, drawn = style.roles(table["method"]), table.dropna(subset=["value", "cost"])
+        sends = drawn[drawn["cost"] > 0]
+        frontier = sends[sends["best"]].sort_values("cost")
+        ax.plot(frontier["cost"], frontier["value"], color=style.PALE, lw=3, zorder=1)
+        for row in sends.itertuples():
+            role = roles[str(row.method)]
+            ax.plot(row.cost, row.value, marker=role.marker, color=role.color, ls="none", ms=8, zorder=3)
+        _logarithmic(ax)
+        _margins(ax, drawn)
+        silent = drawn[drawn["cost"] <= 0]
+        for row in silent.itertuples():
+            ax.axhline(row.value, color=roles[str(row.method)].color, lw=1.2, dashes=(4, 2), zorder=1)
+        _names(ax, drawn, roles)
+        links = f" at {bandwidth:g} Mbit/s and {latency:g} s a message" if against == "estimated minutes" else ""
+        moved = "; centralized training moves the images" if "centralized" in set(silent["method"]) else ""
+        ax.set_xlabel(AXES[against] + links + (f"\n(dashed: sends no model{moved})" if len(silent) else ""))
+        ax.set_ylabel(f"{style.metric_label(metric)} on test cases,\nmacro-average over sites")
+        style.headline(ax, titles.communication_cost(table, against))
+    return style.Drawing(style.root(ax), table)
+
+
+def cost_table(runs: list[Any], against: str, bandwidth: float, latency: float) -> pd.DataFrame:
+    """Compute the numbers drawn, NaN if one seed has none; best: sends models, and no other method dominates it."""
+    frame = costs(runs, bandwidth=bandwidth, latency=latency, choice="best")
+    (value,) = [column for column in frame if str(column).endswith(f", {MACRO}")]
+    up = style.rises(str(value).split(",")[0])
+    methods = frame.groupby("method", sort=False)
+    sends = methods["megabytes"].max() > 0
+    table = methods[[value, against]].agg(lambda seeds: seeds.mean(skipna=False)).set_axis(["value", "cost"], axis=1)
+    table["cost"] = table["cost"].where(sends, 0.0)
+    known = sends & table.notna().all(axis=1)
+    table["best"] = known & undominated(table["value"] if up else -table["value"], table["cost"], known)
+    return table.reset_index()
+
+
+def undominated(score: pd.Series, cost: pd.Series, among: pd.Series) -> pd.Series:
+    """Return whether no method `among` is at least as good and as cheap, and strictly better in one of the two.
+
+    Costs within a factor of `titles.TIE` are equal.
+    """
+    dominated = [
+        (among & (score >= s) & (cost <= titles.TIE * c) & ((score > s) | (titles.TIE * cost < c))).any()
+        for s, c in zip(score, cost, strict=True)
+    ]
+    return ~pd.Series(dominated, score.index, dtype=bool)
+
+
+def _logarithmic(ax: Axes) -> None:
+    """Scale costs by their ratio, labelled in plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _margins(ax: Axes, drawn: pd.DataFrame) -> None:
+    """Make the axes a little wider than the marks and lines."""
+    sends = drawn.loc[drawn["cost"] > 0, "cost"]
+    if len(sends):
+        ax.set_xlim(sends.min() / 2, sends.max() * 2)
+    if len(drawn):
+        spare = max(0.01, 0.08 * float(np.ptp(drawn["value"])))
+        ax.set_ylim(drawn["value"].min() - spare, drawn["value"].max() + spare)
+
+
+def _names(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role]) -> None:
+    """Write names at the right edge, joined to their marks or level with their lines."""
+    right = ax.get_xlim()[1]
+    ends = [(r.cost if r.cost > 0 else right, r.value, r.method, roles[r.method].ink) for r in table.itertuples()]
+    style.end_labels(ax, ends)

@@ -1,0 +1,200 @@
+"""All sites before training in one figure: cases, patients, images and measured shift."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedlab.heterogeneity.shift.null_intervals import HEADLINES
+from fedlab.plots import style, titles
+from fedlab.plots.case_mix import by_site, draw_population, numeric, place_bubbles, population_column, site_counts
+from fedlab.plots.images import chosen_images
+from fedlab.plots.inputs import region_spans, site_name
+from fedlab.plots.measured_shift import FOOT, HEAD, as_drawing, draw_shift, headlines, judged
+from fedlab.plots.measured_shift import ROW as SHIFT_ROW
+from fedlab.plots.sheet import Box, bars, length, sheet, short, write
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WIDTH = 10.6  # inches
+ROWS = (0.52, 3.6)  # inches: the highest row of a site, and all rows together unless there are very many
+LOWEST = 0.2  # inches: a row of text
+IMAGES = 56  # of all sites together at most, but at least one of each class
+TILE = 64  # pixels of the longer side of an image: more would not be visible
+
+
+def sites(part: Any, *, ax: Axes | None = None, measured: pd.DataFrame | None = None) -> style.Drawing:
+    """Draw the cases of each site by class, its patients, example images, and the shift of each axis against its null.
+
+    Parameters
+    ----------
+    part : Partition
+        The partition, as `fedlab.partition` returns it.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    measured : pandas.DataFrame, optional
+        The frame of `part.shift()`; `part.shift(brief=True)` by default.
+
+    Returns
+    -------
+    Drawing
+        (figure, table). table: the rows of the measured shift, see `shift`.
+
+    Examples
+    --------
+    >>> import fedlab
+    >>> part = fedlab.partition(fedlab.load("phantoms(cases=120, size=16)"), sites=2, prevalence=0.9)
+    >>> table = fedlab.plots.sites(part).table
+    >>> bool(table.set_index("axis").loc["prevalence", "beyond"])
+    True
+    """
+    counts, cases = site_counts(part, None)
+    table = judged(headlines(part.shift(brief=True) if measured is None else measured))
+    shown = _every_axis(table, part.spec)
+    row = max(LOWEST, min(ROWS[0], ROWS[1] / len(counts)))
+    plan = _plan(part, counts)
+    below = plan.head + row * len(counts) + plan.foot
+    height = below + HEAD + SHIFT_ROW * len(shown) + FOOT
+    with sheet(ax, WIDTH, height, titles.shift(table)) as ax:
+        ys = np.asarray(plan.head + row * (np.arange(len(counts)) + 0.5), np.float64)
+        _names(ax, part, counts.index, ys)
+        _grid(ax, Box(plan.grid, 0, plan.totals, plan.head), counts, ys, row)
+        _totals(ax, Box(plan.totals, 0, plan.people, plan.head), cases, ys, row)
+        if plan.column:
+            people = by_site(part, plan.column, None, list(counts.index))
+            draw_population(
+                ax, Box(plan.people, plan.head - HEAD, plan.images - 0.3, below), people, plan.column, ys, row
+            )
+        _strips(ax, Box(plan.images, 0, WIDTH, plan.head), part, list(counts.index), ys, row)
+        draw_shift(ax, Box(0, below, WIDTH, height), shown, part.spec)
+    return as_drawing(ax, table)
+
+
+def _every_axis(table: pd.DataFrame, requested: dict[str, Any]) -> pd.DataFrame:
+    """Add a row for each requested axis that was not measured, so that the figure keeps its size."""
+    axes = [axis for axis in HEADLINES if axis in requested or axis in set(table["axis"])]
+    rows = table.set_index("axis").reindex(axes).rename_axis("axis").reset_index()
+    return rows.assign(beyond=rows["beyond"].eq(True))
+
+
+class Plan(NamedTuple):
+    """Left ends of the blocks right of the sites' names, and heights above and below the sites' rows, in inches."""
+
+    grid: float
+    totals: float
+    people: float
+    images: float
+    head: float
+    foot: float
+    column: str
+
+
+def _plan(part: Any, counts: pd.DataFrame) -> Plan:
+    """Share the width that names, totals and population leave between bubbles and images."""
+    column = population_column(part, fallback=True)
+    regions = max((length(region) + 0.16 for region in part.regions.values()), default=0.0)
+    grid = regions + max(length(_short_name(part, site)) for site in counts.index) + 0.1
+    classes = counts.shape[1]
+    people, years = 1.7 if column else 0.0, column in part.cases.table and numeric(part.cases.table[column])
+    totals = grid + min(0.2 + 1.2 * classes, 0.55 * (WIDTH - grid - 1.15 - people))
+    longest = max(length(str(name), 8) for name in counts)
+    upright = longest > (totals - grid) / classes - 0.05
+    head = HEAD + (min(longest, 1.3) - 0.1 if upright else 0.0)
+    return Plan(grid, totals, totals + 1.15, totals + 1.15 + people, head, 0.42 if years else 0.22, column)
+
+
+def _short_name(part: Any, site: object) -> str:
+    return short(site_name(part, str(site)), 1.7)
+
+
+def _names(ax: Axes, part: Any, sites: pd.Index, ys: NDArray[np.float64]) -> None:
+    """Write the sites, and regions left of them."""
+    spans = region_spans(part, list(sites))
+    left = max((length(region) for region, _, _ in spans), default=0.0)
+    half = (ys[1] - ys[0]) / 2 if len(ys) > 1 else 0.2
+    for region, first, last in spans:
+        write(ax, 0, (ys[first] + ys[last]) / 2, region, color="#555555")
+        ax.vlines(left + 0.06, ys[first] - 0.7 * half, ys[last] + 0.7 * half, color=style.GREY, lw=1.2)
+    for y, site in zip(ys, sites, strict=True):
+        write(ax, left + (0.16 if spans else 0.0), y, _short_name(part, site), color="#222222")
+
+
+def _grid(ax: Axes, box: Box, counts: pd.DataFrame, ys: NDArray[np.float64], row: float) -> None:
+    """Draw bubbles of all classes below their names, which are upright where columns are narrow."""
+    column = box.width / counts.shape[1]
+    xs = box.left + column * (np.arange(counts.shape[1]) + 0.4)
+    point = 1 / style.POINTS
+    place_bubbles(ax, counts.to_numpy(), xs, ys, column / point, row / point, point)
+    upright = box.bottom > HEAD
+    for x, name in zip(xs, counts.columns, strict=True):
+        text = short(str(name), box.bottom - 0.1 if upright else column, 8)
+        place = {"y": box.bottom - 0.05, "va": "bottom", "rotation": 90} if upright else {"y": 0.12}
+        write(ax, x, text=text, align="center", color="#333333", size=8, **place)
+
+
+def _totals(ax: Axes, box: Box, cases: pd.Series, ys: NDArray[np.float64], row: float) -> None:
+    """Draw the cases of each site as bars."""
+    number = length(f"{cases.max():,}") + 0.05
+    ends = box.left + (box.width - number - 0.12) * cases.to_numpy() / max(1, cases.max())
+    half = min(0.13, 0.28 * row)
+    bars(ax, [Box(box.left, y - half, x, y + half) for x, y in zip(ends, ys, strict=True)], facecolors=style.PALE)
+    for x, y, n in zip(ends, ys, cases, strict=True):
+        write(ax, x + 0.05, y, f"{n:,}", color="#222222")
+    write(ax, box.left, box.bottom - 0.18, "all cases", color="#555555")
+
+
+def _strips(ax: Axes, box: Box, part: Any, sites: list[str], ys: NDArray[np.float64], row: float) -> None:
+    """Draw images of each site as its scanner acquires them, in one bitmap, as many as the width holds."""
+    tile, gap = row * 0.94, row * 0.06
+    shape = part.cases.shape
+    wide = tile * shape[2] / shape[1]
+    most = int((box.width + gap) / (wide + gap))
+    if row < 2 * LOWEST / 1.5 or most < 1:
+        return
+    images, names = chosen_images(part, sites, min(most, max(len(part.cases.classes), IMAGES // len(sites))))
+    columns = len(names)
+    height, width = _size(shape)
+    space = max(1, round(height * gap / tile))
+    canvas = np.ones((len(sites) * (height + space), columns * (width + space), 3), np.float32)
+    for i, line in enumerate(images):
+        for k, image in enumerate(line):
+            if image is not None:
+                y, x = i * (height + space), k * (width + space)
+                canvas[y : y + height, x : x + width] = _sized(image, height, width)
+    top = ys[0] - row / 2 + gap / 2
+    extent = (box.left, box.left + columns * (wide + gap), top + row * len(sites), top)
+    pixels = (canvas * 255).astype(np.uint8)
+    ax.imshow(pixels, extent=extent, interpolation="nearest", aspect="auto")
+    _groups(ax, box, wide + gap, names, len(part.cases.classes))
+
+
+def _groups(ax: Axes, box: Box, pitch: float, names: list[str], classes: int) -> None:
+    """Write each class above its images, or one line about all classes where names are much too long."""
+    starts = [k for k, name in enumerate(names) if k == 0 or names[k - 1] != name]
+    each = len(names) // len(starts)
+    if max(length(name, 8) for name in names) > 1.5 * each * pitch:
+        some = "each class" if len(starts) == classes else f"the first {len(starts)} of {classes} classes"
+        words = f"{each if each > 1 else 'one'} of {some}, in their order"
+        write(ax, box.left, box.bottom - 0.18, words, color="#555555", size=8)
+        return
+    for start in starts:
+        text = short(names[start], each * pitch - 0.06, 8)
+        write(ax, box.left + start * pitch, box.bottom - 0.18, text, color="#555555", size=8)
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return (height, width) of an image's tile in pixels."""
+    scale = min(1.0, TILE / max(shape[1:3]))
+    return max(1, round(shape[1] * scale)), max(1, round(shape[2] * scale))
+
+
+def _sized(image: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Return (height, width, 3), every n-th pixel of a larger image."""
+    rows = np.arange(height) * image.shape[0] // height
+    columns = np.arange(width) * image.shape[1] // width
+    small = image[rows][:, columns]
+    return np.repeat(small[..., None], 3, axis=2) if small.ndim == 2 else small

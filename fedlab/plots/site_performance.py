@@ -1,0 +1,380 @@
+"""What models reach at each site: local against federated (`local_vs_global`), and across sites (`transfer`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from fedlab.analysis import comparison
+from fedlab.plots import style, titles
+from fedlab.plots.inputs import (
+    OUTSIDE,
+    SUMMARIES,
+    by_size,
+    headline_metric,
+    is_held_out,
+    listed,
+    row_name,
+    training_sizes,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+HEADER = 24.0  # height in points of the header of the gain column
+SHOWN = ["method", "site", "n", "value", "low", "high", "gain", "gain_low", "gain_high", "note"]  # below the figure
+LEAST_RANGE = 0.2  # of the colour map: values closer than this differ little in colour
+GAP = 0.25  # rows between the sites' own models and the shared ones
+
+
+# -- local and federated models at every site ------------------------------------------------------------------------
+
+
+def local_vs_global(
+    runs: Any, metric: str | None = None, *, ax: Axes | None = None, method: str | None = None, by: str | None = None
+) -> style.Drawing:
+    """Draw what local, federated and centralized models reach at every site, with 95 % intervals and the paired gain.
+
+    The title counts the sites where the 95 % confidence interval of the paired gain excludes 0. It makes no correction
+    for the number of sites and methods.
+
+    Parameters
+    ----------
+    runs : list of Run, or pandas.DataFrame
+        Runs of one setting, or the frame that `fedlab.compare` made of them.
+    metric : str, optional
+        A metric of the runs; their headline metric by default.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    method : str, optional
+        The only federated method to draw.
+    by : str, optional
+        A field of the experiment in which runs of one method differ.
+
+    Returns
+    -------
+    Drawing
+        (figure, table). table: the rows of `fedlab.compare` with n (training cases of the site; its test cases where
+        only a frame is given), gain, gain_low, gain_high (the paired difference to the reference, positive where it is
+        better) and clear (1 or -1 where its interval excludes 0).
+
+    Raises
+    ------
+    ValueError
+        If the method or metric is not in the comparison.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> exp = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     runs = fedlab.grid(exp, method=["local", "fedavg"], folder=folder)
+    ...     figure, table = fedlab.plots.local_vs_global(runs)
+    >>> sorted(set(table["method"]))
+    ['fedavg', 'local']
+    """
+    frame, sizes, counted = _compared(runs, metric, method, by)
+    table = gains(frame, sizes)
+    name, federated = str(table["metric"].iloc[0]), _federated(table)
+    rows = [*by_size(sizes), *(s for s in SUMMARIES if s in set(table["site"])), *_held_out(table)]
+    places = {row: i + (1.0 if is_held_out(row) else 0.5 if row in SUMMARIES else 0.0) for i, row in enumerate(rows)}
+    pitch = 0.36 if len(federated) < 2 else 0.2 + 0.17 * (len(federated) + 1)
+    with style.page(ax, 9, 1.5 + pitch * (places[rows[-1]] + 1)) as ax:
+        _site_rows(ax, places, _row_names(table, rows, sizes, counted))
+        counts = "training / test cases" if counted == "training cases" else counted
+        ax.set_xlabel(f"{style.metric_label(name)} on the site's own test cases, 95 % bootstrap interval; n: {counts}")
+        _marks(ax, table, places, federated)
+        _notes(ax, table, places)
+        _gain_column(ax, table, places, federated)
+        sites = table[~table["site"].isin([*SUMMARIES, *_held_out(table)])]
+        title = titles.local_vs_global(sites[sites["method"].isin(federated)] if federated else sites, name)
+        style.headline(ax, title, pad=_legend(ax, table) + 6)
+    table.attrs["shown"] = SHOWN
+    return style.Drawing(style.root(ax), table)
+
+
+def _compared(runs: Any, metric: str | None, method: str | None, by: str | None) -> tuple[pd.DataFrame, pd.Series, str]:
+    """Return (comparison, n of each site, what n counts)."""
+    if isinstance(runs, pd.DataFrame):
+        frame = runs if metric is None else runs[runs["metric"] == metric]
+        sizes = frame[~frame["site"].isin([*OUTSIDE, *_held_out(frame)])].groupby("site", sort=False)["cases"].max()
+        counted = "test cases"
+    else:
+        found = listed(runs)
+        frame = comparison.compare(found, headline_metric(found, metric), by=by)
+        sites = frame.loc[~frame["site"].isin([*OUTSIDE, *_held_out(frame)]), "site"].unique()
+        sizes, counted = training_sizes(found).reindex(sites, fill_value=0), "training cases"
+    if method is not None:
+        known = sorted(set(frame["method"]))
+        if method not in known:
+            raise ValueError(f"found no method {method!r} in the comparison: choose one of {known}")
+        frame = frame[(frame["method"] == method) | ~frame["method"].map(style.is_federated)]
+    if frame.empty:
+        raise ValueError(f"the comparison holds no row of metric {metric!r}: compare the runs by it first")
+    return frame, sizes, counted
+
+
+def _held_out(frame: pd.DataFrame) -> list[str]:
+    """Return the held-out sites of a comparison."""
+    return [site for site in frame["site"].unique() if is_held_out(site)]
+
+
+def gains(frame: pd.DataFrame, sizes: pd.Series) -> pd.DataFrame:
+    """Add n, the gain (positive: better than the reference), its interval, and whether it is clear.
+
+    clear: 1 or -1 where the interval excludes 0, else 0; also 0 where the interval has no width, as at a site with so
+    few test cases that all resamples are equal. Rows that belong to no site, summary or held-out site are left out.
+    """
+    rows = [*sizes.index, *(SUMMARIES if len(sizes) > 1 else ()), *_held_out(frame)]
+    kept = pd.DataFrame(frame[frame["site"].isin(rows)]).reset_index(drop=True)
+    up = style.rises(str(kept["metric"].iloc[0]))
+    ends = ["difference_low", "difference_high"] if up else ["difference_high", "difference_low"]
+    sign = 1.0 if up else -1.0
+    low, high = sign * kept[ends[0]], sign * kept[ends[1]]
+    clear = np.where(high > low, (low > 0).astype(int) - (high < 0), 0)
+    n = kept["site"].map(sizes)
+    return kept.assign(n=n, gain=sign * kept["difference"], gain_low=low, gain_high=high, clear=clear)
+
+
+def _federated(table: pd.DataFrame) -> list[str]:
+    """Return the federated methods in the table's order."""
+    return [str(method) for method in table["method"].unique() if style.is_federated(str(method))]
+
+
+def _row_names(table: pd.DataFrame, rows: Sequence[str], sizes: pd.Series, counted: str) -> list[str]:
+    """Name sites with their n; the macro-average says over how many sites it is if it is not over all."""
+    tests = table.groupby("site")["cases"].max()
+    defined = table[table["site"].isin(sizes.index)].groupby("site")["value"].apply(lambda v: v.notna().any())
+    macro = f"macro-average over {defined.sum()} of {len(sizes)} sites"
+    both = counted == "training cases"
+    return [
+        f"{row}  n={sizes[row]:,}" + (f" / {tests[row]:,}" if both else "")
+        if row in sizes.index
+        else macro
+        if row == SUMMARIES[0] and not defined.all()
+        else row_name(row)
+        for row in rows
+    ]
+
+
+def _site_rows(ax: Axes, places: dict[str, float], names: list[str]) -> None:
+    """Label the rows, with lines above the summaries and above the held-out sites."""
+    ax.set_yticks(list(places.values()), names)
+    ax.set_ylim(max(places.values()) + 0.6, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    for block in ([row for row in places if row in SUMMARIES], [row for row in places if is_held_out(row)]):
+        if block:
+            ax.axhline(places[block[0]] - 0.75, color=style.PALE, lw=0.8)
+
+
+def _offsets(methods: Sequence[str], federated: list[str]) -> dict[str, float]:
+    """Return the offset of each method below the middle of its row, in rows; the centralized one is on top."""
+    order = [m for m in methods if style.family(m) == "local"] + federated
+    step = (0.8 if len(federated) > 1 else 0.6) / max(1, len(order))
+    found = {m: (i - (len(order) - 1) / 2) * step for i, m in enumerate(order)}
+    return found | {m: -0.44 for m in methods if style.family(m) == "centralized"}
+
+
+def _marks(ax: Axes, table: pd.DataFrame, places: dict[str, float], federated: list[str]) -> None:
+    """Draw markers on their intervals, over bars from the local to each federated value."""
+    roles = style.roles(table["method"])
+    offsets = _offsets(list(roles), federated)
+    local = table[table["method"].map(style.family) == "local"].set_index("site")["value"]
+    for row in table.itertuples():
+        method, role = str(row.method), roles[str(row.method)]
+        middle = places[str(row.site)]
+        y = middle + offsets[method]
+        ax.plot([row.low, row.high], [y] * 2, color=role.color, lw=1.1, zorder=2)
+        if style.family(method) == "centralized":
+            ax.plot([row.value] * 2, [y, 2 * middle - y], color=role.color, lw=1.8, zorder=2, gid=_gid(row))
+            continue
+        if method in federated and row.site in local:
+            ax.plot([local[row.site], row.value], [y] * 2, color=style.PALE, lw=4.5, zorder=1)
+        ax.plot(row.value, y, marker=role.marker, markersize=6.5, mew=0, color=role.color, ls="none", gid=_gid(row))
+
+
+def _gid(row: Any) -> str:
+    """Return the name of a mark in the figure and in its SVG file."""
+    return f"{row.method} at {row.site}"
+
+
+def _notes(ax: Axes, table: pd.DataFrame, places: dict[str, float]) -> None:
+    """Write the reason at sites where no method has a value."""
+    for site, rows in table.groupby("site", sort=False):
+        if rows["value"].notna().any():
+            continue
+        note = next((text for text in rows["note"].astype(str) if text.strip() and text != "nan"), "")
+        text = f"undefined: {note}" if note else "undefined"
+        ax.text(
+            0.01, places[str(site)], text, transform=ax.get_yaxis_transform(), va="center", style="italic", fontsize=8
+        )
+
+
+def _gain_column(ax: Axes, table: pd.DataFrame, places: dict[str, float], federated: list[str]) -> None:
+    """Write the paired gain and its interval right of the axes; bold where the interval excludes 0."""
+    drawn = table[table["method"].isin(federated) & table["gain"].notna()]
+    if drawn.empty:
+        return
+    metric, versus = str(drawn["metric"].iloc[0]), drawn["versus"].iloc[0]
+    roles = style.roles(table["method"])
+    offsets = _offsets(list(roles), federated) if len(federated) > 1 else dict.fromkeys(federated, 0.0)
+    for row in drawn.itertuples():
+        ends = f"{titles.number(row.gain_low, metric)} to {titles.number(row.gain_high, metric)}"
+        place = places[str(row.site)] + offsets[str(row.method)]
+        look = {"va": "center", "color": roles[str(row.method)].ink}
+        style.right_of(ax, place, 12, titles.number(row.gain, metric), weight="bold" if row.clear else "normal", **look)
+        style.right_of(ax, place, 50, ends, **look)
+    header = f"gain over {versus}, {titles.unit(metric)}\n(bold: 95 % CI excludes 0)"
+    style.right_of(ax, ax.get_ylim()[1], 12, header, va="bottom", color="#555555")
+
+
+def _legend(ax: Axes, table: pd.DataFrame) -> float:
+    """Name the methods above the axes, in as few lines as fit; return the height of legend and header in points."""
+    from matplotlib.lines import Line2D
+
+    roles = style.roles(table["method"])
+    names = sorted(table["method"].unique(), key=lambda m: {"local": 0, "centralized": 2}.get(style.family(m), 1))
+    handles = [
+        Line2D([], [], color=role.color, marker=role.marker, lw=1.1, markersize=6.5, mew=1.8 * (role.marker == "|"))
+        for role in (roles[name] for name in names)
+    ]
+    look: dict[str, Any] = {"loc": "lower left", "borderaxespad": 0, "borderpad": 0.2, "columnspacing": 1.4}
+    dpi, room = style.root(ax).dpi, 0.95 * style.inches(ax)[0]
+    for columns in range(len(names), 0, -1):
+        box = ax.legend(handles, names, bbox_to_anchor=(0, 1), ncols=columns, **look).get_window_extent()
+        if box.width <= room * dpi:
+            break
+    return max(HEADER, float(box.height / dpi * style.POINTS))
+
+
+# -- models across sites ---------------------------------------------------------------------------------------------
+
+
+def transfer(runs: Any, metric: str | None = None, *, ax: Axes | None = None) -> style.Drawing:
+    """Draw cross-site generalization: each site's own model (rows) on each site's test cases (columns).
+
+    Shared models are rows below. Boxes mark models at their own site.
+
+    Parameters
+    ----------
+    runs : list of Run, or pandas.DataFrame
+        Runs of one setting, or the frame that `fedlab.analysis.comparison.transfer` made of them.
+    metric : str, optional
+        A metric of the runs; their headline metric by default.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Drawing
+        (figure, table). table: the values, models x sites, from the largest site to the smallest.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import fedlab
+    >>> frame = pd.DataFrame({"trained_at": list("AABB"), "tested_on": list("ABAB"), "value": [0.9, 0.6, 0.7, 0.8]})
+    >>> float(fedlab.plots.transfer(frame.assign(metric="auroc", cases=50)).table.loc["A", "B"])
+    0.6
+    """
+    frame, sizes, tests = _cross_site(runs, metric)
+    name = metric or str(frame["metric"].iloc[0])
+    sites = sorted(by_size(sizes), key=is_held_out)
+    values = frame.pivot(index="trained_at", columns="tested_on", values="value")
+    methods = [str(model) for model in frame["trained_at"].unique() if model not in sizes.index]
+    values = values.reindex([*(site for site in sites if site in values.index), *methods])[sites]
+    own = len(values) - len(methods)
+    with style.page(ax, 9, 1.9 + 0.32 * len(values)) as ax:
+        norm, colors = _scale(values, name)
+        tops = np.arange(len(values)) + GAP * (np.arange(len(values)) >= own) * (own > 0)
+        _matrix_frame(ax, values, tops, None if sizes is tests else sizes, tests, name)
+        _cells(ax, values, tops, norm, colors)
+        style.headline(ax, titles.transfer(values, name))
+    return style.Drawing(style.root(ax), values)
+
+
+def _cross_site(runs: Any, metric: str | None) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
+    """Return (transfer frame, training cases of each site, test cases of each site); only test cases for a frame."""
+    if isinstance(runs, pd.DataFrame):
+        frame = runs if metric is None or "metric" not in runs else runs[runs["metric"] == metric]
+    else:
+        found = listed(runs)
+        frame = comparison.transfer(found, headline_metric(found, metric))
+    frame = frame[~frame["tested_on"].isin(OUTSIDE)]
+    tests = frame.groupby("tested_on", sort=False)["cases"].max()
+    if isinstance(runs, pd.DataFrame):
+        return frame, tests, tests
+    return frame, training_sizes(found).reindex(frame["tested_on"].unique(), fill_value=0), tests
+
+
+def _scale(values: pd.DataFrame, metric: str) -> tuple[Any, Any]:
+    """Return (norm, colour map): dark is good, whether the metric rises or falls."""
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    known = values.to_numpy()[np.isfinite(values.to_numpy())]
+    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    spare = max(0.0, LEAST_RANGE - (high - low)) / 2
+    return Normalize(low - spare, high + spare), colormaps["YlGnBu" if style.rises(metric) else "YlGnBu_r"]
+
+
+def _matrix_frame(
+    ax: Axes,
+    values: pd.DataFrame,
+    tops: NDArray[np.float64],
+    sizes: pd.Series | None,
+    tests: pd.Series,
+    metric: str,
+) -> None:
+    """Label rows and columns, own models with their training cases and sites with their test cases."""
+    ax.set_xlim(0, values.shape[1])
+    ax.set_ylim(tops[-1] + 1.08, -0.08)
+    ax.set_yticks(tops + 0.5, [_model_name(str(row), values, sizes) for row in values.index])
+    columns = [f"{row_name(site)}\nn={tests[site]:,}".replace(" (held", "\n(held") for site in values.columns]
+    ax.set_xticks(np.arange(values.shape[1]) + 0.5, columns)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel(f"tested on ({style.metric_label(metric)}; n: test cases)")
+    own = values.index.isin(values.columns)
+    if own.any():
+        low, high = ax.get_ylim()
+        label = "trained at" + ("\n(n: training cases)" if sizes is not None and own.sum() > 2 else "")
+        ax.set_ylabel(label, y=((tops + 0.5)[own].mean() - low) / (high - low))
+    style.fit_names(ax)
+
+
+def _model_name(row: str, values: pd.DataFrame, sizes: pd.Series | None) -> str:
+    """Name a row: a site's own model with its training cases, a method's shared model."""
+    if row in values.columns:
+        return row if sizes is None else f"{row}  n={sizes[row]:,}"
+    return row if style.family(row) in ("centralized", "ensemble") else f"{row} (shared model)"
+
+
+def _cells(ax: Axes, values: pd.DataFrame, tops: NDArray[np.float64], norm: Any, colors: Any) -> None:
+    """Draw the coloured cells with their values, and boxes around models at their own site."""
+    from matplotlib.patches import Rectangle
+
+    for top, (row, line) in zip(tops, values.iterrows(), strict=True):
+        for x, (column, value) in enumerate(line.items()):
+            color = colors(norm(value)) if np.isfinite(value) else (0.93, 0.93, 0.93, 1.0)
+            ax.add_patch(Rectangle((x, top), 1, 1, facecolor=color, edgecolor="white", lw=0.6))
+            light = style.luminance(np.array(color[:3])) > 0.21  # where dark and white ink have the same contrast
+            ink = "#222222" if light else "white"
+            look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8.5, "color": ink, "in_layout": False}
+            ax.text(x + 0.5, top + 0.5, two_decimals(value), **look)
+            if row == column:
+                ax.add_patch(Rectangle((x + 0.02, top + 0.04), 0.96, 0.92, fill=False, edgecolor=style.BLACK, lw=1.6))
+
+
+def two_decimals(value: float) -> str:
+    """Format a value with two decimals and without the leading zero: ".87"; a dash if undefined."""
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:.2f}"
+    return (text.replace("0.", ".", 1) if abs(float(text)) < 1 else text).replace("-", "−")
