@@ -35,7 +35,7 @@ env: .venv/ready  ## a virtual environment with pinned versions in .venv
 demo: env  ## the main job on phantoms; DATASET=pneumoniamnist runs the whole series on real chest X-rays
 	@mkdir -p $(OUT)/demo
 	@for number in $(DEMO); do $(MAKE) --no-print-directory _execute NB=$$number TO=$(OUT)/demo || exit 1; done
-	@echo; echo "open $(OUT)/demo/00-start-here.html (executed notebook, figures and run folders lie beside it)"
+	@echo; echo "open $(OUT)/demo/00-start-here.html (next to it: the executed notebook, figures and run folders)"
 
 lab: env  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
@@ -46,7 +46,7 @@ test: env  ## all tests, notebooks included
 gpu: env  ## every method, mode and precision on a GPU against the CPU, in four minutes; says so where there is none
 	$(BIN)/python tests/gpu.py
 
-scripts:  ## the core without JupyterLab: installed in .core, an environment of its own, where docs/example.py runs
+scripts:  ## the core without JupyterLab: installed in a separate environment, .core, where docs/example.py runs
 	@rm -rf .core build
 	$(PYTHON) -m venv .core
 	$(CORE)/python -m pip install --quiet --constraint requirements.lock .
@@ -93,7 +93,7 @@ bench: env  ## rounds against the best bare PyTorch loop, memory, start-up, a mi
 	$(BIN)/python benchmarks/partitions.py
 	$(BIN)/python benchmarks/widgets.py
 
-peers: env  ## the same work by Flower, pfl-research and NVIDIA FLARE, each in an environment of its own
+peers: env  ## the same work by Flower, pfl-research and NVIDIA FLARE, each in a separate environment
 	@for peer in flower pfl_research flare; do \
 	  test -x .peers/$$peer/bin/python || $(PYTHON) -m venv .peers/$$peer; \
 	  .peers/$$peer/bin/python -m pip install --quiet --requirement benchmarks/peers/$$peer.txt; done

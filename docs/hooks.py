@@ -77,7 +77,7 @@ def origin(uri: str) -> Path:
 
 
 def target(link: str, uri: str) -> str:
-    """A link as it is written in the repository -> the same link on the site."""
+    """A link as the repository has it -> the same link on the site."""
     path = Path(os.path.normpath(origin(uri).parent / link))
     if path == ROOT / "README.md":
         path = ROOT / "docs" / "index.md"
@@ -148,9 +148,11 @@ def gallery() -> str:
 
 
 def fields() -> str:
-    """Each field of an experiment with its default and the comment beside it."""
-    code = "".join(inspect.getsource(cls) for cls in fedlab.Experiment.__mro__ if cls.__module__.startswith("fedlab"))
-    comments = dict(re.findall(r"^    (\w+): [^\n#]*(?:\n        [^\n#]*)?  # ([^\n]*)$", code, re.M))
+    """Each field of an experiment with its default and its meaning, from the docstrings of the classes."""
+    classes = [cls for cls in fedlab.Experiment.__mro__ if cls.__module__.startswith("fedlab")]
+    text = "\n".join(inspect.getdoc(cls) or "" for cls in classes)
+    found = re.findall(r"^(\w+) : [^\n]*\n((?:    [^\n]*\n?)+)", text, re.M)
+    comments = {name: " ".join(block.split()) for name, block in found}
     known = fedlab.Experiment.model_fields
     rows = [(f"`{name}`", f"`{field.default!r}`", comments.get(name, "")) for name, field in known.items()]
     return table(("field", "default", "meaning"), rows)

@@ -55,7 +55,13 @@ register_observer(partial(Live, 1, ""))  # of run(..., live=True)
 
 
 def __getattr__(name: str) -> Any:
-    """Drawing and controls are loaded when first needed, so that importing fedlab stays light."""
-    if name in ("plots", "widgets"):
+    """Load figures and widgets when they are first needed, so that importing fedlab stays light."""
+    if name not in ("plots", "widgets"):
+        raise AttributeError(f"module 'fedlab' has no attribute {name!r}")
+    try:
         return importlib.import_module(f"fedlab.{name}")
-    raise AttributeError(f"module 'fedlab' has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"fedlab.{name} needs {error.name}, which is not installed: pip install 'fedlab-workbench[notebooks]'",
+            name=error.name,
+        ) from error

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from nvflare.app_opt.pt.recipes.fedavg import FedAvgRecipe
 from nvflare.recipe.sim_env import SimEnv
-from work import Net, asked
+from work import Net, arguments
 
 HERE = Path(__file__).parent
 
 
 def main() -> None:
-    work, options = asked()
+    work, options = arguments()
     os.environ["OMP_NUM_THREADS"] = "1"
     checkpoint = work.folder / "initial.pt"
     torch.save(work.network().state_dict(), checkpoint)

@@ -13,14 +13,14 @@ def main() -> None:
     flare.init()
     site, turn = int(flare.get_site_name().split("-")[1]), Turn()
     while flare.is_running():
-        asked = flare.receive()
-        if asked is None:
+        received = flare.receive()
+        if received is None:
             break
         turn.wait()
-        net.load_state_dict(asked.params)
-        train(net, work.batches(site, asked.current_round + 1), images, labels)
-        told = {"NUM_STEPS_CURRENT_ROUND": work.cases[site]}
-        flare.send(flare.FLModel(params={name: t.clone() for name, t in net.state_dict().items()}, meta=told))
+        net.load_state_dict(received.params)
+        train(net, work.batches(site, received.current_round + 1), images, labels)
+        sent = {"NUM_STEPS_CURRENT_ROUND": work.cases[site]}
+        flare.send(flare.FLModel(params={name: t.clone() for name, t in net.state_dict().items()}, meta=sent))
     turn.wait()
 
 

@@ -8,7 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 from turns import Turn
-from work import asked, opened, train
+from work import arguments, opened, train
 
 client = ClientApp()
 server = ServerApp()
@@ -29,7 +29,7 @@ def learn(message: Message, context: Context) -> Message:
 @server.main()
 def lead(grid: Grid, context: Context) -> None:
     """All rounds."""
-    work, turn = asked()[0], Turn()
+    work, turn = arguments()[0], Turn()
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=work.sites, min_available_nodes=work.sites)
     merge = strategy.aggregate_train
 
@@ -51,4 +51,4 @@ def lead(grid: Grid, context: Context) -> None:
 
 if __name__ == "__main__":
     resources = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
-    run_simulation(server, client, num_supernodes=asked()[0].sites, backend_config=resources)
+    run_simulation(server, client, num_supernodes=arguments()[0].sites, backend_config=resources)

@@ -14,7 +14,7 @@ from pfl.data.sampling import get_user_sampler
 from pfl.hyperparam import NNTrainHyperParams
 from pfl.model.pytorch import PyTorchModel
 from turns import Turn
-from work import LR, MOMENTUM, asked
+from work import LR, MOMENTUM, arguments
 
 
 class Net(torch.nn.Module):
@@ -44,7 +44,7 @@ class Rounds(TrainingProcessCallback):
 
 
 def main() -> None:
-    work, options = asked()
+    work, options = arguments()
     torch.set_num_threads(int(options.get("threads", 1)))
     images, labels = work.data()
     rounds = Rounds()

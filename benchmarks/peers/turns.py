@@ -1,6 +1,6 @@
 """Take turns with other simulators: each round waits for a signal of `../peers.py`.
 
-Needs the standard library alone, since each peer runs in an environment of its own.
+Needs the standard library alone, since each peer runs in a separate environment.
 """
 
 import os

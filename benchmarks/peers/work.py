@@ -1,6 +1,6 @@
 """The work that peers are given, as files: images, labels, each site's batches in every round, initial weights.
 
-Needs numpy and torch alone, since each peer runs in an environment of its own. The network is fedlab's small CNN with
+Needs numpy and torch alone, since each peer runs in a separate environment. The network is fedlab's small CNN with
 group normalisation: it has no running statistics, of which peers disagree whether they are averaged, so that all must
 end with the same weights.
 """
@@ -19,7 +19,7 @@ LR, MOMENTUM = 0.02, 0.9
 MEMORY = torch.channels_last if os.environ.get("MEMORY") == "channels last" else torch.contiguous_format
 
 
-class LocalTask:
+class Workload:
     """What lies in the folder: `given.npz` and `given.json`."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -82,13 +82,13 @@ def train(net: nn.Module, batches: list[torch.Tensor], images: torch.Tensor, lab
 
 
 @lru_cache
-def opened(folder: Path) -> tuple[LocalTask, torch.Tensor, torch.Tensor, nn.Sequential]:
+def opened(folder: Path) -> tuple[Workload, torch.Tensor, torch.Tensor, nn.Sequential]:
     """Work, images, labels and network, once a process."""
     torch.set_num_threads(1)
-    work = LocalTask(folder)
+    work = Workload(folder)
     return work, *work.data(), work.network()
 
 
-def asked() -> tuple[LocalTask, dict[str, str]]:
+def arguments() -> tuple[Workload, dict[str, str]]:
     """The folder and the options of the command line."""
-    return LocalTask(sys.argv[1]), dict(option.split("=") for option in sys.argv[2:])
+    return Workload(sys.argv[1]), dict(option.split("=") for option in sys.argv[2:])

@@ -197,7 +197,8 @@ def _column(runs: Sequence[Run], labels: str) -> str:
     without = [run for run in runs if LABELS[labels] not in run.predictions]
     if without:
         raise ValueError(
-            f"{without[0].method!r} has no annotated labels, since its sites label alike: compare with labels='true'"
+            f"{without[0].method!r} has no annotated labels, since all its sites label in the same"
+            " way: compare with labels='true'"
         )
     return LABELS[labels]
 

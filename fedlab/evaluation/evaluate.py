@@ -23,7 +23,7 @@ Request = tuple[Weights | Ensemble, str, str, str, Ints]  # model, its owner, si
 class Evaluation:
     """Scores and predictions of a federation's models.
 
-    A site uses its own model if it has one, else the global one. A held-out site has none of its own; without a global
+    A site uses its own model if it has one, else the global one. A held-out site has no own model; without a global
     one it tries the model of every site, and its score is the mean of their scores. Its local (private) parameters are
     the mean over sites; predictions with batch norm adapted to its images are stored as well. Validation cases have
     the labels that the site's readers wrote, since a site has no others; test cases have the true ones.

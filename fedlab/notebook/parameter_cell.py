@@ -1,6 +1,7 @@
 """The parameters of a notebook, from its parameters cell, papermill and defaults; unknown names are refused."""
 
 import ast
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -58,9 +59,8 @@ def parameters(
     {'batch_size': 16, 'rounds': 15, 'lr': 0.01}
     """
     if namespace is None:
-        from IPython import get_ipython
-
-        shell = get_ipython()
+        ipython = sys.modules.get("IPython")  # is loaded wherever a notebook runs
+        shell = ipython.get_ipython() if ipython is not None else None
         namespace = shell.user_ns if shell is not None else {"In": []}
     private = {"out", *own}
     accepted = (set(Experiment.model_fields) - {"method"} if accept is None else set(accept)) - private

@@ -254,7 +254,7 @@ def test_recalibration_costs_one_more_pass_of_the_model():
 
 
 def test_recalibration_asks_whoever_is_there_and_leaves_the_model_where_it_was():
-    """The next cycle sets out from the last site that trained, not from the last one that was asked."""
+    """The next cycle sets out from the last site that trained, not from the last one in the order."""
     there = {"rounds": 2, "availability": [1.0, 0.0, 1.0, 1.0]}
     plain, again = federation(**there), federation(**there)
     last("cyclic('reversed')", plain), last("cyclic('reversed', recalibrate=True)", again)

@@ -21,7 +21,7 @@ from fedlab.federation import Ensemble, Federation
 
 pytestmark = pytest.mark.filterwarnings("ignore:scaffold with momentum")
 TRAINED = {"ditto": 2}  # how many models a site trains in a round, where it is not one
-BEYOND = {"finetune": 2}  # finetune goes on after each evaluated round: as many steps again
+BEYOND = {"finetune": 2}  # finetune trains on after each evaluated round: as many steps again
 CARRIED = ("cyclic", "split")  # the model waits at its last site, which may be absent when it leaves
 ALONE = ("local", "centralized", "ensemble", "single_pass")  # where nobody can be absent
 

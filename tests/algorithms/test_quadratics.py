@@ -155,7 +155,7 @@ def test_local_training_and_the_bounds_reach_their_optima(monkeypatch):
 
 @pytest.mark.parametrize("topology", ["ring", "torus", "complete", "star"])
 def test_gossip_agrees_in_the_mean_with_gradient_steps(topology, monkeypatch):
-    """The mean of all models moves by the mean of all gradients, whatever the graph, as long as all agree."""
+    """The mean of all models moves by the mean of all gradients on any graph, as long as all agree."""
     q = Quadratics(monkeypatch, rounds=1)
     w = np.linspace(-1, 1, 5)
     q.begin_at(w)

@@ -1,4 +1,4 @@
-"""Swarm learning and gossip: no server, the same numbers where they must be, and faults that are told."""
+"""Swarm learning and gossip: no server, the same numbers where they must be, and faults that are reported."""
 
 import numpy as np
 import pytest

@@ -144,6 +144,7 @@ CHILD = """
 """
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_a_killed_process_resumes_bit_for_bit(part, tmp_path):
     """SIGKILL in the middle of round 2 of 3, then the same call again in another process."""
     script = tmp_path / "child.py"

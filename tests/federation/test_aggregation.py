@@ -65,8 +65,8 @@ def test_influence_is_of_the_coordinates_that_differ(text):
     around = models(np.concatenate([w.vector.numpy()[None], np.zeros((1, 300))], 1))[0]
     found, alone = (rule(text)(each, shares, at).influence for each, at in ((padded, around), (stack, w)))
     np.testing.assert_allclose(found, alone, atol=1e-12)
-    alike = models(np.ones((5, 4)))
-    np.testing.assert_allclose(rule("median")(alike, shares, alike[0]).influence, 0.2)
+    same = models(np.ones((5, 4)))
+    np.testing.assert_allclose(rule("median")(same, shares, same[0]).influence, 0.2)
 
 
 @pytest.mark.parametrize("text", RULES)
@@ -136,7 +136,7 @@ def test_krum_is_its_definition():
 
 @pytest.mark.parametrize("text", ["krum(f=0)", "multikrum(f=0, c=2)"])
 def test_krum_may_choose_models_of_no_weight(text):
-    """Those of agnostic learning may be 0: the chosen count alike then."""
+    """Those of agnostic learning may be 0: the chosen then have equal weight."""
     stack = models([[0.0, 0], [0.1, 0], [0.2, 0], [9.0, 0], [-9.0, 5.0]])
     shares = np.array([0.0, 0, 0, 0.5, 0.5])
     found = rule(text)(stack, shares, stack[0])
@@ -223,12 +223,12 @@ def test_a_rule_with_too_few_sites_is_refused(text, needed):
 
 
 @pytest.mark.parametrize(
-    "text,told",
+    "text,message",
     [("trimmed(0.5)", "from 0 to below 0.5"), ("krum(f=-1)", "0 or more"), ("clipped(0)", "above 0"),
      ("geomedian(nu=0)", "positive smoothing"), ("medain", "did you mean 'median'"), ("krum(g=1)", "no argument 'g'")],
 )  # fmt: skip
-def test_rules_that_make_no_sense_are_refused_by_the_experiment(text, told):
-    with pytest.raises(ValueError, match=told):
+def test_rules_that_make_no_sense_are_refused_by_the_experiment(text, message):
+    with pytest.raises(ValueError, match=message):
         fedlab.Experiment(aggregate=text)
 
 
@@ -242,16 +242,16 @@ def test_honest_minorities_are_named_before_a_robust_rule_leaves_them_out():
     site[np.flatnonzero(~sick)[0::3]] = "Site B"
     site[np.flatnonzero(~sick)[1::3]] = "Site C"
     part = Partition.from_sites(data, pd.DataFrame({"case": data.table["case"], "site": site, "split": "train"}))
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fed = federation(part, aggregate="multikrum(f=0, c=2)", rounds=4, local_steps=20, lr=0.2)
-    (message,) = [str(each.message) for each in told if each.category is MinorityWarning]
+    (message,) = [str(each.message) for each in caught if each.category is MinorityWarning]
     assert "may reject sites that merely differ" in message and "Site D" in message
     last("fedavg", fed)
     assert fed.round_log.numbers["Site D", "influence"] == 0
 
 
-def test_no_warning_where_sites_are_alike():
+def test_no_warning_where_sites_agree():
     with warnings.catch_warnings():
         warnings.simplefilter("error", MinorityWarning)
         federation(aggregate="median")
@@ -266,9 +266,9 @@ def test_influence_is_kept_with_the_rounds(tmp_path):
 
 def test_settings_without_effect_are_reported(tmp_path):
     experiment = fedlab.Experiment(model="small_cnn(width=4, depth=2)", rounds=1, local_steps=1, method="cyclic")
-    for changes, told in (({"aggregate": "median"}, "aggregate='median'"), ({"secure_sum": True}, "secure_sum=True"),
+    for changes, message in (({"aggregate": "median"}, "aggregate='median'"), ({"secure_sum": True}, "secure_sum=True"),
                           ({"attack": "signflip"}, "attack='signflip'")):  # fmt: skip
-        with pytest.warns(UserWarning, match=f"{told}: no effect on 'cyclic'"):
+        with pytest.warns(UserWarning, match=f"{message}: no effect on 'cyclic'"):
             fedlab.run(experiment.with_(**changes), partition(), folder=tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -279,8 +279,8 @@ def test_settings_without_effect_are_reported(tmp_path):
         fedlab.run(experiment.with_(**rare), partition(sizes=(24, 24)), folder=tmp_path)
     for method in ("gossip", "swarm"):
         with pytest.warns(UserWarning, match=f"local_optimizer='keep': no effect on '{method}'"):
-            asked = {"method": method, "local_optimizer": "keep", "momentum": 0.9}
-            fedlab.run(experiment.with_(**asked), partition(), folder=tmp_path)
+            changes = {"method": method, "local_optimizer": "keep", "momentum": 0.9}
+            fedlab.run(experiment.with_(**changes), partition(), folder=tmp_path)
     with pytest.warns(UserWarning, match="watch_visits=True: no effect on 'fedavg'"):
         fedlab.run(experiment.with_(method="fedavg", watch_visits=True), partition(), folder=tmp_path)
 
@@ -409,12 +409,12 @@ def test_an_update_too_large_for_the_ring_is_refused_with_what_to_do():
 
 
 @pytest.mark.parametrize(
-    "changes,told",
+    "changes,message",
     [({"aggregate": "median"}, "aggregate='median' must see"), ({"batchnorm": "pooled"}, "batchnorm='pooled'"),
      ({"failures": 0.1}, "cannot unmask"), ({"stragglers": "drop(0.2)"}, "cannot unmask")],
 )  # fmt: skip
-def test_settings_that_contradict_a_secure_sum_are_refused(changes, told):
-    with pytest.raises(ValueError, match="secure_sum=True.*" + told.split("(")[0]):
+def test_settings_that_contradict_a_secure_sum_are_refused(changes, message):
+    with pytest.raises(ValueError, match="secure_sum=True.*" + message.split("(")[0]):
         fedlab.Experiment(secure_sum=True, **changes)
     fedlab.Experiment(secure_sum=True, stragglers=0.2, availability=0.8)
 
@@ -452,7 +452,7 @@ def test_a_median_cannot_pool_variances():
         last("swarm(merge='median')", federation(batchnorm="pooled"))
 
 
-IDLE = {  # (method, setting) -> what is told of it
+IDLE = {  # (method, setting) -> what the warning says
     ("cyclic", "batchnorm"): "pooled",
     ("split", "batchnorm"): "pooled",
     ("ensemble", "failures"): 0.5,
@@ -465,14 +465,14 @@ IDLE = {  # (method, setting) -> what is told of it
 @pytest.mark.parametrize("method,setting", IDLE)
 def test_settings_of_rounds_and_merges_without_effect_are_reported(method, setting, tmp_path):
     value = IDLE[method, setting]
-    asked = {"model": "small_cnn(width=4, depth=2)", "rounds": 1, "local_steps": 1, "method": method, setting: value}
+    settings = {"model": "small_cnn(width=4, depth=2)", "rounds": 1, "local_steps": 1, "method": method, setting: value}
     with pytest.warns(UserWarning, match=re.escape(f"{setting}={value!r}: no effect on '{method}'")):
-        fedlab.run(fedlab.Experiment(**asked), partition(), folder=tmp_path)
+        fedlab.run(fedlab.Experiment(**settings), partition(), folder=tmp_path)
 
 
 @pytest.mark.parametrize("method", ["gossip", "splitfed", "fedavg"])
 def test_pooled_variances_are_pooled_wherever_models_are_merged(method, tmp_path):
-    asked = {"model": "small_cnn(width=4, depth=2)", "rounds": 1, "local_steps": 1, "method": method}
+    settings = {"model": "small_cnn(width=4, depth=2)", "rounds": 1, "local_steps": 1, "method": method}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fedlab.run(fedlab.Experiment(batchnorm="pooled", **asked), partition(), folder=tmp_path)
+        fedlab.run(fedlab.Experiment(batchnorm="pooled", **settings), partition(), folder=tmp_path)

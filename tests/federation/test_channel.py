@@ -79,9 +79,9 @@ def test_what_stays_does_not_cross_nor_do_control_variates_of_it(policy, kinds):
     fed = federation(rounds=1, batchnorm=policy)
     last("scaffold", fed)
     stays = fed.layout.mask(*kinds)
-    told = fed.ledger.frame().groupby("what")["bytes"].max()
-    assert told["weights"] == 4 * int((~stays & fed.layout.occupied).sum())
-    assert told["control"] == 4 * int((~stays & fed.layout.occupied)[: fed.layout.trained].sum())
+    totals = fed.ledger.frame().groupby("what")["bytes"].max()
+    assert totals["weights"] == 4 * int((~stays & fed.layout.occupied).sum())
+    assert totals["control"] == 4 * int((~stays & fed.layout.occupied)[: fed.layout.trained].sum())
 
 
 def test_rows_of_a_round_add_up_and_rounds_stay_apart():

@@ -46,19 +46,19 @@ def test_the_ledger_counts_what_hooks_see(method, setting):  # O55
     if "secure" in setting and ("leader_failure" in method or method in IN_CLEAR or f"{method}(q=1.0)" in IN_CLEAR):
         pytest.skip("refuses a secure sum")
     fed, seen = crossing(method, **SETTINGS[setting])
-    told = fed.ledger.frame().groupby(["site", "direction", "other", "what"])[["bytes", "messages"]].sum()
+    totals = fed.ledger.frame().groupby(["site", "direction", "other", "what"])[["bytes", "messages"]].sum()
     found: dict[tuple, list[int]] = {}
     for message in seen:
         row = found.setdefault((message.site, message.direction, message.other, message.what), [0, 0])
         row[0], row[1] = row[0] + message.nbytes, row[1] + 1
-    assert found == {key: [row["bytes"], row["messages"]] for key, row in told.to_dict("index").items()}
+    assert found == {key: [row["bytes"], row["messages"]] for key, row in totals.to_dict("index").items()}
     assert all(message.nbytes > 0 for message in seen)
 
 
 @pytest.mark.parametrize("secret", ["weights", "moments"])
 @pytest.mark.parametrize("method", ["fedavg", "splitfed", "swarm", "fedper"])
 def test_each_site_sends_its_own(method, secret):
-    """No two sites send alike, neither what they learnt nor what their optimizer knows."""
+    """No two sites send the same, neither what they learnt nor what their optimizer knows."""
     _, seen = crossing(method, rounds=1, momentum=0.9, local_optimizer="share")
     what = {"weights": "weights", "moments": "optimizer state"}[secret]
     gave = [m for m in seen if m.what == what and (m.direction == "up" or method == "swarm")]
@@ -150,8 +150,8 @@ def test_a_secure_sum_shows_noise_that_adds_up(method, precision, width):
     assert (total - moved).abs().max() <= 4 * 2.0 ** -(after + 1) + 1e-6 * (precision == "float32")
     for m, p, honest in zip(up, plain.shares, w, strict=True):
         own = (p * (honest.tensors[0].double() - down) * 2.0**after).round()
-        alike = (secure_aggregation.centred(m.tensors[0].to(torch.int64), bits).double() - own).abs() < 1
-        assert alike.double().mean() < 0.01
+        equal = (secure_aggregation.centred(m.tensors[0].to(torch.int64), bits).double() - own).abs() < 1
+        assert equal.double().mean() < 0.01
 
 
 def test_a_swarm_can_add_up_in_secret():
@@ -163,14 +163,14 @@ def test_a_swarm_can_add_up_in_secret():
 
 @pytest.mark.parametrize("method", IN_CLEAR)
 def test_methods_that_must_see_single_sites_refuse_a_secure_sum(method):
-    told = f"secure_sum=True hides what single sites send, of which {method!r} must see {IN_CLEAR[method]}"
+    message = f"secure_sum=True hides what single sites send, of which {method!r} must see {IN_CLEAR[method]}"
     for attempt in (
         lambda: fedlab.Experiment(method=method, secure_sum=True),
         lambda: start(method, federation(secure_sum=True)),
     ):
         with pytest.raises(ValueError) as caught:
             attempt()
-        assert told in str(caught.value)
+        assert message in str(caught.value)
     fedlab.Experiment(method=method)
 
 

@@ -165,7 +165,7 @@ def test_every_fault_is_an_event_and_every_event_a_fault(tmp_path):
     experiment = fedlab.Experiment(model="small_cnn(width=4, depth=2)", rounds=6, local_steps=4, device="cpu", **rule)
     run = fedlab.run(experiment, partition(), folder=tmp_path)
     fed = federation(rounds=6, **rule)
-    told = set(zip(run.events["round"], run.events["site"], run.events["event"], strict=True))
+    events = set(zip(run.events["round"], run.events["site"], run.events["event"], strict=True))
     for number in range(1, 7):
         present = fed.participation.at(number)
         for k, name in enumerate(fed.names):
@@ -178,7 +178,7 @@ def test_every_fault_is_an_event_and_every_event_a_fault(tmp_path):
                 if k in present.work
                 else ""
             )
-            assert ((number, name, kind) in told) == bool(kind)
+            assert ((number, name, kind) in events) == bool(kind)
     straggled = run.events.query("event == 'straggled'")
     assert straggled["detail"].str.match(r"did \d+% of its steps").all()
 
@@ -219,7 +219,7 @@ def test_fewer_sites_give_another_model():
 
 
 @pytest.mark.parametrize(
-    "changes,told",
+    "changes,message",
     [
         ({"participation": "sampel(0.3)"}, "did you mean 'sample'"),
         ({"participation": "sample(1.5)"}, "share is 1.5: give a share from 0 to 1"),
@@ -230,8 +230,8 @@ def test_fewer_sites_give_another_model():
         ({"failures": -0.5}, "failures is -0.5"),
     ],
 )
-def test_shares_that_make_no_sense_are_refused(changes, told):
-    with pytest.raises(ValueError, match=told.replace("(", r"\(")):
+def test_shares_that_make_no_sense_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         fedlab.Experiment(**changes)
 
 
@@ -258,8 +258,8 @@ def test_private_parameters_survive_rounds_without_any_site(method):
 
 
 def test_a_straggler_stops_at_its_share_of_alternate_batches():
-    asked = {"rounds": 1, "local_steps": 8, "stragglers": 1.0}
-    fed = federation(**asked)
+    settings = {"rounds": 1, "local_steps": 8, "stragglers": 1.0}
+    fed = federation(**settings)
     work = fed.participation.at(1).work
     ends("split(turns='batch')", fed)
     assert len(work) == 4
@@ -270,7 +270,7 @@ def test_a_straggler_stops_at_its_share_of_alternate_batches():
 
 
 def test_fine_tuning_does_not_wait_for_stragglers():
-    """The further steps are those asked for, at every site, whoever was slow or away in the round."""
+    """The further steps are those requested, at every site, including those that were slow or absent in the round."""
     fed = federation(rounds=1, local_steps=4, stragglers=1.0, availability=[1.0, 1.0, 0.0, 1.0])
     work = fed.participation.at(1).work
     last("finetune(steps=3)", fed)
@@ -296,5 +296,5 @@ def test_the_best_of_what_stays_is_chosen_though_nobody_answered_at_first(method
     away = run.events.query("event == 'absent'").groupby("round")["site"].nunique()
     assert away[1] == away[2] == 4 and away.min() < 4
     for choice in ("last", "best"):
-        told = run.predictions[run.predictions["choice"].eq(choice) & run.predictions["split"].eq("test")]
-        assert told.groupby("site")["case"].nunique().tolist() == [8] * 4 and told["p0"].notna().all()
+        rows = run.predictions[run.predictions["choice"].eq(choice) & run.predictions["split"].eq("test")]
+        assert rows.groupby("site")["case"].nunique().tolist() == [8] * 4 and rows["p0"].notna().all()

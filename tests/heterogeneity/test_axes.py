@@ -103,7 +103,7 @@ def test_clusters_depend_on_the_images_of_a_class_alone():
 
 
 def test_clusters_find_kinds_that_are_there():
-    """Two kinds of image within each class are told apart without their names."""
+    """Two kinds of image within each class can be distinguished without their names."""
     rng, n = np.random.default_rng(0), 400
     kind, label = np.arange(n) // 2 % 2, np.arange(n) % 2
     images = (rng.integers(0, 60, (n, 1, 12, 12)) + 120 * kind[:, None, None, None]).astype(np.uint8)

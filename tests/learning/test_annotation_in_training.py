@@ -93,7 +93,7 @@ def test_without_annotation_nothing_is_added(tmp_path):
     run = fedlab.run(experiment(rounds=1), noisy(0.0), folder=tmp_path)
     columns = ["model", "choice", "site", "split", "case", "unit", "label", "p0", "p1"]
     assert list(run.predictions) == columns
-    with pytest.raises(ValueError, match="its sites label alike: compare with labels='true'"):
+    with pytest.raises(ValueError, match="all its sites label in the same way: compare with labels='true'"):
         fedlab.compare([run], labels="annotated")
     with pytest.raises(ValueError, match="labels is 'anotated': did you mean 'annotated'"):
         fedlab.compare([run], labels="anotated")

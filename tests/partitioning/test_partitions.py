@@ -1,4 +1,4 @@
-"""Laws of partitions: nothing is lost or leaked, requests are met, and shift is told apart from chance."""
+"""Laws of partitions: nothing is lost or leaked, requests are met, and shift is distinguished from chance."""
 
 import os
 import time
