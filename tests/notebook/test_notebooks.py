@@ -21,6 +21,8 @@ PRESETS = sorted((ROOT / "notebooks" / "presets").glob("*.yaml"))
 NAMES = [path.stem for path in NOTEBOOKS]
 READS = "51-global-versus-local"  # trains nothing, so it needs what the others left
 HANDFUL = 9  # parameters that a notebook may show
+WHOLE = ("00", "10", "60")  # run with their defaults, the others with fewer cases and rounds (`make notebooks`: all)
+QUICK = ("-f", str(ROOT / "notebooks" / "presets" / "quick.yaml"), "-p", "dataset", "phantoms(cases=700)")
 ABOUT = {"11": {"acquisition": 0.0, "annotation": 0.0}, "32": {"acquisition": 0.0}}  # what these vary from the series
 
 
@@ -62,8 +64,8 @@ def shared(tmp_path_factory) -> Path:
 @pytest.mark.notebook
 @pytest.mark.xdist_group("notebooks")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
-def test_notebook_runs_with_its_defaults(path, shared):
-    done = papermill(path, shared / path.name, "-p", "out", str(shared))
+def test_notebook_runs(path, shared):
+    done = papermill(path, shared / path.name, "-p", "out", str(shared), *(() if path.stem[:2] in WHOLE else QUICK))
     assert done.returncode == 0, done.stderr[-3000:]
     executed = nbformat.read(shared / path.name, 4)
     outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
@@ -80,7 +82,7 @@ def test_notebook_runs_with_its_defaults(path, shared):
 @pytest.mark.xdist_group("notebooks")
 def test_the_report_trains_nothing(shared):
     before = {folder.name for folder in (shared / "runs").iterdir()}
-    done = papermill(ROOT / "notebooks" / f"{READS}.ipynb", shared / "again.ipynb", "-p", "out", str(shared))
+    done = papermill(ROOT / "notebooks" / f"{READS}.ipynb", shared / "again.ipynb", "-p", "out", str(shared), *QUICK)
     assert done.returncode == 0 and before == {folder.name for folder in (shared / "runs").iterdir()}
 
 
