@@ -39,7 +39,8 @@ def save(path: Path, state: Any) -> None:
     TypeError names any other value and where it is.
     """
     scratch = path.with_suffix(".writing")
-    torch.save(_pack(state, ""), scratch)
+    torch.save(_pack(state, ""), buffer := io.BytesIO())
+    scratch.write_bytes(buffer.getbuffer())  # OSError if the disk is full; torch.save to a file raises RuntimeError
     scratch.replace(path)
 
 
