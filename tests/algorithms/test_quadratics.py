@@ -110,7 +110,7 @@ def test_scaffold_reaches_the_optimum_of_the_objective_it_weighs(option, steps, 
 
 @pytest.mark.parametrize("weighting", ["cases", "uniform"])
 def test_feddyn_with_exact_optima_reaches_the_optimum_and_holds_the_gradients(weighting, monkeypatch):  # O18
-    q = Quadratics(monkeypatch, local_steps=400, rounds=150, lr=0.5)
+    q = Quadratics(monkeypatch, local_steps=200, rounds=150, lr=0.5)
     found = last(f"feddyn(alpha=0.5, weighting={weighting!r})", q.fed).numbers.numpy()
     weights = q.p if weighting == "cases" else UNIFORM
     assert np.abs(found - q.optimum(weights)).max() < 1e-9
@@ -137,7 +137,8 @@ def test_pfedme_with_exact_inner_optima_follows_the_envelope(lam, monkeypatch): 
 
 def test_ditto_rests_between_its_own_optimum_and_the_shared_model(monkeypatch):
     """With many steps v_k solves min F_k + lam/2 |v - w|^2 for the shared model of the round's start."""
-    q = Quadratics(monkeypatch, local_steps=400, rounds=200, lr=0.4)
+    q = Quadratics(monkeypatch, local_steps=100, rounds=1, lr=0.4)
+    q.begin_at(fedavg_point(q, q.p))
     models = ends("ditto(lam=0.7)", q.fed)
     w = models["global"].numbers.numpy()
     for k in range(4):
