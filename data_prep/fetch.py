@@ -167,7 +167,7 @@ def _continue(url: str, part: Path) -> None:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # nothing is missing: the checksum tells whether the file is complete
+            return  # nothing is missing; the checksum shows whether the file is complete
         response.raise_for_status()
         continued = response.status_code == requests.codes.partial_content
         have = have if continued else 0

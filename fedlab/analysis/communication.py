@@ -28,7 +28,7 @@ def costs(
     runs : Run or sequence of Run
         Finished runs.
     over : str, default "method"
-        The field of the experiment that tells the runs apart.
+        The field of the experiment in which the runs differ.
     choice : {"last", "best"}, default "last"
         Model of the last round, or of the round that is best on validation cases.
     bandwidth : float, default 100.0

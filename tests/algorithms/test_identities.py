@@ -111,7 +111,7 @@ def test_a_round_in_which_nobody_answers_changes_nothing(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_only_available_sites_work_and_nothing_crosses_the_border_of_others(method):
-    """Whatever else fails or straggles; fine-tuning is a site's own work, and models stay finite."""
+    """Also with failures and stragglers; fine-tuning happens at a site alone, and models stay finite."""
     if method in ALONE:
         pytest.skip("every site trains by itself, or in every round")
     availability = [0.6, 0.8, 0.0, 1.0]
