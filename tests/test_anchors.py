@@ -29,7 +29,6 @@ ANCHORS = [  # method, settings, rounds, F on the union, test AUC, test accuracy
     ("fedadagrad", {}, 100, 0.284119444086, 0.908470304624, 0.81891026, 1.52729250685),
     ("fedyogi", {}, 100, 0.226795646223, 0.913346482577, 0.83173077, 2.68987186179),
     ("fedadam(bias_correction=True)", {}, 100, 0.229592554116, 0.9134231865, 0.82692308, 2.56982667517),
-    ("fedprox(mu=0.1)", {}, 100, 0.288691676654, 0.908755204909, 0.82051282, 1.4609475911),
     ("fedprox(mu=1.0)", {}, 100, 0.291255491007, 0.90862371247, 0.82051282, 1.4334958578),
     ("scaffold(option=1)", {}, 100, 0.272144473545, 0.910826210826, 0.81891026, 1.62885410679),
     ("scaffold(weighting='uniform')", {}, 100, 0.271478509422, 0.911165899627, 0.83333333, 1.64932958952),
@@ -43,7 +42,6 @@ ANCHORS = [  # method, settings, rounds, F on the union, test AUC, test accuracy
     ("afl(lambda_lr=0.1)", {}, 100, 0.356190987148, 0.907747096209, 0.84935897, 1.02482261425),
     ("pfedme(lam=15, inner=5)", {}, 100, 0.302410170553, 0.907462195924, 0.81410256, 1.32324137448),
     ("ditto(lam=0.1)", {}, 100, 0.288409468321, 0.908799035722, 0.82051282, 1.4640233635),
-    ("swarm", {}, 100, 0.283995389403, 0.909390751698, 0.81891026, 1.49066106266),
     ("swarm(merge='median', weighting='cases')", {}, 100, 0.31131978648, 0.904350208196, 0.77083333, 1.46027290408),
     ("gossip('ring')", {}, 100, 0.285368658625, 0.909040105194, 0.81891026, 1.47728857266),
     ("gossip('star')", {}, 100, 0.285653725731, 0.909018189787, 0.81891026, 1.47440606883),
@@ -51,7 +49,6 @@ ANCHORS = [  # method, settings, rounds, F on the union, test AUC, test accuracy
     ("afl(lambda_lr=0.1, release='last')", {}, 100, 0.291336944686, 0.911264518957, 0.86057692, 1.57863279087),
     ("afl(lambda_lr=0.1)", {"local_steps": 1}, 100, 0.578833871988, 0.898564540872, 0.83012821, 0.227701663396),
     ("fedavg", {"aggregate": "median"}, 100, 0.274096118289, 0.909938636862, 0.82211538, 1.60688396356),
-    ("fedavg", {"aggregate": "trimmed(0.25)"}, 100, 0.274096118289, 0.909938636862, 0.82211538, 1.60688396356),
     ("fedavg", {"aggregate": "krum(f=0)"}, 100, 0.28417432433, 0.912678062678, 0.85897436, 1.71985306742),
     ("fedavg", {"aggregate": "multikrum(f=0, c=2)"}, 100, 0.275633471237, 0.909653736577, 0.82211538, 1.59256171796),
     ("fedavg", {"aggregate": "geomedian"}, 100, 0.311318978548, 0.904350208196, 0.77083333, 1.4602714253),
@@ -118,13 +115,17 @@ def test_deterministic_pneumonia_federation(
     assert len(tested) == 624
     assert abs(roc_auc_score(tested["label"], tested["p1"]) - auc) < 1e-8
     assert abs(((tested["p1"] > 0.5) == tested["label"]).mean() - accuracy) < 1e-8
+    assert_personal(run, sites)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("method", PERSONAL)
+@pytest.mark.parametrize("method", sorted(set(PERSONAL) - {row[0] for row in ANCHORS}))
 def test_personal_models_of_the_deterministic_federation(method, pneumonia, sites, tmp_path):
-    run = trained(method, 100, pneumonia, sites, tmp_path)
-    for site, norm in zip(sites, PERSONAL[method], strict=True):
+    assert_personal(trained(method, 100, pneumonia, sites, tmp_path), sites)
+
+
+def assert_personal(run: fedlab.runs.Run, sites) -> None:
+    for site, norm in zip(sites, PERSONAL.get(run.method, ()), strict=False):
         assert abs(float(torch.cat([tensor.ravel() for tensor in run.weights(site).values()]).norm()) - norm) < 1e-8
 
 

@@ -19,7 +19,7 @@ from fedlab.federation import DivergedError
 from fedlab.learning.models import MODELS
 
 SEEDS = [0, 1, 2]
-BASE = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 2, "batch_size": 16, "precision": "float64"}
+BASE = {"dataset": "phantoms(cases=120, size=16)", "model": CNN, "rounds": 2, "batch_size": 16, "precision": "float64"}
 
 
 def experiment(**changes):

@@ -43,7 +43,7 @@ def mmd2(features, site) -> float:
     return float(np.mean(gaps))
 
 
-def rank_correlation(x, value, seeds=10) -> float:
+def rank_correlation(x, value, seeds=5) -> float:
     """Median over seeds of Spearman's correlation between dose and difference."""
     found = [differences(x, value, seed) for seed in range(seeds)]
     assert abs(np.median([row[0] for row in found])) < 0.02 < np.median([row[-1] for row in found])
@@ -74,7 +74,7 @@ def test_sites_differ_more_with_every_dose_on_real_images(name, value):
 def test_sites_differ_more_with_every_dose_on_real_volumes():
     folder = official("hippocampus_001.nii.gz").parent.with_name("imagesTr")
     volumes = np.stack([middle(path) for path in sorted(folder.glob("hippocampus_*.nii.gz"))[:60]])[:, None]
-    assert rank_correlation(volumes, "mri({})", seeds=5) >= 0.99
+    assert rank_correlation(volumes, "mri({})") >= 0.99
 
 
 def middle(path: Path, edge: int = 24) -> np.ndarray:

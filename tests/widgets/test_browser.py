@@ -48,11 +48,11 @@ CELLS = (
     'threading.Timer(1, screen.show, [{"text/plain": "seen later"}]).start()',
 )
 TEN = next((ROOT / "notebooks").glob("10-*.ipynb"))
-NOTEBOOKS = [SMALL, *([TEN.name] if "widgets." in TEN.read_text() else [])]
+NOTEBOOKS = [SMALL, *([TEN.name] if "widgets." in TEN.read_text(encoding="utf-8") else [])]
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.xdist_group("notebooks"),
+    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with its chromedriver on this machine"),
 ]
 
@@ -67,7 +67,7 @@ def lab(tmp_path_factory) -> Iterator[str]:
     for name, content in PREFERENCES.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
+        path.write_text(content, encoding="utf-8")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -75,7 +75,7 @@ def lab(tmp_path_factory) -> Iterator[str]:
     environment = {**os.environ, **places, "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "OMP_NUM_THREADS": "1"}
     options = f"--no-browser --ip=127.0.0.1 --port={port} --ServerApp.token= --ServerApp.password= --allow-root"
     command = [sys.executable, "-m", "jupyterlab", *options.split(), f"--ServerApp.root_dir={home / 'notebooks'}"]
-    with (home / "log").open("w") as log:
+    with (home / "log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
     address = f"http://127.0.0.1:{port}"
     try:
@@ -88,13 +88,13 @@ def lab(tmp_path_factory) -> Iterator[str]:
 
 def _await_server(server: subprocess.Popen, address: str, log: Path) -> None:
     for _ in range(240):
-        assert server.poll() is None, log.read_text()[-3000:]
+        assert server.poll() is None, log.read_text(encoding="utf-8")[-3000:]
         try:
             urlopen(f"{address}/api/status", timeout=2).close()
             return
         except (URLError, OSError):
             time.sleep(0.25)
-    raise AssertionError(log.read_text()[-3000:])
+    raise AssertionError(log.read_text(encoding="utf-8")[-3000:])
 
 
 @pytest.fixture(scope="module", params=NOTEBOOKS)
@@ -258,8 +258,10 @@ def _fingerprint(cases, text: str) -> str:
 
 
 def _write_ten(path: Path) -> None:
-    """The notebook, with fewer cases and one seed."""
+    """The notebook up to its panel, with fewer cases and one seed."""
     notebook = nbformat.read(TEN, 4)
+    (last,) = [number for number, cell in enumerate(notebook.cells) if "widgets." in cell.source]
+    notebook.cells = notebook.cells[: last + 1]
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     cell.source = cell.source.replace('"phantoms"', '"phantoms(cases=600)"').replace("seeds: int = 3", "seeds: int = 1")
     assert "cases=600" in cell.source and "seeds: int = 1" in cell.source
