@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from fedlab.core.files import resolve, sweep
 from fedlab.core.registry import Registry, nearest
 from fedlab.data.home import home
 
@@ -72,7 +73,7 @@ def options(name: str) -> dict[str, Any]:
 
 
 def prepare(name: str, folder: str | Path | None = None, limit: int | None = None, **chosen: Any) -> Path:
-    """Download and convert a dataset, unless its folder exists already.
+    """Download and convert a dataset, unless its folder holds it already, undamaged.
 
     Parameters
     ----------
@@ -84,7 +85,8 @@ def prepare(name: str, folder: str | Path | None = None, limit: int | None = Non
         Largest number of cases, a sample stratified by split and class. By default all.
     **chosen
         Options of the dataset, see `options`. Some datasets need `source`, the folder of files that you downloaded
-        yourself, and `accept_licence=True`, the first time they are prepared.
+        yourself, and `accept_licence=True`, the first time they are prepared. A `source` given later must hold the
+        files that the folder was prepared from.
 
     Returns
     -------
@@ -98,11 +100,19 @@ def prepare(name: str, folder: str | Path | None = None, limit: int | None = Non
     ConnectionError
         If a file cannot be downloaded.
     FileExistsError
-        If the folder holds another dataset.
+        If the folder holds another dataset, or one from other files than those in `source`.
     PermissionError
         If the licence was not accepted.
     FileNotFoundError
         If `source` lacks a file.
+    OSError
+        If the disk is too full.
+
+    Warns
+    -----
+    UserWarning
+        If the folder is damaged and prepared again, with the damage; or if cells of a table cannot be read, with their
+        number and examples.
 
     Examples
     --------
@@ -113,10 +123,11 @@ def prepare(name: str, folder: str | Path | None = None, limit: int | None = Non
     for option in chosen:
         if option not in known:
             raise ValueError(f"dataset {name!r} has no option {option!r}: {nearest(option, known)}")
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise ValueError(f"limit is {limit!r}: give the largest number of cases, a whole number of at least 1")
     wanted = {**known, **chosen, "limit": limit}
-    target = Path(folder).expanduser() if folder else home() / _folder_name(name, wanted, known)
+    target = resolve(folder) if folder is not None else home() / _folder_name(name, wanted, known)
+    sweep(target.parent)
     return sources().function(name)(target, **wanted)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from data_prep import options, prepare, sources
+from data_prep.fetch import say, show
 from fedlab.core.registry import nearest
 
 HELP = {
@@ -32,13 +33,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         chosen = _chosen(arguments)
         if chosen.pop("list"):
-            print(sources())
+            show(str(sources()), sys.stdout)
         elif "name" in chosen:
-            print(prepare(**chosen))
+            show(str(prepare(**chosen)), sys.stdout)
         else:
             raise ValueError("name a dataset, e.g. `python -m data_prep pneumoniamnist`, or use --list")
     except (ValueError, OSError) as error:
-        print(f"data_prep: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"data_prep: {' '.join(str(error).split())}")
         return 1
     return 0
 

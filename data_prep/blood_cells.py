@@ -7,7 +7,6 @@ needs every class (e.g. AUROC) is undefined there unless `classes=4`. Each image
 known: it was not verified that its url still gives the listed images.
 """
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep import writer
+from data_prep import reader, tables, writer
 from data_prep.collection import Collection
 
 DATASETS = {
@@ -86,8 +85,11 @@ def _card(
 
 def _table(collections: dict[str, Collection]) -> pd.DataFrame:
     """case, label, site, scanner, stain and file of every image, sorted by site and file."""
-    numbers = pd.read_csv(io.BytesIO(next(collections["Jiangxi"].read([LABELS]))))
-    kinds = dict(zip(numbers["image ID"], numbers["class label"] - 1, strict=True))
+    numbers = tables.read(LABELS, next(collections["Jiangxi"].read([LABELS])))
+    identity, label = (
+        tables.numbers(numbers[column], LABELS).astype("int64") for column in ("image ID", "class label")
+    )
+    kinds = dict(zip(identity, label - 1, strict=True))
     rows = [
         (site, file, CLASSES.index(Path(file).parent.name) if site == "Barcelona" else kinds[int(Path(file).stem)])
         for site, collection in collections.items()
@@ -102,13 +104,11 @@ def _table(collections: dict[str, Collection]) -> pd.DataFrame:
 def _fill(
     images: NDArray[np.uint8], rows: NDArray[np.int64], collection: Collection, files: Sequence[str], field: int
 ) -> None:
-    from PIL import Image
     from tqdm.auto import tqdm
 
-    contents = collection.read(files)
-    for row, content in tqdm(zip(rows, contents, strict=True), "blood_cells", len(rows), unit="case", delay=2):
-        with Image.open(io.BytesIO(content)) as image:
-            images[row] = _central(image, field, images.shape[-1])
+    contents = zip(rows, files, collection.read(files), strict=True)
+    for row, file, content in tqdm(contents, "blood_cells", len(rows), unit="case", delay=2):
+        images[row] = _central(reader.picture(content, file), field, images.shape[-1])
 
 
 def _central(image: Any, field: int, size: int) -> NDArray[np.uint8]:

@@ -4,13 +4,12 @@ The files may be unpacked, in part, or in the official archive: all give the sam
 """
 
 import hashlib
-import tarfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_prep.archives import Archive
 from data_prep.fetch import fetch, locate
 from fedlab.core.warnings import warn
 
@@ -84,30 +83,28 @@ class Collection:
         """Read one file from the archive and check it."""
         try:
             content = member(path)
-        except (KeyError, EOFError, zipfile.BadZipFile, tarfile.TarError, OSError) as error:
-            raise OSError(f"{path} cannot be read from {archive} ({type(error).__name__}): {REMEDY}") from None
+        except (KeyError, ValueError) as error:
+            reason = str(error) if isinstance(error, ValueError) else "it has no such file"
+            raise OSError(f"{path} cannot be read from {archive} ({reason}): {REMEDY}") from None
         if (digest := _sha256(content)) != self.files[path]:
             raise OSError(f"{path} in {archive} has the sha256 {digest}, wanted {self.files[path]}: {REMEDY}")
         return content
 
 
 def _open(archive: Path, stack: ExitStack) -> Read:
-    """A function that reads a member by the end of its path; nothing is unpacked, so no path can write anywhere."""
-    if zipfile.is_zipfile(archive):
-        zipped = stack.enter_context(zipfile.ZipFile(archive))
-        names = _ends(zipped.namelist())
-        return lambda path: zipped.read(names[path])
-    if tarfile.is_tarfile(archive):
-        tar = stack.enter_context(tarfile.open(archive))  # noqa: SIM115
-        members = _ends([member.name for member in tar if member.isfile()])
-        return lambda path: tar.extractfile(members[path]).read()  # type: ignore[union-attr]
-    raise OSError(f"{archive} is neither a zip nor a tar archive ({archive.stat().st_size:,} bytes): {REMEDY}")
+    """A function that reads a member by the end of its path."""
+    try:
+        opened = stack.enter_context(Archive(archive))
+    except ValueError as error:
+        raise OSError(f"{error}; {REMEDY}") from None
+    names = _ends(opened.names)
+    return lambda path: opened.read(names[path])
 
 
 def _ends(names: Sequence[str]) -> dict[str, str]:
-    """Every end of a path -> the shortest path with it, without what macOS adds to archives."""
+    """Every end of a path -> the shortest path with it."""
     ends: dict[str, str] = {}
-    for name in sorted((name for name in names if "__MACOSX" not in name), key=len, reverse=True):
+    for name in sorted(names, key=len, reverse=True):
         parts = name.split("/")
         ends |= {"/".join(parts[start:]): name for start in range(len(parts))}
     return ends

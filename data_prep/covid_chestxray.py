@@ -7,7 +7,8 @@ from urllib.parse import urlparse
 
 import pandas as pd
 
-from data_prep import local, writer
+from data_prep import local, tables, writer
+from data_prep.fetch import say
 
 DATASETS = {
     "covid_chestxray": "chest X-rays of pneumonia, COVID-19 or another cause, from many hospitals, with age and sex;"
@@ -23,6 +24,7 @@ TERMS = local.Terms(
 )
 ARCHIVE = "covid-chestxray-dataset*.zip"
 METADATA = "metadata.csv"
+IMAGES = "images"  # the folder that the table speaks of; others hold masks and volumes
 COLUMNS = ("patientid", "sex", "age", "finding", "view", "modality", "location", "filename", "url", "license")
 COVID = "COVID-19"
 UNNAMED = ("Pneumonia", "Pneumonia/Viral")  # may be COVID-19 or not
@@ -46,13 +48,13 @@ def prepare(
     smallest_site: smallest number of cases of a separate site; smaller places form the site "other". source: the
     folder of the copy. accept_licence: True if you will abide by the licence of each image.
     """
-    if not isinstance(smallest_site, int) or smallest_site < 1:
+    if not isinstance(smallest_site, int) or isinstance(smallest_site, bool) or smallest_site < 1:
         raise ValueError(f"smallest_site is {smallest_site!r}: give a number of cases of at least 1")
     card = _card(name, {"size": local.edge(size), "smallest_site": smallest_site, "limit": limit})
-    if local.prepared(folder, card):
+    if local.prepared(folder, card, TERMS, source):
         return folder
     TERMS.consent(accept_licence)
-    files = local.Files(TERMS, source, ARCHIVE)
+    files = local.Files(TERMS, source, ARCHIVE, folder=IMAGES)
     origin, metadata = files.table(COLUMNS, METADATA)
     table = cases(metadata, smallest_site)
     decode = partial(local.picture, size=size, mode="L")
@@ -62,8 +64,13 @@ def prepare(
 def cases(metadata: pd.DataFrame, smallest_site: int) -> pd.DataFrame:
     """Frontal X-rays (views PA and AP, supine or erect) of pneumonia whose cause is named; `finding` names it."""
     finding = metadata["finding"].fillna("").str.strip()
-    frontal = (metadata["modality"] == "X-ray") & metadata["view"].fillna("").str.match(r"PA|AP")
+    xray = metadata["modality"].fillna("").str.strip().str.casefold() == "x-ray"
+    frontal = xray & metadata["view"].fillna("").str.strip().str.match(r"PA|AP")
     kept = frontal & finding.str.startswith("Pneumonia/") & ~finding.isin(UNNAMED)
+    say(
+        f"{METADATA}: {int(kept.sum()):,} of {len(kept):,} rows are used; {int((~xray).sum()):,} are no X-rays,"
+        f" {int((xray & ~frontal).sum()):,} not frontal, {int((frontal & ~kept).sum()):,} no pneumonia of a named cause"
+    )
     if not kept.any():
         raise ValueError(
             f"{METADATA} has no pneumonia of a named cause (findings: {sorted(set(finding))[:5]}): wanted e.g."
@@ -75,10 +82,10 @@ def cases(metadata: pd.DataFrame, smallest_site: int) -> pd.DataFrame:
         {
             "case": chosen["filename"],
             "label": cause.str.split("/").map(lambda parts: COVID in parts).astype("int64"),
-            "patient": chosen["patientid"],
+            "patient": tables.names(chosen["patientid"]),
             "site": sites(chosen, smallest_site),
-            "age": pd.to_numeric(chosen["age"], errors="coerce").astype("float64"),
-            "sex": chosen["sex"].map(SEXES),
+            "age": tables.ages(chosen["age"], f"{METADATA}, column age"),
+            "sex": tables.words(chosen["sex"], SEXES, f"{METADATA}, column sex"),
             "finding": cause,
             **{column: chosen[column] for column in ("view", "location", "url", "license")},
         }
@@ -88,7 +95,7 @@ def cases(metadata: pd.DataFrame, smallest_site: int) -> pd.DataFrame:
 def sites(chosen: pd.DataFrame, smallest_site: int) -> pd.Series:
     """The place of each case, or its publisher if no place is stated; small sites are pooled as "other"."""
     publisher = chosen["url"].fillna("").map(lambda url: urlparse(str(url).strip()).netloc.removeprefix("www."))
-    place = chosen["location"].str.strip().replace("", pd.NA).fillna(publisher)
+    place = tables.names(chosen["location"].str.strip()).fillna(publisher)
     counts = place.map(place.value_counts())
     return place.where((counts >= smallest_site) & (place != ""), OTHER)
 

@@ -6,11 +6,13 @@ cache, only if its checksum is right; an archive without a published checksum is
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Set
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from fedlab.core.files import resolve
 from fedlab.core.warnings import warn
 from fedlab.data.home import home
 
@@ -61,7 +63,13 @@ def locate(names: Set[str]) -> dict[str, list[Path]]:
 
 def say(message: str) -> None:
     """Print progress to stderr; stdout is for the result of a command."""
-    print(message, file=sys.stderr, flush=True)
+    show(message, sys.stderr)
+
+
+def show(message: str, stream: Any) -> None:
+    """Print a line; what the stream's encoding lacks is escaped."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    print(message.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 
 
 def _places(name: str) -> Iterator[Path]:
@@ -75,7 +83,7 @@ def _places(name: str) -> Iterator[Path]:
 def _mirrors() -> Iterator[Path]:
     """The folders of `$FEDLAB_MIRROR`."""
     for mirror in filter(None, os.environ.get("FEDLAB_MIRROR", "").split(os.pathsep)):
-        root = Path(mirror).expanduser()
+        root = resolve(mirror)
         if not root.is_dir():
             warn(f"FEDLAB_MIRROR names {root}, which is not a folder: correct or unset it")
         yield root
@@ -175,5 +183,18 @@ def _continue(url: str, part: Path) -> None:
         bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem)
         with part.open("ab" if continued else "wb") as file, bar:
             for piece in response.iter_content(PIECE):
-                file.write(piece)
+                _append(file, piece, part, total)
                 bar.update(len(piece))
+
+
+def _append(file: IO[bytes], piece: bytes, part: Path, total: int | None) -> None:
+    """Write a piece of a download; an error of the disk names the file and the sizes."""
+    try:
+        file.write(piece)
+    except OSError as error:
+        size = f"{total:,} bytes are needed" if total else "the size of the file is not known"
+        raise OSError(
+            error.errno,
+            f"{part} cannot be written ({error.strerror}): {size}, {shutil.disk_usage(part.parent).free:,} are free;"
+            " make room and try again, the download continues, or let FEDLAB_DATA name another folder",
+        ) from None

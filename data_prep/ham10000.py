@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from data_prep import local, writer
+from data_prep import local, tables, writer
 
 DATASETS = {
     "ham10000": "dermatoscopic images of pigmented skin lesions from four sources, with age and sex; 10,015 cases,"
@@ -30,6 +30,7 @@ PUBLISHED = {  # by Harvard Dataverse, version 4; its .tab files are generated a
     "HAM10000_metadata.csv": "md5:8f85fb1aa29d80a2797247e434deb79d",
     "HAM10000_metadata": "md5:8f85fb1aa29d80a2797247e434deb79d",
 }
+SEXES = {"female": "female", "male": "male"}
 CLASSES = {  # in the order of DermaMNIST, which is made from these images
     "akiec": "actinic keratoses and intraepithelial carcinoma",
     "bcc": "basal cell carcinoma",
@@ -55,7 +56,7 @@ def prepare(
     source: the folder of the download. accept_licence: True if you accept CC BY-NC 4.0.
     """
     card = _card(name, {"size": local.edge(size), "limit": limit})
-    if local.prepared(folder, card):
+    if local.prepared(folder, card, TERMS, source):
         return folder
     TERMS.consent(accept_licence)
     files = local.Files(TERMS, source, ARCHIVES)
@@ -76,10 +77,10 @@ def cases(metadata: pd.DataFrame) -> pd.DataFrame:
         {
             "case": metadata["image_id"],
             "label": metadata["dx"].map({code: label for label, code in enumerate(CLASSES)}).astype("int64"),
-            "patient": metadata["lesion_id"],
+            "patient": tables.names(metadata["lesion_id"]),
             "site": metadata["dataset"],
-            "age": pd.to_numeric(metadata["age"], errors="coerce").astype("float64"),
-            "sex": metadata["sex"].where(metadata["sex"].isin(["female", "male"])),
+            "age": tables.ages(metadata["age"], "HAM10000, column age"),
+            "sex": tables.words(metadata["sex"], SEXES, "HAM10000, column sex").astype("string"),
             "localization": metadata["localization"].where(metadata["localization"] != "unknown"),
             "confirmed": metadata["dx_type"],
         }

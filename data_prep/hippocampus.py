@@ -5,7 +5,6 @@ are float32 or uint8, of very different range, which suggests two unnamed source
 checked against its sha256 in `hippocampus.json`, whether it is in the official archive or unpacked.
 """
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep import writer
+from data_prep import reader, writer
 from data_prep.collection import Collection
 
 DATASETS = {
@@ -74,29 +73,22 @@ def _fill(images: NDArray[np.uint8], masks: NDArray[np.uint8], collection: Colle
     storage = []
     contents = collection.read([f"{folder}/{file}" for file in files for folder in ("imagesTr", "labelsTr")])
     for row, file in tqdm(enumerate(files), "hippocampus", len(files), unit="case", delay=2):
-        (volume, kind), (mask, _) = _voxels(next(contents)), _voxels(next(contents))
+        scan = reader.volume(next(contents), f"imagesTr/{file}")
+        volume, mask = scan.voxels, reader.volume(next(contents), f"labelsTr/{file}").voxels
         if volume.shape != mask.shape or volume.ndim != 3:
             raise ValueError(f"{file} has shape {volume.shape} and its mask {mask.shape}: wanted one 3D shape for both")
         images[row, 0] = _centred(_scaled(volume, file), images.shape[-1])
-        masks[row] = _centred(mask.astype(np.uint8), images.shape[-1])
-        storage.append(kind)
+        masks[row] = _centred(reader.labels(mask, f"labelsTr/{file}"), images.shape[-1])
+        storage.append(scan.stored)
     return storage
-
-
-def _voxels(content: bytes) -> tuple[NDArray[Any], str]:
-    """Values of a gzipped NIfTI file and the data type in which they are stored."""
-    import nibabel
-
-    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(content))
-    return np.asarray(image.dataobj), str(image.get_data_dtype())
 
 
 def _scaled(volume: NDArray[Any], file: str) -> NDArray[np.uint8]:
     """Scale grey values between two percentiles of the volume to 0..255."""
-    low, high = np.percentile(volume, RANGE)
+    low, high = reader.window(volume, file, RANGE)
     if not high > low:
         raise ValueError(f"{file} has no contrast: its percentiles {RANGE} are {low:g} and {high:g}")
-    return np.rint(np.clip((volume - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return reader.scaled(volume, low, high)
 
 
 def _centred(volume: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -4,10 +4,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from data_prep import local, writer
-from data_prep.fetch import fetch
+from data_prep import local, tables, writer
+from data_prep.fetch import fetch, say
 
 DATASETS = {
     "isic2019": "dermatoscopic images of skin lesions from six centres, with age, sex and FLamby's split; 23,247 cases,"
@@ -43,6 +44,7 @@ CLASSES = {
     "VASC": "vascular lesion",
     "SCC": "squamous cell carcinoma",
 }
+SEXES = {"female": "female", "male": "male"}
 CENTRES = ("Barcelona", "vidir_molemax", "vidir_modern", "rosendahl", "MSK", "vienna_dias")  # FLamby's numbers 0 to 5
 
 
@@ -60,7 +62,7 @@ def prepare(
     source: the folder of the download. accept_licence: True if you accept CC BY-NC 4.0.
     """
     card = _card(name, {"size": local.edge(size), "limit": limit})
-    if local.prepared(folder, card):
+    if local.prepared(folder, card, TERMS, source):
         return folder
     TERMS.consent(accept_licence)
     files = local.Files(TERMS, source, ARCHIVE)
@@ -86,25 +88,29 @@ def prepare(
 
 def cases(truth: pd.DataFrame, metadata: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
     """Images of known centre in the order of the ground truth; the three tables are joined by the image's name."""
-    joined = _labelled(truth)
-    for other, columns in ((folds, FOLDS_COLUMNS), (metadata, METADATA_COLUMNS)):
-        joined = joined.merge(other[list(columns)], on="image", validate="one_to_one")
+    for name, frame in ((TRUTH, truth), (FOLDS, folds), (METADATA, metadata)):
+        if (twice := frame["image"][frame["image"].duplicated() | frame["image"].isna()]).size:
+            raise ValueError(f"{name} names {twice.iloc[0]!r} twice, or an image without a name: use the original file")
+    joined = _labelled(truth).merge(folds[list(FOLDS_COLUMNS)], on="image")
+    say(f"{TRUTH}: {len(joined):,} of {len(truth):,} images are used; of the others {FOLDS} knows no centre")
+    joined = joined.merge(metadata[list(METADATA_COLUMNS)], on="image")
     if lost := sorted(set(folds["image"]) - set(joined["image"])):
         raise ValueError(
             f"{TRUTH} or {METADATA} lacks {len(lost):,} images of {FOLDS}, first {lost[0]}: use the original files"
         )
-    differing = joined["label"] != joined["target"].astype("int64")
+    differing = joined["label"] != tables.whole(joined["target"], f"{FOLDS}, column target", len(CLASSES))
     if differing.any():
         raise ValueError(f"{TRUTH} and {FOLDS} differ in the class of {joined['image'][differing].iloc[0]}")
+    centre = tables.whole(joined["center"], f"{FOLDS}, column center", len(CENTRES))
     return pd.DataFrame(
         {
             "case": joined["image"],
             "label": joined["label"],
-            "patient": joined["lesion_id"],
-            "site": joined["center"].astype("int64").map(dict(enumerate(CENTRES))),
+            "patient": tables.names(joined["lesion_id"]),
+            "site": centre.map(dict(enumerate(CENTRES))),
             "split": joined["fold"],
-            "age": pd.to_numeric(joined["age_approx"], errors="coerce").astype("float64"),
-            "sex": joined["sex"].where(joined["sex"].isin(["female", "male"])),
+            "age": tables.ages(joined["age_approx"], f"{METADATA}, column age_approx"),
+            "sex": tables.words(joined["sex"], SEXES, f"{METADATA}, column sex").astype("string"),
             "localization": joined["anatom_site_general"],
         }
     )
@@ -112,7 +118,7 @@ def cases(truth: pd.DataFrame, metadata: pd.DataFrame, folds: pd.DataFrame) -> p
 
 def _labelled(truth: pd.DataFrame) -> pd.DataFrame:
     """image and label: the class whose column holds a one."""
-    marks = truth[list(CLASSES)].apply(pd.to_numeric, errors="coerce").to_numpy(float) == 1
+    marks = np.stack([tables.numbers(truth[code], f"{TRUTH}, column {code}") for code in CLASSES], axis=1) == 1
     if unclear := truth["image"][marks.sum(1) != 1].tolist():
         raise ValueError(f"{TRUTH} gives {unclear[0]} no class, or several, of {list(CLASSES)}: download it again")
     return pd.DataFrame({"image": truth["image"], "label": marks.argmax(1)})

@@ -1,6 +1,5 @@
 """IXI: T1-weighted MRI of healthy heads from three London hospitals, female or male, from a local download."""
 
-import gzip
 import re
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep import local, writer
+from data_prep import local, reader, tables, writer
+from data_prep.fetch import say
+from fedlab.core.warnings import warn
 
 DATASETS = {
     "ixi": "T1 MRI of healthy heads from three hospitals, female or male, with age; about 560 volumes, binary, any"
@@ -36,7 +37,6 @@ HOSPITALS = {
     "IOP": ("Institute of Psychiatry", "GE 1.5 T"),
 }
 FIELD = 240.0  # mm: edge of the cube that is kept around the centre of a scan; a head fits into it
-TAILS = (0.5, 99.5)  # percentiles of a scan's intensities that become black and white
 
 
 def prepare(
@@ -53,7 +53,7 @@ def prepare(
     source: the folder of the download. accept_licence: True if you accept CC BY-SA 3.0.
     """
     card = _card(name, {"size": local.edge(size), "limit": limit})
-    if local.prepared(folder, card):
+    if local.prepared(folder, card, TERMS, source):
         return folder
     TERMS.consent(accept_licence)
     files = local.Files(TERMS, source, ARCHIVE)
@@ -66,11 +66,18 @@ def prepare(
 
 def cases(names: list[str], demographics: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     """One row for each T1 volume of known sex, and its file; the file name gives the hospital."""
-    found = [match for match in map(VOLUME.fullmatch, names) if match]
+    scans = [name for name in names if name.endswith((".nii", ".nii.gz"))]
+    found = [match for match in map(VOLUME.fullmatch, scans) if match]
+    others = [name for name in scans if not VOLUME.fullmatch(name)]
+    say(f"ixi: {len(found):,} of {len(scans):,} scans are T1 volumes of IXI" + _first(others, "not used"))
+    stems = [match[0].split("-T1")[0] for match in found]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        both = ", ".join(match[0] for match in found if match[0].startswith(twice[0]))
+        raise ValueError(f"there are two scans of {twice[0]} ({both}): remove or rename one of them")
     known = people(demographics).reindex([int(match[2]) for match in found])
     table = pd.DataFrame(
         {
-            "case": [match[0].split("-T1")[0] for match in found],
+            "case": stems,
             "label": known["sex"].to_numpy() - 1,
             "patient": [match[1] for match in found],
             "site": [HOSPITALS[match[3]][0] for match in found],
@@ -80,8 +87,15 @@ def cases(names: list[str], demographics: pd.DataFrame) -> tuple[pd.DataFrame, p
     )
     volumes = pd.Series([match[0] for match in found], dtype=object)
     known_sex = table["label"].notna()
+    unknown = table["case"][~known_sex].tolist()
+    say(f"ixi: {int(known_sex.sum()):,} of {len(table):,} scans are of known sex" + _first(unknown, "left out"))
     table = table[known_sex].astype({"label": "int64"})
     return table.assign(sex=table["label"].map(dict(enumerate(CLASSES)))), volumes[known_sex]
+
+
+def _first(names: list[str], what: str) -> str:
+    """The end of a message on names that are not used."""
+    return f"; {len(names):,} are {what} (first: {names[0]})" if names else ""
 
 
 def people(demographics: pd.DataFrame) -> pd.DataFrame:
@@ -89,15 +103,15 @@ def people(demographics: pd.DataFrame) -> pd.DataFrame:
 
     The sheet has two rows for some people, one of which is often filled with zeros.
     """
-    numbers = demographics[list(COLUMNS)].apply(pd.to_numeric, errors="coerce").dropna(subset=[NUMBER])
+    number, sex = (tables.numbers(demographics[column], f"IXI, column {column}") for column in (NUMBER, SEX))
+    number = number.where(number == number.round())
+    age = tables.ages(demographics[AGE], f"IXI, column {AGE}")
+    if unnamed := int(number.isna().sum()):
+        warn(f"IXI, column {NUMBER}: {unnamed:,} of {len(number):,} rows have no number and are left out")
     rows = pd.DataFrame(
-        {
-            "number": numbers[NUMBER].astype("int64"),
-            "sex": numbers[SEX].where(numbers[SEX].isin([1, 2])).astype("float64"),
-            "age": numbers[AGE].where(numbers[AGE] > 0).astype("float64").round(2),
-        }
-    )
-    return rows.groupby("number").agg(_agreed)
+        {"number": number, "sex": sex.where(sex.isin([1, 2])), "age": age.where(age > 0).round(2)}
+    ).dropna(subset=["number"])
+    return rows.astype({"number": "int64"}).groupby("number").agg(_agreed)
 
 
 def _agreed(values: pd.Series) -> float:
@@ -106,19 +120,20 @@ def _agreed(values: pd.Series) -> float:
     return float(stated[0]) if len(stated) == 1 else np.nan
 
 
-def cube(content: bytes, size: int) -> NDArray[np.uint8]:
+def cube(content: bytes, size: int, name: str = "the scan") -> NDArray[np.uint8]:
     """A NIfTI volume as (1, size, size, size): left to right, back to front, bottom to top, with cubic voxels.
 
     The scan is smoothed where voxels are merged, and sampled linearly on a grid of 240 mm around its centre, along the
     axes of the scanner; outside the scan the cube is black. Intensities are scaled to the scan's own range.
     """
-    import nibabel
     from scipy import ndimage
 
-    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content)
-    scan = np.asarray(image.dataobj, np.float32).squeeze()
-    if scan.ndim != 3 or image.affine is None:
-        raise ValueError(f"its shape is {image.shape}: wanted one volume")
+    image = reader.volume(content, name, np.float32)
+    scan = image.voxels.squeeze()
+    if scan.ndim != 3:
+        raise ValueError(f"{name} has shape {image.voxels.shape}: wanted one volume")
+    low, high = reader.window(scan, name)
+    scan = np.nan_to_num(scan, nan=low, posinf=high, neginf=low) if not np.isfinite(scan).all() else scan
     step = FIELD / size
     axes = np.linalg.inv(image.affine[:3, :3])  # voxels per mm along left-right, back-front, bottom-top
     merged = step * np.abs(axes).max(1)  # voxels of the scan that one of the cube covers, along each axis of the scan
@@ -126,9 +141,7 @@ def cube(content: bytes, size: int) -> NDArray[np.uint8]:
     middle = (np.array(scan.shape) - 1) / 2
     corner = middle - axes @ np.full(3, step * (size - 1) / 2)
     sampled = ndimage.affine_transform(smooth, axes * step, corner, (size, size, size), order=1, cval=scan.min())
-    low, high = np.percentile(scan, TAILS)
-    scaled = (sampled - low) / max(high - low, np.finfo(np.float32).tiny)
-    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)[None]
+    return reader.scaled(sampled, low, high)[None]
 
 
 def _card(name: str, options: dict[str, Any]) -> dict[str, Any]:

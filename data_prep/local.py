@@ -5,12 +5,7 @@ download (`source`). Nothing is unpacked: members of an archive are read by name
 """
 
 import hashlib
-import io
-import json
 import os
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,14 +15,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep import writer
+from data_prep import reader, tables, writer
+from data_prep.archives import Archive, hidden
 from data_prep.fetch import say
+from fedlab.core.files import resolve
 from fedlab.core.registry import nearest
 
 DEPTH = 3  # levels of subfolders in which files are searched
 EDGES = (8, 1024)  # smallest and largest edge in pixels
-SPREADSHEETS = (".xls", ".xlsx")
-DAMAGES = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError)
+DOWNLOAD = "download"  # field of the card: state of the user's files when they were read
+
+Place = tuple[Path, str]  # (container, member): an archive and a path in it, or a folder and a path below it
 
 
 @dataclass(frozen=True)
@@ -61,24 +59,29 @@ class Terms:
 class Files:
     """The files of a download by name, loose in folders or packed in archives; packed ones take precedence.
 
-    source: the user's folder. archives: patterns of the archives to search, e.g. "IXI-T1.tar*".
-    places: file name -> (container, member); the container is an archive or, for a loose file, its folder.
+    source: the user's folder. archives: patterns of the archives to search, e.g. "IXI-T1.tar*". folder: name of the
+    folder in which the images are, if the download has others that may hold files of the same names. A name is that of
+    a file, or the end of its path. Files of one name that differ are refused.
     """
 
-    def __init__(self, terms: Terms, source: object, *archives: str) -> None:
+    def __init__(self, terms: Terms, source: object, *archives: str, folder: str = "") -> None:
         self.terms = terms
         self.folder = _folder(terms, source)
-        self.places: dict[str, tuple[Path, str]] = {}
+        self.inside = folder
+        self.places: dict[str, list[Place]] = {}  # file name -> where there are files of this name
+        self._chosen: dict[str, Place] = {}
         loose = list(_walk(self.folder))
+        self.state = _state(self.folder, loose)
         for archive in (path for path in loose if any(path.match(pattern) for pattern in archives)):
-            for member in _members(archive):
-                self.places.setdefault(PurePosixPath(member).name, (archive, member))
+            with Archive(archive) as packed:
+                for member in packed.names:
+                    self._add(archive, member)
         for path in loose:
-            self.adopt(path)
+            self._add(self.folder, path.relative_to(self.folder).as_posix())
 
     def adopt(self, path: Path) -> None:
-        """Add a file of any folder to the download, unless it has one of that name."""
-        self.places.setdefault(path.name, (path.parent, path.name))
+        """Add a file of any folder to the download."""
+        self._add(path.parent, path.name)
 
     def table(self, columns: Sequence[str], *names: str) -> tuple[str, pd.DataFrame]:
         """Read the first of these tables that exists, as text; it must have these columns. Returns name and table."""
@@ -86,25 +89,35 @@ class Files:
         if name is None:
             raise FileNotFoundError(f"{self.folder} has no {' or '.join(names)}: {self.terms.advice}")
         try:
-            frame = _frame(name, self.read(name))
-        except (ValueError, pd.errors.ParserError) as error:
+            frame = tables.read(name, self.read(name))
+        except ValueError as error:
             raise ValueError(f"{self.where(name)} cannot be read as a table ({error}): download it again") from error
         if missing := [column for column in columns if column not in frame]:
             raise ValueError(
                 f"{self.where(name)} has no column {missing[0]!r}, found {list(frame.columns)}:"
                 f" {nearest(missing[0], frame.columns)} Use the original from {self.terms.url}"
             )
+        if twice := [column for column in columns if list(frame.columns).count(column) > 1]:
+            raise ValueError(
+                f"{self.where(name)} has column {twice[0]!r} twice: use the original from {self.terms.url}"
+            )
         return name, frame
 
     def expect(self, images: pd.Series) -> None:
-        """Raise FileNotFoundError if an image is missing, ValueError if one is listed twice."""
+        """Find all images; FileNotFoundError if one is missing, ValueError if one is listed twice or not unique."""
         if images.duplicated().any():
             raise ValueError(f"the table lists {images[images.duplicated()].iloc[0]!r} twice: use the original table")
-        missing = images[~images.isin(self.places.keys())]
+        missing = images[~images.map(lambda name: isinstance(name, str) and bool(self._find(name))).astype(bool)]
         if len(missing) or not len(images):
             lacking = f"{len(missing):,} of {len(images):,}" if len(images) else "all"
             first = f" (first: {missing.iloc[0]})" if len(missing) else ""
             raise FileNotFoundError(f"{self.folder} lacks {lacking} images{first}: {self.terms.advice}")
+        self._choose(images)
+        names: dict[Place, str] = {}
+        for name in images:
+            other = names.setdefault(self._chosen[name], name)
+            if other != name:
+                raise ValueError(f"the table's {other!r} and {name!r} are the same file {self.where(name)}")
 
     def read(self, name: str) -> bytes:
         """Read one file."""
@@ -112,32 +125,24 @@ class Files:
 
     def each(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
         """Read these files, one container after another; yields name and content."""
-        inside: dict[Path, dict[str, str]] = {}
-        for name in names:
-            container, member = self.places[name]
-            inside.setdefault(container, {})[member] = name
-        for container, members in inside.items():
-            try:
-                for member, content in _contents(container, members):
-                    yield members[member], content
-            except DAMAGES as error:
-                raise ValueError(f"{container} is damaged ({error}): download it again") from error
+        wanted = {self._place(name): name for name in names}
+        for place, content in _contents(wanted):
+            yield wanted[place], content
 
     def where(self, name: str) -> str:
         """The path of a file, or its member and archive, for a message."""
-        container, member = self.places[name]
-        return str(container / member) if container.is_dir() else f"{member} in {container}"
+        return _shown(self._place(name))
 
     def loose(self, name: str) -> bool:
         """Whether a file is in no archive."""
-        return self.places[name][0].is_dir()
+        return self._place(name)[0].is_dir()
 
     def checksums(self, names: Iterable[str], published: dict[str, str]) -> dict[str, str]:
         """Compute the checksums of these files, or of their archives; those that are not published are sha256.
 
         Raises OSError if one differs from the published one.
         """
-        paths = {place / member if place.is_dir() else place for place, member in map(self.places.__getitem__, names)}
+        paths = {place / member if place.is_dir() else place for place, member in map(self._place, names)}
         found = {}
         for path in sorted(paths):
             wanted = published.get(path.name, "sha256:")
@@ -151,6 +156,42 @@ class Files:
                 )
         return found
 
+    def _add(self, container: Path, member: str) -> None:
+        self.places.setdefault(PurePosixPath(member).name, []).append((container, member))
+
+    def _place(self, name: str) -> Place:
+        """Where a file is."""
+        if name not in self._chosen:
+            self._choose([name])
+        return self._chosen[name]
+
+    def _find(self, name: str) -> list[Place]:
+        """Where there are files whose path ends with this name, only those in the images' folder if there are any."""
+        found = [
+            (container, member)
+            for container, member in self.places.get(PurePosixPath(name).name, [])
+            if f"/{PurePosixPath(member)}".endswith(f"/{PurePosixPath(name)}")
+        ]
+        inside = [place for place in found if PurePosixPath(place[1]).parent.name == self.inside]
+        return inside or found
+
+    def _choose(self, names: Iterable[str]) -> None:
+        """Choose the place of each name; of several, which must hold the same bytes, the first."""
+        found = {name: self._find(name) for name in names}
+        several = {name: places for name, places in found.items() if len(places) > 1}
+        held = {
+            place: hashlib.sha256(content).digest()
+            for place, content in _contents({place for places in several.values() for place in places})
+        }
+        for name, places in several.items():
+            other = next((place for place in places if held[place] != held[places[0]]), None)
+            if other:
+                raise ValueError(
+                    f"there are two files {name}: {_shown(places[0])} and {_shown(other)}. They differ, and nothing"
+                    " says which one is meant: remove or rename one of them"
+                )
+        self._chosen |= {name: places[0] for name, places in found.items()}
+
 
 def edge(size: object) -> int:
     """Check an edge length."""
@@ -160,15 +201,21 @@ def edge(size: object) -> int:
     return size
 
 
-def prepared(folder: Path, card: dict[str, Any]) -> bool:
-    """Whether the folder holds the dataset of this card, from any download.
+def prepared(folder: Path, card: dict[str, Any], terms: Terms, source: object) -> bool:
+    """Whether the folder holds the dataset of this card, whole and, if a source is given, from the files in it.
 
-    Checksums are not compared: name and options determine the dataset, and hashing gigabytes at each use is slow.
-    Raises FileExistsError if the folder holds anything else.
+    Name and options determine the dataset: without a source, checksums are not compared. With a source that was not
+    read before, `convert` compares them. Raises FileExistsError if the folder holds anything else.
     """
-    file = folder / "card.json"
-    held = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return writer.ready(folder, {**card, "checksums": held.get("checksums", {})})
+    if not writer.ready(folder, card, but=("checksums",)):
+        return False
+    if source is None:
+        return True
+    try:
+        root = _folder(terms, source)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; or leave source out: {folder} is prepared already") from None
+    return writer.held(folder).get(DOWNLOAD) == _state(root, list(_walk(root)))
 
 
 def convert(
@@ -177,32 +224,50 @@ def convert(
     table: pd.DataFrame,
     images: pd.Series,
     shape: tuple[int, ...],
-    decode: Callable[[bytes], NDArray[np.uint8]],
+    decode: Callable[..., NDArray[np.uint8]],
     card: dict[str, Any],
     tables: Sequence[str],
     published: dict[str, str],
 ) -> Path:
     """Decode and write the cases of `table`; `images` names their files, in the same order.
 
-    shape: (channels, height, width[, depth]) of a decoded file. tables: names of the tables that the cases were read
-    from. published: file name -> official checksum. The card gets the checksums, and `unchecked` lists those for which
-    none is published.
+    shape: (channels, height, width[, depth]) of a decoded file. decode: takes the content and, as `name`, the file's
+    path for messages. tables: names of the tables that the cases were read from. published: file name -> official
+    checksum. The card gets the checksums, and `unchecked` lists those for which none is published. A folder that is
+    prepared already must have been read from the same files.
     """
     files.expect(images)
     rows = writer.subset(table, card["options"]["limit"], card["task"])
     table, images = table.iloc[rows], images.iloc[rows]
     packed = [name for name in images if not files.loose(name)]
     checksums = files.checksums([*tables, *packed], published)  # before hours of decoding
+    if writer.ready(folder, card, but=("checksums",)):
+        say(f"{card['name']}: {folder} is prepared already; its checksums are compared with those of {files.folder}")
+        digests = [_digest(name, content) for name, content in files.each(images) if files.loose(name)]
+        _compare(folder, files, checksums | _listing(digests))
+        return folder
     with writer.canvas(folder, (len(table), *shape)) as pixels:
         checksums |= _fill(pixels, files, images, decode)
         unchecked = sorted(set(checksums) - set(published))
         if unchecked:
             say(f"{card['name']}: no checksum is published for {', '.join(unchecked)}: not checked, sha256 on the card")
-        return writer.write(folder, pixels, table, {**card, "checksums": checksums, "unchecked": unchecked})
+        origin = {"checksums": checksums, "unchecked": unchecked, DOWNLOAD: files.state}
+        return writer.write(folder, pixels, table, {**card, **origin})
+
+
+def _compare(folder: Path, files: Files, checksums: dict[str, str]) -> None:
+    """Raise FileExistsError if a prepared folder was read from other files."""
+    held = writer.held(folder).get("checksums", {})
+    if held != checksums:
+        other = sorted(name for name in {*held, *checksums} if held.get(name) != checksums.get(name))
+        raise FileExistsError(
+            f"{folder} was prepared from other files than {files.folder} holds ({', '.join(other)}): leave source out"
+            " to use it, choose another folder, or remove it to prepare the dataset from this source"
+        )
 
 
 def _fill(
-    pixels: NDArray[np.uint8], files: Files, images: pd.Series, decode: Callable[[bytes], NDArray[np.uint8]]
+    pixels: NDArray[np.uint8], files: Files, images: pd.Series, decode: Callable[..., NDArray[np.uint8]]
 ) -> dict[str, str]:
     """Decode each image into its row; returns one checksum of all loose files, independent of their order."""
     from tqdm.auto import tqdm
@@ -210,46 +275,42 @@ def _fill(
     rows = {name: row for row, name in enumerate(images)}
     digests = []
     for name, content in tqdm(files.each(rows), total=len(rows), unit="case", desc=files.terms.name, delay=2):
-        try:
-            pixels[rows[name]] = decode(content)
-        except Exception as error:  # decoders raise many kinds of errors
-            raise ValueError(f"{files.where(name)} cannot be decoded ({error}): download it again") from error
+        pixels[rows[name]] = decode(content, name=files.where(name))
         if files.loose(name):
-            digests.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+            digests.append(_digest(name, content))
+    return _listing(digests)
+
+
+def _digest(name: str, content: bytes) -> str:
+    """The line that `sha256sum` prints for a file."""
+    return f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+
+
+def _listing(digests: list[str]) -> dict[str, str]:
+    """One checksum of all loose files."""
     digest = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
     return {"loose images": f"sha256:{digest}"} if digests else {}
 
 
-def picture(content: bytes, size: int, mode: str = "RGB") -> NDArray[np.uint8]:
+def picture(content: bytes, size: int, mode: str = "RGB", name: str = "the picture") -> NDArray[np.uint8]:
     """Decode the central square of an image as (channels, size, size); mode: "RGB", or "L" for grey."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(content)) as image:
-        image.draft(mode, (2 * size, 2 * size))  # a JPEG decodes faster at half or a quarter of its size
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        square = _eight_bits(image).crop((left, top, left + side, top + side)).convert(mode)
-        small = square if side == size else square.resize((size, size), Image.Resampling.LANCZOS)
-    values = np.asarray(small)
+    image = reader.picture(
+        content, name, draft=(mode, (2 * size, 2 * size))
+    )  # a JPEG is decoded faster at half its size
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side)).convert(mode)
+    values = np.asarray(square if side == size else square.resize((size, size), Image.Resampling.LANCZOS))
     return values[None] if values.ndim == 2 else np.moveaxis(values, 2, 0)
-
-
-def _eight_bits(image: Any) -> Any:
-    """Scale an image of more than 8 bits to its own range; Pillow would clip its values at 255."""
-    from PIL import Image
-
-    if not image.mode.startswith(("I", "F")):
-        return image
-    values = np.asarray(image, np.float64)
-    low, high = values.min(), values.max()
-    return Image.fromarray(np.rint((values - low) * 255 / max(high - low, 1)).astype(np.uint8))
 
 
 def _folder(terms: Terms, source: object) -> Path:
     """Check the folder of a download."""
     if source is None or not str(source):
         raise FileNotFoundError(f"source is missing: {terms.advice}")
-    folder = Path(str(source)).expanduser()
+    folder = resolve(str(source))
     if not folder.is_dir():
         raise FileNotFoundError(f"source is {str(source)!r}, which is not a folder: {terms.advice}")
     return folder
@@ -260,49 +321,35 @@ def _walk(folder: Path) -> Iterator[Path]:
     level = [folder]
     for _ in range(DEPTH + 1):
         entries = sorted((entry for path in level for entry in os.scandir(path)), key=lambda entry: entry.path)
-        shown = [entry for entry in entries if not entry.name.startswith(".")]
+        shown = [entry for entry in entries if not hidden(entry.name)]
         yield from (Path(entry.path) for entry in shown if entry.is_file())
         level = [Path(entry.path) for entry in shown if entry.is_dir()]
 
 
-def _members(archive: Path) -> list[str]:
-    """Paths of the files in an archive, upper levels first, without what macOS adds."""
-    try:
-        if archive.suffix == ".zip":
-            with zipfile.ZipFile(archive) as zipped:
-                names = [entry.filename for entry in zipped.infolist() if not entry.is_dir()]
+def _state(folder: Path, paths: Sequence[Path]) -> str:
+    """Identify files by path, size and times, of which the second one changes whenever a file does."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        stat = path.stat()
+        times = f"\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\n"
+        digest.update(os.fsencode(path.relative_to(folder)) + times.encode())
+    return digest.hexdigest()
+
+
+def _contents(places: Iterable[Place]) -> Iterator[tuple[Place, bytes]]:
+    """Read files, one container after another; those of an archive in its order, which is fastest."""
+    inside: dict[Path, list[str]] = {}
+    for container, member in places:
+        inside.setdefault(container, []).append(member)
+    for container, members in inside.items():
+        if container.is_dir():
+            yield from (((container, member), (container / member).read_bytes()) for member in members)
         else:
-            with tarfile.open(archive) as tar:
-                names = [entry.name for entry in tar if entry.isfile()]
-    except DAMAGES as error:
-        raise ValueError(f"{archive} is damaged ({error}): download it again") from error
-    shown = [name for name in names if not PurePosixPath(name).name.startswith(".")]
-    return sorted(shown, key=lambda name: (name.count("/"), name))
+            with Archive(container) as archive:
+                yield from (((container, member), content) for member, content in archive.each(members))
 
 
-def _contents(container: Path, members: dict[str, str]) -> Iterator[tuple[str, bytes]]:
-    """Read members of a container; those of a tar in its order, since it may be compressed as a whole."""
-    if container.is_dir():
-        yield from ((member, (container / member).read_bytes()) for member in members)
-    elif container.suffix == ".zip":
-        with zipfile.ZipFile(container) as zipped:
-            yield from ((member, zipped.read(member)) for member in members)
-    else:
-        with tarfile.open(container) as tar:
-            for entry in tar:
-                file = tar.extractfile(entry) if entry.name in members and entry.isfile() else None
-                if file is not None:
-                    yield entry.name, file.read()
-
-
-def _frame(name: str, content: bytes) -> pd.DataFrame:
-    """Read a table as text, with trimmed column names: the first sheet of a spreadsheet, or a csv or tab file."""
-    if name.endswith(SPREADSHEETS):
-        try:
-            frame = pd.read_excel(io.BytesIO(content)).astype("string")
-        except ImportError as error:
-            raise ValueError(f"{error}; or save the sheet as {Path(name).stem}.csv") from None
-    else:
-        separator = "\t" if b"\t" in content.split(b"\n", 1)[0] else ","
-        frame = pd.read_csv(io.BytesIO(content), sep=separator, dtype="string", encoding="utf-8-sig")
-    return frame.rename(columns=lambda column: str(column).strip())
+def _shown(place: Place) -> str:
+    """The path of a file, or its member and archive."""
+    container, member = place
+    return str(container / member) if container.is_dir() else f"{member} in {container}"

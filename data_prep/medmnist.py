@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from data_prep import writer
 from data_prep.fetch import fetch
+from data_prep.reader import decoding
+from fedlab.core.files import DamagedError
 
 FACTS = json.loads(Path(__file__).with_name("medmnist.json").read_text(encoding="utf-8"))
 MEMBERS: dict[str, dict[str, Any]] = FACTS["members"]
@@ -67,9 +69,14 @@ def _card(name: str, checksums: dict[str, str], options: dict[str, Any]) -> dict
 def _table(archive: Path) -> pd.DataFrame:
     """case, label and official split of every case, in the order of the file."""
     parts = []
-    with np.load(archive, allow_pickle=False) as arrays:
+    with decoding(str(archive)), np.load(archive, allow_pickle=False) as arrays:
         for split in SPLITS:
-            labels = arrays[f"{split}_labels"].astype(np.int64)  # (n, 1), or (n, classes) of 0 and 1
+            labels = arrays[f"{split}_labels"]  # (n, 1), or (n, classes) of 0 and 1
+            if labels.ndim != 2 or labels.dtype.kind not in "iu":
+                raise DamagedError(
+                    f"{archive} holds {labels.dtype} labels of shape {labels.shape}: wanted integers (n, 1)"
+                )
+            labels = labels.astype(np.int64)
             bits = labels @ (1 << np.arange(labels.shape[1])) if labels.shape[1] > 1 else labels[:, 0]
             case = [f"{split}-{number:05d}" for number in range(len(bits))]
             parts.append(pd.DataFrame({"case": case, "label": bits, "split": split}))
@@ -87,6 +94,8 @@ def _fill(images: NDArray[np.uint8], archive: Path, rows: NDArray[np.int64], vol
             images[done : done + len(chosen)] = _layout(block[chosen], volume)
             seen, done = seen + len(block), done + len(chosen)
             bar.update(len(chosen))
+    if done != len(rows):
+        raise DamagedError(f"{archive} holds {seen:,} images, fewer than labels: download it again")
     if volume and images.max(initial=0) == 1:  # a shape drawn in zeros and ones
         images *= np.uint8(255)
 
@@ -98,14 +107,16 @@ def _layout(block: NDArray[np.uint8], volume: bool) -> NDArray[np.uint8]:
 
 def _blocks(archive: Path) -> Iterator[NDArray[np.uint8]]:
     """Read all images block by block, in the order train, val, test."""
-    with zipfile.ZipFile(archive) as zipped:
+    with decoding(str(archive)), zipfile.ZipFile(archive) as zipped:
         for split in SPLITS:
             with zipped.open(f"{split}_images.npy") as file:
                 if np.lib.format.read_magic(file) != (1, 0):
-                    raise ValueError(f"{archive} holds arrays in a newer format than 1.0: update data_prep/medmnist.py")
+                    raise DamagedError(
+                        f"{archive} holds arrays in a newer format than 1.0: update data_prep/medmnist.py"
+                    )
                 shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
                 if fortran or dtype != np.uint8:
-                    raise ValueError(f"{archive} holds {dtype} images: wanted uint8 in C order")
+                    raise DamagedError(f"{archive} holds {dtype} images: wanted uint8 in C order")
                 item = int(np.prod(shape[1:]))
                 while data := file.read(max(BLOCK // item, 1) * item):
                     yield np.frombuffer(data, np.uint8).reshape(-1, *shape[1:])

@@ -1,7 +1,5 @@
 """MedNIST: 58,954 grey thumbnails of six kinds of radiology images."""
 
-import io
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep import writer
+from data_prep import reader, writer
+from data_prep.archives import Archive
 from data_prep.fetch import fetch, found
 
 DATASETS = {
@@ -29,11 +28,11 @@ def prepare(name: str, folder: Path, *, limit: int | None = None) -> Path:
     if writer.ready(folder, *cards):
         return folder
     archive = found(*OFFICIAL) or found(*REPACKED) or fetch(URL, *OFFICIAL)
-    with tarfile.open(archive) as tar:
-        table, members = _table(tar)
+    with Archive(archive) as packed:
+        table, members = _table(packed.names)
         rows = writer.subset(table, limit, "multiclass")
         with writer.canvas(folder, (len(rows), 1, EDGE, EDGE)) as images:
-            _decode(tar, {members[row]: place for place, row in enumerate(rows)}, images)
+            _decode(packed, {members[row]: place for place, row in enumerate(rows)}, images)
             return writer.write(folder, images, table.iloc[rows], cards[archive.name == REPACKED[0]])
 
 
@@ -53,13 +52,9 @@ def _card(name: str, checksums: dict[str, str], limit: int | None) -> dict[str, 
     )
 
 
-def _table(tar: tarfile.TarFile) -> tuple[pd.DataFrame, list[str]]:
+def _table(names: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """case and label of every image, sorted by path, and its path in the archive."""
-    members = sorted(
-        member.name
-        for member in tar
-        if member.isfile() and member.name.endswith(".jpeg") and _class(member.name) in CLASSES
-    )
+    members = sorted(name for name in names if name.endswith(".jpeg") and _class(name) in CLASSES)
     cases = [f"{_class(member)}-{Path(member).stem}" for member in members]
     return pd.DataFrame({"case": cases, "label": [CLASSES.index(_class(m)) for m in members]}), members
 
@@ -69,18 +64,11 @@ def _class(member: str) -> str:
     return Path(member).parent.name
 
 
-def _decode(tar: tarfile.TarFile, places: dict[str, int], images: NDArray[np.uint8]) -> None:
-    """Decode members directly from the archive: nothing is unpacked, so no path can write anywhere."""
-    from PIL import Image
+def _decode(packed: Archive, places: dict[str, int], images: NDArray[np.uint8]) -> None:
     from tqdm.auto import tqdm
 
-    with tqdm(total=len(places), unit="case", desc="MedNIST", delay=2) as bar:
-        for member in tar:
-            file = tar.extractfile(member) if member.name in places else None
-            if file is None:
-                continue
-            with Image.open(io.BytesIO(file.read())) as image:
-                if (image.mode, image.size) != ("L", (EDGE, EDGE)):
-                    raise ValueError(f"{member.name} is {image.mode} {image.size}: wanted grey {EDGE} x {EDGE}")
-                images[places[member.name], 0] = np.asarray(image)
-            bar.update()
+    for name, content in tqdm(packed.each(places), "MedNIST", len(places), unit="case", delay=2):
+        image = reader.picture(content, f"{name} in {packed.path}")
+        if (image.mode, image.size) != ("L", (EDGE, EDGE)):
+            raise ValueError(f"{name} is {image.mode} {image.size}: wanted grey {EDGE} x {EDGE}")
+        images[places[name], 0] = np.asarray(image)

@@ -7,7 +7,6 @@ of the annotated vessels, is lost. Each file is checked against its sha256 in `r
 verified that the urls still give these files. The task is vessels alone: every label is 0, disease is a column.
 """
 
-import io
 import json
 import math
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep import writer
+from data_prep import reader, writer
 from data_prep.collection import Collection
 
 DATASETS = {
@@ -121,18 +120,10 @@ def _fill(
 
     contents = collection.read([path for paths in files for path in paths])
     for row, paths in tqdm(zip(rows, files, strict=True), "retinal_vessels", len(rows), unit="case", delay=2):
-        photograph, vessels, *field = [_decoded(next(contents)) for _ in paths]
+        photograph, vessels, *field = [reader.picture(next(contents), path) for path in paths]
         square = _inscribed((field or [photograph])[0], paths[0])
         images[row] = np.moveaxis(_shrunk(photograph.convert("RGB"), square, images.shape[-1]), 2, 0)
         masks[row] = _shrunk(vessels.convert("L"), square, images.shape[-1]) >= 128
-
-
-def _decoded(content: bytes) -> Any:
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(content))
-    image.load()
-    return image
 
 
 def _inscribed(field: Any, name: str) -> tuple[float, float, float, float]:

@@ -1,7 +1,7 @@
 """Write the folder format: a stratified subset, an array on disk for the images, the card, all or nothing."""
 
-import json
-import tempfile
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +12,14 @@ import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 
 from data_prep.fetch import say
+from fedlab.core.files import CHECKSUMS, DamagedError, read_json, reserve, scratch_folder, verify
 from fedlab.core.rng import stream
-from fedlab.data.cases import Cases
+from fedlab.core.warnings import warn
+from fedlab.data.cases import Cases, read
 
 IDENTITY = ("name", "task", "classes", "checksums", "options")  # fields of the card that identify a dataset
+CARD = "card.json"
+FILES = {"cases.parquet", "images.npy", "masks.npy", CARD, CHECKSUMS}  # of a dataset folder
 
 
 def card(
@@ -53,20 +57,48 @@ def card(
     }
 
 
-def ready(folder: Path, *cards: dict[str, Any]) -> bool:
-    """Whether the folder holds the dataset of one of these cards: same official files, same options.
+def held(folder: Path) -> dict[str, Any]:
+    """The card of a folder; empty if it has none that can be read."""
+    try:
+        return read_json(folder / CARD)
+    except (DamagedError, OSError):
+        return {}
 
-    Raises FileExistsError if it holds anything else.
+
+def ready(folder: Path, *cards: dict[str, Any], but: Sequence[str] = ()) -> bool:
+    """Whether the folder holds, undamaged, the dataset of one of these cards: same official files, same options.
+
+    but: fields of the card that may differ. A damaged dataset is reported and counts as none: `write` replaces it.
+    Raises FileExistsError if the folder holds anything else.
     """
     if not folder.exists():
         return False
-    file = folder / "card.json"
-    held = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if any(all(held.get(key) == card[key] for key in IDENTITY) for card in cards):
-        return True
-    what = f"{held.get('name')} with options {held.get('options')}" if held else "no dataset"
-    wanted = f"{cards[0]['name']} with options {cards[0]['options']} from {cards[0]['checksums']}"
-    raise FileExistsError(f"{folder} holds {what}, wanted {wanted}: choose another folder or remove it")
+    found = held(folder)
+    same = any(all(found.get(key) == card[key] for key in IDENTITY if key not in but) for card in cards)
+    if not same and (found or not _remains(folder)):
+        what = f"{found.get('name')} with options {found.get('options')}" if found else "no dataset"
+        wanted = f"{cards[0]['name']} with options {cards[0]['options']} from {cards[0]['checksums']}"
+        raise FileExistsError(f"{folder} holds {what}, wanted {wanted}: choose another folder or remove it")
+    if damage := _damage(folder):
+        warn(f"{cards[0]['name']} is prepared again: {damage}")
+    return not damage
+
+
+def _remains(folder: Path) -> bool:
+    """Whether a folder without a readable card is what is left of a dataset, and nothing else."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return names <= FILES and bool(names & {CARD, CHECKSUMS})
+
+
+def _damage(folder: Path) -> str:
+    """What is wrong with a dataset folder; empty if nothing is."""
+    try:
+        read(folder)
+        for name in ("images.npy", "masks.npy"):  # of large ones `read` leaves the checksums for later
+            verify(folder / name)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return ""
 
 
 def subset(table: pd.DataFrame, limit: int | None, task: str, by: Sequence[str] = ("split",)) -> NDArray[np.int64]:
@@ -112,12 +144,13 @@ def _shares(counts: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
 
 @contextmanager
 def canvas(folder: Path, shape: tuple[int, ...], dtype: DTypeLike = np.uint8) -> Iterator[NDArray[Any]]:
-    """A temporary array on disk next to the folder, so that a dataset need not fit in memory."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=folder.parent, prefix=f".{folder.name}-", ignore_cleanup_errors=True
-    ) as scratch:
-        yield np.lib.format.open_memmap(Path(scratch) / "images.npy", "w+", np.dtype(dtype), shape)
+    """A temporary array on disk next to the folder, so that a dataset need not fit in memory.
+
+    Its space is reserved: OSError if the disk is too full.
+    """
+    with scratch_folder(folder.parent) as scratch:
+        reserve(scratch / "images", math.prod(shape) * np.dtype(dtype).itemsize)
+        yield np.memmap(scratch / "images", dtype, "r+", shape=shape)
 
 
 def write(
@@ -127,13 +160,27 @@ def write(
     card: dict[str, Any],
     masks: NDArray[np.uint8] | None = None,
 ) -> Path:
-    """Save pixels (n, channels, height, width[, depth]), table and card; the folder appears whole or not at all."""
-    filled = {**card, "cases": len(table), "shape": list(images.shape[1:])}
+    """Write pixels (n, channels, height, width[, depth]), table and card; the folder appears whole or not at all."""
+    cases = Cases(images, table, {**card, "cases": len(table), "shape": list(images.shape[1:])}, masks)
     try:
-        Cases(images, table, filled, masks).save(folder)
+        if not folder.exists():
+            cases.save(folder)
+        elif not ready(folder, card):
+            _replace(folder, cases)
     except OSError:
         if not ready(folder, card):  # another process may have written the same dataset meanwhile
             raise
     shape = " x ".join(str(edge) for edge in images.shape[1:])
     say(f"{card['name']}: {len(table):,} cases of {shape}, {card['licence']}, written to {folder}")
     return folder
+
+
+def _replace(folder: Path, cases: Cases) -> None:
+    """Publish a dataset in the place of a damaged one, which is kept under another name: it may have been edited."""
+    with scratch_folder(folder.parent) as scratch:
+        whole = cases.save(scratch / folder.name)
+        names = (folder.with_name(f"{folder.name}.damaged-{number}") for number in itertools.count(1))
+        aside = next(path for path in names if not path.exists())
+        folder.rename(aside)
+        whole.rename(folder)
+    say(f"{folder} is whole again; the damaged one is kept as {aside}: remove it if nothing in it is your work")

@@ -6,13 +6,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 CHECKSUMS = "checksums.json"  # file name -> checksum of each file of a folder
 BLOCK = 2**22  # bytes read or written at a time
 LONGEST = 255  # bytes of a file name on common disks
+NO_UTF8 = "cannot be the name of a file in the encoding of this locale: set PYTHONUTF8=1, or use plain letters"
+LOCK = "fedlab-scratch.lock"  # file in a scratch folder, held while its process lives
+SCRATCH = ".scratch-"  # how the names of scratch folders begin
 
 
 class DamagedError(ValueError):
@@ -38,6 +43,8 @@ def resolve(path: str | Path) -> Path:
         raise ValueError(f"{text!r} is no path: give the name of a file or folder")
     try:
         return Path(text).expanduser().resolve()
+    except UnicodeError:
+        raise ValueError(f"{text!a} {NO_UTF8}") from None
     except (RuntimeError, OSError) as error:  # an unknown user after `~`, a link that leads to itself
         raise ValueError(f"{text!r} is no path that can be followed ({error}): give it in full") from None
 
@@ -68,7 +75,8 @@ def read_text(path: Path) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file as a whole: at any moment the path holds the old text or the new one."""
     scratch = path.with_name(f"{path.name[:200]}.writing")
-    scratch.write_text(text, encoding="utf-8", newline="\n")
+    # A file name that is no UTF-8 text is escaped; in JSON it comes back as it was.
+    scratch.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     scratch.replace(path)
 
 
@@ -140,8 +148,31 @@ def reserve(path: Path, size: int) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         free = shutil.disk_usage(path.parent).free
+        place = path.parent.parent if path.parent.name.startswith(SCRATCH) else path.parent
         raise OSError(
             error.errno,
-            f"no space left in {path.parent}: {size:,} bytes are needed, {free:,} are free: make room or choose another"
+            f"no space left in {place}: {size:,} bytes are needed, {free:,} are free: make room or choose another"
             " folder",
         ) from None
+
+
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A temporary hidden folder in this one; if the process is killed, the next call removes it."""
+    from filelock import FileLock
+
+    parent.mkdir(parents=True, exist_ok=True)
+    sweep(parent)
+    with tempfile.TemporaryDirectory(dir=parent, prefix=SCRATCH, ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
+        with FileLock(scratch / LOCK):
+            yield scratch
+
+
+def sweep(parent: Path) -> None:
+    """Remove the scratch folders in this one that killed processes left."""
+    from filelock import FileLock, Timeout
+
+    for lock in parent.glob(f"{SCRATCH}*/{LOCK}"):
+        with suppress(Timeout, OSError, NotImplementedError), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.parent, ignore_errors=True)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab.core.files import reserve, scratch_folder
 from fedlab.core.memory import to_device
 from fedlab.core.typing import Ints
 from fedlab.engine.pixel_normalisation import Affine, SiteRows, affine
@@ -48,10 +49,15 @@ class StreamedImages:
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self.device, self._prefetched = device, threading.local()  # each worker prefetches its own batches
-        with tempfile.NamedTemporaryFile(prefix="fedlab-images-", delete=False) as file:
-            path = Path(file.name)
-        self.all = torch.from_file(str(path), shared=True, size=int(np.prod(shape)), dtype=dtype).view(shape)
-        path.unlink()  # the mapping keeps the contents until it is freed
+        size = int(np.prod(shape))
+        try:
+            with scratch_folder(Path(tempfile.gettempdir())) as scratch:  # the mapping keeps it until it is freed
+                reserve(scratch / "images", size * dtype.itemsize)
+                self.all = torch.from_file(str(scratch / "images"), shared=True, size=size, dtype=dtype).view(shape)
+        except OSError as error:  # without its number, by which it would be taken for one of the run folder's disk
+            raise OSError(
+                f"the images do not fit into free memory, nor into a scratch file (TMPDIR): {error.strerror or error}"
+            ) from None
         self._reader = ThreadPoolExecutor(1, "fedlab images")
 
     def write(self, rows: Ints, images: Tensor) -> None:
@@ -90,7 +96,7 @@ def free_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
         return int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return float("inf")
@@ -140,7 +146,9 @@ class DeviceDataset:
         for site in partition.sites:
             rows = torch.cat([self.rows(index) for name, index in used if name == site])
             train = self.rows(partition.index(site, "train"))
-            sites.append(SiteRows(rows, train[train >= 0], site not in partition.unseen))
+            own = train[train >= 0]
+            own = rows if site in partition.unseen and not len(own) else own  # all of its cases are test cases
+            sites.append(SiteRows(rows, own, site not in partition.unseen))
         return affine(policy, self.pixels.all, sites, self.full, self.dtype)
 
     def rows(self, index: Ints) -> Tensor:

@@ -418,13 +418,15 @@ def test_thumbnails_are_sorted_by_path_whatever_their_order(tmp_path: Path, monk
     members = {name: jpeg(value) for name, value in reversed(values.items())}
     outside = {"../../outside.jpeg": b"x", "MedNIST/README.md": b"hello", "/Hand.jpeg": b"x"}
     publish_thumbnails(monkeypatch, tmp_path / "mirror", outside | members)
-    cases = read(data_prep.prepare("mednist"))
+    with pytest.warns(UserWarning, match=r"MedNIST\.tar\.gz: 2 members lead out of its folder"):
+        cases = read(data_prep.prepare("mednist"))
     assert cases.table["case"].tolist() == sorted(cases.table["case"]) and len(cases) == 18
     assert "Hand-000002" in set(cases.table["case"]) and "split" not in cases.table
     assert cases.classes == list(mednist.CLASSES) and np.array_equal(cases.labels, np.repeat(np.arange(6), 3))
     assert np.array_equal(cases.images[:, 0, 0, 0], [values[name] for name in sorted(values)])
     assert not list(tmp_path.rglob("outside.jpeg"))
-    few = read(data_prep.prepare("mednist", limit=6))
+    with pytest.warns(UserWarning, match="lead out"):
+        few = read(data_prep.prepare("mednist", limit=6))
     assert set(few.labels) == set(range(6)) and few.images.shape == (6, 1, 64, 64)
 
 
@@ -463,7 +465,8 @@ def test_a_new_script_is_all_that_a_dataset_takes(tmp_path: Path, monkeypatch: p
         "from pathlib import Path\n"
         "DATASETS = {'toy': 'a toy'}\n"
         "def prepare(name: str, folder: Path, *, limit=None, colour='red') -> Path:\n"
-        "    return folder / colour\n"
+        "    return folder / colour\n",
+        encoding="utf-8",
     )
     monkeypatch.setattr(data_prep, "__path__", [*data_prep.__path__, str(tmp_path)])
     data_prep.sources.cache_clear()
@@ -510,4 +513,7 @@ def test_command_lists_and_prepares(
     publish(monkeypatch, tmp_path / "mirror", "pneumoniamnist", made_up((28, 28), 2))
     assert main(["pneumoniamnist", "--limit", "8", "--folder", str(tmp_path / "mine")]) == 0
     assert capsys.readouterr().out.split() == [str(tmp_path / "mine")]
-    assert json.loads((tmp_path / "mine" / "card.json").read_text())["options"] == {"size": 28, "limit": 8}
+    assert json.loads((tmp_path / "mine" / "card.json").read_text(encoding="utf-8"))["options"] == {
+        "size": 28,
+        "limit": 8,
+    }

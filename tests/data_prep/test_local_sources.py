@@ -324,7 +324,7 @@ def test_what_is_prepared_is_found_again_without_the_download(any_download: tupl
     first = data_prep.prepare(name, size=16, source=str(source), accept_licence=True)
     assert first == home / f"{name}_16"
     before = {path.name: path.stat().st_mtime_ns for path in first.iterdir()}
-    assert data_prep.prepare(name, size=16) == first == data_prep.prepare(name, size=16, source="elsewhere")
+    assert data_prep.prepare(name, size=16) == first == data_prep.prepare(name, size=16, source=str(source))
     assert {path.name: path.stat().st_mtime_ns for path in first.iterdir()} == before
     card = read(first).card
     assert set(card["unchecked"]) <= set(card["checksums"]) and card["modality"] and card["licence"]

@@ -1,5 +1,6 @@
 """Images that do not fit into memory come from a scratch file, and nothing else changes."""
 
+import errno
 import os
 import tempfile
 
@@ -9,6 +10,7 @@ import torch
 from worlds import CNN, ends, federation, partition, same
 
 import fedlab
+from fedlab.core.files import reserve
 from fedlab.engine import device_dataset
 from fedlab.engine.device_dataset import ResidentImages, StreamedImages
 
@@ -61,6 +63,26 @@ def test_no_scratch_file_is_left(short_of_memory, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     fed = federation()
     assert fed.execution.dataset.streamed and list(tmp_path.iterdir()) == []
+
+
+def test_a_full_scratch_disk_is_told_and_not_taken_for_that_of_the_run(short_of_memory, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    experiment = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model=CNN, rounds=1, device="cpu")
+    with pytest.raises(OSError, match=r"\(TMPDIR\): no space left in .*/scratch: [\d,]+ bytes are needed"):
+        fedlab.run(experiment, folder=tmp_path / "runs")
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_the_space_of_streamed_images_is_reserved(tmp_path, monkeypatch):
+    reserved = []
+    monkeypatch.setattr(device_dataset, "reserve", lambda path, size: (reserved.append(size), reserve(path, size)))
+    images = StreamedImages((10, 8, 8, 1), torch.float16, CPU)
+    assert reserved == [1280] and images.all.shape == (10, 8, 8, 1) and not images.all.any()
 
 
 @pytest.mark.parametrize(("room", "streamed"), [(1000 / 0.6 + 1, False), (1000 / 0.6 - 1, True)])
