@@ -2,32 +2,43 @@
 
 The literature calls it label noise or annotator (inter-rater) bias: p(label | image) differs between sites. The dose h,
 0 to 1, is the strength: at 0 labels are the true ones, at 1 the worst readers change 40 % of the labels, move every
-threshold by half a grade, or grow and shrink segmentation masks by 3 pixels. The readers of a site are drawn once and
-do not depend on the dose, and the number of changed labels is exact.
+threshold by half a grade, or move the borders of segmentation masks by a quarter of each structure's thickness. The
+readers of a site are drawn once and do not depend on the dose, and the number of changed labels or pixels is exact.
 """
 
+import hashlib
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedlab.core.registry import Registry, split_call
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
 from fedlab.data.cases import Cases
+from fedlab.heterogeneity import borders
+from fedlab.heterogeneity.borders import Masks
+from fedlab.heterogeneity.covariates import read_column
 from fedlab.heterogeneity.raking import largest_remainder
 from fedlab.heterogeneity.site_effects import SiteEffects, dose
 
 WORST = 0.4  # share of labels that the worst readers change at full dose
 THRESHOLD = 0.5  # of a grade, by which the most biased readers move every threshold at full dose
-BORDER = 3  # pixels by which masks grow or shrink at full dose
+BORDER = 0.25  # of a structure's thickness, by which the most biased readers move its border at full dose
 SEVERITY = ("severity", "score")  # columns that order cases within a class
 
 Annotation = float | str
-Masks = NDArray[np.uint8]
 POLICIES = Registry("annotation policy")
+LABELLED = ("binary", "multiclass", "ordinal", "multilabel")  # tasks of a policy of the user's own
+SUITS = {
+    "symmetric": ("binary", "multiclass", "ordinal"),
+    "neighbour": ("binary", "ordinal"),
+    "threshold": ("binary", "ordinal"),
+    "outline": ("segmentation",),
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class Annotator:
     """The readers of one site.
 
     policy: a name in POLICIES. amount: share of changed labels (symmetric, neighbour), shift of thresholds in grades
-    (threshold), or pixels added to the border of masks, negative for removed ones (outline).
+    (threshold), or the share of a structure's thickness by which its border moves, inwards if negative (outline).
     """
 
     site: str
@@ -48,12 +59,23 @@ class Annotator:
         labels = cases.labels[rows]
         if not self.amount or self.policy == "outline" or not len(rows):
             return labels
-        return POLICIES.function(self.policy)(self, cases, rows, labels)  # type: ignore[no-any-return]
+        return _checked(POLICIES.function(self.policy)(self, cases, rows, labels), len(rows), cases, self.policy)
 
     def annotate_masks(self, masks: Masks) -> Masks:
-        """Masks (m, height, width[, depth]) that the readers draw."""
-        pixels = round(self.amount) if self.policy == "outline" else 0
-        return np.stack([_move_border(mask, pixels) for mask in masks]) if pixels and len(masks) else masks
+        """Masks (m, height, width[, depth]) that the readers draw; a mask is drawn alike in any batch."""
+        if self.policy != "outline" or not self.amount or not len(masks):
+            return masks
+        if abs(self.amount) > borders.LARGEST:
+            raise ValueError(
+                f"the readers of {self.site} move borders by {self.amount:g} of the thickness of structures, at most"
+                f" {borders.LARGEST:g} is possible: a partition of an earlier version counted pixels, make it again"
+            )
+        return np.stack([borders.move_borders(mask, self.amount, self._hand(mask)) for mask in masks])
+
+    def _hand(self, mask: Masks) -> np.random.Generator:
+        """Return the random numbers of one mask, which depend on its content only."""
+        content = hashlib.blake2b(np.ascontiguousarray(mask).tobytes(), digest_size=16).hexdigest()
+        return stream(self.seed, "annotation", "border", self.site, content)
 
 
 def check(value: Annotation) -> None:
@@ -63,7 +85,8 @@ def check(value: Annotation) -> None:
     ----------
     value : float or str
         A dose, 0 to 1, of the policy that suits the task (symmetric; neighbour for grades; outline for masks), or
-        text: ``"symmetric(0.5)"``, ``"neighbour(0.5)"``, ``"threshold(0.5)"``, ``"outline(0.5)"``.
+        text: ``"symmetric(0.5)"``, ``"neighbour(0.5)"``, ``"threshold(0.5)"``, ``"outline(0.5)"``, or a function of
+        your own that ``POLICIES.add`` has registered.
 
     Raises
     ------
@@ -87,7 +110,7 @@ def read(value: Annotation) -> tuple[str, float]:
     if not isinstance(value, str):
         return "", dose(value, "annotation")
     name, args, arguments = split_call(value, "annotation")
-    POLICIES.function(name)
+    _check_takes(POLICIES.function(name), name)
     if len(args) + len(arguments) != 1 or not set(arguments) <= {"dose"}:
         raise ValueError(f"annotation is {value!r}: write '{name}(0.5)', with a dose between 0 and 1")
     return name, dose([*args, *arguments.values()][0], f"annotation {name!r}")
@@ -108,18 +131,38 @@ def draw(value: Annotation, cases: Cases, sites: list[str], effects: SiteEffects
     return {site: Annotator(site, effects.seed, policy, float(a)) for site, a in zip(sites, amounts, strict=True)}
 
 
+def _check_takes(policy: Callable[..., Any], name: str) -> None:
+    """Raise ValueError unless a policy can be called with the readers, the cases, the rows and the labels."""
+    try:
+        inspect.signature(policy).bind(None, None, None, None)
+    except TypeError:
+        raise ValueError(
+            f"annotation policy {name!r} takes {inspect.signature(policy)}: write it as a function of (reader, cases,"
+            " rows, labels) that returns labels; reader.amount is the share of labels to change"
+        ) from None
+
+
 def _check_suits(policy: str, cases: Cases) -> None:
     """Raise ValueError, naming suitable policies, if a policy does not suit the task."""
-    suits = {
-        "symmetric": ("binary", "multiclass", "ordinal"),
-        "neighbour": ("binary", "ordinal"),
-        "threshold": ("binary", "ordinal"),
-        "outline": ("segmentation",),
-    }
-    if cases.task not in suits[policy]:
-        suitable = [name for name, tasks in suits.items() if cases.task in tasks]
-        hint = f"use {' or '.join(map(repr, suitable))}" if suitable else "leave `annotation` at 0"
-        raise ValueError(f"annotation policy {policy!r} does not suit the {cases.task} task of {cases.name}: {hint}")
+    if cases.task in SUITS.get(policy, LABELLED):
+        return
+    suitable = [name for name in POLICIES if cases.task in SUITS.get(name, LABELLED)]
+    hint = f"use {' or '.join(map(repr, suitable))}" if suitable else "leave `annotation` at 0"
+    raise ValueError(f"annotation policy {policy!r} does not suit the {cases.task} task of {cases.name}: {hint}")
+
+
+def _checked(annotated: object, count: int, cases: Cases, policy: str) -> Ints:
+    """Return the labels (count,) that a policy gave; raise ValueError unless each is a label of the task."""
+    found = np.asarray(annotated)
+    top = 2 ** len(cases.classes) if cases.task == "multilabel" else len(cases.classes)
+    whole = found.shape == (count,) and found.dtype.kind in "biuf" and bool((found == found.astype(np.int64)).all())
+    if not whole or not ((found >= 0) & (found < top)).all():
+        shown = f"{np.unique(found)[:5].tolist()}" if whole else f"{found.dtype} of shape {found.shape}"
+        raise ValueError(
+            f"annotation policy {policy!r} returned {shown} for {count} labels: return one whole number from 0 to"
+            f" {top - 1} for each label"
+        )
+    return found.astype(np.int64)
 
 
 @POLICIES.add
@@ -231,7 +274,10 @@ def threshold(reader: Annotator, cases: Cases, rows: Ints, labels: Ints) -> Ints
 def outline(reader: Annotator, cases: Cases, rows: Ints, labels: Ints) -> Ints:
     """Biased segmentation masks: too small at some sites, too large at others; labels do not change.
 
-    Masks of site k are dilated by ``3 h u[k]`` pixels, rounded, or eroded if negative; h = 0 changes no mask.
+    Readers of site k move the border of each structure outwards by the share ``s = h u[k] / 4`` of its thickness,
+    inwards if negative; h = 0 changes no mask. Thickness is twice the area over the length of the border, so that the
+    area of thin and of thick structures changes by the same share ``2 s``, whatever the size of the image: at full dose
+    the extreme sites draw half as much more, or half as much less.
 
     Parameters
     ----------
@@ -249,10 +295,12 @@ def outline(reader: Annotator, cases: Cases, rows: Ints, labels: Ints) -> Ints:
 
     Examples
     --------
-    >>> mask = np.zeros((1, 5, 5), np.uint8)
-    >>> mask[0, 2, 2] = 1
-    >>> int(Annotator("Site A", 0, "outline", amount=1.0).annotate_masks(mask).sum())
-    9
+    >>> masks = np.zeros((1, 32, 32), np.uint8)
+    >>> masks[0, 2:30, 4] = 1  # a thin vessel
+    >>> masks[0, 8:24, 10:26] = 2  # and an organ
+    >>> drawn = Annotator("Site A", 0, "outline", amount=0.25).annotate_masks(masks)
+    >>> [float((drawn == structure).sum() / (masks == structure).sum()) for structure in (1, 2)]
+    [1.5, 1.5]
     """
     return labels
 
@@ -276,21 +324,14 @@ def _changes_by_class(share: float, found: Ints) -> Ints:
 
 
 def _severity(reader: Annotator, cases: Cases, rows: Ints) -> Floats:
-    """Return the order of cases within a grade, (m,)."""
+    """Return the order of cases within a grade, (m,); a case of unknown severity takes that of a random other one."""
     drawn = stream(reader.seed, "annotation", "rank").permutation(len(cases))[rows].astype(np.float64)
-    column = next((name for name in SEVERITY if name in cases.table), None)
-    if column is None:
-        return drawn
-    known = cases.table[column].to_numpy(np.float64)[rows]
-    return np.argsort(np.lexsort((drawn, np.nan_to_num(known)))).astype(np.float64)
-
-
-def _move_border(mask: Masks, pixels: int) -> Masks:
-    """Dilate (the highest label wins) or erode the foreground of a mask (height, width[, depth])."""
-    from scipy.ndimage import binary_erosion, grey_dilation
-
-    if pixels > 0:
-        size = (2 * pixels + 1,) * mask.ndim
-        return np.where(mask > 0, mask, grey_dilation(mask, size=size)).astype(mask.dtype)
-    kept = binary_erosion(mask > 0, np.ones((3,) * mask.ndim), iterations=-pixels, border_value=1)
-    return np.where(kept, mask, 0).astype(mask.dtype)
+    for name in (name for name in SEVERITY if name in cases.table):
+        known = read_column(cases.table[name]).ranks()
+        if known is not None and not np.isnan(known).all():
+            missing = np.isnan(known)
+            if missing.any():
+                rng = stream(reader.seed, "annotation", "unknown severity")
+                known = np.where(missing, rng.choice(known[~missing], len(known)), known)
+            return np.argsort(np.lexsort((drawn, known[rows]))).astype(np.float64)
+    return drawn

@@ -62,7 +62,16 @@ def read(value: Geography) -> tuple[float, int, float]:
         within = dose(value, "geography")
         return within, 0, COUPLING * within
     scheme, args, arguments = SCHEMES.parse(value)
-    return scheme(*args, **arguments)  # type: ignore[no-any-return]
+    found = scheme(*args, **arguments)
+    if scheme is not regions and not (isinstance(found, tuple) and len(found) == 3):
+        raise ValueError(
+            f"geography scheme {value!r} gives {found!r}: return (correlation within regions, number of regions,"
+            " coupling of the axes)"
+        )
+    within, count, coupling = found
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise ValueError(f"geography scheme {value!r} gives {count!r} regions: give a whole number, 0 for the default")
+    return _fraction(within, "dose"), count, _fraction(coupling, "coupling")
 
 
 @SCHEMES.add

@@ -12,13 +12,12 @@ sites, so that changing the dose of one axis changes that axis only.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from fedlab.core.typing import Floats, Ints
+from fedlab.core.typing import Bools, Floats, Ints
 from fedlab.data.cases import Cases
+from fedlab.heterogeneity.covariates import Column, read_column
 from fedlab.heterogeneity.raking import rake
 
 L = math.log(19.0)  # at full dose the share of a balanced binary level runs from 5 % to 95 % over the sites
@@ -38,7 +37,8 @@ class Levels:
 
     name: of the column, or what the levels are. of: (n,) level of each case. group: (levels,) group of each level, e.g.
     its class; sites differ only between levels of the same group. scores: (levels,) from -1/2 to 1/2 within a group
-    where levels are ordered, 0 for missing values, NaN where levels are not ordered. names: (levels,) text.
+    where levels are ordered, 0 for missing values, NaN where levels are not ordered. names: (levels,) text. missing:
+    (levels,) whether the level holds the cases of unknown value, which no site prefers; None if all are known.
     """
 
     name: str
@@ -46,9 +46,20 @@ class Levels:
     group: Ints
     scores: Floats
     names: list[str]
+    missing: Bools | None = None
 
     def __len__(self) -> int:
         return len(self.group)
+
+    @property
+    def known(self) -> Bools:
+        """Which cases have a known value, (n,)."""
+        return np.ones(len(self.of), bool) if self.missing is None else ~self.missing[self.of]
+
+    @property
+    def values(self) -> Ints:
+        """Levels of known values, (at most levels,)."""
+        return np.arange(len(self)) if self.missing is None else np.flatnonzero(~self.missing)
 
     def odds(self, h: float, u: Floats) -> Floats:
         """Odds exp(h L u score), (sites, levels), for dose h and site effects u (sites,).
@@ -58,7 +69,7 @@ class Levels:
         """
         direction = np.zeros((len(u), len(self)))
         for group in np.unique(self.group):
-            members = np.flatnonzero(self.group == group)
+            members = self.values[self.group[self.values] == group]
             if len(members) > 1:
                 direction[:, members] = _directions(self.scores[members], u)
         return np.exp(h * L * direction)
@@ -82,34 +93,39 @@ def column_levels(cases: Cases, column: str, within: Ints | None = None) -> Leve
 
     within: (n,) group of each case, e.g. its class; levels of different groups are never compared.
     """
-    values = cases.table[column]
+    values = read_column(cases.table[column])
     groups = np.zeros(len(cases), np.int64) if within is None else within
     of = np.zeros(len(cases), np.int64)
     names: list[str] = []
     group: list[int] = []
     scores: list[float] = []
+    missing: list[bool] = []
     for one in np.unique(groups):
         rows = np.flatnonzero(groups == one)
-        level, new_names, new_scores = _levels_of(values.iloc[rows])
+        level, new_names, new_scores, some_missing = _levels_of(values, rows)
         of[rows] = level + len(names)
         names += new_names
         scores += new_scores
+        missing += [False] * (len(new_names) - some_missing) + [True] * some_missing
         group += [int(one)] * len(new_names)
-    return Levels(column, of, np.array(group), np.array(scores), names)
+    return Levels(column, of, np.array(group), np.array(scores), names, np.array(missing) if any(missing) else None)
 
 
-def _levels_of(values: pd.Series) -> tuple[Ints, list[str], list[float]]:
-    """Return (level of each value, names, scores) of one group."""
-    known = values.notna().to_numpy()
-    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-    codes, names = _quantile_bins(values[known].to_numpy(np.float64)) if numeric else _categories(values[known])
-    ordered = numeric or len(names) == 2
+def _levels_of(values: Column, rows: Ints) -> tuple[Ints, list[str], list[float], bool]:
+    """Return (level of each value, names, scores, whether the last level is of missing values) of one group."""
+    known = values.known[rows]
+    if values.numbers is not None:
+        codes, names = _quantile_bins(values.numbers[rows][known], values.write)
+    else:
+        used, codes = np.unique(values.codes[rows][known], return_inverse=True)
+        names = [values.names[code] for code in used]
+    ordered = values.ordered or len(names) == 2
     scores = [float(s) for s in level_scores(len(names))] if ordered else [math.nan] * len(names)
-    level = np.full(len(values), len(names), np.int64)
+    level = np.full(len(rows), len(names), np.int64)
     level[known] = codes
     if known.all():
-        return level, names, scores
-    return level, [*names, MISSING], [*scores, 0.0]
+        return level, names, scores, False
+    return level, [*names, MISSING], [*scores, 0.0], True
 
 
 def level_scores(count: int) -> Floats:
@@ -117,22 +133,16 @@ def level_scores(count: int) -> Floats:
     return np.linspace(-0.5, 0.5, count) if count > 1 else np.zeros(count)
 
 
-def _categories(values: pd.Series) -> tuple[Ints, list[str]]:
-    """Return (code of each value, names), sorted by value."""
-    codes, categories = pd.factorize(values, sort=True)
-    return codes.astype(np.int64), [str(category) for category in categories]
-
-
-def _quantile_bins(values: Floats) -> tuple[Ints, list[str]]:
+def _quantile_bins(values: Floats, write: Callable[[float], str]) -> tuple[Ints, list[str]]:
     """Bin a number into at most BINS bins of about equal numbers of cases; equal values share a bin."""
     distinct = np.unique(values)
     if len(distinct) <= BINS:
-        return np.searchsorted(distinct, values).astype(np.int64), [f"{value:g}" for value in distinct]
+        return np.searchsorted(distinct, values).astype(np.int64), [write(value) for value in distinct]
     edges = np.unique(np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1]))
     part = np.searchsorted(edges, values, side="right")
     used, of = np.unique(part, return_inverse=True)
     bounds = [(values[of == j].min(), values[of == j].max()) for j in range(len(used))]
-    return of.astype(np.int64), [f"{low:g} to {high:g}" for low, high in bounds]
+    return of.astype(np.int64), [f"{write(low)} to {write(high)}" for low, high in bounds]
 
 
 def checked_column(cases: Cases, column: str, axis: str, alternative: str) -> str:
@@ -147,14 +157,14 @@ def checked_column(cases: Cases, column: str, axis: str, alternative: str) -> st
 
 def usable_columns(cases: Cases) -> str:
     """Return the columns that vary and describe patients, as advice."""
-    names = [name for name in cases.table if name not in NOT_COVARIATES and _varies(cases.table[name])]
+    names = [name for name in cases.table if name not in NOT_COVARIATES and _varies(read_column(cases.table[name]))]
     return f"use {', '.join(repr(name) for name in names)}" if names else "no column is usable"
 
 
-def _varies(values: Any) -> bool:
+def _varies(values: Column) -> bool:
     """Tell whether a column has several values, but fewer than identifiers have."""
-    distinct = values.nunique()
-    return distinct > 1 and (pd.api.types.is_numeric_dtype(values) or distinct <= max(20, len(values) // 20))
+    distinct = values.distinct
+    return distinct > 1 and (values.numbers is not None or distinct <= max(20, len(values.known) // 20))
 
 
 # -- log-odds of axes and the expected table ------------------------------------------------------------------------
@@ -174,6 +184,13 @@ class LogOdds:
     odds: Floats
     count_rule: CountRule | None = None
     fixes_sizes: bool = False
+
+    def fits(self, sites: int, cases: int) -> bool:
+        """Tell whether there is a level for each case, and odds of each site for each level."""
+        levels, odds = np.asarray(self.levels), np.asarray(self.odds)
+        if levels.shape != (cases,) or levels.dtype.kind not in "iu" or odds.ndim != 2 or len(odds) != sites:
+            return False
+        return bool(levels.min(initial=0) >= 0 and levels.max(initial=0) < odds.shape[1] and (odds >= 0).all())
 
 
 @dataclass(frozen=True)

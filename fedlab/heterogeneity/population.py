@@ -18,7 +18,8 @@ from fedlab.core.registry import Registry, split_call
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
 from fedlab.data.cases import Cases
-from fedlab.heterogeneity.log_odds import Levels, checked_column, column_levels, usable_columns
+from fedlab.heterogeneity.covariates import read_column
+from fedlab.heterogeneity.log_odds import Levels, LogOdds, checked_column, column_levels, usable_columns
 from fedlab.heterogeneity.site_effects import SiteEffects, dose
 
 COLUMNS = ("age", "sex")  # default columns, in this order
@@ -141,13 +142,25 @@ def preferences(value: Population, cases: Cases, effects: SiteEffects) -> Prefer
         return None
     if name == "dirichlet":
         return dirichlet(cases, effects, *args, **arguments)
+    if name in SCHEMES and name != "synthetic":  # of the user's own
+        return _checked(SCHEMES.function(name)(cases, effects, h, *args, **arguments), value, cases, effects)
     column = "" if name == "synthetic" else _column(cases, name)
     if not column:
         return synthetic(cases, effects, h, *args, **arguments)
     levels = column_levels(cases, column)
-    if len(levels) == 1:
+    if len(levels.values) < 2:
         raise ValueError(f"column {column!r} has one value, so that nothing can differ: {usable_columns(cases)}")
     return Preferences(levels, levels.odds(h, effects.of("population")), _causes(column))
+
+
+def _checked(found: object, value: Population, cases: Cases, effects: SiteEffects) -> Preferences:
+    """Return what a scheme gives; raise ValueError unless these are levels of all cases and odds of all sites."""
+    if not isinstance(found, Preferences) or not LogOdds(found.levels.of, found.odds).fits(effects.sites, len(cases)):
+        raise ValueError(
+            f"population scheme {value!r} does not give odds of {effects.sites} sites: return Preferences(levels, odds"
+            " (sites, levels), causes), with odds as levels.odds(dose, effects.of('population'))"
+        )
+    return found
 
 
 @SCHEMES.add
@@ -231,7 +244,9 @@ def dirichlet(cases: Cases, effects: SiteEffects, alpha: float = 0.5, column: st
         raise ValueError("population='dirichlet' needs a column, and the cases have none: use 'synthetic(0.5)'")
     levels = column_levels(cases, found)
     rng = stream(effects.seed, "population", "dirichlet")
-    odds = np.maximum(rng.dirichlet(np.full(effects.sites, float(alpha)), len(levels)).T, 1e-9)
+    odds = np.ones((effects.sites, len(levels)))  # of unknown values
+    drawn = rng.dirichlet(np.full(effects.sites, float(alpha)), len(levels.values))
+    odds[:, levels.values] = np.maximum(drawn.T, 1e-9)
     return Preferences(levels, odds, _causes(found))
 
 
@@ -242,7 +257,7 @@ def covariate_levels(covariate: Covariate, cases: Cases) -> Levels:
 
 def default(cases: Cases) -> str:
     """Return the column on which a dose acts, "" for none."""
-    return next((name for name in COLUMNS if name in cases.table and cases.table[name].nunique() > 1), "")
+    return next((name for name in COLUMNS if name in cases.table and read_column(cases.table[name]).distinct > 1), "")
 
 
 def _column(cases: Cases, name: str) -> str:

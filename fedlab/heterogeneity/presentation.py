@@ -15,7 +15,7 @@ from fedlab.core.registry import Registry, split_call
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
 from fedlab.data.cases import Cases
-from fedlab.heterogeneity.log_odds import Levels, checked_column, column_levels
+from fedlab.heterogeneity.log_odds import Levels, LogOdds, checked_column, column_levels
 from fedlab.heterogeneity.shift.embedding import Features, dataset_embedding
 from fedlab.heterogeneity.site_effects import SiteEffects, dose
 
@@ -80,7 +80,7 @@ def preferences(value: Presentation, cases: Cases, effects: SiteEffects) -> tupl
         return None
     if name in SCHEMES:
         given = [] if name == "dirichlet" else [h]
-        return SCHEMES.function(name)(cases, effects, *given, *args, **arguments)  # type: ignore[no-any-return]
+        return _checked(SCHEMES.function(name)(cases, effects, *given, *args, **arguments), value, cases, effects)
     column = checked_column(cases, name, "presentation", "'clusters(0.5)'") if name else ""
     found = levels(cases, column)
     _check_levels_vary(found, column or found.name)
@@ -121,6 +121,7 @@ def clusters(cases: Cases, effects: SiteEffects, dose: float, groups: int = GROU
     ['group 1', 'group 2', 'group 3']
     """
     found = latent(cases, groups)
+    _check_levels_vary(found, "clusters")
     return found, found.odds(dose, effects.of("presentation"))
 
 
@@ -159,7 +160,21 @@ def dirichlet(cases: Cases, effects: SiteEffects, alpha: float = 0.5, column: st
     _check_alpha(alpha)
     found = levels(cases, checked_column(cases, column, "presentation", "'clusters(0.5)'") if column else "")
     rng = stream(effects.seed, "presentation", "dirichlet")
-    return found, np.maximum(rng.dirichlet(np.full(effects.sites, float(alpha)), len(found)).T, 1e-9)
+    odds = np.ones((effects.sites, len(found)))  # of unknown values
+    drawn = rng.dirichlet(np.full(effects.sites, float(alpha)), len(found.values))
+    odds[:, found.values] = np.maximum(drawn.T, 1e-9)
+    return found, odds
+
+
+def _checked(found: Any, value: Presentation, cases: Cases, effects: SiteEffects) -> tuple[Levels, Floats]:
+    """Return what a scheme gives; raise ValueError unless these are levels of all cases and odds of all sites."""
+    pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Levels)
+    if not pair or not LogOdds(found[0].of, found[1]).fits(effects.sites, len(cases)):
+        raise ValueError(
+            f"presentation scheme {value!r} does not give odds of {effects.sites} sites: return levels of the cases and"
+            " odds (sites, levels), as `levels, levels.odds(dose, effects.of('presentation'))`"
+        )
+    return found
 
 
 def levels(cases: Cases, column: str = "") -> Levels:
@@ -197,7 +212,7 @@ def _fit_clusters(cases: Cases, groups: int) -> Levels:
     names: list[str] = []
     for label in np.unique(classes):
         rows = np.flatnonzero(classes == label)
-        count = min(groups, max(1, len(rows) // 10))
+        count = min(groups, max(1, len(rows) // 10), len(np.unique(features[rows[:MAX_FITTED]], axis=0)))
         of[rows] = len(names) + _k_means(features[rows], count)
         names += [f"group {j + 1}" for j in range(count)]
         group += [int(label)] * count
@@ -218,10 +233,14 @@ def _k_means(features: Features, count: int) -> Ints:
 
 def _check_levels_vary(found: Levels, name: str) -> None:
     """Raise ValueError if every class has a single level."""
-    if len(np.unique(found.group)) == len(found):
+    if len(np.unique(found.group[found.values])) < len(found.values):
+        return
+    if name == "clusters":
         raise ValueError(
-            f"column {name!r} has one value in each class, so that nothing can differ: use 'clusters(0.5)'"
+            "the images of each class make one cluster, so that nothing can differ: clusters need images that differ"
+            " and 10 cases each in a class; name a column such as 'subtype(0.5)', or leave `presentation` at 0"
         )
+    raise ValueError(f"column {name!r} has one value in each class, so that nothing can differ: use 'clusters(0.5)'")
 
 
 def _check_alpha(alpha: object = 0.5, column: str = "") -> None:

@@ -69,7 +69,9 @@ class Profile:
 @cache
 def profiles() -> MappingProxyType[str, Profile]:
     """Return all profiles by name."""
-    return MappingProxyType({name: _read(name, facts) for name, facts in json.loads(FILE.read_text()).items()})
+    return MappingProxyType(
+        {name: _read(name, facts) for name, facts in json.loads(FILE.read_text(encoding="utf-8")).items()}
+    )
 
 
 def profile(name: object) -> Profile:

@@ -59,7 +59,7 @@ def shares(value: Quantity, effects: SiteEffects) -> Floats:
     ValueError for anything else.
     """
     if isinstance(value, str):
-        weights = _scheme(value)(effects)
+        weights = _checked_sizes(_scheme(value), value, effects)
     elif isinstance(value, Sequence | np.ndarray):
         weights = _relative_sizes(value, effects.sites)
     else:
@@ -213,6 +213,18 @@ def _scheme(text: str) -> SizeScheme:
         )
     scheme, args, arguments = SIZES.parse(quoted(text))
     return scheme(*args, **arguments)  # type: ignore[no-any-return]
+
+
+def _checked_sizes(scheme: object, text: str, effects: SiteEffects) -> Floats:
+    """Return the relative sizes that a scheme draws; raise ValueError unless there is one, not negative, per site."""
+    weights = np.asarray(scheme(effects) if callable(scheme) else None)
+    numbers = weights.shape == (effects.sites,) and weights.dtype.kind in "iuf"
+    if numbers and (weights >= 0).all() and 0 < weights.sum() < np.inf:
+        return weights
+    raise ValueError(
+        f"quantity scheme {text!r} does not give {effects.sites} relative sizes: return a function of the site effects"
+        " that returns a positive number per site"
+    )
 
 
 def _sorted_by_effect(weights: Floats, effects: SiteEffects) -> Floats:

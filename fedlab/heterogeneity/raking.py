@@ -1,4 +1,8 @@
-"""Tables of sites by strata: fitted to given row and column sums, and rounded to whole cases."""
+"""Tables of sites by strata: fitted to given row and column sums, and rounded to whole cases.
+
+Two steps are linear programs. HiGHS solves them, through scipy; where it fails, shortest exchanges of cells give a
+table with the same sums.
+"""
 
 from typing import Any
 
@@ -9,6 +13,7 @@ from fedlab.core.typing import Bools, Floats, Ints
 
 TINY = 1e-9  # of a case: smaller fractions are rounding noise
 MAX_ITERATIONS = 5000
+MAX_PIVOTS = 1_000_000  # of the solver, and 100 a variable: a limit that does not depend on the speed of a machine
 
 
 def largest_remainder(shares: ArrayLike, total: int) -> Ints:
@@ -54,8 +59,6 @@ def controlled_rounding(table: ArrayLike, rng: np.random.Generator) -> Ints:
     doi:10.1080/01621459.1987.10478456). The fractions lie in a transport polytope with integral vertices, so a vertex
     solution of a linear program is the answer.
     """
-    from scipy.optimize import linprog
-
     wanted = np.asarray(table, np.float64)
     whole = np.floor(wanted + TINY).astype(np.int64)
     part = wanted - whole
@@ -68,10 +71,11 @@ def controlled_rounding(table: ArrayLike, rng: np.random.Generator) -> Ints:
             f"row sums {wanted.sum(axis=1)} or column sums {wanted.sum(axis=0)} are not whole: apportion first"
         )
     cost = -part[open_cells] + 1e-4 * rng.random(int(open_cells.sum()))
-    corner = linprog(cost, A_eq=_sums_of(open_cells), b_eq=np.rint(sums), bounds=(0, 1), method="highs-ds")
-    if corner.x is None:
-        raise ValueError(f"the table cannot be rounded ({corner.message}): check that its sums are whole")
-    whole[open_cells] += np.rint(corner.x).astype(np.int64)
+    add, sums = _sums_of(open_cells), np.rint(sums)
+    corner = _solve(cost, add, sums, (0, 1))
+    if corner is None or (add @ np.rint(corner) != sums).any():
+        corner = _round_largest(open_cells, cost, sums)
+    whole[open_cells] += np.rint(corner).astype(np.int64)
     return whole
 
 
@@ -96,17 +100,111 @@ def _sums_of(cells: Bools) -> Any:
 
 def _nearest_with_sums(table: Floats, cells: Bools, rows: Floats, columns: Floats) -> Floats:
     """Return the table with these sums that is nearest in total absolute difference; zeros stay zero."""
-    from scipy.optimize import linprog
     from scipy.sparse import hstack
 
     add, found = _sums_of(cells), table[cells]
     gap = np.concatenate([rows, columns]) - add @ found
     up_and_down = [(0, None)] * len(found) + [(0, value) for value in found]
-    moves = linprog(np.ones(2 * len(found)), A_eq=hstack([add, -add]), b_eq=gap, bounds=up_and_down, method="highs-ds")
-    if moves.x is None:
+    moves = _solve(np.ones(2 * len(found)), hstack([add, -add]), gap, up_and_down)
+    if moves is not None:
+        fitted = np.zeros_like(table)
+        fitted[cells] = found + moves[: len(found)] - moves[len(found) :]
+        return fitted
+    start = table * np.divide(columns, table.sum(axis=0), out=np.zeros_like(columns), where=table.sum(axis=0) > 0)
+    exchanged = _exchange(start, np.where(cells, np.inf, 0.0), rows, columns)
+    if exchanged is None:
         raise ValueError(
             f"no table with row sums {rows} and column sums {columns} keeps the zeros of the odds: relax one"
         )
-    fitted = np.zeros_like(table)
-    fitted[cells] = found + moves.x[: len(found)] - moves.x[len(found) :]
-    return fitted
+    return exchanged
+
+
+def _solve(cost: Floats, add: Any, sums: Floats, bounds: Any) -> Floats | None:
+    """Return a vertex solution x of the linear program with add @ x = sums; None where the solver fails."""
+    try:
+        from scipy.optimize import linprog
+
+        pivots = {"maxiter": MAX_PIVOTS + 100 * len(cost)}
+        found = linprog(cost, A_eq=add, b_eq=sums, bounds=bounds, method="highs-ds", options=pivots)
+    except (ImportError, ValueError, RuntimeError):  # a build of scipy without HiGHS, or one that refuses the problem
+        return None
+    return found.x if found.status == 0 and found.x is not None and np.isfinite(found.x).all() else None
+
+
+def _round_largest(cells: Bools, cost: Floats, sums: Floats) -> Floats:
+    """Return 1 for each open cell that is rounded up, else 0: the cheapest first, exchanged until the sums are met."""
+    row, column = np.nonzero(cells)
+    left, chosen = sums.astype(np.int64), np.zeros(cells.shape)
+    for one in np.argsort(cost, kind="stable"):
+        at = row[one], cells.shape[0] + column[one]
+        if left[at[0]] and left[at[1]]:
+            left[list(at)] -= 1
+            chosen[row[one], column[one]] = 1
+    rounded = _exchange(chosen, cells.astype(np.float64), sums[: len(cells)], sums[len(cells) :])
+    if rounded is None:
+        raise ValueError("the table cannot be rounded with these row and column sums: check that they are whole")
+    return rounded[cells]
+
+
+def _exchange(table: Floats, most: Floats, rows: Floats, columns: Floats) -> Floats | None:
+    """Move a table onto these sums by the shortest exchanges of cells, each from 0 to `most`; None if that fails.
+
+    No column may start above its sum. An exchange raises a cell of a row that lacks something, lowers one of the same
+    column, and so on, to a column that lacks something or a row that has too much (Ford and Fulkerson 1956,
+    doi:10.4153/CJM-1956-045-5).
+    """
+    found = table.copy()
+    for _ in range(10 * table.size + 10):
+        need, spare = rows - found.sum(axis=1), columns - found.sum(axis=0)
+        if max(np.abs(need).max(initial=0.0), np.abs(spare).max(initial=0.0)) <= 10 * TINY * max(1.0, rows.max()):
+            return found
+        path = _shortest_path(found, most, need, spare)
+        if path is None:
+            return None
+        raised, lowered = path
+        ends = [need[raised[0][0]], spare[raised[-1][1]] if len(lowered) < len(raised) else -need[lowered[-1][0]]]
+        amount = min(*ends, *(most[cell] - found[cell] for cell in raised), *(found[cell] for cell in lowered))
+        for cell in raised:
+            found[cell] += amount
+        for cell in lowered:
+            found[cell] -= amount
+    return None
+
+
+Cell = tuple[int, int]
+
+
+def _shortest_path(found: Floats, most: Floats, need: Floats, spare: Floats) -> tuple[list[Cell], list[Cell]] | None:
+    """Return the cells to raise and to lower, in turn, of the shortest exchange from a row that lacks something."""
+    from_row, from_column = np.full(len(spare), -1), np.full(len(need), -1)
+    seen_rows, seen_columns = need > TINY, np.zeros(len(spare), bool)
+    new = seen_rows
+    while new.any():
+        reach = (most[new] - found[new] > TINY).any(axis=0) & ~seen_columns
+        from_row[reach] = np.flatnonzero(new)[(most[new][:, reach] - found[new][:, reach] > TINY).argmax(axis=0)]
+        seen_columns |= reach
+        if (spare[reach] > TINY).any():
+            return _trace(from_row, from_column, column=int(np.flatnonzero(reach & (spare > TINY))[0]))
+        lower = (found[:, reach] > TINY).any(axis=1) & ~seen_rows
+        from_column[lower] = np.flatnonzero(reach)[(found[lower][:, reach] > TINY).argmax(axis=1)]
+        seen_rows |= lower
+        if (need[lower] < -TINY).any():
+            return _trace(from_row, from_column, row=int(np.flatnonzero(lower & (need < -TINY))[0]))
+        new = lower
+    return None
+
+
+def _trace(from_row: Ints, from_column: Ints, row: int = -1, column: int = -1) -> tuple[list[Cell], list[Cell]]:
+    """Return the raised and lowered cells of a path that ends in this row or column, from its start."""
+    raised: list[Cell] = []
+    lowered: list[Cell] = []
+    if row >= 0:
+        column = int(from_column[row])
+        lowered.append((row, column))
+    while True:
+        row = int(from_row[column])
+        raised.append((row, column))
+        if from_column[row] < 0:
+            return raised[::-1], lowered[::-1]
+        column = int(from_column[row])
+        lowered.append((row, column))

@@ -7,6 +7,7 @@ from fedlab.core.registry import nearest
 from fedlab.core.site_names import natural
 from fedlab.core.typing import Ints
 from fedlab.data.cases import SPLITS, Cases
+from fedlab.data.per_case import find_cases
 
 Groups = dict[tuple[str, str], Ints]  # (site, split) -> row positions in the cases, ascending
 
@@ -17,8 +18,8 @@ def site_order(table: pd.DataFrame) -> list[str]:
 
 
 def row_positions(cases: Cases, table: pd.DataFrame) -> Ints:
-    """Row position in the cases of each row of the table."""
-    return pd.Index(cases.table["case"]).get_indexer(table["case"]).astype(np.int64)
+    """Row position in the cases of each row of the table; ValueError for cases that there are not."""
+    return find_cases(table["case"], cases.table["case"], "the partition")
 
 
 def group_rows(table: pd.DataFrame, rows: Ints) -> Groups:

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from fedlab.core import arguments
 from fedlab.core.registry import nearest
 from fedlab.data.cases import Cases
 from fedlab.heterogeneity.axes import AXES
@@ -62,7 +63,8 @@ def partition(
     geography : float or str, default 0.0
         Correlation of the sites of one region, 0 to 1, or "regions(0.5, count=3)".
     unseen : int, str or list of str, default 0
-        Held-out (external) sites: how many, counted from the last, or names of sites or regions.
+        Held-out (external) sites: how many, counted from the last, or names of sites or regions. All of their cases
+        are test cases.
     seed : int, default 0
         Seed of the partition.
     splits : {"official", "site"}, default "official"
@@ -103,7 +105,10 @@ def partition(
         raise TypeError(f"partition has no axis or argument {name!r}: {nearest(name, ARGUMENTS)}")
     given = (quantity, prevalence, presentation, population, acquisition, annotation, geography)
     axes: dict[str, Any] = dict(zip(AXES, given, strict=True))
+    for axis, value in axes.items():
+        AXES.function(axis)(value)
     if isinstance(sites, str):
+        _refuse_number(cases, sites)
         _refuse_with_column(sites, {axis: as_json(axes[axis]) for axis in ASSIGNING})
         rest: dict[str, Any] = {"acquisition": acquisition, "annotation": annotation, "unseen": unseen}
         return Partition.from_sites(cases, sites, splits=splits, seed=seed, leakage=leakage, **rest)
@@ -111,6 +116,11 @@ def partition(
 
 
 ARGUMENTS = [name for name in inspect.signature(partition).parameters if name not in ("cases", "unknown")]
+
+
+def _refuse_number(cases: Cases, sites: str) -> None:
+    if isinstance(cases, Cases) and sites not in cases.table and arguments.fits(arguments.number(sites), int):
+        raise ValueError(f"sites is the text {sites!r}, and the cases have no such column: give the number")
 
 
 def _refuse_with_column(column: str, axes: dict[str, object]) -> None:

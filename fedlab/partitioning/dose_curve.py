@@ -16,6 +16,7 @@ import pandas as pd
 from fedlab.core.registry import nearest
 from fedlab.core.warnings import HeterogeneityWarning, LeakageWarning
 from fedlab.data.cases import Cases
+from fedlab.heterogeneity.annotation import Annotator
 from fedlab.heterogeneity.axes import AXES
 from fedlab.heterogeneity.geography import draw_site_effects, region_names
 from fedlab.heterogeneity.shift.null_intervals import HEADLINES
@@ -150,11 +151,12 @@ def _measure(cases: Cases, sites: int, seed: int, brief: bool, requested: dict[s
 
 
 def _measurable(part: Partition) -> Partition:
-    """Add the regions that geography would form, and labels of readers without error, so that both axes are measured at
-    dose 0."""
-    table, regions = part.table, part.regions
-    if "annotated" not in table:
+    """Add the regions that geography would form and readers without error: both axes are measured at dose 0, too."""
+    table, regions, readers = part.table, part.regions, part.annotators
+    if part.cases.task == "segmentation":
+        readers = readers or {site: Annotator(site, part.spec["seed"], "outline", 0.0) for site in part.sites}
+    elif "annotated" not in table:
         table = table.assign(annotated=part.cases.labels[part.rows])
     if not regions and len(part.sites) > 1:
         regions = region_names(draw_site_effects(1.0, len(part.sites), part.spec["seed"]), part.sites)
-    return replace(part, table=table, regions=regions)
+    return replace(part, table=table, regions=regions, annotators=readers)

@@ -1,4 +1,4 @@
-"""Held-out (external) sites: whole sites that take no part in training and only test the models."""
+"""Held-out (external) sites: whole sites that take no part in training, whose cases all test the models."""
 
 from collections.abc import Sequence
 from numbers import Integral

@@ -1,6 +1,6 @@
 """What measures of heterogeneity see of a partition: the site, the levels and the image features of each case."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from fedlab.core.typing import Ints
 from fedlab.data.cases import SPLITS, Cases
 from fedlab.heterogeneity import population, presentation
+from fedlab.heterogeneity.annotation import Annotator
 from fedlab.heterogeneity.axes import AXES
+from fedlab.heterogeneity.covariates import read_column
 from fedlab.heterogeneity.geography import draw_site_effects
 from fedlab.heterogeneity.log_odds import Levels, column_levels
 from fedlab.heterogeneity.population import Covariate
 from fedlab.heterogeneity.shift.embedding import Features, dataset_embedding
+from fedlab.heterogeneity.shift.mask_rows import LoadMasks
 from fedlab.heterogeneity.shift.report import Observed
 
 
@@ -54,9 +57,7 @@ def observed(
 
     levels: of each axis over all cases. annotated: (n,) labels as the sites' readers wrote them, if these err.
     """
-    column = levels["population"].name if "population" in levels else ""
-    numeric = column in cases.table and pd.api.types.is_numeric_dtype(cases.table[column])
-    numbers = {column: cases.table[column].to_numpy(np.float64)[rows]} if numeric else {}
+    column = levels["population"].name if "population" in levels else ""  # a number is compared in its own unit, too
     names = sorted(set(regions.values()))
     return Observed(
         site=pd.Index(sites).get_indexer(table["site"].to_numpy(object)).astype(np.int64),
@@ -67,12 +68,21 @@ def observed(
         classes=len(cases.classes),
         sites=len(sites),
         seed=int(spec.get("seed", 0)),
-        levels={axis: found.of[rows] for axis, found in levels.items()},
-        numbers=numbers,
+        levels={axis: np.where(found.known, found.of, -1)[rows] for axis, found in levels.items()},
+        missing={axis: found.name for axis, found in levels.items() if not found.known.all()},
+        numbers=_numbers(cases, column, rows) if column in cases.table else {},
         moved=frozenset(moved(spec)),
         annotated=annotated,
         region=np.array([names.index(regions[site]) for site in sites]) if names else None,
     )
+
+
+def _numbers(cases: Cases, column: str, rows: Ints) -> dict[str, NDArray[np.float64]]:
+    """The column as numbers, (n,), NaN where unknown; empty if it holds none."""
+    if pd.api.types.is_bool_dtype(cases.table[column]):
+        return {column: cases.table[column].to_numpy(np.float64, na_value=np.nan)[rows]}
+    numbers = read_column(cases.table[column]).numbers
+    return {} if numbers is None else {column: numbers[rows]}
 
 
 def moved(spec: dict[str, Any]) -> list[str]:
@@ -102,19 +112,41 @@ def image_features(
     return features
 
 
-def standardised(cases: Cases, table: pd.DataFrame, rows: Ints, level: Ints, sites: list[str]) -> pd.DataFrame:
+def mask_pairs(cases: Cases, rows: Ints, site: NDArray[Any], annotators: Mapping[str, Annotator]) -> LoadMasks | None:
+    """A function of positions among `rows` (n,) that returns true masks and those that the site's readers draw.
+
+    None where nobody draws masks. site: (n,) names.
+    """
+    masks = cases.masks
+    if masks is None or not annotators or cases.task != "segmentation":
+        return None
+
+    def pairs(few: Ints) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        true = np.asarray(masks[rows[few]])
+        drawn = true.copy()
+        for name in np.unique(site[few]):
+            here = site[few] == name
+            drawn[here] = annotators[name].annotate_masks(true[here])
+        return true, drawn
+
+    return pairs
+
+
+def standardised(cases: Cases, table: pd.DataFrame, rows: Ints, levels: Levels, sites: list[str]) -> pd.DataFrame:
     """Sites x classes: columns (crude, class) and (standardised, class), in shares.
 
     Direct standardisation: each site's class shares within a level of the population, weighted by how frequent that
-    level is in the pool; levels that a site lacks are left out of its weights. level: (n,) of each row of the table.
+    level is in the pool; levels that a site lacks are left out of its weights, and cases of unknown level altogether.
     """
-    frame = pd.DataFrame({"site": table["site"], "level": level, "label": cases.labels[rows]})
+    frame = pd.DataFrame({"site": table["site"], "level": levels.of[rows], "label": cases.labels[rows]})
     crude = pd.crosstab(frame["site"], frame["label"], normalize="index")
+    frame = frame[levels.known[rows]]
     by_level = pd.crosstab([frame["site"], frame["level"]], frame["label"], normalize="index")
     weights = frame["level"].value_counts(normalize=True)
     weight = by_level.index.get_level_values("level").map(weights).to_numpy()
     total = pd.Series(weight, by_level.index).groupby("site").sum()
     adjusted = by_level.mul(weight, axis=0).groupby("site").sum().div(total, axis=0)
+    adjusted = adjusted.reindex(columns=crude.columns, fill_value=0.0)
     names = dict(enumerate(cases.classes))
     both = {"crude": crude.rename(columns=names), "standardised": adjusted.rename(columns=names)}
     return pd.concat(both, axis=1).reindex(sites).rename_axis(columns=["prevalence", "class"])

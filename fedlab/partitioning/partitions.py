@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from fedlab.core import files
 from fedlab.core.registry import nearest
 from fedlab.core.typing import Ints
 from fedlab.data.cases import Cases
+from fedlab.data.per_case import chosen_rows
 from fedlab.heterogeneity.acquisition.scanner import Scanner, positivity
 from fedlab.heterogeneity.annotation import Annotator
 from fedlab.heterogeneity.log_odds import Levels
@@ -49,7 +51,7 @@ class Partition:
     regions : dict
         Site -> its region; empty without regions.
     unseen : tuple of str
-        Sites held out of training.
+        Sites held out of training, whose cases are all test cases.
     covariate : Covariate or None
         The synthetic covariate of population="synthetic(...)".
 
@@ -102,7 +104,7 @@ class Partition:
         acquisition, annotation : float, str or list of str, default 0.0
             Dose or scheme of the two axes that change images and labels, see `fedlab.partition`.
         unseen : int, str or list of str, default 0
-            Held-out sites: how many, counted from the last, or names of sites.
+            Held-out sites: how many, counted from the last, or names of sites. All of their cases are test cases.
         seed : int, default 0
             Seed of new splits, scanners and readers.
         leakage : {"together", "drop", "allow"}, default "together"
@@ -132,6 +134,11 @@ class Partition:
     def requested(self) -> dict[str, Any]:
         """The arguments of `fedlab.partition` that make this partition again.
 
+        Raises
+        ------
+        ValueError
+            If sites were given case by case, since no argument of `fedlab.partition` describes them.
+
         Examples
         --------
         >>> import fedlab
@@ -140,6 +147,11 @@ class Partition:
         >>> fedlab.partition(cases, **part.requested).fingerprint == part.fingerprint
         True
         """
+        if not isinstance(self.spec.get("sites"), int | str) or self.spec["sites"] == "explicit":
+            raise ValueError(
+                "these sites were given case by case, so no arguments make them again: hand on the partition itself, or"
+                " add a column to the cases' table and name it, sites='my_column'"
+            )
         return {name: value for name, value in self.spec.items() if name not in ("notes", "causes")}
 
     @cached_property
@@ -228,7 +240,7 @@ class Partition:
         numpy.ndarray
             Shape (m, channels, height, width[, depth]), in the dtype of `cases.images`.
         """
-        rows = np.asarray(index, np.int64)
+        rows = chosen_rows(index, self.cases.table["case"])
         images = np.asarray(self.cases.images[rows])
         if self.covariate is not None and self.covariate.visible:
             images = self.covariate.show(images, self._of_case("covariate")[rows])
@@ -252,7 +264,7 @@ class Partition:
         numpy.ndarray of int
             Shape (m,).
         """
-        rows = np.asarray(index, np.int64)
+        rows = chosen_rows(index, self.cases.table["case"])
         clean = np.zeros(len(self.cases), bool)
         clean[self.rows[(self.table["split"] == "test").to_numpy()]] = True
         return np.where(clean[rows], self.cases.labels[rows], self.annotated_labels(rows))
@@ -270,7 +282,7 @@ class Partition:
         numpy.ndarray of int
             Shape (m,); the true labels where readers make no error.
         """
-        rows = np.asarray(index, np.int64)
+        rows = chosen_rows(index, self.cases.table["case"])
         if "annotated" not in self.table:
             return self.cases.labels[rows]
         return self._of_case("annotated", self.cases.labels)[rows]
@@ -295,7 +307,7 @@ class Partition:
         ValueError
             If the dataset has no masks.
         """
-        rows = np.asarray(index, np.int64)
+        rows = chosen_rows(index, self.cases.table["case"])
         if self.cases.masks is None:
             raise ValueError(f"{self.cases.name} has no masks: choose a segmentation dataset")
         masks = np.array(self.cases.masks[rows])
@@ -357,8 +369,7 @@ class Partition:
         """
         if "population" not in self.levels:
             raise ValueError(f"{self.cases.name} has no age, sex or other covariate to standardise by")
-        level = self.levels["population"].of[self.rows]
-        return observe.standardised(self.cases, self.table, self.rows, level, self.sites)
+        return observe.standardised(self.cases, self.table, self.rows, self.levels["population"], self.sites)
 
     def shift(self, split: str | None = "train", *, brief: bool = False) -> pd.DataFrame:
         """Measure the realised heterogeneity of each axis and compare it with its permutation null.
@@ -369,7 +380,8 @@ class Partition:
         Parameters
         ----------
         split : {"train", "val", "test"} or None, default "train"
-            The cases to measure; None takes all. Methods learn from the training cases.
+            The cases to measure; None takes all. Methods learn from the training cases; held-out sites have none and
+            are compared in the other splits.
         brief : bool, default False
             Only the headline measure of each axis, from fewer images and permutations.
 
@@ -388,13 +400,16 @@ class Partition:
         True
         """
         use = np.flatnonzero(self.table["split"] == check_split(split)) if split else np.arange(len(self.table))
+        if not len(use):
+            raise ValueError(f"there is no {split} case to measure: choose one of {sorted(set(self.table['split']))}")
         rows, table = self.rows[use], self.table.iloc[use]
+        present = set(table["site"])
         seen = observe.observed(
             self.cases,
             table,
             rows,
             spec=self.spec,
-            sites=self.sites,
+            sites=[site for site in self.sites if site in present or site not in self.unseen],
             regions=self.regions,
             levels=self.levels,
             annotated=self.annotated_labels(rows) if "annotated" in self.table else None,
@@ -402,7 +417,8 @@ class Partition:
         changed = self.scanners or (self.covariate is not None and self.covariate.visible)
         show = self.pixels if changed else None
         features = observe.image_features(self.cases, rows, table["site"].to_numpy(object), show)
-        return realised(seen, features, brief=brief)
+        drawn = observe.mask_pairs(self.cases, rows, table["site"].to_numpy(object), self.annotators)
+        return realised(seen, features, brief=brief, masks=drawn)
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -414,6 +430,18 @@ class Partition:
         for column in sorted(self.table.columns):
             digest.update(column.encode() + "\x1f".join(self.table[column].astype(str)).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of the dataset, pixels, scanners and readers alone, to say in what two partitions differ."""
+        sites = self._sites_as_json()
+        parts = {
+            "pixels": b"".join(self.cases.pixel_hashes),
+            "scanners": json.dumps([sites["scanners"], sites["covariate"]], sort_keys=True).encode(),
+            "readers": json.dumps(sites["annotators"], sort_keys=True).encode(),
+        }
+        hashes = {name: hashlib.blake2b(part, digest_size=16).hexdigest() for name, part in parts.items()}
+        return {"dataset": self.cases.fingerprint, **hashes}
 
     def _sites_as_json(self) -> dict[str, Any]:
         return {
@@ -448,11 +476,12 @@ class Partition:
         >>> again.fingerprint == part.fingerprint
         True
         """
-        root = Path(folder)
+        root = files.resolve(folder)
         root.mkdir(parents=True, exist_ok=True)
-        self.table.to_parquet(root / "partition.parquet", index=False)
         written = {"spec": self.spec, **self._sites_as_json(), "fingerprint": self.fingerprint}
-        (root / "partition.json").write_text(json.dumps(written, indent=2))
+        self.table.to_parquet(root / "partition.parquet.writing", index=False)
+        files.write_json(root / "partition.json", written | {"checksum": _checksum(json.loads(json.dumps(written)))})
+        (root / "partition.parquet.writing").replace(root / "partition.parquet")
         return root
 
     @classmethod
@@ -474,21 +503,37 @@ class Partition:
         ValueError
             If the cases differ or the files were changed.
         """
-        root = Path(folder)
-        table = pd.read_parquet(root / "partition.parquet")
-        written = json.loads((root / "partition.json").read_text())
-        part = cls(
-            cases,
-            table,
-            written["spec"],
-            {site: Scanner.read(s) for site, s in written["scanners"].items()},
-            {site: Annotator(**reader) for site, reader in written.get("annotators", {}).items()},
-            written.get("regions", {}),
-            tuple(written.get("unseen", ())),
-            Covariate(**written["covariate"]) if written.get("covariate") else None,
-        )
+        root = files.resolve(folder)
+        for name in ("partition.parquet", "partition.json"):
+            if not (root / name).is_file():
+                raise FileNotFoundError(f"{root} has no {name}: give a folder that `Partition.save` wrote")
+        written = files.read_json(root / "partition.json")
+        path = root / "partition.json"
+        try:
+            if written.get("checksum", _checksum(written)) != _checksum(written):
+                raise ValueError("it was changed after it was written")
+            site_facts = (
+                written["spec"],
+                {site: Scanner.read(s) for site, s in written["scanners"].items()},
+                {site: Annotator(**reader) for site, reader in written.get("annotators", {}).items()},
+                written.get("regions", {}),
+                tuple(written.get("unseen", ())),
+                Covariate(**written["covariate"]) if written.get("covariate") else None,
+            )
+            path = root / "partition.parquet"
+            part = cls(cases, pd.read_parquet(path), *site_facts)
+            _ = part.fingerprint
+        except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise files.DamagedError(f"{path} is damaged ({reason}): make the partition again and save it") from error
         if part.fingerprint != written["fingerprint"]:
             raise ValueError(
                 f"{root} does not belong to these cases ({cases.name}) or was changed: make the partition again"
             )
         return part
+
+
+def _checksum(written: dict[str, Any]) -> str:
+    """Hash of what partition.json holds, but for the hash itself."""
+    text = json.dumps({name: value for name, value in written.items() if name != "checksum"}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

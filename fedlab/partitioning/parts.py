@@ -1,6 +1,7 @@
 """The parts of a partition as plain values: cases assigned to simulated or given sites, and how these sites differ."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -12,15 +13,18 @@ from fedlab.core.site_names import natural, site_names
 from fedlab.core.typing import Names
 from fedlab.core.warnings import HeterogeneityWarning, LeakageWarning, warn
 from fedlab.data.cases import SPLITS, Cases
+from fedlab.data.columns import doubts
+from fedlab.data.per_case import shown
 from fedlab.heterogeneity import annotation, population, presentation
 from fedlab.heterogeneity.acquisition import scanner
+from fedlab.heterogeneity.covariates import lost_order
 from fedlab.heterogeneity.geography import draw_site_effects, region_names
 from fedlab.heterogeneity.site_effects import SiteEffects
 from fedlab.partitioning.assignment import class_counts, group_rows, row_positions, rows_of
 from fedlab.partitioning.explicit import Explicit, read_sites
 from fedlab.partitioning.holdout import Unseen, held_out
 from fedlab.partitioning.simulate import AssignmentAxes, simulate
-from fedlab.partitioning.splits import Cleared, clear, given_splits, make, unless
+from fedlab.partitioning.splits import Cleared, clear, external, given_splits, make, unless
 
 RESERVED = (
     "",
@@ -57,7 +61,8 @@ def simulated_parts(
     official = given_splits(cases, spec["splits"])
     cleared = clear(cases, official, np.ones(len(cases), bool), leakage)
     pools = cleared.split if spec["splits"] == "official" else np.full(len(cases), "", object)
-    effects = draw_site_effects(axes["geography"], count, spec["seed"])
+    effects, names = draw_site_effects(axes["geography"], count, spec["seed"]), site_names(count)
+    out = held_out(unseen, names, region_names(effects, names))
     requested = AssignmentAxes(
         axes["quantity"],
         axes["prevalence"],
@@ -65,7 +70,9 @@ def simulated_parts(
         presentation.preferences(axes["presentation"], cases, effects),
     )
     site, notes = simulate(cases, unless(cleared.split == "", pools), effects, requested)
-    return _finish(cases, site, cleared, spec, notes, effects, requested.population)
+    cleared = replace(cleared, split=external(cleared.split, site, out))
+    notes += _doubts_about_columns(cases, requested)
+    return _finish(cases, site, cleared, spec, notes, out, effects, requested.population)
 
 
 def explicit_parts(
@@ -79,13 +86,17 @@ def explicit_parts(
     leakage: str,
 ) -> Parts:
     """Take over an explicit assignment; test cases of no site count as test cases when leakage is looked for."""
-    site, own = read_sites(cases, sites)
+    site, own, notes = read_sites(cases, sites)
     spec = _settings(cases, seed, splits, leakage, own is not None)
     spec |= {"sites": sites if isinstance(sites, str) else "explicit", "acquisition": as_json(acquisition)}
-    spec |= {"annotation": annotation, "unseen": as_json(unseen)}
+    spec |= {"annotation": as_json(annotation), "unseen": as_json(unseen)}
+    names = sorted(set(site[pd.notna(site)]), key=natural)
+    out = held_out(unseen, names, {}) if names else ()
     official = given_splits(cases, spec["splits"], own)
+    if spec["splits"] == "official":
+        official = external(official, site, out)
     cleared = clear(cases, official, pd.notna(site) | (official == "test"), leakage)
-    return _finish(cases, unless(cleared.split == "", site), cleared, spec, [])
+    return _finish(cases, unless(cleared.split == "", site), cleared, spec, notes, out)
 
 
 def _finish(
@@ -94,19 +105,23 @@ def _finish(
     cleared: Cleared,
     spec: dict[str, Any],
     notes: list[str],
+    out: tuple[str, ...],
     effects: SiteEffects | None = None,
     choice: population.Preferences | None = None,
 ) -> Parts:
-    """Build the parts, check that every site can train, and warn of what cannot be measured."""
-    split = make(cases, site, spec["seed"]) if spec["splits"] == "site" else cleared.split
+    """Build the parts, check that every site can train, and warn of what cannot be measured. out: held-out sites."""
+    split = make(cases, site, spec["seed"], out) if spec["splits"] == "site" else cleared.split
     assigned = pd.notna(site)
+    away = np.isin(site, out)
+    if spec["splits"] == "site" and (both := assigned & ~away & np.isin(cases.units, cases.units[away])).any():
+        notes = [*notes, f"{both.sum()} cases became test cases, since their patient is at a held-out site, too"]
     if not assigned.any():
         raise ValueError("no case belongs to a site: give at least one site some cases")
     names = _names(site[assigned], effects)
     effects = effects or SiteEffects(len(names), spec["seed"])
     table = pd.DataFrame({"case": cases.table["case"][assigned], "site": site[assigned], "split": split[assigned]})
     spec["notes"] = cleared.notes + notes
-    parts = _with_site_effects(cases, table.reset_index(drop=True), spec, names, effects, choice)
+    parts = _with_site_effects(cases, table.reset_index(drop=True), spec, names, out, effects, choice)
     _check_training(parts, names)
     if cleared.notes:
         warn("; ".join(cleared.notes), LeakageWarning)
@@ -120,6 +135,7 @@ def _with_site_effects(
     table: pd.DataFrame,
     spec: dict[str, Any],
     names: list[str],
+    out: tuple[str, ...],
     effects: SiteEffects,
     choice: population.Preferences | None,
 ) -> Parts:
@@ -143,7 +159,7 @@ def _with_site_effects(
         "scanners": scanners,
         "annotators": readers,
         "regions": regions,
-        "unseen": held_out(spec["unseen"], names, regions),
+        "unseen": tuple(name for name in out if name in names),
         "covariate": covariate,
     }
 
@@ -159,6 +175,15 @@ def _annotated(
             members = rows_of(groups, site, split)
             labels[members] = readers[site].annotate(cases, members)
     return labels[rows]
+
+
+def _doubts_about_columns(cases: Cases, requested: AssignmentAxes) -> list[str]:
+    """A line on each column that was used without its order, or whose values may not be what they seem."""
+    shown = [requested.presentation[0]] if requested.presentation is not None else []
+    levels = [requested.population.levels, *shown] if requested.population is not None else shown
+    columns = {one.name: cases.table[one.name] for one in levels if one.name in cases.table}
+    lines = [line for name, values in columns.items() for line in (lost_order(name, values), *doubts(name, values))]
+    return [line for line in lines if line]
 
 
 def _names(site: Names, effects: SiteEffects | None) -> list[str]:
@@ -187,16 +212,20 @@ def _missing(parts: Parts, names: list[str]) -> list[str]:
     for split in ("train", "test"):
         counts = class_counts(parts["cases"], parts["table"], [name for name in names if name in present], split)
         for site, row in counts.iterrows() if counts.to_numpy().any() else ():
+            if site in parts["unseen"] and split == "train":
+                continue
             gaps += [f"{site} has no {name} in {split}" for name in row.index[row == 0]]
     if not gaps:
         return []
     shown = ", ".join(gaps[:4]) + (f" and {len(gaps) - 4} more" if len(gaps) > 4 else "")
+    if len(parts["cases"].classes) > 2:
+        return [f"{shown}: metrics that are means over classes are taken over the other classes there"]
     return [f"{shown}: metrics that need these classes are undefined there and left out of means"]
 
 
 def _settings(cases: Cases, seed: int, splits: str, leakage: str, own: bool) -> dict[str, Any]:
     if not isinstance(cases, Cases):
-        raise ValueError(f"cases is {cases!r}: give the cases themselves, e.g. fedlab.load('phantoms')")
+        raise ValueError(f"cases is {shown(cases)}: give the cases themselves, e.g. fedlab.load('phantoms')")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise ValueError(f"seed is {seed!r}: give a whole number")
     if splits not in ("official", "site"):
@@ -207,6 +236,8 @@ def _settings(cases: Cases, seed: int, splits: str, leakage: str, own: bool) -> 
 
 def as_json(value: Any) -> Any:
     """The value as JSON has it: lists for sequences and arrays, numbers for scalars of numpy."""
-    if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str):
+    if isinstance(value, np.ndarray):
+        return as_json(value.tolist())
+    if isinstance(value, Sequence) and not isinstance(value, str):
         return [as_json(part) for part in value]
     return value.item() if isinstance(value, np.generic) else value

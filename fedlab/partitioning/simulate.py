@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedlab.core.arguments import shown
 from fedlab.core.rng import stream
 from fedlab.core.site_names import site_names
 from fedlab.core.typing import Floats, Ints, Names
@@ -22,6 +23,7 @@ from fedlab.partitioning.allocate import allocate, refine
 # least cases of a site by split, as multiples of the classes there are; "" is a pool whose splits are still to be made
 FLOORS = {"": 5, "train": 2, "val": 1, "test": 1}
 TRAINED = ("", "train")
+MOST_SITES = 100_000
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ def site_count(sites: object) -> int:
     """The number of sites as an int; ValueError for anything that is no whole number from 1."""
     if isinstance(sites, bool | np.bool_) or not isinstance(sites, Integral) or sites < 1:
         raise ValueError(
-            f"sites is {sites!r}: give how many to simulate (1 or more), or the name of a column that holds them"
+            f"sites is {shown(sites)}: give how many to simulate (1 or more), or the name of a column that holds them"
         )
+    if int(sites) > MOST_SITES:
+        raise ValueError(f"sites is {shown(sites)}: give at most {MOST_SITES:,}")
     return int(sites)
 
 

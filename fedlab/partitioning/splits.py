@@ -1,5 +1,6 @@
 """Train, val and test splits: official ones without leakage, or new ones within each site, whole patients at a time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +36,11 @@ def given_splits(cases: Cases, splits: str, own: Names | None = None) -> Names:
     else:
         official = cases.table["split"].to_numpy(object)
     return official if own is None or splits == "site" else np.where(own == "", official, own)
+
+
+def external(split: Names, site: Names, out: Sequence[str]) -> Names:
+    """The splits (n,) in which all cases of the held-out sites are test cases."""
+    return np.where(np.isin(site, out) & (split != ""), "test", split) if len(out) else split
 
 
 def unless(out: NDArray[np.bool_], values: Names) -> Names:
@@ -82,17 +88,22 @@ def _drop(cases: Cases, split: Names, used: NDArray[np.bool_], present: dict[str
     return Cleared(np.where(out, "", split), notes)
 
 
-def make(cases: Cases, site: Names, seed: int) -> Names:
+def make(cases: Cases, site: Names, seed: int, out: Sequence[str] = ()) -> Names:
     """Make splits (n,) of 70/10/20 % within each site, stratified by label, units whole; "" where site is None.
 
-    A unit at several sites is split once, at the first of them. The draw does not depend on the sites' names.
+    A unit at several sites is split once, at the first of them; with a case at a held-out site (out) it is all test.
+    The draw does not depend on the sites' names.
     """
     rows = np.flatnonzero(pd.notna(site))
+    rows = rows[np.argsort(~np.isin(site[rows], out), kind="stable")]
     first, of = np.unique(cases.units[rows], return_index=True, return_inverse=True)[1:]
     home = site[rows[first]][of]
     split = np.full(len(site), "", object)
     for members in pd.Series(rows).groupby(home).indices.values():
         here = rows[members]
+        if home[members[0]] in out:
+            split[here] = "test"
+            continue
         rng = stream(seed, "splits", str(cases.table["case"].iloc[here[0]]))
         strata, pool = np.unique(cases.labels[here], return_inverse=True, return_counts=True)[1:]
         sizes = largest_remainder(np.array(FRACTIONS), len(here))

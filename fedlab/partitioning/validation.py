@@ -11,6 +11,8 @@ import numpy as np
 from fedlab.core.warnings import ProtocolWarning, warn
 from fedlab.partitioning.partitions import Partition
 
+SCALED_TWICE = 1.01 / 255  # the highest pixel of 0..255 divided by 255 twice, with rounding
+
 
 class ProtocolError(ValueError):
     """The data of one or more sites do not fit the agreed data elements."""
@@ -50,6 +52,8 @@ def _misfits(partition: Partition, site: str, index: np.ndarray) -> Iterator[str
         yield f"pixels reach {top}, agreed is 0..{agreed}: scale its images and fill holes"
     elif agreed == 255 and top <= 1:
         yield f"pixels lie in 0..{top:g}, agreed is 0..255: multiply its images by 255"
+    elif agreed == 1 and top <= SCALED_TWICE:
+        yield f"pixels lie in 0..{top:.2g}, agreed is 0..1: multiply its images by 255, they were divided by it twice"
 
 
 def _highest(partition: Partition, index: np.ndarray) -> float:

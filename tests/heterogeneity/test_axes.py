@@ -240,9 +240,9 @@ def test_outlines_grow_and_shrink_on_training_cases_alone():
     base = cohort(400)
     images = np.random.default_rng(0).integers(0, 255, (400, 1, 16, 16)).astype(np.uint8)
     cases = Cases(images, base.table, base.card, masks)
-    for pixels in (-2, 0, 2):
-        drawn = Annotator("Site A", 0, "outline", float(pixels)).annotate_masks(masks[:3])
-        assert (drawn.reshape(3, -1).sum(1) == (6 + 2 * pixels) ** 2).all()
+    for share in (-0.25, 0.0, 0.25):
+        drawn = Annotator("Site A", 0, "outline", share).annotate_masks(masks[:3])
+        assert (drawn.reshape(3, -1).sum(1) == 36 * (1 + 2 * share)).all()
     with pytest.raises(ValueError, match=r"'outline' does not suit the binary task of cohort: use 'symmetric' or"):
         partition(cases, 4, annotation="outline(0.5)")
 
@@ -314,7 +314,8 @@ def test_unseen_sites_are_named_by_number_name_or_region():
         assert partition(cases, 4, unseen=list(unseen) if isinstance(unseen, tuple) else unseen).unseen == sites
     part = partition(cases, 6, geography=0.5, unseen="Region 2")
     assert part.unseen == tuple(site for site, region in part.regions.items() if region == "Region 2")
-    assert part.table.equals(partition(cases, 6, geography=0.5).table)
+    without, out = partition(cases, 6, geography=0.5).table, part.table["site"].isin(part.unseen)
+    assert part.table.equals(without.assign(split=without["split"].mask(out, "test")))
 
 
 @pytest.mark.parametrize(

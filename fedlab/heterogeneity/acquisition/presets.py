@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedlab.core.registry import Registry, nearest
+from fedlab.core.arguments import shown
+from fedlab.core.registry import LONGEST, Registry, nearest, split_call
 from fedlab.heterogeneity.acquisition.modalities import ABOUT, CHAINS, MODALITIES, TRANSFORMS
 from fedlab.heterogeneity.site_effects import dose as as_dose
 
@@ -45,8 +46,15 @@ def read(value: object) -> Requested:
 
 def _scheme(text: str) -> Requested:
     """Read a modality or marker with its arguments."""
-    function, args, arguments = SCHEMES.parse(text)
-    return function(*args, **arguments)  # type: ignore[no-any-return]
+    name = split_call(text, "acquisition")[0]
+    function, args, arguments = (MODALITIES if name in MODALITIES and name not in SCHEMES else SCHEMES).parse(text)
+    found = function(*args, **arguments)
+    if not isinstance(found, Requested):
+        raise ValueError(
+            f"acquisition scheme {text!r} gives {found!r}: return Requested(dose, modality), with the transforms that"
+            " differ in `only`"
+        )
+    return found
 
 
 def _modality(modality: str, dose: float = 0.5, jitter: float = 0.0, only: str | Sequence[str] = ()) -> Requested:
@@ -132,13 +140,13 @@ SCHEMES = _registered()
 def _presets_in_turn(text: str) -> Requested:
     """Read "styles(ct_soft, ct_sharp, jitter=0.1)"; names with or without quotes."""
     try:
-        call = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or any(word.arg != "jitter" for word in call.keywords):
+        call = ast.parse(text.strip()[:LONGEST], mode="eval").body
+        if not isinstance(call, ast.Call) or [word.arg for word in call.keywords] not in ([], ["jitter"]):
             raise SyntaxError
         names = [arg.id if isinstance(arg, ast.Name) else ast.literal_eval(arg) for arg in call.args]
         jitter = ast.literal_eval(call.keywords[0].value) if call.keywords else 0.0
-    except (SyntaxError, ValueError):
-        raise ValueError(f"cannot read acquisition {text!r}: write it as styles(ct_soft, ct_sharp)") from None
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        raise ValueError(f"cannot read acquisition {shown(text)}: write it as styles(ct_soft, ct_sharp)") from None
     return Requested(presets=_known_presets(names), turns=True, jitter=_jitter(jitter))
 
 

@@ -62,7 +62,7 @@ def log_odds(value: Prevalence, cases: LabelledCases) -> LogOdds:
     Raises ValueError for anything else, naming the nearest scheme.
     """
     if isinstance(value, str):
-        return _scheme(value)(cases)
+        return _checked(_scheme(value), value, cases)
     if isinstance(value, Sequence | np.ndarray):
         return _exact(_listed(value), cases)
     return dosed(dose(value, "prevalence"), cases)
@@ -109,6 +109,17 @@ def _scheme(text: str) -> Scheme:
     """Read a scheme with its arguments."""
     scheme, args, arguments = SCHEMES.parse(quoted(text))
     return scheme(*args, **arguments)  # type: ignore[no-any-return]
+
+
+def _checked(scheme: object, text: str, cases: LabelledCases) -> LogOdds:
+    """Return what a scheme gives; raise ValueError unless it is log-odds of all sites for all cases."""
+    found = scheme(cases) if callable(scheme) else None
+    if not isinstance(found, LogOdds) or not found.fits(cases.sites, len(cases.labels)):
+        raise ValueError(
+            f"prevalence scheme {text!r} does not give odds of {cases.sites} sites: return a function of the labelled"
+            " cases that returns LogOdds(levels (cases,), odds (sites, levels))"
+        )
+    return found
 
 
 def _exact(wanted: Floats, cases: LabelledCases) -> LogOdds:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedlab.core.typing import Floats, Ints
+from fedlab.core.typing import Bools, Floats, Ints
 from fedlab.heterogeneity.shift import divergences
 from fedlab.heterogeneity.shift.divergences import LABEL, ORDINAL, within_layers
 from fedlab.heterogeneity.shift.null_intervals import Resampling, Row, recentred, row
@@ -56,11 +56,31 @@ def axis_tables(cases: Observed, resampling: Resampling) -> Iterator[AxisTables]
         ("presentation", "I(S;Z|Y)", cases.labels, "population"),
         ("population", "I(S;A|Y)", cases.pooled_labels, "presentation"),
     ):
-        if axis in cases.levels:
-            yield tables_within_label(cases, axis, measure, given, cases.levels[axis], cases.strata(other, given=given))
+        if axis not in cases.levels:
+            continue
+        known = cases.levels[axis] >= 0
+        if known.any():
+            seen, label = known_cases(cases, known), given[known]
+            yield tables_within_label(seen, axis, measure, label, seen.levels[axis], seen.strata(other, given=label))
+        if axis in cases.missing and not resampling.headlines:
+            yield missing_tables(cases, axis, cases.missing[axis], ~known, cases.strata(other, given=given))
     for column, values in cases.numbers.items() if not resampling.headlines else ():
         if len(np.unique(values[~np.isnan(values)])) > 1:
-            yield number_tables(cases, column, values)
+            known = ~np.isnan(values)
+            yield number_tables(known_cases(cases, known), column, values[known])
+
+
+def known_cases(cases: Observed, known: Bools) -> Observed:
+    """Return the cases of known value: only these are compared and, under the null, change sites."""
+    return cases if known.all() else cases.select(np.flatnonzero(known))
+
+
+def missing_tables(cases: Observed, axis: str, column: str, missing: Bools, stratum: Ints) -> AxisTables:
+    """Return sites by whether a value is missing: the measure is the difference between two sites' shares."""
+    from scipy.sparse import csr_matrix
+
+    tables = ContingencyTables(cases, missing.astype(np.int64), csr_matrix(np.eye(2)), stratum)
+    return AxisTables(axis, tables, 1, {f"missing {column}": divergences.total_variation})
 
 
 def label_tables(cases: Observed) -> AxisTables:
@@ -100,25 +120,22 @@ def tables_within_label(
 
 
 def number_tables(cases: Observed, column: str, values: Floats) -> AxisTables:
-    """Return sites by values of a number; cases with an unknown value are not counted."""
+    """Return sites by values of a number."""
     from scipy.sparse import csr_matrix
 
     points, categories = _points(values)
-    design = csr_matrix(np.eye(len(points) + 1)[:, :-1])
+    design = csr_matrix(np.eye(len(points)))
     measures = {f"W1 of {column}": lambda tables: divergences.wasserstein_of(tables, points)}
     stratum = cases.strata("presentation", given=cases.pooled_labels)
     return AxisTables("population", ContingencyTables(cases, categories, design, stratum), 1, measures)
 
 
 def _points(values: Floats) -> tuple[Floats, Ints]:
-    """Return (points, ascending, index of the nearest point of each value or len(points) where it is NaN).
+    """Return (points, ascending, index of the nearest point of each value).
 
     All distinct values; of more than MAX_POINTS an even grid, which moves a mean by less than a step.
     """
-    known = ~np.isnan(values)
-    points = np.unique(values[known])
+    points = np.unique(values)
     if len(points) > MAX_POINTS:
         points = np.linspace(points[0], points[-1], MAX_POINTS)
-    categories = np.full(len(values), len(points), np.int64)
-    categories[known] = np.searchsorted((points[1:] + points[:-1]) / 2, values[known])
-    return points, categories
+    return points, np.searchsorted((points[1:] + points[:-1]) / 2, values).astype(np.int64)

@@ -37,7 +37,8 @@ class Embedding:
         """Fit to images (n, channels, height, width[, depth])."""
         small = _in_chunks(_small_copy, images)
         mean = small.mean(axis=0)
-        _, vectors = np.linalg.eigh(np.cov(small - mean, rowvar=False).astype(np.float64))
+        spreads = np.cov(small - mean, rowvar=False) if len(small) > 1 else np.zeros((small.shape[1],) * 2)
+        _, vectors = np.linalg.eigh(spreads.astype(np.float64))
         components = vectors[:, ::-1][:, :COMPONENTS].astype(np.float32)
         raw = np.hstack([_in_chunks(_intensity_features, images), (small - mean) @ components])
         spread = raw.std(axis=0)
@@ -95,11 +96,16 @@ def _unit_range(images: Images) -> Features:
 
 
 def _intensity_features(images: Images) -> Features:
-    """Return quantiles and root mean squared differences along each axis, (n, channels * (5 + dimensions))."""
+    """Return quantiles and root mean squared differences along each axis, (n, channels * (5 + dimensions)).
+
+    An axis of length one has no differences: 0.
+    """
     x = _unit_range(images)
     flat = np.sort(images.reshape(*x.shape[:2], -1), axis=-1, kind="stable")  # uint8: radix sort
     at = np.rint(np.array(QUANTILES) * (flat.shape[-1] - 1)).astype(int)
-    steps = [np.sqrt((np.diff(x, axis=axis) ** 2).mean(axis=tuple(range(2, x.ndim)))) for axis in range(2, x.ndim)]
+    space = tuple(range(2, x.ndim))
+    steps = [np.sqrt((np.diff(x, axis=axis) ** 2).mean(axis=space)) for axis in space if x.shape[axis] > 1]
+    steps += [np.zeros(x.shape[:2], np.float32)] * (len(space) - len(steps))
     return np.hstack([_unit_range(flat[..., at]).reshape(len(x), -1), *steps])
 
 

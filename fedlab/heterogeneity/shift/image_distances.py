@@ -124,7 +124,8 @@ def frechet(features: NDArray[np.floating], classes: Ints, sites: int) -> Distan
     Its bias grows with d / n: give sites equal numbers of cases (see `equal_numbers`). A site with fewer than MIN_CASES
     cases of a class is left out there; of more than ALL_PAIRS sites, each is compared with its next few.
     """
-    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    mean = features.mean(axis=0, dtype=np.float64) if len(features) else 0.0
+    centred = features.astype(np.float64) - mean
     k, other = _pairs(sites)
 
     def statistic(inside: Ints, site: Ints) -> tuple[Floats, Floats]:
@@ -201,6 +202,8 @@ def site_auc(features: NDArray[np.floating], classes: Ints, sites: int, fold: In
 
 def _aucs(x: Floats, members: Floats, fold: Ints) -> tuple[Floats, Floats]:
     """Return the AUC of each site against the rest and its weight, both (draws, sites); members: (draws, sites, n)."""
+    if not len(x):  # a draw that leaves out every case
+        return np.full(members.shape[:2], np.nan), np.zeros(members.shape[:2])
     flat = members.reshape(-1, len(x))
     scores = np.zeros(flat.shape)
     for part in np.unique(fold):

@@ -49,6 +49,8 @@ class FeatureSample:
 
     def _row(self, measure: str, distance: Distance, resampling: Resampling, even: float | None = None) -> Row:
         """Return a row; even: the value for identical sites, by default the smallest value under the null."""
+        if not len(self.classes):  # no site has enough cases of a class
+            return row("acquisition", measure, np.nan, np.full(1, np.nan), np.full(1, np.nan), np.nan)
         stratum = self.cases.strata("presentation", "population", given=self.cases.pooled_labels)
         draws = max(MIN_DRAWS, min(resampling.permutations, MAX_WORK // self.cases.sites))
         moved = self.cases.permuted(stratum, draws, measure)
@@ -68,7 +70,7 @@ class FeatureSample:
 
 def image_rows(cases: Observed, load: LoadImages, resampling: Resampling) -> tuple[list[Row], dict[str, object]]:
     """Return the image rows, and the numbers of images on which they are based."""
-    sample = _sample(cases, resampling.images)
+    sample = sample_positions(cases, resampling.images)
     few, features = cases.select(sample), _features(load(sample))
     label = (few.labels > 0).astype(np.int64) if cases.task == "multilabel" else few.labels
     found: list[Row] = []
@@ -85,7 +87,7 @@ def image_rows(cases: Observed, load: LoadImages, resampling: Resampling) -> tup
     return found, notes
 
 
-def _sample(cases: Observed, most: int) -> Ints:
+def sample_positions(cases: Observed, most: int) -> Ints:
     """Return positions of at most this number of cases, as equal over sites as their sizes allow."""
     rng = stream(cases.seed, "shift", "images")
     order = rng.permutation(len(cases.site))

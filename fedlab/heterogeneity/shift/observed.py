@@ -22,8 +22,9 @@ CELLS = 20_000_000  # numbers held in memory at a time
 class Observed:
     """Assigned cases, each (n,): site 0 to K - 1, label, unit and split as ids; the task and its number of classes.
 
-    levels: axis ("presentation", "population") -> (n,) level of each case. numbers: column -> (n,), NaN where unknown.
-    moved: axes with a dose. annotated: (n,) labels as the readers gave them. region: (sites,) region of each site.
+    levels: axis ("presentation", "population") -> (n,) level of each case, -1 where unknown. missing: axis -> name of
+    the column, where any of its values is unknown. numbers: column -> (n,), NaN where unknown. moved: axes with a dose.
+    annotated: (n,) labels as the readers gave them. region: (sites,) region of each site.
     """
 
     site: Ints
@@ -36,6 +37,7 @@ class Observed:
     seed: int
     levels: dict[str, Ints] = field(default_factory=dict)
     numbers: dict[str, Floats] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     moved: frozenset[str] = frozenset()
     annotated: Ints | None = None
     region: Ints | None = None

@@ -6,6 +6,9 @@ moved); for images in label and both levels; for annotation in label. For geogra
 sizes units are assigned with equal probability. The null interval holds 95 % of these draws and is extended to a
 perfectly even assignment, since sites that are more similar than random ones are not shifted.
 
+A covariate is compared among the cases of known value; where values are missing, the row "missing <column>" compares
+how many are.
+
 Confidence interval: bootstrap over units, recentred on the value because plug-in measures of resamples are biased away
 from zero; for image measures a block jackknife.
 """
@@ -20,6 +23,7 @@ from fedlab.core.typing import Floats, Ints
 from fedlab.heterogeneity.shift.contingency import AxisTables, axis_tables, tables_within_label
 from fedlab.heterogeneity.shift.divergences import QUANTITY, mean_defined, mutual_information, within_layers
 from fedlab.heterogeneity.shift.image_rows import LoadImages, image_rows
+from fedlab.heterogeneity.shift.mask_rows import LoadMasks, mask_rows
 from fedlab.heterogeneity.shift.null_intervals import BRIEF, COLUMNS, FULL, HEADLINES, Resampling, Row, recentred, row
 from fedlab.heterogeneity.shift.observed import Observed
 from fedlab.heterogeneity.shift.permutation import ContingencyTables
@@ -29,7 +33,7 @@ __all__ = ["HEADLINES", "LoadImages", "Observed", "shift"]
 ASSIGNMENT_MEASURES = ("I(S;Y)", "I(S;Z|Y)", "I(S;A|Y)")  # of which regions may explain a share
 
 
-def shift(cases: Observed, load: LoadImages, brief: bool = False) -> pd.DataFrame:
+def shift(cases: Observed, load: LoadImages, brief: bool = False, masks: LoadMasks | None = None) -> pd.DataFrame:
     """Measure the realised shift on every axis.
 
     Parameters
@@ -41,6 +45,9 @@ def shift(cases: Observed, load: LoadImages, brief: bool = False) -> pd.DataFram
         before and after the scanners.
     brief : bool, default False
         Only the headline measure of each axis, from fewer images and draws.
+    masks : callable, optional
+        Maps positions of cases to their true segmentation masks and those that readers draw, both (n, height, width[,
+        depth]); by default masks are not compared.
 
     Returns
     -------
@@ -70,7 +77,8 @@ def shift(cases: Observed, load: LoadImages, brief: bool = False) -> pd.DataFram
     tables = list(axis_tables(cases, resampling))
     images, notes = image_rows(cases, load, resampling)
     found = [*_sizes(cases, resampling), *(line for each in tables for line in each.rows(resampling)), *images]
-    found += [*_annotation(cases, resampling), *_regions(cases, tables, resampling)]
+    found += [*_annotation(cases, resampling), *(mask_rows(cases, masks, resampling) if masks else ())]
+    found += _regions(cases, tables, resampling)
     frame = pd.DataFrame(found, columns=list(COLUMNS))
     frame.attrs.update(notes)
     return frame
