@@ -1,31 +1,31 @@
-"""Alignment of runs before they are compared: one federation, one metric, the same cases and resamples of them."""
+"""Alignment of runs before they are compared: one federation, one metric, the same cases."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from fedlab.analysis.bootstrap import resamples
+from fedlab.analysis.grouping import check_one_federation
+from fedlab.analysis.scores import TestSet
 from fedlab.core.registry import nearest
-from fedlab.core.rng import stream
 from fedlab.core.site_names import natural
 from fedlab.evaluation.evaluate import ADAPTED, UNSEEN
 from fedlab.experiments.run_folder import Run
-from fedlab.learning.metrics import METRICS, targets
+from fedlab.learning.metrics import METRICS, present_classes, targets
 
 POOLED, MEAN, WORST = "pooled", "mean of sites", "worst site"
 HELD_OUT = f"{UNSEEN}: "  # prefix of the name of a held-out site
 LABELS = {"true": "label", "annotated": "annotated"}  # labels to compare with -> column of predictions
 FORMER_LABELS = {"marked": "annotated"}
+NAMED = 3  # absent classes that a note names, at most
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """What all runs have in common: the metric, the cases, and the bootstrap resamples of these cases.
+    """What all runs have in common: the metric and the cases.
 
     table: columns case, site, unit, label; site after site. sites: natural order, also those without a case here.
     split: of the cases; stored: its name in predictions.
@@ -39,7 +39,6 @@ class Alignment:
     classes: list[str]
     task: str
     metric: str
-    draws: int
 
     @cached_property
     def y(self) -> NDArray[np.int64]:
@@ -53,16 +52,10 @@ class Alignment:
         spans = {site: slice(at[0], at[-1] + 1) if len(at) else slice(0, 0) for site, at in rows.items()}
         return spans | {POOLED: slice(0, len(self.table))}
 
-    @cached_property
-    def multiplicities(self) -> NDArray[np.uint16]:
-        """How often each case is in each bootstrap draw, (draws, cases), stratified by site and class, patients whole.
-
-        Multi-label cases are stratified by site only: most combinations of labels are too rare to resample within.
-        """
-        site = pd.factorize(self.table["site"])[0]
-        label = 0 if self.task == "multilabel" else self.table["label"].to_numpy()
-        rng = stream(0, "bootstrap", f"{UNSEEN} cases" if self.stored == UNSEEN else "cases")
-        return resamples(site * len(self.classes) + label, self.table["unit"], rng, self.draws)
+    def test_set(self, site: str) -> TestSet:
+        """The cases of a site, or of all sites, with the patient of each."""
+        rows = self.spans[site]
+        return TestSet(self.metric, self.y[rows], self.table["unit"].to_numpy()[rows], len(self.classes))
 
     @cached_property
     def scored(self) -> list[str]:
@@ -76,23 +69,38 @@ class Alignment:
         spans = [self.spans[name] for name in (self.scored if site in (MEAN, WORST) else [site])]
         return int(sum(span.stop - span.start for span in spans))
 
+    def present(self, site: str) -> int:
+        """Number of classes that have a case (multi-label: also one without); of several sites the smallest."""
+        if site in (MEAN, WORST):
+            return min((self.present(name) for name in self.scored), default=0)
+        y = self.y[self.spans[site]]
+        return len(np.unique(y)) if y.ndim == 1 else len(present_classes(y, len(self.classes)))
+
     def remark(self, site: str) -> str:
         """Note on a site's cases: that there are none, or none of some class."""
         y = self.y[self.spans[site]]
         if not len(y):
             return f"no {self.split} case"
-        seen = {f"of class {name!r}": y == index for index, name in enumerate(self.classes)}
         if self.task == "multilabel":
-            seen = {f"with {name!r}": y[:, index] == 1 for index, name in enumerate(self.classes)}
-            seen |= {f"without {name!r}": y[:, index] == 0 for index, name in enumerate(self.classes)}
-        return ", ".join(f"no {self.split} case {what}" for what, cases in seen.items() if not cases.any())
+            absent = {"with": np.atleast_1d(~y.any(0)), "without": np.atleast_1d(y.all(0))}
+        else:
+            absent = {"of class": ~np.isin(np.arange(len(self.classes)), y)}
+        lacks = [f"{what} {self._named(classes)}" for what, classes in absent.items() if classes.any()]
+        text = ", ".join(f"no {self.split} case {each}" for each in lacks)
+        counted = lacks and self.present(site) > 1 and len(self.classes) > 2
+        return f"{text}: {self.present(site)} of {len(self.classes)} classes can be scored" if counted else text
+
+    def _named(self, chosen: NDArray[np.bool_]) -> str:
+        """The names of classes in a sentence, the first few of many."""
+        names = [repr(name) for name, one in zip(self.classes, chosen, strict=True) if one]
+        if len(names) > NAMED:
+            return f"{', '.join(names[:NAMED])} or {len(names) - NAMED} more"
+        return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def align(
-    runs: Sequence[Run], metric: str | None, choice: str, split: str, labels: str, draws: int
-) -> tuple[Alignment, Alignment]:
+def align(runs: Sequence[Run], metric: str | None, choice: str, split: str, labels: str) -> tuple[Alignment, Alignment]:
     """Align runs on the sites that trained, and on held-out sites, of which only test cases are predicted."""
-    _check_one_federation(runs)
+    check_one_federation(runs)
     if split == UNSEEN:
         raise ValueError("every comparison of test cases includes held-out sites: choose split='test'")
     run = runs[0]
@@ -104,7 +112,7 @@ def align(
     held_out = assigned[external & (split == "test")]
     parts = ((split, assigned[~external]), (UNSEEN, held_out.assign(site=HELD_OUT + held_out["site"])))
     inside, outside = (
-        Alignment(*_facts(run, cases, column, (choice, split, stored)), list(run.classes), run.task, name, draws)
+        Alignment(*_facts(run, cases, column, (choice, split, stored)), list(run.classes), run.task, name)
         for stored, cases in parts
     )
     return inside, outside
@@ -201,33 +209,3 @@ def _column(runs: Sequence[Run], labels: str) -> str:
             " way: compare with labels='true'"
         )
     return LABELS[labels]
-
-
-def _check_one_federation(runs: Sequence[Run]) -> None:
-    if not runs:
-        raise ValueError("there are no runs to compare: pass the runs of one grid")
-    first, assigned = runs[0], _assignment(runs[0])
-    for run in runs[1:]:
-        if (found := _setting(run)) != (wanted := _setting(first)):
-            raise ValueError(
-                f"{run.method!r} ran on {found} and {first.method!r} on {wanted}: compare runs of one dataset with"
-                " the same scanners, readers and held-out sites"
-            )
-        if differing := assigned ^ _assignment(run):
-            raise ValueError(
-                f"{run.method!r} (seed {run.experiment.seed}) and {first.method!r} (seed {first.experiment.seed}) have"
-                f" {len({case for case, *_ in differing})} cases at different sites or in different splits: compare"
-                " runs of one partition"
-            )
-
-
-def _setting(run: Run) -> dict[str, Any]:
-    """What runs must share besides the partition: scanners and readers change images and labels, not the assignment."""
-    shown = {axis: getattr(run.experiment, axis, 0.0) for axis in ("acquisition", "annotation")}
-    return {"dataset": run.experiment.dataset, "classes": list(run.classes), **shown, "unseen": list(run.unseen)}
-
-
-def _assignment(run: Run) -> set[tuple[Any, ...]]:
-    """(case, site, split) of each assigned case."""
-    table = run.partition_table
-    return set(zip(table["case"], table["site"], table["split"], strict=True))

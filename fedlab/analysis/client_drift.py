@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from fedlab.analysis.grouping import check_one_federation, check_only_seeds_differ
 from fedlab.engine.update_statistics import MEASURES
 from fedlab.experiments.run_folder import Run
 from fedlab.federation import ALL
@@ -19,13 +20,18 @@ def drift(runs: Run | Sequence[Run]) -> pd.DataFrame:
     Parameters
     ----------
     runs : Run or sequence of Run
-        Finished runs.
+        Finished runs of one federation; those of a method differ in nothing but their seed.
 
     Returns
     -------
     pandas.DataFrame
         A row for each run and round, with columns method, seed, round, and one for each name in
         `fedlab.engine.update_statistics.MEASURES`.
+
+    Raises
+    ------
+    ValueError
+        If the runs have different federations, or those of one method different settings.
 
     Examples
     --------
@@ -39,7 +45,11 @@ def drift(runs: Run | Sequence[Run]) -> pd.DataFrame:
     """
     each = [runs] if isinstance(runs, Run) else list(runs)
     empty = pd.DataFrame(columns=["method", "seed", "round", *MEASURES])
-    return pd.concat([_wide(run) for run in each], ignore_index=True) if each else empty
+    if not each:
+        return empty
+    check_one_federation(each)
+    check_only_seeds_differ(each)
+    return pd.concat([_wide(run) for run in each], ignore_index=True)
 
 
 def _wide(run: Run) -> pd.DataFrame:
@@ -71,7 +81,7 @@ def weight_divergence(run: Run, reference: Run, choice: str = "last") -> pd.Data
     Raises
     ------
     ValueError
-        If the runs did not start from the same weights.
+        If the runs did not start from the same weights, or have different federations.
 
     References
     ----------
@@ -88,6 +98,7 @@ def weight_divergence(run: Run, reference: Run, choice: str = "last") -> pd.Data
     >>> table["model"].tolist(), bool(table["divergence"][0] > 0)
     (['global'], True)
     """
+    check_one_federation([run, reference])
     if (found := _start(run)) != (wanted := _start(reference)):
         raise ValueError(
             f"{run.method!r} started from {found} and {reference.method!r} from {wanted}: compare the weights of runs"

@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 
 from fedlab.analysis.comparison import compare
+from fedlab.analysis.grouping import FEDERATION_FIELDS, check_one_federation, check_one_setting
 from fedlab.analysis.usage import training_rows
+from fedlab.core.registry import nearest
+from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.run_folder import Run
 
 PATH = ("steps", "messages", "bytes")
@@ -26,9 +29,9 @@ def costs(
     Parameters
     ----------
     runs : Run or sequence of Run
-        Finished runs.
+        Finished runs of one federation, or of several if `over` names a field that describes them.
     over : str, default "method"
-        The field of the experiment in which the runs differ.
+        The field of the experiment in which the runs differ, besides method and seed.
     choice : {"last", "best"}, default "last"
         Model of the last round, or of the round that is best on validation cases.
     bandwidth : float, default 100.0
@@ -50,7 +53,8 @@ def costs(
     Raises
     ------
     ValueError
-        If `bandwidth`, `latency` or `step` is negative or not finite.
+        If `bandwidth`, `latency` or `step` is negative or not finite, or runs differ in anything but method, seed and
+        `over`.
 
     Examples
     --------
@@ -66,12 +70,20 @@ def costs(
     for name, value, least in (("bandwidth", bandwidth, 1e-9), ("latency", latency, 0.0), ("step", step or 0.0, 0.0)):
         if not (np.isfinite(value) and value >= least):
             raise ValueError(f"{name} is {value!r}: give megabits a second above 0, or seconds of at least 0")
+    if over not in Experiment.model_fields:
+        raise ValueError(f"over is {over!r}, no field of an experiment: {nearest(over, Experiment.model_fields)}")
+    if each and over not in FEDERATION_FIELDS:
+        check_one_federation(each)
+    first: dict[tuple[str, str], Run] = {}
+    for run in each:
+        label = run.method, repr(getattr(run.experiment, over))
+        check_one_setting(first.setdefault(label, run), run, None if over == "method" else over, argument="over")
     return pd.DataFrame([_row(run, over, choice, bandwidth, latency, step) for run in each])
 
 
 def _row(run: Run, over: str, choice: str, bandwidth: float, latency: float, step: float | None) -> dict[str, object]:
     trained, ledger = training_rows(run), run.ledger
-    scores = compare([run], choice=choice, draws=1)
+    scores = compare([run], choice=choice)
     path = critical_path(run)
     training = path["seconds"] if step is None else step * path["steps"]
     transfer = 8e-6 * path["bytes"] / bandwidth + latency * path["messages"]

@@ -1,17 +1,17 @@
 """Compare methods at every site from the stored predictions of their runs; nothing is trained here.
 
-All methods are scored on the same resampled cases, so that differences to the reference are paired. Several seeds of
-one method are averaged; the bootstrap then resamples seeds before cases.
+All methods are scored on the same cases, so that differences to the reference are paired. Several seeds of one method
+are averaged; intervals are then about new seeds and new cases.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from fedlab.analysis.alignment import (
+    HELD_OUT,
     MEAN,
     POOLED,
     WORST,
@@ -20,10 +20,16 @@ from fedlab.analysis.alignment import (
     probabilities,
     stored_predictions,
 )
-from fedlab.analysis.bootstrap import UNDEFINED, Estimate, estimate, over_seeds, over_sites
-from fedlab.analysis.usage import NO_USE, resource_use
+from fedlab.analysis.grouping import by_setting
+from fedlab.analysis.scores import OF_CLASSES, Estimate, Gain, MeanOfSites, Score, apart
+from fedlab.analysis.usage import NO_USE, resource_use, rounds_trained, unequal_budgets
 from fedlab.core.registry import choose, nearest
-from fedlab.core.rng import stream
+from fedlab.core.warnings import ProtocolWarning, warn
+from fedlab.evaluation.evaluate import CROSS_SITES, LIMITED
+from fedlab.evaluation.intervals.calibration import ENOUGH
+from fedlab.evaluation.intervals.decisions import finding, holm
+from fedlab.evaluation.intervals.interval import NONE, Interval, support
+from fedlab.evaluation.intervals.repeats import SEEDS
 from fedlab.experiments.run_folder import Run
 from fedlab.federation import ALL
 from fedlab.learning.metrics import HIGHER_IS_BETTER
@@ -52,7 +58,7 @@ class Comparison(pd.DataFrame):
         >>> import fedlab
         >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=1)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     table = fedlab.compare(fedlab.grid(base, folder=folder, method=["local", "fedavg"]), draws=50)
+        ...     table = fedlab.compare(fedlab.grid(base, folder=folder, method=["local", "fedavg"]))
         >>> table.matrix().index.tolist()
         ['local', 'fedavg']
         >>> table.matrix().columns.tolist()
@@ -86,9 +92,15 @@ DIFFERENCE = ("difference", "difference_low", "difference_high")
 
 
 def _interval_texts(frame: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
-    """Numbers and their intervals as text; a dash where undefined."""
-    numbers = frame[[value, low, high]].to_numpy(np.float64)
-    return [f"{v:.2f} ({low:.2f} to {high:.2f})" if np.isfinite(v) else "–" for v, low, high in numbers]
+    """Numbers and their intervals as text; what is undefined is left out, a dash if all is."""
+    return [_interval_text(*row) for row in frame[[value, low, high]].to_numpy(np.float64)]
+
+
+def _interval_text(value: float, low: float, high: float) -> str:
+    limits = f"{low:.2f} to {high:.2f}" if np.isfinite(low) else ""
+    if np.isfinite(value):
+        return f"{value:.2f} ({limits})" if limits else f"{value:.2f}"
+    return limits or "–"
 
 
 def compare(
@@ -102,17 +114,18 @@ def compare(
     by: str | None = None,
     use: str = "own",
     unseen: str = "average",
-    draws: int = 2000,
+    margin: float = 0.02,
+    draws: int | None = None,
 ) -> Comparison:
     """Compare methods at every site, with intervals and paired differences.
 
-    Intervals are 95 % percentile intervals of a bootstrap that is stratified by site and class and keeps patients
-    whole; with several seeds of a method it resamples seeds first.
+    Intervals are two-sided, 95 %, with the patient as the unit; the column `interval` names the method. With several
+    seeds they are about new seeds and new cases (three seeds or more; none with two).
 
     Parameters
     ----------
     runs : sequence of Run
-        Runs of one dataset and partition, at most one for each method and seed.
+        Runs of one federation, at most one for each method and seed.
     metric : str, optional
         Name of a metric; by default the headline metric of the runs.
     reference : str, default "local"
@@ -133,27 +146,46 @@ def compare(
     unseen : {"average", "estimate"}, default "average"
         What held-out sites use where models have local parameters: their mean over sites, or the shared model with
         batch norm adapted to the unlabelled images of the held-out site.
-    draws : int, default 2000
-        Number of bootstrap draws.
+    margin : float, default 0.02
+        The largest difference that would not matter, set before the results are seen: a method is "no different" from
+        the reference where the 90 % interval of its difference lies within the margin.
+    draws : int, optional
+        Without effect, and refused in a later version: nothing is resampled any more.
 
     Returns
     -------
     Comparison
         A DataFrame with a row for each method and site, and for each method three summaries: "pooled" (micro, all
         cases), "mean of sites" (macro-average) and "worst site". Columns: method, site, cases, metric, value, low,
-        high, versus, difference, difference_low, difference_high, seeds, note; megabytes, messages, steps, samples (in
-        training, mean over seeds; of all sites in the summaries). A held-out site is a row "unseen: Site D", in no
-        summary; then columns gap, gap_low, gap_high hold the generalization gap, mean of sites minus held-out site.
-        A site whose labels leave the metric undefined is NaN and left out of mean and worst.
+        high, interval, support, versus, difference, difference_low, difference_high, p_value, p_holm, finding, seeds,
+        note; megabytes, messages, steps, samples (in training, mean over seeds; of all sites in the summaries), rounds
+        (trained, mean over seeds), and classes (that the cases have: a metric that is a mean over classes is the mean
+        over these; of several sites the fewest).
+        support: patients of the rarest class, or all patients for a metric that is no mean over classes. Below 2 there
+        is no interval, below 5 it is marked "uninformative", below 10 "low support".
+        finding: "gains", "loses", "no different" (within the margin) or "cannot tell". p_value: of no difference;
+        p_holm: adjusted for all methods and sites, for all methods in a summary (Holm).
+        The worst site has an interval but no value, since the worst observed value is biased.
+        Differences are over the seeds that a method shares with the reference; the note says where these are not all.
+        A held-out site is a row "unseen: Site D", in no summary; then columns gap, gap_low, gap_high hold the
+        generalization gap, mean of sites minus held-out site. A site whose labels leave the metric undefined is NaN and
+        left out of mean and worst.
 
     Raises
     ------
     ValueError
-        If the runs have different datasets or partitions, or two runs have one method and seed.
+        If the runs have different cases, pixels, sites, splits, scanners or readers, or runs of one method differ in
+        anything but their seed.
+
+    Warns
+    -----
+    ProtocolWarning
+        If methods were trained with unequal budgets, or lack seeds of the reference.
 
     References
     ----------
-    .. [1] B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993.
+    .. [1] R. G. Newcombe, Stat Med 25:559, 2006 (AUROC); N. A. Obuchowski, Biometrics 53:567, 1997 (several images of a
+       patient); G. Y. Zou, A. Donner, Stat Med 27:1693, 2008 (differences); S. Holm, Scand J Stat 6:65, 1979.
 
     Examples
     --------
@@ -162,43 +194,54 @@ def compare(
     >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     runs = fedlab.grid(base, folder=folder, method=["local", "fedavg"])
-    ...     table = fedlab.compare(runs, draws=50)
+    ...     table = fedlab.compare(runs)
     >>> table["site"].unique().tolist()
     ['Site A', 'Site B', 'pooled', 'mean of sites', 'worst site']
-    >>> bool((table.loc[table["method"] == "local", "difference"] == 0).all())
-    True
+    >>> table["interval"].unique().tolist()
+    ['Newcombe', 'sum of variances', 'limits of sites']
     """
     choose("use", use, ("own", "global"))
     choose("unseen", unseen, ("average", "estimate"))
-    (inside, outside), methods = align(runs, metric, choice, split, labels, draws), _by_method(runs, by)
+    if isinstance(margin, bool) or not 0 < margin < float("inf"):
+        raise ValueError(f"margin={margin!r}: give the largest difference that would not matter, above 0")
+    if draws is not None:
+        warn("compare(draws=...) has no effect: intervals are no longer drawn by a bootstrap", DeprecationWarning)
+    (inside, outside), methods = align(runs, metric, choice, split, labels), by_setting(runs, by)
     scores = {method: _scores(group, inside, outside, use, unseen) for method, group in methods.items()}
     used = {method: resource_use(group) for method, group in methods.items()}
     versus = _reference(list(methods), reference)
+    told = _remarks_on_methods(methods, versus, by)
     rows = []
     for method, places in scores.items():
-        notes = _notes(places, inside) | _remarks(places, outside)
+        notes = _notes(places, inside, outside)
+        remarks = list(told[method])
         if use == "global" and not _has_shared_model(methods[method], inside):
-            notes = {site: "; ".join(filter(None, [note, NOT_SHARED])) for site, note in notes.items()}
+            remarks.insert(0, NOT_SHARED)
+        gains = _gains(places, scores[versus]) if versus else {}
+        trained = float(np.mean([rounds_trained(run) for run in methods[method]]))
         for site, score in places.items():
-            gain = score - scores[versus][site] if versus else UNDEFINED
             alignment = outside if site in outside.sites else inside
             row: dict[str, Any] = {"method": method, "site": site, "cases": alignment.size(site)}
             row["metric"] = alignment.metric
-            row |= {"value": score.value, "low": score.low, "high": score.high, "versus": versus}
-            row |= _ends("difference", gain) | {"seeds": len(methods[method]), "note": notes[site]}
+            row |= _value(score, site, alignment) | {"versus": versus}
+            row |= _difference(gains.get(site), alignment.metric, margin, method == versus)
+            note = "; ".join(filter(None, [*notes[site], *remarks]))
+            row |= {"seeds": len(methods[method]), "note": note}
             row |= used[method].get(site, NO_USE if site in alignment.sites else used[method][ALL])
+            row |= {"rounds": trained, "classes": alignment.present(site)}
             if outside.sites:
-                row |= _ends("gap", places[MEAN] - score if site in outside.sites else UNDEFINED)
+                row |= _gap(places[MEAN], score if site in outside.sites else None)
             rows.append(row)
-    return Comparison(rows)
+    return Comparison(_with_holm(pd.DataFrame(rows)))
 
 
 NOT_SHARED = "own models, none is shared"
+NAMED = 4  # methods that a warning names, at most
+VERDICT = 5  # patients of the rarest class below which a difference has no verdict
+NO_EVENTS = pd.DataFrame(columns=["event"])
 
 
-def transfer(
-    runs: Sequence[Run], metric: str | None = None, choice: str = "best", split: str = "test", draws: int = 2000
-) -> pd.DataFrame:
+def transfer(runs: Sequence[Run], metric: str | None = None, choice: str = "best", split: str = "test") -> pd.DataFrame:
     """Test the model of each site, and the shared model of each method, at every site (cross-site generalization).
 
     Parameters
@@ -211,8 +254,6 @@ def transfer(
         Model of the round that is best on validation cases, or of the last round.
     split : {"test", "val"}, default "test"
         Cases to test on.
-    draws : int, default 2000
-        Number of bootstrap draws.
 
     Returns
     -------
@@ -221,20 +262,32 @@ def transfer(
         or else from the first method that has them, then a block of rows for each method with a shared model.
         Held-out sites are rows "unseen: Site D".
     """
-    (inside, outside), methods = align(runs, metric, choice, split, "true", draws), _by_method(runs)
+    (inside, outside), methods = align(runs, metric, choice, split, "true"), by_setting(runs)
     owned = [name for name, group in methods.items() if all(_has_site_models(run, inside) for run in group)]
     local = _reference(list(methods), "local") or next(iter(owned), "")
     models = [(site, site, methods[local]) for site in inside.sites if local]
     models += [(method, "global", group) for method, group in methods.items() if family(method) != "local"]
     rows = []
     for trained_at, model, group in models:
+        _check_cross_site(group, model)
         if all(model in set(stored_predictions(run, choice, split)["model"]) for run in group):
             for alignment in (inside, outside):
                 for site, score in _score_sites(group, alignment, alignment.sites, model).items():
                     row: dict[str, Any] = {"trained_at": trained_at, "tested_on": site, "metric": alignment.metric}
-                    row |= {"value": score.value, "low": score.low, "high": score.high, "cases": alignment.size(site)}
+                    row |= _ends(score) | {"cases": alignment.size(site)}
                     rows.append(row)
     return pd.DataFrame(rows, columns=["trained_at", "tested_on", "metric", "value", "low", "high", "cases"])
+
+
+def _check_cross_site(group: list[Run], model: str) -> None:
+    """Raise ValueError for the own model of a site in a run that keeps predictions of own cases only."""
+    limited = [run for run in group if LIMITED in set(getattr(run, "events", NO_EVENTS)["event"])]
+    if limited and model != "global":
+        raise ValueError(
+            f"{limited[0].method!r} has more than {CROSS_SITES} sites, so that each site's model predicts the cases of"
+            f" its own site only: draw cross-site generalization of at most {CROSS_SITES} sites, or compare methods at"
+            " every site"
+        )
 
 
 def _has_shared_model(group: list[Run], alignment: Alignment) -> bool:
@@ -253,62 +306,140 @@ def family(method: str) -> str:
     return method.split("(")[0].strip()
 
 
-def _by_method(runs: Sequence[Run], by: str | None = None) -> dict[str, list[Run]]:
-    """Group runs by method, in the order they were passed; the runs of a method by ascending seed."""
-    methods: dict[str, list[Run]] = {_named(run, by): [] for run in runs}
-    for run in sorted(runs, key=lambda run: int(run.experiment.seed)):
-        group = methods[_named(run, by)]
-        if group and group[-1].experiment.seed == run.experiment.seed:
-            raise ValueError(
-                f"two runs of {run.method!r} have seed {run.experiment.seed}: only seeds are averaged, so compare one"
-                " setting at a time, or name the field in which they differ with by='...'"
-            )
-        group.append(run)
-    return methods
-
-
-def _named(run: Run, by: str | None) -> str:
-    """The name of a run's method, with the field that is compared."""
-    if by is None:
-        return run.method
-    fields = type(run.experiment).model_fields
-    if by not in fields:
-        raise ValueError(f"by is {by!r}, no field of an experiment: {nearest(by, fields)}")
-    return f"{run.method} ({by}={getattr(run.experiment, by)})"
-
-
 def _scores(group: list[Run], inside: Alignment, outside: Alignment, use: str, unseen: str) -> dict[str, Estimate]:
     """Score a method at each site, in the summaries of sites, and at each held-out site."""
     model = "global" if use == "global" and _has_shared_model(group, inside) else None
-    scores = _score_sites(group, inside, [*inside.sites, POOLED], model)
-    scored = [scores[site] for site in inside.scored]
-    worst = np.min if HIGHER_IS_BETTER[inside.metric] else np.max
-    scores |= {MEAN: over_sites(scored, np.mean), WORST: over_sites(scored, worst)}
+    scores: dict[str, Estimate] = dict(_score_sites(group, inside, [*inside.sites, POOLED], model))
+    mean = MeanOfSites([scores[site] for site in inside.scored])  # type: ignore[misc]
+    scores |= {MEAN: mean, WORST: mean}
     return scores | _score_sites(group, outside, outside.sites, external=unseen)
 
 
 def _score_sites(
     group: list[Run], alignment: Alignment, places: list[str], model: str | None = None, external: str = "average"
-) -> dict[str, Estimate]:
+) -> dict[str, Score]:
     """Score a method at sites or on the pool, with the model used there or the one named."""
     predicted = [probabilities(run, alignment, model, external) for run in group] if places else []
-    return {place: _score(predicted, group, alignment, place) for place in places}
-
-
-def _score(predicted: list[list[NDArray[np.float64]]], group: list[Run], alignment: Alignment, site: str) -> Estimate:
-    """The mean score over seeds; methods with the same seeds share their resamples.
-
-    predicted: for each run the probabilities of each model in use, whose scores are averaged.
-    """
-    rows = alignment.spans[site]
-    y, drawn = alignment.y[rows], alignment.multiplicities[:, rows]
-    found = [over_sites([estimate(alignment.metric, y, p[rows], drawn) for p in each], np.mean) for each in predicted]
     seeds = [int(run.experiment.seed) for run in group]
-    return found[0] if len(found) == 1 else over_seeds(found, stream(0, "bootstrap", "seeds", *seeds))
+    found = {}
+    for place in places:
+        test, rows = alignment.test_set(place), alignment.spans[place]
+        each = [test.score([p[rows] for p in models]) for models in predicted]
+        found[place] = Score(test, dict(zip(seeds, each, strict=True)))
+    return found
 
 
-def _ends(name: str, difference: Estimate) -> dict[str, float]:
-    return {name: difference.value, f"{name}_low": difference.low, f"{name}_high": difference.high}
+def _gains(places: dict[str, Estimate], reference: dict[str, Estimate]) -> dict[str, Estimate]:
+    """The paired difference to the reference at each site and in the mean, over the seeds that both methods have."""
+    found: dict[str, Estimate] = {
+        site: Gain(score, other)
+        for site, score in places.items()
+        if isinstance(score, Score) and isinstance(other := reference[site], Score)
+    }
+    mean = places[MEAN]
+    scored = [site for site, score in places.items() if isinstance(mean, MeanOfSites) and score in mean.sites]
+    return found | {MEAN: MeanOfSites([found[site] for site in scored])}  # type: ignore[misc]
+
+
+def _value(score: Estimate, site: str, alignment: Alignment) -> dict[str, Any]:
+    """The columns of a score: value, low, high, interval, support."""
+    if site == WORST and isinstance(score, MeanOfSites):
+        limits, value, name = score.worst(HIGHER_IS_BETTER[alignment.metric]), float("nan"), "limits of sites"
+    else:
+        limits, value, name = score.limits, score.value, score.method
+    shown = name if np.isfinite(limits.low) else ""
+    return {"value": value, "low": limits.low, "high": limits.high, "interval": shown, "support": _support(score)}
+
+
+def _support(score: Estimate) -> int:
+    """Patients behind a score; of several sites the fewest."""
+    if isinstance(score, MeanOfSites):
+        return min((_support(site) for site in score.sites), default=0)
+    return score.test.support if isinstance(score, Score) else 0
+
+
+def _difference(gain: Estimate | None, metric: str, margin: float, itself: bool) -> dict[str, Any]:
+    """The columns of a difference to the reference."""
+    limits, value, p_value, said = NONE, float("nan"), float("nan"), ""
+    if gain is not None and itself:
+        limits, value = (Interval(0.0, 0.0), 0.0) if np.isfinite(gain.value) else (NONE, float("nan"))
+    elif gain is not None:
+        limits, value, p_value = gain.limits, gain.value, gain.p_value
+        said = _finding(gain, HIGHER_IS_BETTER[metric], margin)
+    names = ("difference", "difference_low", "difference_high", "p_value", "finding")
+    return dict(zip(names, (value, *limits, p_value, said), strict=True))
+
+
+def _finding(gain: Estimate, higher_is_better: bool, margin: float) -> str:
+    """What can be said of a difference; nothing where too few patients support it."""
+    if isinstance(gain, Gain) and gain.test.metric in OF_CLASSES and gain.test.support < VERDICT:
+        return "cannot tell" if np.isfinite(gain.limits.low) else ""
+    sided = [
+        limit if higher_is_better else Interval(-limit.high, -limit.low) for limit in (gain.limits, gain.interval(0.9))
+    ]
+    return finding(sided[0], sided[1], margin)
+
+
+def _gap(mean: Estimate, score: Estimate | None) -> dict[str, float]:
+    """The columns of the generalization gap: mean of sites minus held-out site."""
+    value, limits = apart(mean, score) if score is not None else (float("nan"), NONE)
+    return {"gap": value, "gap_low": limits.low, "gap_high": limits.high}
+
+
+def _with_holm(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with the column p_holm, adjusted over all methods and sites, and over all methods in each summary."""
+    kind = np.where(frame["site"].str.startswith(HELD_OUT), HELD_OUT, "sites")
+    family_of = frame["site"].where(frame["site"].isin([POOLED, MEAN, WORST]), kind)
+    adjusted = frame["p_value"].groupby(family_of).transform(lambda p: holm(list(p)))
+    frame.insert(list(frame.columns).index("p_value") + 1, "p_holm", adjusted)
+    return frame
+
+
+def _shared_seeds(methods: dict[str, list[Run]], method: str, versus: str) -> set[int]:
+    """Seeds that a method and the reference have; empty without a reference."""
+    if not versus:
+        return set()
+    one, two = ({int(run.experiment.seed) for run in methods[name]} for name in (method, versus))
+    return one & two
+
+
+def _remarks_on_methods(methods: dict[str, list[Run]], versus: str, by: str | None) -> dict[str, list[str]]:
+    """Notes on a method that hold at every site: unequal budgets, and seeds that it does not share; warns of both."""
+    budgets = unequal_budgets(methods, by)
+    notes: dict[str, list[str]] = {method: [] for method in methods}
+    for method, parts in budgets.items():
+        notes[method].append("budget: " + ", ".join(f"{part}={text or 'none'}" for part, text in parts.items()))
+    if budgets:
+        shown = [f"{method!r} {notes[method][0].removeprefix('budget: ')}" for method in methods]
+        warn(
+            f"methods were trained with unequal budgets ({_some(shown)}), which their differences include: train them"
+            " with the same rounds and local work to compare the methods alone",
+            ProtocolWarning,
+        )
+    partly = []
+    for method, group in methods.items() if versus else ():
+        shared = len(_shared_seeds(methods, method, versus))
+        if shared < max(len(group), len(methods[versus])):
+            partly.append(method)
+            seeds = f"the {shared} seed{'s' * (shared != 1)} that {versus!r} shares"
+            notes[method].append(f"difference over {seeds}" if shared else f"no seed in common with {versus!r}")
+    if partly:
+        warn(
+            f"paired differences to {versus!r} need shared seeds, so that those of {_some(map(repr, partly))} are over"
+            " the seeds that both have (NaN if there is none): run all methods with the same seeds",
+            ProtocolWarning,
+        )
+    return notes
+
+
+def _some(names: Iterable[str]) -> str:
+    """Names in a sentence, the first few of many."""
+    each = list(names)
+    return ", ".join(each[:NAMED]) + (f" and {len(each) - NAMED} more" if len(each) > NAMED else "")
+
+
+def _ends(score: Estimate) -> dict[str, float]:
+    return {"value": score.value, "low": score.limits.low, "high": score.limits.high}
 
 
 def _reference(methods: list[str], reference: str) -> str:
@@ -323,21 +454,42 @@ def _reference(methods: list[str], reference: str) -> str:
     return relatives[0] if relatives else ""
 
 
-def _notes(scores: dict[str, Estimate], alignment: Alignment) -> dict[str, str]:
-    """Notes on each score; that of the worst site begins with its name."""
-    notes = _remarks(scores, alignment) | {POOLED: alignment.remark(POOLED), MEAN: "", WORST: ""}
-    left_out = len(alignment.sites) - len(alignment.scored)
-    if left_out:
-        notes |= dict.fromkeys([MEAN, WORST], f"{left_out} of {len(alignment.sites)} sites left out")
-    if alignment.scored and np.isfinite([scores[site].value for site in alignment.scored]).all():
-        worst = min if HIGHER_IS_BETTER[alignment.metric] else max
-        notes[WORST] = "; ".join(filter(None, [worst(alignment.scored, key=lambda s: scores[s].value), notes[WORST]]))
+def _notes(places: dict[str, Estimate], inside: Alignment, outside: Alignment) -> dict[str, list[str]]:
+    """Notes on each score."""
+    notes = {}
+    for site, score in places.items():
+        if isinstance(score, Score):
+            notes[site] = [_remark(score, outside if site in outside.sites else inside, site), _support_remark(score)]
+    left_out = len(inside.sites) - len(inside.scored)
+    for site in (MEAN, WORST):
+        notes[site] = [f"{left_out} of {len(inside.sites)} sites left out"] if left_out else []
+    mean = places[MEAN]
+    without = [site for site in inside.scored if not np.isfinite(places[site].limits.low)]
+    if without and np.isfinite(mean.value):
+        for site in (MEAN, WORST):
+            notes[site].append(f"no interval, since {_some(without)} has none")
+    if isinstance(mean, MeanOfSites) and np.isfinite(mean.differ):
+        word = "sites differ" if mean.differ < 0.05 else "no evidence that sites differ"
+        notes[MEAN].append(f"{word} (p = {mean.differ:.2g})")
     return notes
 
 
-def _remarks(scores: dict[str, Estimate], alignment: Alignment) -> dict[str, str]:
-    """Notes on the score of each site."""
-    broken = [site for site in alignment.scored if not np.isfinite(scores[site].value)]
-    return {site: alignment.remark(site) for site in alignment.sites} | dict.fromkeys(
-        broken, "predictions are not finite"
-    )
+def _remark(score: Estimate, alignment: Alignment, site: str) -> str:
+    """A note on the cases of a site, or that a model diverged."""
+    if site in alignment.scored and not np.isfinite(score.value):
+        return "predictions are not finite"
+    return alignment.remark(site)
+
+
+def _support_remark(score: Score) -> str:
+    """A note on how much the cases support an interval, or why there is none."""
+    test, whole = score.test, len(score.values)
+    if not np.isfinite(score.value):
+        return ""
+    if whole > 1 and whole < SEEDS:
+        return f"no interval over {whole} seeds: train {SEEDS} or more"
+    if test.metric in OF_CLASSES and (word := support(test.support)):
+        return f"{word}: {test.support} {'patient' if test.support == 1 else 'patients'} of the rarest class"
+    if test.metric == "ece" and len(test.y) < ENOUGH:
+        return f"no interval, and biased upwards, below {ENOUGH} cases"
+    return "" if np.isfinite(score.limits.low) else f"no interval for {test.patients} patients"

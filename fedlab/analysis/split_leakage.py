@@ -86,7 +86,7 @@ def leakage(
     Raises
     ------
     ValueError
-        If a cut is out of range or there are no training or test cases.
+        If a cut is out of range, there are no training or test cases, or the run was trained on another partition.
 
     References
     ----------
@@ -102,7 +102,7 @@ def leakage(
     {'cut': [1, 3], 'floats': [256, 64]}
     """
     experiment = run.experiment if isinstance(run, Run) else run
-    fed = Federation(partition or experiment.make_partition(), experiment.model, experiment)
+    fed = Federation(_partition_of(run, partition), experiment.model, experiment)
     net = fed.execution.engine.flat.model.eval()
     if isinstance(run, Run):
         net.load_state_dict(run.weights(model, choice))
@@ -123,6 +123,20 @@ def leakage(
         )
         reconstructed[cut] = found[:SHOWN].reshape(target[:SHOWN].shape)
     return Leakage(pd.DataFrame(rows), target[:SHOWN].double().numpy(), reconstructed)
+
+
+def _partition_of(run: Run | Experiment, partition: Partition | None) -> Partition:
+    """The partition of a run or experiment; ValueError if it is not the one on which the run was trained."""
+    if isinstance(run, Experiment):
+        return partition or run.make_partition()
+    try:
+        part = partition or run.experiment.make_partition()
+    except (ValueError, OSError) as error:
+        raise ValueError(f"the partition of {run} is not known ({error}): pass its `partition`") from error
+    if run.partition_fingerprint != part.fingerprint:
+        remedy = "this partition: pass its own" if partition else "its experiment describes: pass its `partition`"
+        raise ValueError(f"{run} was trained on other cases, sites or scanners than {remedy}")
+    return part
 
 
 def reconstruct(own: Floats, pixels: Floats, sent: Floats) -> Floats:

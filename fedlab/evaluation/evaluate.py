@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from fedlab.core.typing import Floats, Ints
 from fedlab.core.weights import Weights
+from fedlab.evaluation.class_coverage import warn_of_absent_classes
 from fedlab.federation import DivergedError, Ensemble, Federation, Localised, Model
 from fedlab.learning.metrics import METRICS
 
@@ -15,6 +16,9 @@ SPLITS = ("val", "test")
 UNSEEN = "unseen"  # the split of a held-out site's test cases, so that they are in no mean over the training sites
 UNASSIGNED = "unassigned"
 ADAPTED = "global, own statistics"  # second model of a held-out site: batch norm re-estimated on its unlabelled images
+CROSS_SITES = 32  # sites up to which own models are tried at every site: rows grow with their square, and a figure of
+# more sites x sites cannot be read
+LIMITED = "cross-site predictions limited"  # the event in `run.events` of a run with more sites
 Models = dict[str, Model]
 Place = tuple[str, str]  # site and split
 Request = tuple[Weights | Ensemble, str, str, str, Ints]  # model, its owner, site, split, cases
@@ -26,7 +30,9 @@ class Evaluation:
     A site uses its own model if it has one, else the global one. A held-out site has no own model; without a global
     one it tries the model of every site, and its score is the mean of their scores. Its local (private) parameters are
     the mean over sites; predictions with batch norm adapted to its images are stored as well. Validation cases have
-    the labels that the site's readers wrote, since a site has no others; test cases have the true ones.
+    the labels that the site's readers wrote, since a site has no others; test cases have the true ones. Of more than
+    CROSS_SITES sites, each site's model predicts its own cases only, and a held-out site tries the models of
+    CROSS_SITES sites, evenly spaced in their order.
     """
 
     def __init__(self, fed: Federation) -> None:
@@ -37,6 +43,11 @@ class Evaluation:
         self.index |= {(site, UNSEEN): part.index(site, "test") for site in self.unseen}
         self.unassigned = part.unassigned("test")
         self.targets = {place: fed.task.targets(self._labels(place)) for place in self.index}
+        self._ids, self._limited = part.cases.table["case"].to_numpy(), False
+        spaced = np.linspace(0, len(self.sites) - 1, min(len(self.sites), CROSS_SITES)).round().astype(int)
+        self.travelling = [self.sites[k] for k in spaced]  # whose own models are tried at held-out sites
+        everything = fed.task.targets(part.cases.labels[part.rows])
+        warn_of_absent_classes(fed.task, everything, {place: self.targets[place] for place in self.index})
 
     def scores(self, models: Models) -> Iterator[tuple[str, str, str, str, float]]:
         """Yield (model, site, split, metric, value) of the model that each site uses."""
@@ -58,21 +69,43 @@ class Evaluation:
         return labels[self.index[place]]
 
     def predictions(self, models: Models, choice: str) -> pd.DataFrame:
-        """Predict every site's validation and test cases with every model: the transfer matrix, case by case."""
+        """Predict every site's validation and test cases with every model: the transfer matrix, case by case.
+
+        Of many sites, own models predict what `_tried` names.
+        """
         requests: list[Request] = []
         for owner, model in owners(models, self.sites).items():
             shared = model.shared if isinstance(model, Localised) else model
-            for (site, split), index in self.index.items():
+            for (site, split), index in self._tried(owner).items():
                 used = shared
                 if isinstance(model, Localised) and split != UNSEEN:
                     used = model.sites[self.sites.index(site)]
                 requests.append((used, owner, site, split, index))
-            requests.append((shared, owner, UNASSIGNED, "test", self.unassigned))
+            if not self._is_limited(owner):
+                requests.append((shared, owner, UNASSIGNED, "test", self.unassigned))
             if owner == "global" and isinstance(shared, Weights):
                 requests += self._adapted(shared)
         found = self.fed.predict_each([(model, index) for model, _, _, _, index in requests])
-        frames = [self._frame(p, choice, one) for p, one in zip(found, requests, strict=True)]
-        return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+        return self._frame(np.concatenate(found), choice, requests)
+
+    def _is_limited(self, owner: str) -> bool:
+        """Whether a model predicts the cases of a few places only, as that of one of many sites; an event says so."""
+        if len(self.sites) <= CROSS_SITES or (owner, "test") not in self.index:
+            return False
+        if not self._limited:
+            self.fed.note(
+                LIMITED, f"more than {CROSS_SITES} sites: each site's model predicts its own site's cases only"
+            )
+        self._limited = True
+        return True
+
+    def _tried(self, owner: str) -> dict[Place, Ints]:
+        """The cases that a model predicts; of many sites, own models predict their site's and some held-out cases."""
+        if not self._is_limited(owner):
+            return self.index
+        places = [(owner, split) for split in SPLITS]
+        places += [place for place in self._places(held_out=True) if owner in self.travelling]
+        return {place: self.index[place] for place in places}
 
     def _adapted(self, w: Weights) -> Iterator[Request]:
         """The model with batch norm adapted to the test images of each held-out site; none for models without it."""
@@ -101,7 +134,7 @@ class Evaluation:
         """The models that a held-out site can use: the shared one, or those of all sites."""
         shared = model.shared if isinstance(model, Localised) else model
         if isinstance(shared, Weights) and shared.stacked:
-            return [shared[k] for k in range(len(shared))]
+            return [shared[self.sites.index(site)] for site in self.travelling]
         return [shared]
 
     def _places(self, held_out: bool) -> list[Place]:
@@ -116,9 +149,11 @@ class Evaluation:
             found |= dict(zip(places, np.split(p, ends[:-1]), strict=True))
         return found
 
-    def _frame(self, p: Floats, choice: str, request: Request) -> pd.DataFrame:
-        """The rows of `run.predictions` for one model, site and split."""
-        cases, (_, owner, site, split, index) = self.fed.partition.cases, request
+    def _frame(self, p: Floats, choice: str, requests: list[Request]) -> pd.DataFrame:
+        """The rows of `run.predictions`, request after request."""
+        cases, (_, *names, each) = self.fed.partition.cases, zip(*requests, strict=True)
+        index, sizes = np.concatenate(each), [len(one) for one in each]
+        owner, site, split = (np.repeat(np.array(name, object), sizes) for name in names)
         annotated = {"annotated": self.fed.labels[index]} if self.fed.partition.annotators else {}
         return pd.DataFrame(
             {
@@ -126,7 +161,7 @@ class Evaluation:
                 "choice": choice,
                 "site": site,
                 "split": split,
-                "case": cases.table["case"].to_numpy()[index],
+                "case": self._ids[index],
                 "unit": cases.units[index],
                 "label": cases.labels[index],
             }

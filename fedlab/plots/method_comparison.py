@@ -11,12 +11,16 @@ from fedlab.analysis.communication import costs
 from fedlab.analysis.comparison import compare
 from fedlab.plots import style, titles
 from fedlab.plots.inputs import SUMMARIES, headline_metric, listed
+from fedlab.plots.names import more, names
+from fedlab.plots.names import name as short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MACRO, _, WORST = SUMMARIES
 COLUMNS = {"gain": 12.0, "megabytes": 134.0, "sequential steps": 178.0}  # points right of the axes
+CERTAIN = 0.05  # adjusted p-value below which a gain is one
+ROW, VERSUS = 0.26, 14  # inches: a method; characters of the reference in the heading of gains
 AXES = {"megabytes": "megabytes between sites and server", "estimated minutes": "estimated minutes"}
 
 
@@ -26,11 +30,11 @@ AXES = {"megabytes": "megabytes between sites and server", "estimated minutes": 
 def ranking(
     runs: Any, metric: str | None = None, *, ax: Axes | None = None, reference: str = "local", by: str | None = None
 ) -> style.Drawing:
-    """Draw every method's macro-average over sites with its 95 % interval, and its worst site as an open mark.
+    """Draw every method's macro-average over sites with its 95 % interval, and the 95 % interval of its worst site.
 
     Right of the marks: the paired gain over the reference, the megabytes sent, and the sequential optimizer steps.
-    The order is that of the point estimates; the title counts the methods whose gain has a 95 % confidence interval
-    that excludes 0, without a correction for their number.
+    The order is that of the point estimates; the title counts the methods whose gain differs from 0 at 5 % after a
+    correction for their number (Holm). The worst site has no mark, since the worst observed value is biased.
 
     Parameters
     ----------
@@ -48,8 +52,9 @@ def ranking(
     Returns
     -------
     Drawing
-        (figure, table). table, best first: method, value, low, high, worst, gain, gain_low, gain_high (positive where
-        the method is better), clear (1 or -1 where the interval excludes 0), versus, megabytes, sequential steps.
+        (figure, table). table, best first: method, value, low, high, worst_low, worst_high, gain, gain_low, gain_high
+        (positive where the method is better), clear (1 or -1 where p_holm is below 0.05), versus, megabytes,
+        sequential steps.
 
     Examples
     --------
@@ -65,18 +70,21 @@ def ranking(
     found = listed(runs)
     name = headline_metric(found, metric)
     table = ranking_table(found, name, reference, by)
-    with style.page(ax, 9, 1.2 + 0.26 * len(table)) as ax:
+    rows, pitch = style.fitting(len(table), ROW)
+    shown, left = table.iloc[:rows], [more(len(table) - rows, "methods")] * (len(table) > rows)
+    labels = [*names(shown["method"]).values(), *left]
+    with style.page(ax, 9, 1.2 + pitch * len(labels)) as ax:
         roles = style.roles(table["method"])
-        _marks(ax, table, roles)
-        ax.set_yticks(range(len(table)), list(table["method"]))
-        for text, method in zip(ax.get_yticklabels(), table["method"], strict=True):
+        _marks(ax, shown, roles)
+        ax.set_yticks(range(len(labels)), labels)
+        for text, method in zip(ax.get_yticklabels(), shown["method"], strict=False):
             text.set_color(roles[method].ink)
-        ax.set_ylim(len(table) - 0.5, -0.5)
+        ax.set_ylim(len(labels) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         label = style.metric_label(name)
-        ax.set_xlabel(f"{label} on test cases: macro-average over sites with 95 % interval; open mark: worst site")
-        _columns(ax, table, name, roles)
+        ax.set_xlabel(f"{label} on test cases: macro-average over sites with 95 % interval; grey: worst site")
+        _columns(ax, shown, name, roles)
         style.headline(ax, titles.ranking(table, name), pad=36)
     return style.Drawing(style.root(ax), table)
 
@@ -90,14 +98,14 @@ def ranking_table(runs: list[Any], metric: str, reference: str, by: str | None) 
     low, high = ("difference_low", "difference_high") if up else ("difference_high", "difference_low")
     sign = 1.0 if up else -1.0
     table = mean[["value", "low", "high", "versus", "megabytes"]].assign(
-        worst=worst["value"],
+        worst_low=worst["low"],
+        worst_high=worst["high"],
         gain=sign * mean["difference"],
         gain_low=sign * mean[low],
         gain_high=sign * mean[high],
         **{"sequential steps": spent},
     )
-    wide = table["gain_high"] > table["gain_low"]
-    table["clear"] = np.where(wide, (table["gain_low"] > 0).astype(int) - (table["gain_high"] < 0), 0)
+    table["clear"] = np.where(mean["p_holm"] < CERTAIN, np.sign(table["gain"]), 0).astype(int)
     return pd.DataFrame(table).sort_values("value", ascending=not up, kind="stable").reset_index()
 
 
@@ -107,19 +115,20 @@ def _named(run: Any, by: str | None) -> str:
 
 
 def _marks(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role]) -> None:
-    """Draw the mean with its interval, and the worst site as an open mark."""
+    """Draw the mean with its interval, and the interval of the worst site in grey below it."""
     for y, row in enumerate(table.to_dict("records")):
         role = roles[row["method"]]
         marker = "D" if role.marker == "|" else role.marker
         ax.plot([row["low"], row["high"]], [y, y], color=role.color, lw=1.2, zorder=2)
-        ax.plot([row["worst"], row["value"]], [y, y], color=style.PALE, lw=3.5, zorder=1)
+        ax.plot([row["worst_low"], row["worst_high"]], [y + 0.22] * 2, color=style.PALE, lw=3.5, zorder=1)
         ax.plot(row["value"], y, marker=marker, color=role.color, ls="none", ms=6, mew=0, zorder=3)
-        ax.plot(row["worst"], y, marker=marker, mfc="white", mec=role.color, ls="none", ms=5, mew=1, zorder=3)
 
 
 def _columns(ax: Axes, table: pd.DataFrame, metric: str, roles: dict[str, style.Role]) -> None:
     """Write gain, megabytes and sequential steps right of the axes."""
-    versus = f"gain over {table['versus'].iloc[0] or '–'},\n{titles.unit(metric)} (bold: 95 %\nCI excludes 0)"
+    versus = (
+        f"gain over {short(table['versus'].iloc[0], VERSUS) or '–'},\n{titles.unit(metric)} (bold: p < 0.05,\nHolm)"
+    )
     heads = {"gain": versus, "megabytes": "MB", "sequential steps": "sequential\nsteps"}
     for name, text in heads.items():
         style.right_of(ax, -0.5, COLUMNS[name], text, va="bottom", color="#555555")
@@ -185,7 +194,7 @@ def communication_cost(
         raise ValueError(f"against={against!r}: choose one of {', '.join(map(repr, AXES))}")
     table = cost_table(listed(runs), against, bandwidth, latency)
     metric = str(listed(runs)[0].headline)
-    with style.page(ax, 8, 4.2) as ax:
+    with style.page(ax, 8, max(4.2, 1.7 + style.LINE * len(table))) as ax:
         roles, drawn = style.roles(table["method"]), table.dropna(subset=["value", "cost"])
         sends = drawn[drawn["cost"] > 0]
         frontier = sends[sends["best"]].sort_values("cost")

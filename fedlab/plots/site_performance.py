@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedlab.analysis import comparison
+from fedlab.evaluation.intervals.decisions import GAINS, LOSES
 from fedlab.plots import style, titles
 from fedlab.plots.inputs import (
     OUTSIDE,
@@ -18,9 +19,12 @@ from fedlab.plots.inputs import (
     headline_metric,
     is_held_out,
     listed,
-    row_name,
+    row_names,
     training_sizes,
 )
+from fedlab.plots.names import more, names, plain
+from fedlab.plots.names import name as short
+from fedlab.plots.sheet import Box, bars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +32,14 @@ if TYPE_CHECKING:
 HEADER = 24.0  # height in points of the header of the gain column
 SHOWN = ["method", "site", "n", "value", "low", "high", "gain", "gain_low", "gain_high", "note"]  # below the figure
 LEAST_RANGE = 0.2  # of the colour map: values closer than this differ little in colour
+METHODS = 8  # federated methods that `local_vs_global` draws
+ROOM = 14.0  # inches: all rows of a figure
+NUMBERS, MARKS = 0.15, 0.07  # inches a method: at least, with and without the numbers of its gain
+VERSUS = 16  # characters of the reference in the heading of gains
+NOTE = 70  # characters of a note
+CELL, COLUMN = 0.32, 0.17  # inches: height of a cell of `transfer`, and its least width
+NARROW, LOW = 0.3, 0.15  # inches: least width and height of a cell that holds a value
+SHARED = 20  # shared models that `transfer` draws
 GAP = 0.25  # rows between the sites' own models and the shared ones
 
 
@@ -40,7 +52,8 @@ def local_vs_global(
     """Draw what local, federated and centralized models reach at every site, with 95 % intervals and the paired gain.
 
     The title counts the sites where the 95 % confidence interval of the paired gain excludes 0. It makes no correction
-    for the number of sites and methods.
+    for the number of sites and methods. The first eight federated methods and the largest sites are drawn, as many as
+    fit, and the others counted; gains of many sites are in the table only.
 
     Parameters
     ----------
@@ -81,19 +94,23 @@ def local_vs_global(
     frame, sizes, counted = _compared(runs, metric, method, by)
     table = gains(frame, sizes)
     name, federated = str(table["metric"].iloc[0]), _federated(table)
-    rows = [*by_size(sizes), *(s for s in SUMMARIES if s in set(table["site"])), *_held_out(table)]
+    drawn = federated[:METHODS]
+    rows, pitch = _rows(table, sizes, len(drawn))
+    shown = table[table["site"].isin(rows) & ~table["method"].isin(federated[METHODS:])]
+    left = len(set(table["site"])) - len(rows)
     places = {row: i + (1.0 if is_held_out(row) else 0.5 if row in SUMMARIES else 0.0) for i, row in enumerate(rows)}
-    pitch = 0.36 if len(federated) < 2 else 0.2 + 0.17 * (len(federated) + 1)
-    with style.page(ax, 9, 1.5 + pitch * (places[rows[-1]] + 1)) as ax:
+    with style.page(ax, 9, 1.5 + pitch * (places[rows[-1]] + 1) + 0.2 * (left > 0)) as ax:
         _site_rows(ax, places, _row_names(table, rows, sizes, counted))
         counts = "training / test cases" if counted == "training cases" else counted
-        ax.set_xlabel(f"{style.metric_label(name)} on the site's own test cases, 95 % bootstrap interval; n: {counts}")
-        _marks(ax, table, places, federated)
-        _notes(ax, table, places)
-        _gain_column(ax, table, places, federated)
+        label = f"{style.metric_label(name)} on the site's own test cases, 95 % interval; n: {counts}"
+        ax.set_xlabel(label + (f"\n({more(left, 'sites')} in the table)" if left else ""))
+        roles = style.roles(table["method"])
+        _marks(ax, shown, places, drawn, roles)
+        _notes(ax, shown, places)
+        _gain_column(ax, shown, places, drawn, roles, pitch)
         sites = table[~table["site"].isin([*SUMMARIES, *_held_out(table)])]
         title = titles.local_vs_global(sites[sites["method"].isin(federated)] if federated else sites, name)
-        style.headline(ax, title, pad=_legend(ax, table) + 6)
+        style.headline(ax, title, pad=_legend(ax, shown, roles, len(federated) - len(drawn)) + 6)
     table.attrs["shown"] = SHOWN
     return style.Drawing(style.root(ax), table)
 
@@ -127,8 +144,8 @@ def _held_out(frame: pd.DataFrame) -> list[str]:
 def gains(frame: pd.DataFrame, sizes: pd.Series) -> pd.DataFrame:
     """Add n, the gain (positive: better than the reference), its interval, and whether it is clear.
 
-    clear: 1 or -1 where the interval excludes 0, else 0; also 0 where the interval has no width, as at a site with so
-    few test cases that all resamples are equal. Rows that belong to no site, summary or held-out site are left out.
+    clear: 1 or -1 where the interval excludes 0, else 0; also 0 where too few patients support a finding. Rows that
+    belong to no site, summary or held-out site are left out.
     """
     rows = [*sizes.index, *(SUMMARIES if len(sizes) > 1 else ()), *_held_out(frame)]
     kept = pd.DataFrame(frame[frame["site"].isin(rows)]).reset_index(drop=True)
@@ -137,8 +154,24 @@ def gains(frame: pd.DataFrame, sizes: pd.Series) -> pd.DataFrame:
     sign = 1.0 if up else -1.0
     low, high = sign * kept[ends[0]], sign * kept[ends[1]]
     clear = np.where(high > low, (low > 0).astype(int) - (high < 0), 0)
+    if "finding" in kept:
+        clear = clear * kept["finding"].isin([GAINS, LOSES])
     n = kept["site"].map(sizes)
     return kept.assign(n=n, gain=sign * kept["difference"], gain_low=low, gain_high=high, clear=clear)
+
+
+def _rows(table: pd.DataFrame, sizes: pd.Series, methods: int) -> tuple[list[str], float]:
+    """Return the sites, summaries and held-out sites that fit into ROOM, and the height of a row in inches."""
+    rows = [s for s in SUMMARIES if s in set(table["site"])]
+    sites, held = by_size(sizes), _held_out(table)
+    pitch = 0.36 if methods < 2 else 0.2 + 0.17 * (methods + 1)
+    total = len(sites) + len(rows) + len(held) + 1.5
+    least = style.LOWEST if methods < 2 else 0.06 + MARKS * (methods + 1)
+    if pitch * total > ROOM:
+        pitch = max(least, ROOM / total) if methods < 2 else least
+    most = max(2, int(ROOM / pitch - len(rows) - 1.5))
+    held = held[: max(1, most // 4, most - len(sites))]
+    return [*sites[: most - len(held)], *rows, *held], pitch
 
 
 def _federated(table: pd.DataFrame) -> list[str]:
@@ -153,12 +186,12 @@ def _row_names(table: pd.DataFrame, rows: Sequence[str], sizes: pd.Series, count
     macro = f"macro-average over {defined.sum()} of {len(sizes)} sites"
     both = counted == "training cases"
     return [
-        f"{row}  n={sizes[row]:,}" + (f" / {tests[row]:,}" if both else "")
+        f"{name}  n={sizes[row]:,}" + (f" / {tests[row]:,}" if both else "")
         if row in sizes.index
         else macro
         if row == SUMMARIES[0] and not defined.all()
-        else row_name(row)
-        for row in rows
+        else name
+        for row, name in zip(rows, row_names(rows), strict=True)
     ]
 
 
@@ -181,9 +214,10 @@ def _offsets(methods: Sequence[str], federated: list[str]) -> dict[str, float]:
     return found | {m: -0.44 for m in methods if style.family(m) == "centralized"}
 
 
-def _marks(ax: Axes, table: pd.DataFrame, places: dict[str, float], federated: list[str]) -> None:
+def _marks(
+    ax: Axes, table: pd.DataFrame, places: dict[str, float], federated: list[str], roles: dict[str, style.Role]
+) -> None:
     """Draw markers on their intervals, over bars from the local to each federated value."""
-    roles = style.roles(table["method"])
     offsets = _offsets(list(roles), federated)
     local = table[table["method"].map(style.family) == "local"].set_index("site")["value"]
     for row in table.itertuples():
@@ -201,7 +235,7 @@ def _marks(ax: Axes, table: pd.DataFrame, places: dict[str, float], federated: l
 
 def _gid(row: Any) -> str:
     """Return the name of a mark in the figure and in its SVG file."""
-    return f"{row.method} at {row.site}"
+    return plain(f"{row.method} at {row.site}")
 
 
 def _notes(ax: Axes, table: pd.DataFrame, places: dict[str, float]) -> None:
@@ -210,19 +244,25 @@ def _notes(ax: Axes, table: pd.DataFrame, places: dict[str, float]) -> None:
         if rows["value"].notna().any():
             continue
         note = next((text for text in rows["note"].astype(str) if text.strip() and text != "nan"), "")
-        text = f"undefined: {note}" if note else "undefined"
+        text = f"undefined: {short(note, NOTE)}" if note else "undefined"
         ax.text(
             0.01, places[str(site)], text, transform=ax.get_yaxis_transform(), va="center", style="italic", fontsize=8
         )
 
 
-def _gain_column(ax: Axes, table: pd.DataFrame, places: dict[str, float], federated: list[str]) -> None:
-    """Write the paired gain and its interval right of the axes; bold where the interval excludes 0."""
+def _gain_column(
+    ax: Axes,
+    table: pd.DataFrame,
+    places: dict[str, float],
+    federated: list[str],
+    roles: dict[str, style.Role],
+    pitch: float,
+) -> None:
+    """Write the paired gain and its interval right of the axes where rows are high enough; bold: it excludes 0."""
     drawn = table[table["method"].isin(federated) & table["gain"].notna()]
-    if drawn.empty:
+    if drawn.empty or pitch < NUMBERS * (len(federated) + (len(federated) > 1)):
         return
-    metric, versus = str(drawn["metric"].iloc[0]), drawn["versus"].iloc[0]
-    roles = style.roles(table["method"])
+    metric, versus = str(drawn["metric"].iloc[0]), short(drawn["versus"].iloc[0], VERSUS)
     offsets = _offsets(list(roles), federated) if len(federated) > 1 else dict.fromkeys(federated, 0.0)
     for row in drawn.itertuples():
         ends = f"{titles.number(row.gain_low, metric)} to {titles.number(row.gain_high, metric)}"
@@ -234,20 +274,29 @@ def _gain_column(ax: Axes, table: pd.DataFrame, places: dict[str, float], federa
     style.right_of(ax, ax.get_ylim()[1], 12, header, va="bottom", color="#555555")
 
 
-def _legend(ax: Axes, table: pd.DataFrame) -> float:
-    """Name the methods above the axes, in as few lines as fit; return the height of legend and header in points."""
+def _legend(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role], left: int) -> float:
+    """Name the methods above the axes, in as few lines as fit; return the height of legend and header in points.
+
+    left: how many methods are not drawn.
+    """
     from matplotlib.lines import Line2D
 
-    roles = style.roles(table["method"])
-    names = sorted(table["method"].unique(), key=lambda m: {"local": 0, "centralized": 2}.get(style.family(m), 1))
+    methods = sorted(table["method"].unique(), key=lambda m: {"local": 0, "centralized": 2}.get(style.family(m), 1))
     handles = [
         Line2D([], [], color=role.color, marker=role.marker, lw=1.1, markersize=6.5, mew=1.8 * (role.marker == "|"))
-        for role in (roles[name] for name in names)
+        for role in (roles[method] for method in methods)
     ]
+    labels = list(names(methods).values())
+    if left:
+        handles, labels = [*handles, Line2D([], [], ls="none")], [*labels, more(left, "methods")]
     look: dict[str, Any] = {"loc": "lower left", "borderaxespad": 0, "borderpad": 0.2, "columnspacing": 1.4}
     dpi, room = style.root(ax).dpi, 0.95 * style.inches(ax)[0]
-    for columns in range(len(names), 0, -1):
-        box = ax.legend(handles, names, bbox_to_anchor=(0, 1), ncols=columns, **look).get_window_extent()
+    for columns in range(len(labels), 0, -1):
+        legend = ax.legend(handles, ["-"] * len(labels), bbox_to_anchor=(0, 1), ncols=columns, **look)
+        for text, label in zip(legend.get_texts(), labels, strict=True):
+            text.set_text(label)  # given to the legend, a label that begins with "_" would be left out
+        style.lend_fonts(legend)
+        box = legend.get_window_extent()
         if box.width <= room * dpi:
             break
     return max(HEADER, float(box.height / dpi * style.POINTS))
@@ -259,7 +308,8 @@ def _legend(ax: Axes, table: pd.DataFrame) -> float:
 def transfer(runs: Any, metric: str | None = None, *, ax: Axes | None = None) -> style.Drawing:
     """Draw cross-site generalization: each site's own model (rows) on each site's test cases (columns).
 
-    Shared models are rows below. Boxes mark models at their own site.
+    Shared models are rows below. Boxes mark models at their own site. At most the 60 largest sites and 20 shared models
+    are drawn, and the others counted; where cells are narrow, colours stand without their values.
 
     Parameters
     ----------
@@ -289,12 +339,24 @@ def transfer(runs: Any, metric: str | None = None, *, ax: Axes | None = None) ->
     values = frame.pivot(index="trained_at", columns="tested_on", values="value")
     methods = [str(model) for model in frame["trained_at"].unique() if model not in sizes.index]
     values = values.reindex([*(site for site in sites if site in values.index), *methods])[sites]
-    own = len(values) - len(methods)
-    with style.page(ax, 9, 1.9 + 0.32 * len(values)) as ax:
-        norm, colors = _scale(values, name)
-        tops = np.arange(len(values)) + GAP * (np.arange(len(values)) >= own) * (own > 0)
-        _matrix_frame(ax, values, tops, None if sizes is tests else sizes, tests, name)
-        _cells(ax, values, tops, norm, colors)
+    most, _ = style.fitting(len(sites), CELL)
+    shown = values.loc[[row for row in values.index if row in sites[:most] or row in methods[:SHARED]], sites[:most]]
+    own = sum(row in sites for row in shown.index)
+    pitch = min(CELL, ROOM / max(1, len(shown)))
+    with style.page(ax, max(9, 4 + COLUMN * len(shown.columns)), 1.9 + pitch * len(shown)) as ax:
+        norm, colors = _scale(shown, name)
+        tops = np.arange(len(shown)) + GAP * (np.arange(len(shown)) >= own) * (own > 0)
+        _matrix_frame(ax, shown, tops, None if sizes is tests else sizes, tests, name)
+        left = [more(len(sites) - most, "sites")] * (len(sites) > most)
+        left += [more(len(methods) - SHARED, "shared models")] * (len(methods) > SHARED)
+        width, height = style.inches(ax)
+        narrow = width < NARROW * len(shown.columns) or height < LOW * len(shown)
+        if narrow:
+            ends = (norm.vmin, norm.vmax) if style.rises(name) else (norm.vmax, norm.vmin)
+            left.append("colour: from {} (pale) to {} (dark)".format(*map(two_decimals, ends)))
+        if left:
+            ax.set_xlabel(f"{ax.get_xlabel()}\n{'; '.join(left)}")
+        _cells(ax, shown, tops, norm, colors, not narrow)
         style.headline(ax, titles.transfer(values, name))
     return style.Drawing(style.root(ax), values)
 
@@ -335,8 +397,12 @@ def _matrix_frame(
     """Label rows and columns, own models with their training cases and sites with their test cases."""
     ax.set_xlim(0, values.shape[1])
     ax.set_ylim(tops[-1] + 1.08, -0.08)
-    ax.set_yticks(tops + 0.5, [_model_name(str(row), values, sizes) for row in values.index])
-    columns = [f"{row_name(site)}\nn={tests[site]:,}".replace(" (held", "\n(held") for site in values.columns]
+    called = names(values.index)
+    ax.set_yticks(tops + 0.5, [_model_name(str(row), called[str(row)], values, sizes) for row in values.index])
+    columns = [
+        f"{name}\nn={tests[site]:,}".replace(" (held out)\n", "\n(held out)\n")
+        for site, name in zip(values.columns, row_names(values.columns), strict=True)
+    ]
     ax.set_xticks(np.arange(values.shape[1]) + 0.5, columns)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -349,25 +415,36 @@ def _matrix_frame(
     style.fit_names(ax)
 
 
-def _model_name(row: str, values: pd.DataFrame, sizes: pd.Series | None) -> str:
+def _model_name(row: str, name: str, values: pd.DataFrame, sizes: pd.Series | None) -> str:
     """Name a row: a site's own model with its training cases, a method's shared model."""
     if row in values.columns:
-        return row if sizes is None else f"{row}  n={sizes[row]:,}"
-    return row if style.family(row) in ("centralized", "ensemble") else f"{row} (shared model)"
+        return name if sizes is None else f"{name}  n={sizes[row]:,}"
+    return name if style.family(row) in ("centralized", "ensemble") else f"{name} (shared model)"
 
 
-def _cells(ax: Axes, values: pd.DataFrame, tops: NDArray[np.float64], norm: Any, colors: Any) -> None:
-    """Draw the coloured cells with their values, and boxes around models at their own site."""
+def _cells(
+    ax: Axes, values: pd.DataFrame, tops: NDArray[np.float64], norm: Any, colors: Any, written: bool = True
+) -> None:
+    """Draw the coloured cells with their values, and boxes around models at their own site.
+
+    Without their values, all cells are one artist: there are very many.
+    """
     from matplotlib.patches import Rectangle
 
-    for top, (row, line) in zip(tops, values.iterrows(), strict=True):
+    shades = [
+        [colors(norm(v)) if np.isfinite(v) else (0.93, 0.93, 0.93, 1.0) for v in row] for row in values.to_numpy()
+    ]
+    if not written:
+        boxes = [Box(x, top, x + 1, top + 1) for top in tops for x in range(values.shape[1])]
+        bars(ax, boxes, facecolors=[shade for row in shades for shade in row], zorder=0)
+    for top, (row, line), shade in zip(tops, values.iterrows(), shades, strict=True):
         for x, (column, value) in enumerate(line.items()):
-            color = colors(norm(value)) if np.isfinite(value) else (0.93, 0.93, 0.93, 1.0)
-            ax.add_patch(Rectangle((x, top), 1, 1, facecolor=color, edgecolor="white", lw=0.6))
-            light = style.luminance(np.array(color[:3])) > 0.21  # where dark and white ink have the same contrast
-            ink = "#222222" if light else "white"
-            look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8.5, "color": ink, "in_layout": False}
-            ax.text(x + 0.5, top + 0.5, two_decimals(value), **look)
+            color = shade[x]
+            if written:
+                ax.add_patch(Rectangle((x, top), 1, 1, facecolor=color, edgecolor="white", lw=0.6))
+                light = style.luminance(np.array(color[:3])) > 0.21  # where dark and white ink have the same contrast
+                look: dict[str, Any] = {"color": "#222222" if light else "white", "in_layout": False}
+                ax.text(x + 0.5, top + 0.5, two_decimals(value), ha="center", va="center", fontsize=8.5, **look)
             if row == column:
                 ax.add_patch(Rectangle((x + 0.02, top + 0.04), 0.96, 0.92, fill=False, edgecolor=style.BLACK, lw=1.6))
 

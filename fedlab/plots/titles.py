@@ -4,15 +4,18 @@ A title calls a method better or worse only where a 95 % confidence interval of 
 Everything else is descriptive: ranges and means without a ranking.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
 
+from fedlab.plots.names import listed
+from fedlab.plots.names import name as short
 from fedlab.plots.style import metric_label, rises
 
 NATURAL_UNIT = ("loss", "log_loss", "brier")  # differences of the other metrics are given in points (hundredths)
 SUPPORTED = "(95 % CI excludes 0)"
+LIKELY, UNLIKELY = "(p < 0.05, Holm)", "(p ≥ 0.05, Holm)"
 TIE = 1.01  # costs within this factor count as equal
 
 
@@ -24,6 +27,7 @@ def number(difference: float, metric: str) -> str:
     if not np.isfinite(difference):
         return "–"
     size = f"{abs(difference):.3f}" if metric in NATURAL_UNIT else f"{100 * abs(difference):.1f}"
+    size = size if len(size) <= 8 else f"{float(size):.2g}"  # the loss of a model that diverged
     return ("−" if difference < -1e-9 else "+") + size
 
 
@@ -43,7 +47,9 @@ def percent(share: float) -> str:
 
 
 def megabytes(amount: float) -> str:
-    """Format megabytes with at most three digits: "0.02", "1.5", "120", "1.2 GB"; a dash for none."""
+    """Format megabytes with at most three digits: "0.02", "1.5", "120", "1.2 GB", "3.1 TB"; a dash for none."""
+    if amount >= 1e6:
+        return f"{amount / 1e6:.4g} TB"
     if amount >= 1000:
         return f"{amount / 1000:,.1f} GB"
     digits = 0 if amount >= 100 else 1 if amount >= 1 else 2
@@ -59,11 +65,6 @@ def count(some: int, total: int, things: str) -> str:
     """Count sites or methods in words where it is all or none: "both sites", "none of 4 sites", "2 of 4 sites"."""
     whole = f"both {things}" if total == 2 else f"all {total} {things}"
     return whole if some == total else f"{some or 'none'} of {total} {things}"
-
-
-def listed(words: Sequence[str]) -> str:
-    """Join words: "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 # -- figures of partitions -------------------------------------------------------------------------------------------
@@ -94,8 +95,8 @@ def partition(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> str:
     name = counts.columns[1] if exclusive and classes == 2 else (share.max() - share.min()).idxmax()
     low, high = percent(share[name].min()), percent(share[name].max())
     if low == high:
-        return f"Prevalence of {name} is {low} {over(sites)}"
-    return f"Prevalence of {name} ranges from {low} to {high} {over(sites)}"
+        return f"Prevalence of {short(name)} is {low} {over(sites)}"
+    return f"Prevalence of {short(name)} ranges from {low} to {high} {over(sites)}"
 
 
 def samples(brightness: pd.Series, scanners: int | None) -> str:
@@ -108,7 +109,7 @@ def samples(brightness: pd.Series, scanners: int | None) -> str:
     if known.empty:
         return "No image to show"
     low, high = known.idxmin(), known.idxmax()
-    ends = f"ranges from {percent(known[low])} ({low}) to {percent(known[high])} ({high})"
+    ends = f"ranges from {percent(known[low])} ({short(low)}) to {percent(known[high])} ({short(high)})"
     level = f"is {percent(known[low])}" if percent(known[low]) == percent(known[high]) else ends
     tail = "" if scanners is None else f"; {scanners or 'no'} simulated scanner{'s' * (scanners > 1)}"
     return f"Mean image brightness {level}{tail}"
@@ -130,13 +131,13 @@ def population(table: pd.DataFrame, column: str) -> str:
     name = "50 %" if "50 %" in table else str((table.max() - table.min()).drop("n").idxmax())
     known = table[name].dropna()
     if known.empty:
-        return f"No site has a value of {column}"
+        return f"No site has a value of {short(column)}"
     low, high = str(known.idxmin()), str(known.idxmax())
     ends = [f"{known[site]:g}" if name == "50 %" else percent(known[site]) for site in (low, high)]
-    what = f"Median {column}" if name == "50 %" else f"Share of {column} {name}"
+    what = f"Median {short(column)}" if name == "50 %" else f"Share of {short(column)} {short(name)}"
     if ends[0] == ends[1]:
         return f"{what} is {ends[0]} {over(len(known))}"
-    return f"{what} ranges from {ends[0]} ({low}) to {ends[1]} ({high})"
+    return f"{what} ranges from {ends[0]} ({short(low)}) to {ends[1]} ({short(high)})"
 
 
 def doses(own: pd.DataFrame, others: pd.DataFrame) -> str:
@@ -169,8 +170,8 @@ def curves(table: pd.DataFrame, metric: str, split: str = "validation") -> str:
     if ends.empty:
         return f"{metric_label(metric)} is undefined in every round"
     last = int(ends["round"].max())
-    values = [f"{value:.3f} ({method})" for method, value in ends["value"].items()]
-    text = listed(values) if len(values) <= 3 else f"{values[0]} to {values[-1]}"
+    values = [f"{value:.3f} ({short(method)})" for method, value in ends["value"].items()]
+    text = listed(values, whole=True) if len(values) <= 3 else f"{values[0]} to {values[-1]}"
     return f"{metric_label(metric)} on {split} cases after {last} round{'s' * (last != 1)}: {text}"
 
 
@@ -183,23 +184,23 @@ def local_vs_global(gains: pd.DataFrame, metric: str) -> str:
     known = gains[gains["versus"] != gains["method"]].dropna(subset="gain")
     if known.empty:
         return _value_range(gains, metric)
-    versus, methods, sites = known["versus"].iloc[0], known["method"].unique(), known["site"].nunique()
+    versus, methods, sites = short(known["versus"].iloc[0]), known["method"].unique(), known["site"].nunique()
     better, worse = int((known["clear"] > 0).sum()), int((known["clear"] < 0).sum())
-    subject = str(methods[0]) if len(methods) == 1 else "Methods"
+    subject = short(methods[0]) if len(methods) == 1 else "Methods"
     if sites == 1 and len(methods) == 1:
-        site = known["site"].iloc[0]
+        site = short(known["site"].iloc[0])
         return f"{subject} is {_verdict(better, worse)} {versus} at {site} {_interval(better or worse)}"
     where = count if len(methods) == 1 else lambda some, total, _: f"{some or 'none'} of {total} method-site pairs"
     verb = "is" if len(methods) == 1 else "are"
     if not better and not worse:
-        return f"{subject} {verb} no different from {versus} at any of {sites} sites {_interval(False)}"
+        return f"{subject} {verb} not shown to differ from {versus} at any of {sites} sites {_interval(False)}"
     other = f", worse at {worse}" if better and worse else ""
     some, word = (better, "better") if better else (worse, "worse")
     return f"{subject} {verb} {word} than {versus} at {where(some, len(known), 'sites')}{other} {SUPPORTED}"
 
 
 def _verdict(better: int, worse: int) -> str:
-    return "better than" if better else "worse than" if worse else "no different from"
+    return "better than" if better else "worse than" if worse else "not shown to differ from"
 
 
 def _interval(excludes: object) -> str:
@@ -214,9 +215,9 @@ def _value_range(gains: pd.DataFrame, metric: str) -> str:
     methods = known["method"].unique()
     known = known[known["method"] == methods[0]]
     low, high = known["value"].idxmin(), known["value"].idxmax()
-    ends = f"from {known['value'][low]:.2f} ({low}) to {known['value'][high]:.2f} ({high})"
-    text = f"is {known['value'][low]:.2f} at {low}" if low == high else f"ranges {ends}"
-    return f"{metric_label(metric)} of {methods[0]} {text}"
+    ends = f"from {known['value'][low]:.2f} ({short(low)}) to {known['value'][high]:.2f} ({short(high)})"
+    text = f"is {known['value'][low]:.2f} at {short(low)}" if low == high else f"ranges {ends}"
+    return f"{metric_label(metric)} of {short(methods[0])} {text}"
 
 
 def transfer(values: pd.DataFrame, metric: str) -> str:
@@ -236,7 +237,7 @@ def transfer(values: pd.DataFrame, metric: str) -> str:
 
 
 def ranking(table: pd.DataFrame, metric: str) -> str:
-    """Count the methods that are better or worse than the reference, by the 95 % CI of the paired difference.
+    """Count the methods that are better or worse than the reference, by p-values after Holm.
 
     table: method, value, gain, clear, versus.
     """
@@ -246,16 +247,17 @@ def ranking(table: pd.DataFrame, metric: str) -> str:
     others = known[known["gain"].notna() & (known["method"] != known["versus"])]
     if others.empty:
         return f"Mean {metric_label(metric)} over sites of {count(len(known), len(table), 'methods')}"
-    better, worse, versus = (others["clear"] > 0).sum(), (others["clear"] < 0).sum(), others["versus"].iloc[0]
+    better, worse, versus = (others["clear"] > 0).sum(), (others["clear"] < 0).sum(), short(others["versus"].iloc[0])
     if len(others) == 1:
-        return f"{others['method'].iloc[0]} is {_verdict(better, worse)} {versus} {_interval(better or worse)}"
+        by = LIKELY if better or worse else UNLIKELY
+        return f"{short(others['method'].iloc[0])} is {_verdict(better, worse)} {versus} {by}"
     if not better and not worse:
-        return f"No method of {len(others)} is better or worse than {versus} (95 % CIs include 0)"
+        return f"No method of {len(others)} is better or worse than {versus} {UNLIKELY}"
     word = "better" if better else "worse"
     some = count(int(better or worse), len(others), "methods")
     verb = "is" if some.startswith("1 ") else "are"
     tail = f", {worse} worse" if better and worse else ""
-    return f"{some[0].upper() + some[1:]} {verb} {word} than {versus}{tail} {SUPPORTED}"
+    return f"{some[0].upper() + some[1:]} {verb} {word} than {versus}{tail} {LIKELY}"
 
 
 def communication_cost(table: pd.DataFrame, against: str) -> str:
@@ -293,7 +295,7 @@ def forgetting(falls: pd.Series, metric: str) -> str:
         return "No site is evaluated from one visit to its next: forgetting cannot be measured"
     mean, worst = float(lost.mean()), str(lost.idxmax())
     change = "falls" if rises(metric) == (mean > 0) else "rises"
-    most = f", most at {worst} ({distance(lost[worst], metric)})" if lost[worst] > 0 and len(lost) > 1 else ""
+    most = f", most at {short(worst)} ({distance(lost[worst], metric)})" if lost[worst] > 0 and len(lost) > 1 else ""
     return (
         f"Between two visits to a site its {metric_label(metric)} {change} by {distance(mean, metric)} on average{most}"
     )

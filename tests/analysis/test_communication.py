@@ -42,7 +42,7 @@ def test_bytes_of_sites_and_of_all_add_up(runs):
 
 
 def test_comparisons_show_what_a_method_cost(runs):
-    frame = fedlab.compare(runs, draws=5)
+    frame = fedlab.compare(runs)
     whole = frame[frame["site"] == "pooled"].set_index("method")
     for run in runs:
         row = whole.loc[run.method]
@@ -60,7 +60,7 @@ def test_costs_of_several_seeds_are_their_mean(tmp_path):
     seeds = fedlab.grid(base, partition=partition(), folder=tmp_path, seed=[0, 1, 2])
     each = [run.ledger["bytes"].sum() / 1e6 for run in seeds]
     assert len(set(each)) > 1
-    frame = fedlab.compare(seeds, draws=5)
+    frame = fedlab.compare(seeds)
     assert frame.loc[frame["site"] == "pooled", "megabytes"].item() == pytest.approx(np.mean(each))
 
 
@@ -97,7 +97,7 @@ def test_networks_that_make_no_sense_are_refused(wrong, runs):
 def test_personal_and_shared_models_are_distinguished(runs):
     names = [run.method for run in runs if run.method in ("fedavg", "ditto")]
     pair = [run for run in runs if run.method in names]
-    own, shared = (fedlab.compare(pair, draws=5, use=use, reference="fedavg") for use in ("own", "global"))
+    own, shared = (fedlab.compare(pair, use=use, reference="fedavg") for use in ("own", "global"))
     assert shared.loc[shared["method"] == "ditto", "difference"].fillna(0).eq(0).all()
     assert not own.loc[own["method"] == "ditto", "difference"].fillna(0).eq(0).all()
     pd.testing.assert_series_equal(
@@ -106,7 +106,7 @@ def test_personal_and_shared_models_are_distinguished(runs):
 
 
 def test_methods_that_share_no_model_say_so(runs):
-    frame = fedlab.compare([run for run in runs if run.method in ("local", "fedavg")], draws=5, use="global")
+    frame = fedlab.compare([run for run in runs if run.method in ("local", "fedavg")], use="global")
     noted = frame.groupby("method")["note"].agg(lambda notes: notes.str.contains("own models, none is shared").mean())
     assert noted.to_dict() == {"fedavg": 0.0, "local": 1.0}
 

@@ -73,61 +73,70 @@ def judged(run, metric, sites, models, choice="best"):
 
 @pytest.mark.parametrize("metric", ["auroc", "brier"])
 def test_values_are_the_metric_of_the_model_that_each_site_uses(runs, metric):
-    frame = compare(runs, metric, draws=20)
+    frame = compare(runs, metric)
     for run in runs:
         models = {site: "global" if run.method in ("fedavg", "centralized") else site for site in SITES}
         each = [judged(run, metric, [site], models) for site in SITES]
-        worst = max(each) if metric == "brier" else min(each)
-        expected = [*each, judged(run, metric, SITES, models), np.mean(each), worst]
+        expected = [*each, judged(run, metric, SITES, models), np.mean(each), np.nan]
         found = frame[frame["method"] == run.method]
         assert list(found["site"]) == [*SITES, "pooled", "mean of sites", "worst site"]
-        assert list(found["value"]) == pytest.approx(expected, abs=1e-12)
+        assert list(found["value"]) == pytest.approx(expected, abs=1e-12, nan_ok=True)
         assert list(found["cases"]) == [40, 30, 20, 90, 90, 90]
-        assert found["note"].iloc[-1] == SITES[each.index(worst)]
+        worst = found.iloc[-1]  # an interval alone: the smallest of unbiased values is biased
+        assert worst["low" if metric == "auroc" else "high"] == (min if metric == "auroc" else max)(
+            found[found["site"].isin(SITES)]["low" if metric == "auroc" else "high"]
+        )
 
 
 def test_columns_and_interval_order(runs):
     frame = compare(runs)
     assert list(frame) == [
-        "method", "site", "cases", "metric", "value", "low", "high", "versus", "difference", "difference_low",
-        "difference_high", "seeds", "note", "megabytes", "messages", "steps", "samples",
+        "method", "site", "cases", "metric", "value", "low", "high", "interval", "support", "versus", "difference",
+        "difference_low", "difference_high", "p_value", "p_holm", "finding", "seeds", "note", "megabytes", "messages",
+        "steps", "samples", "rounds", "classes",
     ]  # fmt: skip
     assert list(frame["method"].unique()) == ["local", "fedavg", "ditto", "centralized"]
     assert (frame["low"] < frame["high"]).all() and (frame["metric"] == "auroc").all()
+    assert set(frame["interval"]) == {"Newcombe", "sum of variances", "limits of sites"}
     inside = frame[frame["site"].isin([*SITES, "pooled"])]
     assert ((inside["low"] <= inside["value"]) & (inside["value"] <= inside["high"])).all()
     pd.testing.assert_frame_equal(frame, compare(runs))
 
 
 def test_differences_are_to_the_reference_and_paired(runs):
-    frame = compare(runs, "accuracy", draws=200)
+    frame = compare(runs, "accuracy")
     local = frame[frame["method"] == "local"]
-    assert (local[["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
+    scored = local[local["site"] != "worst site"]
+    assert (scored[["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
     for method in ("fedavg", "ditto", "centralized"):
         other = frame[frame["method"] == method]
-        assert list(other["difference"]) == pytest.approx(list(other["value"].to_numpy() - local["value"].to_numpy()))
+        assert list(other["difference"]) == pytest.approx(
+            list(other["value"].to_numpy() - local["value"].to_numpy()), nan_ok=True
+        )
     copy = changed(runs[1], method="fedprox(mu=0.0)")
-    twin = compare([copy, runs[1]], reference="fedprox", draws=200)
+    twin = compare([copy, runs[1]], reference="fedprox")
     assert set(twin["versus"]) == {"fedprox(mu=0.0)"}
-    assert (twin[["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
+    twin = twin[twin["site"] != "worst site"]
+    assert (twin["difference"] == 0).all() and (twin["finding"] != "gains").all()
+    assert (twin["difference_low"] <= 0).all() and (twin["difference_high"] >= 0).all()
 
 
 def test_reference_is_a_name_or_a_family(runs):
-    assert compare(runs[1:], draws=5)["difference"].isna().all()
-    assert (compare(runs[1:], draws=5)["versus"] == "").all()
-    gap = compare(runs, reference="centralized", draws=5)
-    benefit = compare(runs, draws=5)
+    assert compare(runs[1:])["difference"].isna().all()
+    assert (compare(runs[1:])["versus"] == "").all()
+    gap = compare(runs, reference="centralized")
+    benefit = compare(runs)
     assert row(gap, "local", "Site A")["difference"] == -row(benefit, "centralized", "Site A")["difference"]
     two = [changed(runs[1], method=f"fedprox(mu={mu})") for mu in (0.1, 1.0)]
     with pytest.raises(ValueError, match="name one of them"):
-        compare(two, reference="fedprox", draws=5)
-    assert set(compare(two, reference="fedprox(mu=1.0)", draws=5)["versus"]) == {"fedprox(mu=1.0)"}
+        compare(two, reference="fedprox")
+    assert set(compare(two, reference="fedprox(mu=1.0)")["versus"]) == {"fedprox(mu=1.0)"}
 
 
 def test_order_of_runs_and_of_rows_does_not_matter(runs):
     key = ["method", "site"]
     shuffled = [changed(run, predictions=run.predictions.sample(frac=1, random_state=7)) for run in runs[::-1]]
-    frames = [compare(some, draws=50).set_index(key).sort_index() for some in (runs, shuffled)]
+    frames = [compare(some).set_index(key).sort_index() for some in (runs, shuffled)]
     pd.testing.assert_frame_equal(*frames)
 
 
@@ -142,28 +151,28 @@ def test_patients_widen_intervals():
     wide, narrow = (row(compare([each], "accuracy"), "fedavg", "pooled") for each in (together, alone))
     assert wide["value"] == narrow["value"]
     assert (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"]) == pytest.approx(2, rel=0.15)
+    assert (wide["interval"], narrow["interval"]) == ("Korn-Graubard", "Wilson and mid-P")
 
 
 def test_a_site_without_a_class_is_nan_and_counted():
     labels = {**three_sites(), "Site B": np.zeros(12, int)}
-    frame = compare([made_up(labels, method) for method in ("local", "fedavg")], draws=50)
+    frame = compare([made_up(labels, method) for method in ("local", "fedavg")])
     for method in ("local", "fedavg"):
         alone, mean = row(frame, method, "Site B"), row(frame, method, "mean of sites")
         assert alone[["value", "low", "high", "difference", "difference_low"]].isna().all()
         assert alone["note"] == "no test case of class 'nodule'"
         others = [row(frame, method, site)["value"] for site in ("Site A", "Site C")]
         assert mean["value"] == pytest.approx(np.mean(others))
-        assert (mean["note"], mean["cases"]) == ("1 of 3 sites left out", 60)
-        assert row(frame, method, "worst site")["value"] == min(others)
-        assert row(frame, method, "worst site")["note"].endswith("; 1 of 3 sites left out")
+        assert mean["note"].startswith("1 of 3 sites left out; no evidence that sites differ") and mean["cases"] == 60
+        assert row(frame, method, "worst site")["note"] == "1 of 3 sites left out"
         assert np.isfinite(row(frame, method, "pooled")["value"])
-    accuracy = row(compare([made_up(labels)], "accuracy", draws=50), "fedavg", "Site B")
+    accuracy = row(compare([made_up(labels)], "accuracy"), "fedavg", "Site B")
     assert np.isfinite(accuracy["value"]) and accuracy["note"] == "no test case of class 'nodule'"
 
 
 def test_sites_without_cases_and_federations_without_a_defined_site():
     labels = {"Site A": np.zeros(5, int), "Site B": np.zeros(0, int)}
-    frame = compare([made_up(labels), made_up(labels, "local")], draws=20).set_index(["method", "site"])
+    frame = compare([made_up(labels), made_up(labels, "local")]).set_index(["method", "site"])
     assert frame[["value", "low", "difference"]].isna().all(axis=None)
     assert frame.loc[("fedavg", "Site B"), "note"] == "no test case"
     assert set(frame.loc[(slice(None), ["mean of sites", "worst site"]), "note"]) == {"2 of 2 sites left out"}
@@ -172,9 +181,10 @@ def test_sites_without_cases_and_federations_without_a_defined_site():
 def test_a_diverged_model_is_not_left_out_of_the_mean():
     run = made_up(three_sites())
     run.predictions.loc[run.predictions["site"] == "Site C", "p1"] = np.nan
-    frame = compare([run], draws=20)
+    frame = compare([run])
     assert row(frame, "fedavg", "Site C")["note"] == "predictions are not finite"
     assert np.isnan(row(frame, "fedavg", "mean of sites")["value"])
+    assert np.isnan(row(frame, "fedavg", "worst site")["low"])
 
 
 def test_multilabel_and_multiclass_runs():
@@ -182,21 +192,21 @@ def test_multilabel_and_multiclass_runs():
     many = {site: np.concatenate([[0, 7], rng.integers(0, 8, 28)]) for site in SITES}
     many["Site C"] = many["Site C"] & 3  # third label never present
     run = made_up(many, task="multilabel", classes=("mass", "effusion", "hernia"))
-    frame = compare([run], draws=50)
-    assert row(frame, "fedavg", "Site C")["note"] == "no test case with 'hernia'"
+    frame = compare([run])
+    assert row(frame, "fedavg", "Site C")["note"] == "no test case with 'hernia': 2 of 3 classes can be scored"
     assert row(frame, "fedavg", "Site A")["value"] == pytest.approx(
         judged(run, "auroc", ["Site A"], {"Site A": "global"}), abs=1e-12
     )
     grades = {site: np.concatenate([np.arange(4), rng.integers(0, 4, 26)]) for site in SITES}
-    kappa = compare([made_up(grades, task="ordinal", classes=tuple("0123"))], "kappa", draws=50)
+    kappa = compare([made_up(grades, task="ordinal", classes=tuple("0123"))], "kappa")
     assert (kappa["low"] < kappa["high"]).all()
 
 
 def test_seeds_are_averaged_and_widen_the_interval():
     labels = three_sites()
     seeds = [made_up(labels, seed=seed, skill=seed + 0.2) for seed in range(3)]
-    together = compare([*seeds, made_up(labels, "local")], draws=400)
-    alone = [compare([run], draws=400) for run in seeds]
+    together = compare([*seeds, made_up(labels, "local")])
+    alone = [compare([run]) for run in seeds]
     for site in [*SITES, "pooled", "mean of sites"]:
         found = row(together, "fedavg", site)
         assert found["value"] == pytest.approx(np.mean([row(frame, "fedavg", site)["value"] for frame in alone]))
@@ -210,15 +220,56 @@ def test_seeds_are_averaged_and_widen_the_interval():
 def test_seeds_that_agree_change_nothing():
     labels = three_sites()
     run = made_up(labels)
-    again = changed(run, experiment=changed(run.experiment, seed=1))
-    one, two = compare([run], draws=100), compare([run, again], draws=100)
+    again = [changed(run, experiment=changed(run.experiment, seed=seed)) for seed in (1, 2)]
+    one, three = compare([run]), compare([run, *again])
     numbers = ["value", "low", "high"]
-    np.testing.assert_allclose(one[numbers], two[numbers], atol=1e-12)
+    np.testing.assert_allclose(one[numbers], three[numbers], atol=1e-12)
+
+
+def test_two_seeds_have_no_interval():
+    frame = compare([made_up(three_sites(), seed=seed) for seed in (0, 1)])
+    assert frame[["low", "high"]].isna().all(axis=None)
+    assert row(frame, "fedavg", "Site A")["note"].startswith("no interval over 2 seeds: train 3 or more")
+
+
+def test_support_decides_what_is_shown():
+    labels = {f"Site {k}": np.r_[np.ones(k, int), np.zeros(30, int)] for k in (1, 2, 5, 10)}
+    frame = compare([made_up(labels, method) for method in ("centralized", "fedavg")], reference="centralized")
+    shown = {k: row(frame, "fedavg", f"Site {k}") for k in (1, 2, 5, 10)}
+    assert [shown[k]["support"] for k in shown] == [1, 2, 5, 10]
+    assert np.isnan(shown[1]["low"]) and np.isfinite(shown[1]["value"])
+    assert shown[1]["note"] == "not estimable: 1 patient of the rarest class"
+    assert shown[2]["note"] == "uninformative: 2 patients of the rarest class"
+    assert shown[5]["note"] == "low support: 5 patients of the rarest class" and shown[10]["note"] == ""
+    assert shown[2]["finding"] == "cannot tell" and shown[1]["finding"] == ""
+    mean = row(frame, "fedavg", "mean of sites")
+    assert np.isnan(mean["low"]) and "no interval, since Site 1 has none" in mean["note"]
+
+
+def test_a_difference_is_decided_against_a_margin_set_beforehand():
+    labels = {site: np.tile([0, 1], 600) for site in SITES}
+    local = made_up(labels, "local", skill=1.0)
+    better = made_up(labels, "fedavg", skill=2.0)
+    frame = compare([local, better])
+    assert (frame[frame["method"] == "fedavg"]["finding"].iloc[:5] == "gains").all()
+    assert (compare([local, better], "brier")["finding"].iloc[6:11] == "gains").all()  # a smaller error
+    found = frame[frame["method"] == "fedavg"].iloc[:3]
+    assert (found["p_holm"] >= found["p_value"]).all() and (found["p_value"] < 1e-6).all()
+    same = changed(local, method="fedprox(mu=0.0)")
+    assert set(compare([local, same], "accuracy", margin=0.1)["finding"].iloc[6:9]) == {"no different"}
+    assert set(compare([local, same], "accuracy", margin=1e-6)["finding"].iloc[6:9]) == {"cannot tell"}
+    with pytest.raises(ValueError, match="margin=0: give the largest difference"):
+        compare([local, same], margin=0)
+
+
+def test_a_number_of_draws_is_no_longer_needed(runs):
+    with pytest.warns(DeprecationWarning, match="no longer drawn by a bootstrap"):
+        compare(runs, draws=20)
 
 
 def test_different_federations_are_refused(runs):
     other = made_up(three_sites(n=(41, 30, 20)), "local")
-    with pytest.raises(ValueError, match=r"have 1 cases at different sites or in different splits"):
+    with pytest.raises(ValueError, match=r"differ in sites or splits \(1 case at different sites"):
         compare([runs[1], other])
     moved = changed(runs[0], partition_table=runs[0].partition_table.copy())
     moved.partition_table.loc[0, "site"] = "Site Z"
@@ -247,19 +298,19 @@ def test_what_cannot_be_compared_is_refused(runs):
 def test_cases_of_no_site_are_left_out(runs):
     outside = runs[1].predictions.iloc[:5].assign(site="unassigned", case=[f"out/{i}" for i in range(5)])
     more = changed(runs[1], predictions=pd.concat([runs[1].predictions, outside]))
-    pd.testing.assert_frame_equal(compare([more], draws=50), compare([runs[1]], draws=50))
+    pd.testing.assert_frame_equal(compare([more]), compare([runs[1]]))
 
 
 def test_sites_stand_in_natural_order():
     names = ["Site 10", "Site 2", "Site AA", "Site B", "Charité"]
-    frame = compare([made_up({name: np.array([0, 1, 0, 1]) for name in names})], draws=5)
+    frame = compare([made_up({name: np.array([0, 1, 0, 1]) for name in names})])
     assert list(frame["site"])[:5] == ["Charité", "Site 2", "Site 10", "Site B", "Site AA"]
 
 
 def test_choice_selects_the_round(runs):
-    last = row(compare(runs, choice="last", draws=5), "fedavg", "Site A")["value"]
+    last = row(compare(runs, choice="last"), "fedavg", "Site A")["value"]
     assert last == pytest.approx(judged(runs[1], "auroc", ["Site A"], {"Site A": "global"}, "last"), abs=1e-12)
-    assert last != row(compare(runs, draws=5), "fedavg", "Site A")["value"]
+    assert last != row(compare(runs), "fedavg", "Site A")["value"]
 
 
 def test_the_used_model_is_the_own_model_else_the_global_one():
@@ -269,7 +320,7 @@ def test_the_used_model_is_the_own_model_else_the_global_one():
 
 
 def test_transfer_holds_local_models_at_all_sites_then_global_ones(runs):
-    frame = transfer(runs, draws=50)
+    frame = transfer(runs)
     assert list(frame) == ["trained_at", "tested_on", "metric", "value", "low", "high", "cases"]
     assert list(frame["trained_at"].unique()) == [*SITES, "fedavg", "ditto", "centralized"]
     table = frame.pivot(index="trained_at", columns="tested_on", values="value")
@@ -277,12 +328,12 @@ def test_transfer_holds_local_models_at_all_sites_then_global_ones(runs):
         for tested_on in SITES:
             expected = judged(runs[0], "auroc", [tested_on], {tested_on: trained_at})
             assert table.loc[trained_at, tested_on] == pytest.approx(expected, abs=1e-12)
-    benefit = compare(runs, draws=50)
+    benefit = compare(runs)
     for site in SITES:  # the diagonal is what the local method reaches, the global row what the site would use
         assert table.loc[site, site] == row(benefit, "local", site)["value"]
         assert table.loc["fedavg", site] == row(benefit, "fedavg", site)["value"]
         assert table.loc["ditto", site] != row(benefit, "ditto", site)["value"]
-    assert list(transfer(runs[1:2], draws=5)["trained_at"].unique()) == ["fedavg"]
+    assert list(transfer(runs[1:2])["trained_at"].unique()) == ["fedavg"]
 
 
 def test_matrix_reads_like_a_table():
@@ -295,7 +346,7 @@ def test_matrix_reads_like_a_table():
 
 def test_a_comparison_prints_its_main_columns_and_stays_a_table(tmp_path):
     base = fedlab.Experiment(dataset="phantoms(cases=200, size=16)", sites=2, model="logistic", rounds=1, device="cpu")
-    table = compare(fedlab.grid(base, method=["local", "fedavg"], folder=tmp_path), draws=20)
+    table = compare(fedlab.grid(base, method=["local", "fedavg"], folder=tmp_path))
     first = table.matrix().iloc[0, 0]
     assert first in repr(table) and first in table._repr_html_() and "difference to local" in repr(table)
     assert isinstance(table[table["site"] == "pooled"], Comparison)
@@ -305,7 +356,7 @@ def test_a_comparison_prints_its_main_columns_and_stays_a_table(tmp_path):
 def test_runs_that_differ_in_a_setting_are_compared_by_it(tmp_path):
     base = fedlab.Experiment(dataset="phantoms(cases=200, size=16)", sites=2, model="logistic", rounds=1, device="cpu")
     runs = fedlab.grid(base, normalisation=["none", "image"], folder=tmp_path)
-    with pytest.raises(ValueError, match=r"two runs of 'fedavg' have seed 0.*by="):
+    with pytest.raises(ValueError, match=r"in normalisation \('none' and 'image'\).*by='normalisation'"):
         compare(runs)
     both = compare(runs, by="normalisation")
     assert list(both["method"].unique()) == ["fedavg (normalisation=none)", "fedavg (normalisation=image)"]

@@ -69,7 +69,16 @@ def test_texts_of_rankings_and_costs_can_be_read(drawn_ranking, drawn_cost):
 
 def test_texts_of_rankings_of_one_and_of_ten_methods_can_be_read(monkeypatch):
     methods = ["local", "centralized", "ensemble", *(f"fedprox(mu={k / 10})" for k in range(7))]
-    rows = {"value": 0.8, "low": 0.7, "high": 0.9, "worst": 0.6, "gain": -0.123, "gain_low": -0.2, "gain_high": -0.1}
+    rows = {
+        "value": 0.8,
+        "low": 0.7,
+        "high": 0.9,
+        "worst_low": 0.5,
+        "worst_high": 0.7,
+        "gain": -0.123,
+        "gain_low": -0.2,
+        "gain_high": -0.1,
+    }
     table = pd.DataFrame({"method": methods, "clear": -1, "versus": "local", "megabytes": 1234.5, **rows})
     table["sequential steps"] = 12_000
     for some in (table[:1], table):
@@ -100,7 +109,9 @@ def test_ranking_is_in_order_and_marks_are_at_their_values(drawn_ranking):
     lines = figure.axes[0].lines
     points = {(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in lines if len(line.get_xdata()) == 1}
     for place, row in enumerate(table.itertuples()):
-        assert (row.value, place) in points and (row.worst, place) in points
+        assert (row.value, place) in points
+    worst = [list(line.get_xdata()) for line in lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 3.5]
+    assert worst == table[["worst_low", "worst_high"]].to_numpy().tolist()
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == list(table["method"])
 
 
@@ -128,13 +139,13 @@ def ranked(**values) -> pd.DataFrame:
 
 def test_ranking_titles_count_what_the_intervals_show_and_name_no_best():
     table = ranked(centralized=(0.9, 0.2, 1), fedavg=(0.85, 0.15, 1), cyclic=(0.7, 0.0, 0), local=(0.7, 0.0, 0))
-    assert titles.ranking(table, "auroc") == "2 of 3 methods are better than local (95 % CI excludes 0)"
+    assert titles.ranking(table, "auroc") == "2 of 3 methods are better than local (p < 0.05, Holm)"
     one = ranked(fedavg=(0.9, 0.1, 1), swarm=(0.85, 0.05, 0), cyclic=(0.6, -0.2, -1), local=(0.8, 0.0, 0))
-    assert titles.ranking(one, "auroc") == "1 of 3 methods is better than local, 1 worse (95 % CI excludes 0)"
+    assert titles.ranking(one, "auroc") == "1 of 3 methods is better than local, 1 worse (p < 0.05, Holm)"
     worse = one.assign(clear=[0, 0, -1, 0])
-    assert titles.ranking(worse, "auroc") == "1 of 3 methods is worse than local (95 % CI excludes 0)"
+    assert titles.ranking(worse, "auroc") == "1 of 3 methods is worse than local (p < 0.05, Holm)"
     none = one.assign(clear=0)
-    assert titles.ranking(none, "auroc") == "No method of 3 is better or worse than local (95 % CIs include 0)"
+    assert titles.ranking(none, "auroc") == "No method of 3 is better or worse than local (p ≥ 0.05, Holm)"
 
 
 def test_a_participation_title_names_all_sites_that_were_missing_and_counts_no_idle_round():
@@ -152,11 +163,11 @@ def test_a_participation_title_names_all_sites_that_were_missing_and_counts_no_i
 def test_ranking_titles_leave_the_reference_out_of_the_count(runs):
     table = ranked(centralized=(0.9, 0.0, 0), fedavg=(0.85, -0.05, 0), cyclic=(0.8, -0.1, -1), local=(0.7, -0.2, -1))
     text = titles.ranking(table.assign(versus="centralized"), "auroc")
-    assert text == "2 of 3 methods are worse than centralized (95 % CI excludes 0)"
+    assert text == "2 of 3 methods are worse than centralized (p < 0.05, Holm)"
     pair = ranked(fedavg=(0.85, 0.0, 0), local=(0.7, 0.1, 1)).assign(versus="fedavg")
-    assert titles.ranking(pair, "auroc") == "local is better than fedavg (95 % CI excludes 0)"
+    assert titles.ranking(pair, "auroc") == "local is better than fedavg (p < 0.05, Holm)"
     alone = ranked(centralized=(0.9, 0.2, 0), local=(0.7, 0.0, 0))
-    assert titles.ranking(alone, "auroc") == "centralized is no different from local (95 % CI includes 0)"
+    assert titles.ranking(alone, "auroc") == "centralized is not shown to differ from local (p ≥ 0.05, Holm)"
     without_local = [run for run in runs if run.method != "local"]
     assert str(len(MANY) - 2) in title(plots.ranking(without_local, reference="fedavg"))
 

@@ -26,8 +26,8 @@ METHODS = ("local", "fedavg", "fedprox(mu=0.01)", "swarm(secure=True)", "central
 CHEST = ("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Pneumonia", "Pleural thickening", "Hernia")
 
 
-def names(sites: int) -> list[str]:
-    return [f"Site {chr(65 + i)}" for i in range(sites)]
+def names(sites: int | list[str]) -> list[str]:
+    return [f"Site {chr(65 + i)}" for i in range(sites)] if isinstance(sites, int) else sites
 
 
 class FakePartition:
@@ -38,7 +38,7 @@ class FakePartition:
 
     def __init__(
         self,
-        sites: int = 4,
+        sites: int | list[str] = 4,
         classes: tuple[str, ...] = ("normal", "pneumonia"),
         shape=(1, 8, 8),
         n: int = 400,
@@ -46,6 +46,8 @@ class FakePartition:
         unseen: int = 0,
         **columns: str,
     ):
+        self.sites = names(sites)
+        sites = len(self.sites)
         rng = stream(0, "dealt", sites)
         task = "binary" if len(classes) == 2 else "multiclass"
         table = pd.DataFrame({"case": [f"case {i}" for i in range(n)], "label": rng.integers(len(classes), size=n)})
@@ -53,7 +55,6 @@ class FakePartition:
         table = table.assign(**{name: people[kind] for name, kind in columns.items()})
         images = rng.integers(100, 255, (n, *shape), np.uint8)
         self.cases = Cases(images, table, {"name": "demo", "task": task, "classes": list(classes)})
-        self.sites = names(sites)
         site = rng.choice(self.sites, n, p=rng.dirichlet(np.full(sites, 3)))
         self.table = pd.DataFrame(
             {"case": table["case"], "site": site, "split": rng.choice(["train", "val", "test"], n)}
@@ -87,10 +88,13 @@ def measured(**values: tuple[float, ...]) -> pd.DataFrame:
 
 
 def comparison(
-    sites: int = 4, methods: tuple[str, ...] = METHODS, undefined: tuple[int, ...] = (), metric: str = "auroc"
+    sites: int | list[str] = 4,
+    methods: tuple[str, ...] = METHODS,
+    undefined: tuple[int, ...] = (),
+    metric: str = "auroc",
 ):
     """A frame as `fedlab.compare` makes it."""
-    rng = stream(0, "comparison", sites)
+    rng = stream(0, "comparison", len(names(sites)))
     rows = []
     for method in methods:
         for i, site in enumerate([*names(sites), "pooled", "mean of sites", "worst site"]):
@@ -105,13 +109,17 @@ def comparison(
     return frame.assign(difference_low=frame["difference"] - 0.09, difference_high=frame["difference"] + 0.05)
 
 
-def matrix(sites: int = 4, undefined: tuple[int, ...] = ()) -> pd.DataFrame:
+def matrix(
+    sites: int | list[str] = 4,
+    undefined: tuple[int, ...] = (),
+    methods: tuple[str, ...] = ("fedprox(mu=0.01)", "centralized"),
+) -> pd.DataFrame:
     """A frame as `fedlab.analysis.comparison.transfer` makes it."""
-    rng = stream(0, "matrix", sites)
+    rng = stream(0, "matrix", len(names(sites)))
     rows = [
         {"trained_at": model, "tested_on": site, "cases": 20 + 10 * j, "metric": "auroc"}
         | {"value": np.nan if j in undefined else rng.uniform(0.5, 1)}
-        for model in [*names(sites), "fedprox(mu=0.01)", "centralized"]
+        for model in [*names(sites), *methods]
         for j, site in enumerate(names(sites))
     ]
     return pd.DataFrame(rows).assign(low=0.0, high=1.0)
@@ -124,13 +132,13 @@ def held_out(frame: pd.DataFrame, column: str = "site") -> pd.DataFrame:
 
 
 def fake_run(
-    method: str, seed: int = 0, sites: int = 4, rounds=range(1, 11), last: float | None = None
+    method: str, seed: int = 0, sites: int | list[str] = 4, rounds=range(1, 11), last: float | None = None
 ) -> SimpleNamespace:
     """A run whose sites all rise to `last` but for a little noise of mean zero."""
     rng = stream(seed, "run", method)
     end = last if last is not None else 0.8 + 0.05 * rng.random()
     model = "local" if method == "local" else "global"
-    noise = rng.normal(0, 0.01, (len(rounds), sites))
+    noise = rng.normal(0, 0.01, (len(rounds), len(names(sites))))
     noise -= noise.mean(1, keepdims=True)
     rows = [
         {"round": r, "model": model, "site": site, "split": "val", "metric": "auroc"}
@@ -470,12 +478,12 @@ def gains(*values: tuple[float, int], method: str = "fedavg") -> pd.DataFrame:
     [
         ([(5, 1), (6, 1)], "fedavg is better than local at both sites (95 % CI excludes 0)"),
         ([(6, 1), (5, 0), (4, 0)], "fedavg is better than local at 1 of 3 sites (95 % CI excludes 0)"),
-        ([(1, 0), (5, 0)], "fedavg is no different from local at any of 2 sites (95 % CI includes 0)"),
+        ([(1, 0), (5, 0)], "fedavg is not shown to differ from local at any of 2 sites (95 % CI includes 0)"),
         ([(5, 1), (-6, -1), (1, 0)], "fedavg is better than local at 1 of 3 sites, worse at 1 (95 % CI excludes 0)"),
         ([(-5, -1), (6, 0)], "fedavg is worse than local at 1 of 2 sites (95 % CI excludes 0)"),
         ([(5, 1), (6, 1), (np.nan, 0)], "fedavg is better than local at both sites (95 % CI excludes 0)"),
         ([(5, 1), (np.nan, 0)], "fedavg is better than local at Site A (95 % CI excludes 0)"),
-        ([(5, 0)], "fedavg is no different from local at Site A (95 % CI includes 0)"),
+        ([(5, 0)], "fedavg is not shown to differ from local at Site A (95 % CI includes 0)"),
         ([(-5, -1)], "fedavg is worse than local at Site A (95 % CI excludes 0)"),
         ([(np.nan, 0)] * 2, "AUROC of fedavg is 0.80 at Site A"),
     ],
@@ -488,7 +496,7 @@ def test_titles_of_several_methods_count_pairs_and_select_none():
     rows = pd.concat([gains((5, 1), (6, 0)), gains((-5, -1), (6, 0), method="cyclic")])
     expected = "Methods are better than local at 1 of 4 method-site pairs, worse at 1 (95 % CI excludes 0)"
     assert titles.local_vs_global(rows, "auroc") == expected
-    calm = "Methods are no different from local at any of 2 sites (95 % CI includes 0)"
+    calm = "Methods are not shown to differ from local at any of 2 sites (95 % CI includes 0)"
     assert titles.local_vs_global(rows.assign(clear=0), "auroc") == calm
 
 
@@ -520,7 +528,7 @@ def test_saved_figures_keep_text_as_text_and_are_the_same_every_time(tmp_path):
     second = plots.save(plots.transfer(matrix(2)).figure, tmp_path / "two", "matrix")
     assert [path.name for path in first] == ["matrix.png", "matrix.svg"]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
-    assert ">fedprox(mu=0.01) (shared model)</text>" in first[1].read_text()
+    assert ">fedprox(mu=0.01) (shared model)</text>" in first[1].read_text(encoding="utf-8")
 
 
 def test_a_drawing_shows_its_figure_and_its_small_table(monkeypatch):

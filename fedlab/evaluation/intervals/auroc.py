@@ -133,10 +133,11 @@ def auroc_interval(parts: AurocParts, level: float = LEVEL) -> Interval:
         return NONE
     value, quantile = parts.value, t_quantile(parts.df, level)
     inside = 0 < value < 1 and parts.variance > TINY
-    inflation = max(1.0, parts.variance / float(_own_variance(parts, value))) if inside else 1.0
+    inflation = max(1.0, parts.variance / _own_variance(parts, value)) if inside else 1.0
+    factor = quantile**2 * inflation
 
     def gap(theta: float) -> float:
-        return float((value - theta) ** 2 - quantile**2 * inflation * float(_own_variance(parts, theta)))
+        return (value - theta) ** 2 - factor * _own_variance(parts, theta)
 
     low = 0.0 if value <= 0 else _root(gap, 1e-9 if value >= 1 else 0.0, 1 - 1e-9 if value >= 1 else value)
     high = 1.0 if value >= 1 else _root(gap, 1e-9 if value <= 0 else value, 1 - 1e-9 if value <= 0 else 1.0)
@@ -173,8 +174,11 @@ def paired_auroc_interval(first: AurocParts, second: AurocParts, level: float = 
     return Interval(difference - below, difference + above)
 
 
-def _own_variance(parts: AurocParts, theta: float) -> Floats:
-    return newcombe_variance(theta, parts.positives, parts.negatives)
+def _own_variance(parts: AurocParts, theta: float) -> float:
+    """`newcombe_variance` of one AUROC, without arrays."""
+    m, n = parts.positives, parts.negatives
+    shape = 1 + ((m + n) / 2 - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+    return theta * (1 - theta) / (m * n) * shape
 
 
 def _placements(others: NDArray[np.float64], at: NDArray[np.float64]) -> Floats:

@@ -10,6 +10,7 @@ from scipy import special
 from fedlab.core.typing import Floats
 from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, t_quantile
 
+TINY = 1e-12  # below it a standard error is rounding
 EDGE = 1e-6  # how close to its bounds a value may come before it is transformed
 
 
@@ -49,6 +50,11 @@ def jackknife(value: float, without: ArrayLike, scale: str, level: float = LEVEL
     level : float
         Of the interval.
 
+    Returns
+    -------
+    Interval
+        None where leaving out a patient changes nothing: the sample then says nothing of the spread.
+
     Examples
     --------
     >>> import numpy as np
@@ -63,6 +69,8 @@ def jackknife(value: float, without: ArrayLike, scale: str, level: float = LEVEL
     if len(left) < 2 or not np.isfinite(value):
         return NONE
     error = jackknife_error(left, patients)
+    if error <= TINY:
+        return NONE
     by = SCALES[scale]
     at = float(np.clip(value, by.low, by.high))
     half = t_quantile(patients - 1, level) * error * by.slope(at)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 from fedlab.evaluation.intervals.interval import LEVEL, Interval, t_quantile, z_quantile
 
@@ -42,17 +42,15 @@ def mid_p(successes: int, n: int, level: float = LEVEL) -> Interval:
     >>> [round(limit, 4) for limit in mid_p(9, 10)]
     [0.5974, 0.995]
     """
-    tail = (1 - level) / 2
+    tail, share, edge = (1 - level) / 2, successes / n, 1e-12
 
-    def lower(p: float) -> float:
-        return float(stats.binom.sf(successes, n, p) + 0.5 * stats.binom.pmf(successes, n, p) - tail)
+    def below(p: float) -> float:
+        """Probability of a smaller count, and half of that of this one."""
+        less = special.bdtr(successes - 1, n, p) if successes else 0.0
+        return float(special.bdtr(successes, n, p) + less) / 2
 
-    def upper(p: float) -> float:
-        return float(stats.binom.cdf(successes - 1, n, p) + 0.5 * stats.binom.pmf(successes, n, p) - tail)
-
-    share, edge = successes / n, 1e-12
-    low = 0.0 if successes == 0 else optimize.brentq(lower, edge, share)
-    high = 1.0 if successes == n else optimize.brentq(upper, max(share, edge), 1 - edge)
+    low = 0.0 if successes == 0 else optimize.brentq(lambda p: 1 - below(p) - tail, edge, share)
+    high = 1.0 if successes == n else optimize.brentq(lambda p: below(p) - tail, max(share, edge), 1 - edge)
     return Interval(float(low), float(high))
 
 

@@ -1,0 +1,322 @@
+"""Scores of one method on one test set, their differences, and means of them over sites, with intervals.
+
+An `Estimate` has a value for each seed and an interval over cases; `interval` joins both. Which interval is named by
+`method`. See `fedlab.evaluation.intervals` for what each holds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from fedlab.core.typing import Floats, Ints
+from fedlab.evaluation.intervals import auroc, means, proportions, repeats, sites
+from fedlab.evaluation.intervals.calibration import ENOUGH
+from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval
+from fedlab.learning.metrics import METRICS, present_classes
+
+GROUPS = 200  # patients are left out one by one up to so many, else in so many groups
+FEW = 10  # patients below which a mean of scores has no interval
+SCALES = {"brier": "log", "log_loss": "log", "kappa": "atanh"} | dict.fromkeys(
+    ("auroc", "average_precision", "accuracy", "balanced_accuracy"), "logit"
+)
+RANGES = {"logit": (0.0, 1.0), "log": (0.0, np.inf), "atanh": (-1.0, 1.0), "identity": (-np.inf, np.inf)}
+OF_CLASSES = ("auroc", "average_precision", "balanced_accuracy")  # metrics whose support is the rarer class
+UNLIKELY = -9.0  # logarithm of the smallest p-value
+
+
+class Estimate:
+    """A number with a value for each seed, and an interval over cases and seeds."""
+
+    values: Floats
+    method: str
+    range: tuple[float, float]
+
+    def cases(self, level: float = LEVEL) -> Interval:
+        """The interval of the mean over these seeds, for new cases."""
+        raise NotImplementedError
+
+    @property
+    def value(self) -> float:
+        return float(np.mean(self.values)) if len(self.values) else float("nan")
+
+    def interval(self, level: float = LEVEL) -> Interval:
+        """The interval for new cases and, with several seeds, new seeds; within the range of the metric."""
+        if not len(self.values):
+            return NONE
+        found = repeats.over_seeds(self.values, self.cases(level), level)
+        return found if np.isnan(found.low) else found.clipped(*self.range)
+
+    @cached_property
+    def limits(self) -> Interval:
+        """The 95 % interval."""
+        return self.interval()
+
+    @property
+    def p_value(self) -> float:
+        """P value of 0: one less the level at which the interval ends there."""
+        if not np.isfinite(self.limits.low):
+            return float("nan")
+
+        def end(exponent: float) -> float:
+            found = self.interval(1 - 10**exponent)
+            return found.low if self.value > 0 else -found.high
+
+        if end(-1e-6) <= 0:
+            return 1.0
+        return float(10 ** (UNLIKELY if end(UNLIKELY) > 0 else optimize.brentq(end, UNLIKELY, -1e-6, xtol=1e-3)))
+
+
+@dataclass(frozen=True, eq=False)
+class TestSet:
+    """The cases of one place: labels (n,) or (n, labels), the patient of each, the metric, the number of classes."""
+
+    __test__ = False  # no class of tests
+
+    metric: str
+    y: NDArray[np.int64]
+    patient: Ints
+    classes: int
+
+    @cached_property
+    def patients(self) -> int:
+        return len(np.unique(self.patient))
+
+    @property
+    def single(self) -> bool:
+        """Whether every patient has one image."""
+        return self.patients == len(self.y)
+
+    @property
+    def binary_auroc(self) -> bool:
+        return self.metric == "auroc" and self.classes == 2 and self.y.ndim == 1
+
+    @property
+    def scale(self) -> str:
+        """The scale of the metric's intervals."""
+        return SCALES.get(self.metric, "identity")
+
+    @cached_property
+    def support(self) -> int:
+        """Patients of the rarest class that is there; all patients for a metric that is no mean over classes."""
+        if self.metric not in OF_CLASSES:
+            return self.patients
+        if self.y.ndim == 2:
+            members = [self.y[:, label] == value for label in present_classes(self.y, self.classes) for value in (0, 1)]
+        else:
+            members = [self.y == label for label in np.unique(self.y)]
+        return min((len(np.unique(self.patient[member])) for member in members), default=0)
+
+    @cached_property
+    def without(self) -> Floats:
+        """Weights (groups, n) that leave out one patient each, or one group of patients each."""
+        order = np.unique(self.patient, return_inverse=True)[1]
+        group = order * min(GROUPS, self.patients) // max(1, self.patients)
+        return (group != np.arange(group.max(initial=-1) + 1)[:, None]).astype(np.float64)
+
+    def score(self, models: Sequence[Floats]) -> "SeedScore":
+        """The mean score of models on these cases; models: probabilities (n, classes) of each."""
+        measure, finite = METRICS.function(self.metric), all(np.isfinite(p).all() for p in models)
+        value = float(np.mean([measure(self.y, p) for p in models]))
+        if self.binary_auroc:
+            if not (finite and np.isfinite(value)):
+                return SeedScore(value)
+            each = [auroc.auroc_parts(p[:, 1], self.y == 1, self.patient) for p in models]
+            return SeedScore(value, parts=auroc.mean_parts(each))
+        left = np.mean([measure(self.y, p, self.without) for p in models], axis=0)
+        right = np.mean([self._right(p) for p in models], axis=0) if self.metric in COUNTED else None
+        return SeedScore(value, left, right)
+
+    def _right(self, p: Floats) -> Floats:
+        """The share of correct decisions in each case, (n,)."""
+        if self.y.ndim == 2:
+            return np.asarray(((p > 0.5) == self.y).mean(1))
+        decision = p[:, 1] > 0.5 if p.shape[1] == 2 else p.argmax(1)
+        return (decision == self.y).astype(np.float64)
+
+
+COUNTED = ("accuracy", "balanced_accuracy")  # metrics of correct decisions
+
+
+@dataclass(frozen=True, eq=False)
+class SeedScore:
+    """The metric of one seed's model, without each group of patients, and what closed forms need."""
+
+    value: float
+    left: Floats | None = None
+    right: Floats | None = None
+    parts: auroc.AurocParts | None = None
+
+
+class Score(Estimate):
+    """The score of a method on one test set: one `SeedScore` for each seed."""
+
+    def __init__(self, test: TestSet, seeds: Mapping[int, SeedScore]) -> None:
+        self.test, self.seeds, self.range = test, dict(seeds), RANGES[test.scale]
+        self.values = np.array([seed.value for seed in self.seeds.values()])
+
+    @property
+    def parts(self) -> auroc.AurocParts | None:
+        """The parts of the mean AUROC over seeds."""
+        each = [seed.parts for seed in self.seeds.values()]
+        return auroc.mean_parts([parts for parts in each if parts]) if each and all(each) else None
+
+    @property
+    def right(self) -> Floats | None:
+        """The mean over seeds of correct decisions, (n,)."""
+        each = [seed.right for seed in self.seeds.values() if seed.right is not None]
+        return np.mean(each, axis=0) if each else None
+
+    @property
+    def method(self) -> str:
+        """The name of the interval."""
+        test = self.test
+        if test.binary_auroc:
+            return "Newcombe"
+        if test.metric == "accuracy":
+            return "Wilson and mid-P" if self._whole else "Korn-Graubard"
+        if test.metric == "balanced_accuracy" and test.classes == 2:
+            return "MOVER mid-P" if self._whole else "MOVER Korn-Graubard"
+        return "jackknife"
+
+    @property
+    def _whole(self) -> bool:
+        """Whether correct decisions are counts of patients."""
+        right = self.right
+        return right is not None and self.test.single and bool(np.isin(right, (0, 1)).all())
+
+    def cases(self, level: float = LEVEL) -> Interval:
+        test, value = self.test, self.value
+        if not np.isfinite(value):
+            return NONE
+        if test.binary_auroc:
+            parts = self.parts
+            return NONE if parts is None else auroc.auroc_interval(parts, level)
+        if test.metric == "accuracy":
+            return self._proportion(np.ones(len(test.y), bool), level)
+        if test.support < (2 if test.metric in OF_CLASSES else FEW) or (test.metric == "ece" and len(test.y) < ENOUGH):
+            return NONE
+        if self.method.startswith("MOVER"):
+            return self._balanced(level)
+        left = np.mean([seed.left for seed in self.seeds.values()], axis=0)
+        return means.jackknife(value, left, test.scale, level)
+
+    def _proportion(self, member: NDArray[np.bool_], level: float) -> Interval:
+        """The interval of the share of correct decisions among some cases."""
+        patient = np.unique(self.test.patient[member], return_inverse=True)[1]
+        if self.right is None or len(set(patient)) < 2:
+            return NONE
+        right = self.right[member]
+        if self._whole:
+            return proportions.proportion(int(right.sum()), len(right), level)
+        return proportions.clustered_proportion(np.bincount(patient, right), np.bincount(patient), level)
+
+    def _balanced(self, level: float) -> Interval:
+        """The interval of the mean of sensitivity and specificity."""
+        members = [self.test.y == label for label in (0, 1)]
+        limits = [self._proportion(member, level) for member in members]
+        right = self.right if self.right is not None else np.full(len(self.test.y), np.nan)
+        return sites.mean_of_sites([float(right[member].mean()) for member in members], limits)
+
+
+class Gain(Estimate):
+    """The paired difference of two methods on one test set, over the seeds that both have."""
+
+    def __init__(self, score: Score, reference: Score) -> None:
+        shared = [seed for seed in score.seeds if seed in reference.seeds]
+        self.test = score.test
+        self.first, self.second = (
+            Score(self.test, {seed: s.seeds[seed] for seed in shared}) for s in (score, reference)
+        )
+        self.values = self.first.values - self.second.values
+        self.range = (-1.0, 1.0) if self.test.scale == "logit" else RANGES["identity"]
+
+    @property
+    def method(self) -> str:
+        if self.test.binary_auroc:
+            return "MOVER"
+        if self.test.metric == "accuracy":
+            return "Tango" if self._discordant else "paired mean"
+        return "paired jackknife"
+
+    @property
+    def _discordant(self) -> tuple[int, int] | None:
+        """Cases that only the first, only the second method classifies correctly, where these are counts."""
+        if self.test.metric != "accuracy" or len(self.values) != 1 or not (self.first._whole and self.second._whole):
+            return None
+        first, second = self.first.right, self.second.right
+        if first is None or second is None:
+            return None
+        return int((first > second).sum()), int((first < second).sum())
+
+    def cases(self, level: float = LEVEL) -> Interval:
+        if not np.isfinite(self.value):
+            return NONE
+        if self.test.binary_auroc:
+            first, second = self.first.parts, self.second.parts
+            return auroc.paired_auroc_interval(first, second, level) if first and second else NONE
+        if counts := self._discordant:
+            return proportions.tango(*counts, len(self.test.y), level)
+        if self.test.support < (2 if self.test.metric in OF_CLASSES else FEW) or self.test.patients < FEW:
+            return NONE
+        if self.test.metric == "accuracy" and self.first.right is not None and self.second.right is not None:
+            patient = np.unique(self.test.patient, return_inverse=True)[1]
+            sums = np.bincount(patient, self.first.right - self.second.right)
+            return means.paired_mean(sums * len(sums) / len(patient), 0.5, level)
+        first, second = ([seed.left for seed in score.seeds.values()] for score in (self.first, self.second))
+        return means.jackknife(self.value, np.mean(first, axis=0) - np.mean(second, axis=0), "identity", level)
+
+    @property
+    def p_value(self) -> float:
+        counts = self._discordant
+        return proportions.mcnemar(*counts) if counts else super().p_value
+
+
+class MeanOfSites(Estimate):
+    """The mean over sites of scores, or of gains; each site has the same weight."""
+
+    def __init__(self, parts: Sequence[Score] | Sequence[Gain]) -> None:
+        self.sites = list(parts)
+        self.values = np.mean([site.values for site in self.sites], axis=0) if self.sites else np.empty(0)
+        self.range = self.sites[0].range if self.sites else RANGES["identity"]
+
+    @property
+    def _aurocs(self) -> list[auroc.AurocParts]:
+        """The parts of the AUROC of each site, if this is a mean of AUROCs."""
+        found = [site.parts for site in self.sites if isinstance(site, Score) and site.test.binary_auroc]
+        return [parts for parts in found if parts]
+
+    @property
+    def method(self) -> str:
+        return "sum of variances" if self._aurocs else "MOVER"
+
+    def cases(self, level: float = LEVEL) -> Interval:
+        if not self.sites or not np.isfinite(self.value):
+            return NONE
+        if self._aurocs:
+            return sites.mean_auroc(self._aurocs, level) if len(self._aurocs) == len(self.sites) else NONE
+        return sites.mean_of_sites([site.value for site in self.sites], [site.cases(level) for site in self.sites])
+
+    @property
+    def differ(self) -> float:
+        """P value of the hypothesis that all sites have one AUROC; NaN for other metrics."""
+        found = self._aurocs
+        return sites.sites_differ(found) if found and len(found) == len(self.sites) else float("nan")
+
+    def worst(self, higher_is_better: bool) -> Interval:
+        """The interval of the worst site."""
+        level = sites.sidak_level(max(1, len(self.sites)))
+        return sites.worst_site(
+            [site.limits for site in self.sites], [site.interval(level) for site in self.sites], higher_is_better
+        )
+
+
+def apart(first: Estimate, second: Estimate) -> tuple[float, Interval]:
+    """The difference of two estimates on different cases, by MOVER."""
+    value = first.value - second.value
+    below = np.hypot(first.value - first.limits.low, second.limits.high - second.value)
+    above = np.hypot(first.limits.high - first.value, second.value - second.limits.low)
+    return value, Interval(float(value - below), float(value + above))
