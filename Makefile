@@ -3,6 +3,8 @@ DATASET ?= phantoms
 PRESET ?=
 NB ?= 00
 OUT ?= out
+TESTS ?=
+LOCKED ?= torch
 ifeq ($(OS),Windows_NT)
 PYTHON ?= python
 BIN := .venv/Scripts
@@ -12,17 +14,21 @@ BIN := .venv/bin
 endif
 CORE := $(subst .venv,.core,$(BIN))
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
-DEMO := $(if $(filter phantoms,$(DATASET)),00,00 10 11 20 30 31 32 40 41 42 51)
+DEMO := 00 10 11 20 30 31 32 40 41 42 51
+ifeq ($(DATASET),phantoms)
+DEMO := 00
+endif
+quoted = '$(subst ','\'',$(1))'
 PAPERMILL := $(BIN)/papermill --log-level WARNING --no-progress-bar --kernel python3
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo lab test scripts gpu check lint types imports stripped format docs notebooks run bench peers lock hooks \
+.PHONY: help env demo lab test test-lowest test-newest scripts gpu check lint types imports stripped format docs notebooks run bench peers lock hooks \
   clean _execute
 
 help:  ## what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 .venv/ready: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fedlab needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -33,15 +39,32 @@ help:  ## what can be made
 env: .venv/ready  ## a virtual environment with pinned versions in .venv
 
 demo: env  ## the main job on phantoms; DATASET=pneumoniamnist runs the whole series on real chest X-rays
-	@mkdir -p $(OUT)/demo
-	@for number in $(DEMO); do $(MAKE) --no-print-directory _execute NB=$$number TO=$(OUT)/demo || exit 1; done
-	@echo; echo "open $(OUT)/demo/00-start-here.html (next to it: the executed notebook, figures and run folders)"
+	@for number in $(DEMO); do \
+	  $(MAKE) --no-print-directory _execute NB=$$number TO=$(call quoted,$(OUT)/demo) || exit 1; done
+	@echo; echo open $(call quoted,$(OUT)/demo/00-start-here.html) \
+	  '(next to it: the executed notebook, figures and run folders)'
 
 lab: env  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
 test: env  ## all tests, notebooks included
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+.lowest/ready: pyproject.toml tests/lowest.py
+	$(PYTHON) -m venv --clear .lowest
+	$(PYTHON) tests/lowest.py $(LOCKED) > .lowest/constraints.txt
+	$(subst .venv,.lowest,$(BIN))/python -m pip install --quiet --constraint .lowest/constraints.txt --editable '.[notebooks,dev]'
+	@touch $@
+
+# PyTorch stays at the version of requirements.lock, since each other one is gigabytes: LOCKED= to test its bounds too
+test-lowest: .lowest/ready  ## the tests with the lowest versions that pyproject.toml allows; TESTS="tests/core -x" for some
+	$(subst .venv,.lowest,$(BIN))/python -m pytest -n 2 --dist loadgroup $(TESTS)
+
+test-newest:  ## the tests with the newest versions that pyproject.toml allows, in a new environment each time
+	$(PYTHON) -m venv --clear .newest
+	sed -nE '$(patsubst %,/^%==/p;,$(LOCKED))' requirements.lock > .newest/constraints.txt
+	$(subst .venv,.newest,$(BIN))/python -m pip install --quiet --constraint .newest/constraints.txt --editable '.[notebooks,dev]'
+	$(subst .venv,.newest,$(BIN))/python -m pytest -n 2 --dist loadgroup $(TESTS)
 
 gpu: env  ## every method, mode and precision on a GPU against the CPU, in four minutes; says so where there is none
 	$(BIN)/python tests/gpu.py
@@ -52,7 +75,8 @@ scripts:  ## the core without JupyterLab: installed in a separate environment, .
 	$(CORE)/python -m pip install --quiet --constraint requirements.lock .
 	@rm -rf build
 	! $(CORE)/python -c 'import IPython' 2>/dev/null
-	mkdir -p $(OUT)/scripts && cd $(OUT)/scripts && $(CURDIR)/$(CORE)/python $(CURDIR)/docs/example.py
+	mkdir -p $(call quoted,$(OUT)/scripts)
+	cd $(call quoted,$(OUT)/scripts) && $(call quoted,$(CURDIR)/$(CORE)/python) $(call quoted,$(CURDIR)/docs/example.py)
 
 check: lint types imports stripped  ## lint, format, types, imports that point down, stripped notebooks
 
@@ -81,10 +105,11 @@ docs: env  ## the documentation as a website in out/site, with figures drawn by 
 
 notebooks: env  ## execute every notebook with its defaults
 	@for notebook in $(NOTEBOOKS); do \
-	  $(MAKE) --no-print-directory _execute NB=$$(basename $$notebook | cut -c1-2) TO=$(OUT)/notebooks || exit 1; done
+	  $(MAKE) --no-print-directory _execute NB="$$(basename "$$notebook" | cut -c1-2)" \
+	    TO=$(call quoted,$(OUT)/notebooks) || exit 1; done
 
 run: env  ## one notebook: make run NB=30 PRESET=gpu DATASET=retinamnist
-	@$(MAKE) --no-print-directory _execute NB=$(NB) TO=$(OUT)/run
+	@$(MAKE) --no-print-directory _execute NB=$(call quoted,$(NB)) TO=$(call quoted,$(OUT)/run)
 
 bench: env  ## rounds against the best bare PyTorch loop, memory, start-up, a million cases partitioned, the panel redrawn
 	$(BIN)/python benchmarks/rounds.py
@@ -106,11 +131,13 @@ lock: env  ## write the installed versions into requirements.lock
 	$(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//; /^[^=]+ @ /d' > requirements.lock
 
 clean:  ## remove the environment and all outputs
-	rm -rf .venv .core .peers $(OUT) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .core .peers .lowest .newest $(call quoted,$(OUT)) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 _execute:
-	@mkdir -p $(TO)
-	@name=$$(basename $$(ls notebooks/$(NB)-*.ipynb) .ipynb); echo 'notebook' $$name 'on $(DATASET)'; \
-	$(PAPERMILL) notebooks/$$name.ipynb $(TO)/$$name.ipynb -p out $(TO) -p dataset '$(DATASET)' \
-	  $(if $(PRESET),-f notebooks/presets/$(PRESET).yaml) 2>&1 | sed '/IPKernelApp. WARNING/d'; \
-	$(BIN)/jupyter nbconvert --log-level ERROR --to html $(TO)/$$name.ipynb
+	@mkdir -p $(call quoted,$(TO))
+	@name="$$(basename "$$(ls notebooks/$(call quoted,$(NB))-*.ipynb)" .ipynb)"; \
+	echo notebook "$$name" on $(call quoted,$(DATASET)); \
+	$(PAPERMILL) "notebooks/$$name.ipynb" $(call quoted,$(TO))/"$$name.ipynb" \
+	  -r out $(call quoted,$(TO)) -r dataset $(call quoted,$(DATASET)) \
+	  $(if $(PRESET),-f notebooks/presets/$(call quoted,$(PRESET)).yaml) 2>&1 | sed '/IPKernelApp. WARNING/d'; \
+	$(BIN)/jupyter nbconvert --log-level ERROR --to html $(call quoted,$(TO))/"$$name.ipynb"

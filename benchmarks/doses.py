@@ -73,7 +73,7 @@ def main() -> None:
         text = "\n".join([f"# Dose and response: {dataset}", "", line + ".", "", *table(found), "", LEGEND, ""])
         print(text)
         given.folder.mkdir(exist_ok=True)
-        (given.folder / f"doses-{re.split('[(]', dataset)[0]}.md").write_text(text)
+        (given.folder / f"doses-{re.split('[(]', dataset)[0]}.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

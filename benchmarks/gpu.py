@@ -66,13 +66,13 @@ class Table:
         path.parent.mkdir(parents=True, exist_ok=True)
         if fresh or not path.exists():
             head = "| line | wanted | measured | verdict |\n| --- | --- | --- | --- |"
-            path.write_text(f"# Claims about GPUs, measured\n\n{about()}\n\n{head}\n")
+            path.write_text(f"# Claims about GPUs, measured\n\n{about()}\n\n{head}\n", encoding="utf-8")
             print(head, flush=True)
 
     def add(self, row: Row) -> None:
         with self._lock:
             self.rows.append(row)
-            with self.path.open("a") as page:
+            with self.path.open("a", encoding="utf-8") as page:
                 page.write(f"{row}\n")
             print(row, flush=True)
 
@@ -83,7 +83,7 @@ def run_part(name: str, given: argparse.Namespace, deadline: float, table: Table
     if left < 5:
         table.add(Row(name, "", "no time left", "not run"))
         return
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = started(name, given, errors)
         watch = threading.Timer(left, lambda: (late.set(), os.killpg(process.pid, signal.SIGKILL)))
         watch.start()
@@ -105,7 +105,13 @@ def started(name: str, given: argparse.Namespace, errors: IO[str]) -> subprocess
     command = [sys.executable, str(Path(__file__).resolve()), "--part", name, "--device", given.device]
     command += ["--out", str(given.out), "--precision", given.precision, *(["--quick"] if given.quick else [])]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment(), start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+        encoding="utf-8",
     )
 
 

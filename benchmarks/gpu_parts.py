@@ -256,7 +256,7 @@ def utilisation_meter(device: str) -> Callable[[], int] | None:
     query = ["nvidia-smi", *which, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
 
     def meter() -> int:
-        return int(subprocess.run(query, capture_output=True, text=True).stdout.split()[0])
+        return int(subprocess.run(query, capture_output=True, text=True, encoding="utf-8").stdout.split()[0])
 
     try:
         meter()
@@ -336,9 +336,9 @@ def tests(given: Given) -> Iterator[Row]:
     if given.device == "cpu":
         command += ["--device", "cpu", "--minutes", "0.3"]
     begun = time.perf_counter()
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT)
-    output = log.read_text().strip().splitlines()
+    output = log.read_text(encoding="utf-8").strip().splitlines()
     minutes = (time.perf_counter() - begun) / 60
     detail = f"{output[-1] if output else 'no output'} (see {log.name})"
     ok = done.returncode == 0 and minutes <= 4
@@ -407,7 +407,7 @@ def executed(number: str, chosen: dict[str, str], folder: Path) -> tuple[float, 
     for name, value in chosen.items():
         command += ["-p", name, value]
     begun = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, encoding="utf-8")
     last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
     return time.perf_counter() - begun, "" if done.returncode == 0 else f"failed: {' '.join(last)[:200]}"
 

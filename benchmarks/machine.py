@@ -33,7 +33,7 @@ def about() -> str:
 
 def page(path: Path, title: str, text: str) -> None:
     """Keep a result with its command, its machine and its date."""
-    path.write_text(f"# {title}\n\n{about()}\n\n{text}\n")
+    path.write_text(f"# {title}\n\n{about()}\n\n{text}\n", encoding="utf-8")
     print(f"\nkept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 
@@ -42,14 +42,16 @@ def describe_checkout(folder: Path) -> list[str]:
 
     Writes the metadata into `folder`; nothing is added where fedlab is installed.
     """
-    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
     try:
         version(project["name"])
     except PackageNotFoundError:
         place = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
         place.mkdir(parents=True, exist_ok=True)
         (place / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n", encoding="utf-8"
         )
         return [str(folder)]
     return []

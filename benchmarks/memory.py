@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 def peak(model: str, sites: int, mode: str, device: str = "cpu") -> tuple[float, float]:
     """(peak, that before the federation was built) in megabytes, in another process."""
     command = [sys.executable, __file__, "--device", device, "--one", model, str(sites), mode]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, encoding="utf-8").stdout.split()
     return float(printed[0]), float(printed[1])
 
 
@@ -54,7 +54,7 @@ def high_water(device: str = "cpu") -> float:
         return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status")
     if status.exists():
-        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        (line,) = [line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")]
         return int(line.split()[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 

@@ -128,7 +128,7 @@ def compared_to_local(local: list[Run | None], mine: list[Run | None], changes: 
     local, kept = (list(each) for each in zip(*both, strict=True))
     frame = fedlab.compare(kept if kept == local else [*local, *kept], reference=local[0].method)
     frame = frame[frame["method"] == kept[0].method].assign(method=changes["method"].partition("(")[0])
-    last = fedlab.compare(kept, choice="last", reference=kept[0].method, draws=1)["value"].to_numpy()
+    last = fedlab.compare(kept, choice="last", reference=kept[0].method)["value"].to_numpy()
     path = fedlab.costs(kept)["sequential steps"].mean()
     diverged = len(mine) - len(kept)
     return frame.assign(setting=label(changes), last=last, diverged=diverged, **{"sequential steps": path})
@@ -156,7 +156,10 @@ def page(name: str, frame: pd.DataFrame, seeds: int) -> str:
 def interval(row: pd.Series, name: str = "value") -> str:
     low, high = ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
     sign = "" if name == "value" else "+"
-    return f"{row[name]:{sign}.3f} ({row[low]:{sign}.3f} to {row[high]:{sign}.3f})" if np.isfinite(row[name]) else "–"
+    limits = f"{row[low]:{sign}.3f} to {row[high]:{sign}.3f}" if np.isfinite(row[low]) else ""
+    if not np.isfinite(row[name]):
+        return limits or "–"
+    return f"{row[name]:{sign}.3f}" + (f" ({limits})" if limits else "")
 
 
 LEGEND = """\
@@ -183,7 +186,7 @@ def main() -> None:
     for name in given.federations:
         frame = study(name, given.seeds)
         frame.round(5).to_csv(HERE / "results" / f"methods-{name}.csv", index=False)
-        (HERE / "results" / f"methods-{name}.md").write_text(page(name, frame, given.seeds))
+        (HERE / "results" / f"methods-{name}.md").write_text(page(name, frame, given.seeds), encoding="utf-8")
         print(f"kept in benchmarks/results/methods-{name}.md", flush=True)
 
 

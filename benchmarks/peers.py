@@ -79,7 +79,7 @@ def export(work: Workload, folder: Path) -> None:
     arrays |= {f"weights/{name}": tensor.numpy() for name, tensor in state.items()}
     np.savez(folder / "given.npz", **arrays)
     about = {"sites": len(fed.sites), "rounds": ROUNDS, "cases": [site.cases for site in fed.sites]}
-    (folder / "given.json").write_text(json.dumps(about))
+    (folder / "given.json").write_text(json.dumps(about), encoding="utf-8")
 
 
 def ours(work: Workload, folder: Path) -> None:
@@ -108,7 +108,7 @@ class Contestant:
 
     def __init__(self, command: list[str], folder: Path, processes: int, memory: str) -> None:
         begun = time.perf_counter()
-        self.folder, self.log = folder, (folder / "log").open("w")
+        self.folder, self.log = folder, (folder / "log").open("w", encoding="utf-8")
         self._door = socket.socket(socket.AF_UNIX)
         self._door.bind(str(folder / "turns"))
         self._door.listen(processes)
@@ -272,7 +272,7 @@ def attempted(name: str, folder: Path, who: str, command: list[str], processes: 
         except LostError as error:
             why = str(error)
             for log in sorted(place.glob("*/log")):
-                print(log.read_text()[-2000:], file=sys.stderr)
+                print(log.read_text(encoding="utf-8")[-2000:], file=sys.stderr)
     return f"| {name} | {who} | failed: {why} | | | | | | |"
 
 

@@ -43,7 +43,9 @@ def first_step(dataset: str, repeats: int = 5) -> tuple[float, float]:
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-W", "ignore", "-c", FIRST_STEP, dataset, folder]
-            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+            printed = subprocess.run(
+                command, check=True, capture_output=True, text=True, encoding="utf-8"
+            ).stdout.split()
         found.append((float(printed[0]), float(printed[1])))
     return statistics.median(a for a, _ in found), statistics.median(b for _, b in found)
 

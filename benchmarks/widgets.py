@@ -60,7 +60,7 @@ def main() -> None:
     about = f"{CASES:,} cases, 28 x 28; wanted: {LIMIT:.0f} ms"
     page = f"# Redraws of the panel, {date.today()}\n\n{about}. `make bench` with {json.dumps(machine)}\n\n{report()}\n"
     path = HERE / "results" / "widgets-cpu.md"
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8")
     print(f"\nkept in {path.relative_to(HERE.parent)}")
 
 

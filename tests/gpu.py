@@ -277,7 +277,7 @@ class Report:
 def lines(command: list[str], deadline: float, say: Callable[[str], None]) -> Iterator[str]:
     """The lines that a process prints until it ends or time is up; `say` gets the reason if it fails."""
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HERE.parent
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HERE.parent, encoding="utf-8"
     ) as process:
         watch = threading.Timer(max(0.0, deadline - time.monotonic()), process.kill)
         output: list[str] = []
@@ -338,7 +338,10 @@ def count_waits(device: str, deadline: float, report: Report) -> None:
 
 def pytest_gpu(deadline: float, report: Report) -> None:
     """Run the tests with "gpu" in their names, if their imports are installed."""
-    begun, texts = time.monotonic(), {path: path.read_text() for path in sorted(HERE.rglob("test_*.py"))}
+    begun, texts = (
+        time.monotonic(),
+        {path: path.read_text(encoding="utf-8") for path in sorted(HERE.rglob("test_*.py"))},
+    )
     files = [path for path, text in texts.items() if re.search(r"def test_\w*gpu", text)]
     for library in ("pytest", "hypothesis"):
         if find_spec(library) is None:

@@ -94,8 +94,8 @@ def nothing_begun(shelf) -> Iterator[None]:
         ("pneumonia", ("unknown dataset 'pneumonia'", "did you mean 'pneumoniamnist'", "path of a folder")),
         ("kep", ("unknown dataset 'kep'", "choose one of", "phantoms", "path of a folder")),
         ("phantoms(case=30)", ("no argument 'case'", "did you mean 'cases'")),
-        ("phantoms(cases=3)", ("cases is 3", "draw at least 10")),
-        ("phantoms(size=8)", ("size is 8", "choose 16 or more")),
+        ("phantoms(cases=3)", ("cases=3", "from 10 to")),
+        ("phantoms(size=8)", ("size=8", "from 16 to")),
         ("pneumoniamnist(size=63)", ("no size 63", "choose one of 28, 64, 128, 224")),
     ],
 )
@@ -146,8 +146,9 @@ def changed(folder: Path, **changes: Callable[[Any], Any]) -> Path:
     if "images" in changes:
         np.save(folder / "images.npy", changes["images"](np.load(folder / "images.npy")))
     if "card" in changes:
-        card = json.loads((folder / "card.json").read_text())
-        (folder / "card.json").write_text(json.dumps(changes["card"](card)))
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        (folder / "card.json").write_text(json.dumps(changes["card"](card)), encoding="utf-8")
+    (folder / "checksums.json").unlink()  # as who changes a folder on purpose is told to do
     return folder
 
 
@@ -219,7 +220,7 @@ def test_a_folder_whose_parts_do_not_fit_is_refused(name, tmp_path):
 def test_a_file_that_breaks_off_is_named_with_its_folder(name, tmp_path):
     folder = changed(tmp_path / "mine")
     (folder / name).write_bytes((folder / name).read_bytes()[:-60])
-    with refused(f"{folder} cannot be read (", "prepare the folder again"):
+    with refused(str(folder / name), "remove the folder and prepare or save it again"):
         fedlab.load(folder)
 
 
@@ -279,7 +280,7 @@ def test_a_site_without_a_class_is_named_nan_and_left_out_of_means(tmp_path):
     with pytest.warns(HeterogeneityWarning, match=r"South has no class 1 in train.*undefined there and left out"):
         part = fedlab.Partition.from_sites(data, site)
     together = [fedlab.run(experiment(method=method), part, folder=tmp_path) for method in ("local", "fedavg")]
-    frame = fedlab.compare(together, draws=50).set_index(["method", "site"])
+    frame = fedlab.compare(together).set_index(["method", "site"])
     for run in together:
         scores = run.rounds[run.rounds["metric"] == "auroc"].groupby("site")["value"]
         assert scores.apply(lambda values: values.isna().all()).to_dict() == {"East": 0, "North": 0, "South": 1}
@@ -287,7 +288,7 @@ def test_a_site_without_a_class_is_named_nan_and_left_out_of_means(tmp_path):
         assert of.loc["South", ["value", "low", "high", "difference"]].isna().all()
         assert of.loc["South", "note"] == "no test case of class 'class 1'"
         assert of.loc["mean of sites", "value"] == pytest.approx(of.loc[["East", "North"], "value"].mean())
-        assert of.loc["mean of sites", "note"] == "1 of 3 sites left out" and of.loc["pooled", "value"] > 0
+        assert of.loc["mean of sites", "note"].startswith("1 of 3 sites left out") and of.loc["pooled", "value"] > 0
 
 
 # --- experiments
@@ -302,8 +303,8 @@ def test_a_site_without_a_class_is_named_nan_and_left_out_of_means(tmp_path):
         ({"model": [CNN, "small_cnn(widht=4)"]}, ("'small_cnn' has no argument 'widht'", "did you mean 'width'")),
         ({"schedule": ["constant", "cosinus"]}, ("unknown schedule 'cosinus'", "did you mean 'cosine'")),
         ({"batchnorm": ["avg", "fedbm"]}, ("batchnorm='fedbm'", "'fedbn'")),
-        ({"lr": [0.1, -1], "seed": [0, 1]}, ("lr=-1", "greater than or equal to 0")),
-        ({"rounds": [1, "many"]}, ("rounds='many'", "valid integer")),
+        ({"lr": [0.1, -1], "seed": [0, 1]}, ("lr=-1", "at least 0")),
+        ({"rounds": [1, "many"]}, ("rounds='many'", "whole number")),
         ({"seed": 3}, ("seed=3", "a list of values, such as [3]")),
     ],
 )
@@ -425,7 +426,9 @@ def test_a_really_full_disk_stops_a_run_wherever_it_is_and_loses_nothing(small_d
 def test_a_run_folder_of_another_version_is_neither_returned_nor_overwritten(tmp_path):
     run = fedlab.run(experiment(), folder=tmp_path)
     about = run.folder / "experiment.json"
-    about.write_text(about.read_text().replace(f'"format": {run_folder.FORMAT}', '"format": 99'))
+    about.write_text(
+        about.read_text(encoding="utf-8").replace(f'"format": {run_folder.FORMAT}', '"format": 99'), encoding="utf-8"
+    )
     before = contents(tmp_path)
     expected = (
         str(run.folder),
@@ -497,13 +500,16 @@ def test_a_damaged_unfinished_run_is_refused_not_finished_with_less(name, size, 
 def test_a_damaged_or_foreign_run_is_named_with_its_folder(tmp_path):
     run = fedlab.run(experiment(), folder=tmp_path)
     about = run.folder / "experiment.json"
-    whole = about.read_text()
-    about.write_text(whole[:100])
+    whole = about.read_text(encoding="utf-8")
+    about.write_text(whole[:100], encoding="utf-8")
     with refused(str(run.folder), "is damaged", "run the experiment again"):
         run_folder.read(run.folder)
-    about.write_text(whole.replace('"patience"', '"endurance"'))
+    about.write_text(whole.replace('"patience"', '"endurance"'), encoding="utf-8")
+    (run.folder / "checksums.json").unlink()
     with refused(str(run.folder), "unknown parameter 'endurance'", "install the fedlab that wrote it"):
-        run_folder.like(experiment(), tmp_path)
+        _ = run_folder.read(run.folder).experiment
+    with pytest.warns(UserWarning, match="left out: .*unknown parameter 'endurance'"):
+        assert run_folder.like(experiment(), tmp_path) == []
 
 
 def test_numbers_are_no_case_names():
@@ -576,7 +582,7 @@ def test_classes_that_do_not_fit_the_task_are_refused(task, classes, wanted):
 
 def test_normalising_a_single_value_names_the_site_and_what_to_change(tmp_path):
     part = fedlab.partition(cases(24, shape=(1, 8, 8)), 2)
-    with refused("Site A, round 1", "larger `batch_size`", "batchnorm='group'"):
+    with refused("Site A, Site B, round 1", "larger `batch_size`", "batchnorm='group'"):
         fedlab.run(experiment(model="resnet18", batch_size=1), part, folder=tmp_path)
 
 
@@ -585,7 +591,8 @@ def test_a_federation_that_nothing_can_judge_is_warned_of(tmp_path):
     alone = Cases(data.images, data.table.assign(split="train"), data.card)
     with pytest.warns(ProtocolWarning) as expected:
         fedlab.run(experiment(patience=1), fedlab.partition(alone, 2), folder=tmp_path)
-    assert [str(warning.message).split(":")[0] for warning in expected] == [
+    protocol = [warning for warning in expected if warning.category is ProtocolWarning]
+    assert [str(warning.message).split(":")[0] for warning in protocol] == [
         "no site has a test case",
         "no site has a val case",
     ]
@@ -597,9 +604,9 @@ def test_a_federation_that_nothing_can_judge_is_warned_of(tmp_path):
     [
         ({"method": "fedprox(mu='x')"}, ("mu='x'", "give a number")),
         ({"method": "cyclic(order='random')"}, ("order='random'",)),
-        ({"model": "small_cnn(width='a')"}, ("model \"small_cnn(width='a')\" cannot be built", "check its arguments")),
+        ({"model": "small_cnn(width='a')"}, ("model 'small_cnn': width='a'", "whole number")),
         ({"model": "small_cnn(depth=6)"}, ("does not fit images",)),
-        ({"dataset": "phantoms(cases='many')"}, ("cases is 'many'", "at least 10")),
+        ({"dataset": "phantoms(cases='many')"}, ("cases='many'", "whole number from 10")),
         ({"dataset": "pneumoniamnist(size='28')"}, ("no size '28'", "choose one of 28")),
     ],
 )
@@ -616,7 +623,7 @@ def test_the_wrong_thing_in_the_right_place_is_named(tmp_path):
             fedlab.load(nothing)
     run = fedlab.run(experiment(rounds=1), folder=tmp_path)
     with refused("no run has method 'centralised'", "fedavg"):
-        fedlab.compare([run], reference="centralised", draws=10)
+        fedlab.compare([run], reference="centralised")
 
 
 def test_a_finished_run_is_returned_where_nobody_may_write(small_disk):

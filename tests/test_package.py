@@ -16,7 +16,9 @@ def test_importing_fedlab_stays_light():
     """Drawing, MONAI, scikit-learn and downloads are loaded when first needed."""
     heavy = ["monai", "matplotlib", "sklearn", "scipy.optimize", "scipy.stats", "pooch", "IPython", "papermill"]
     code = f"import sys, fedlab; print([name for name in {heavy} if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
+    ).stdout.strip()
     assert found == "[]"
 
 

@@ -25,7 +25,7 @@ class Workload:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.given = np.load(self.folder / "given.npz")
-        about = json.loads((self.folder / "given.json").read_text())
+        about = json.loads((self.folder / "given.json").read_text(encoding="utf-8"))
         self.sites, self.rounds, self.cases = about["sites"], about["rounds"], about["cases"]
         self.names = [name for name in self.given.files if name.startswith("weights/")]
 

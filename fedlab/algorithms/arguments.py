@@ -1,42 +1,18 @@
-"""Checks of a method's arguments: refuse impossible values, warn of unstable ones with the bound that they exceed."""
+"""Warnings of arguments that make a method unstable; impossible ones are refused by its signature."""
 
-import math
-from typing import Any
+from typing import Literal
 
 from fedlab.core.warnings import UnstableWarning, warn
 from fedlab.federation import Federation
 
-
-def at_least(argument: str, value: Any, least: float, *, strictly: bool = False) -> None:
-    """Refuse a value that is not a number or below the least."""
-    fits = is_number(value) and (value > least if strictly else value >= least)
-    if not fits:
-        raise ValueError(f"{argument}={value!r}: give a number {'above' if strictly else 'of at least'} {least:g}")
+Weighting = Literal["cases", "uniform"]  # n_k / N, or 1 / K for every site
 
 
-def within(argument: str, value: Any, low: float, high: float, *, open_above: bool = False) -> None:
-    """Refuse a value that is not a number between the bounds."""
-    if not (is_number(value) and low <= value and (value < high if open_above else value <= high)):
-        raise ValueError(f"{argument}={value!r}: give a number from {low:g} to {'below ' * open_above}{high:g}")
-
-
-def whole(argument: str, value: Any, least: int) -> None:
-    """Refuse a value that is not a whole number or below the least."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{argument}={value!r}: give a whole number of at least {least}")
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and not a bool."""
-    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
-
-
-def stable(fed: Federation, argument: str, strength: Any) -> None:
-    """Refuse a negative pull, warn if a step overshoots: w <- w - lr * strength * (w - anchor).
+def stable(fed: Federation, argument: str, strength: float) -> None:
+    """Warn if a step overshoots: w <- w - lr * strength * (w - anchor).
 
     Stable while lr * (curvature + strength) < 2 (1 + momentum); the curvature of the loss is not known beforehand.
     """
-    at_least(argument, strength, 0)
     settings = fed.settings
     bound = 2 * (1 + settings.momentum)
     if settings.optimizer == "sgd" and settings.lr * strength >= bound:

@@ -7,22 +7,23 @@ reports changes nothing.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab.algorithms.arguments import at_least, plain_sgd, stable, within
+from fedlab.algorithms.arguments import Weighting, plain_sgd, stable
 from fedlab.algorithms.formulas import Contrast, accumulated, simplex
 from fedlab.algorithms.registry import algorithm
+from fedlab.core.arguments import Bounds, Fraction, NotNegative, Positive
 from fedlab.core.memory import to_device
-from fedlab.core.registry import choose
 from fedlab.core.weights import interpolate, stack, weighted_mean
 from fedlab.federation import Federation, Round
 
 
 @algorithm
-def fedavg(fed: Federation, weighting: str = "cases") -> Iterator[Round]:
+def fedavg(fed: Federation, weighting: Weighting = "cases") -> Iterator[Round]:
     """Federated averaging: sites train from the shared model, the server takes the mean (McMahan 2017).
 
     Algorithm 1: w = sum p_k w_k. One full-batch step a round is gradient descent. Difference from the paper: the local
@@ -54,7 +55,11 @@ def fedavg(fed: Federation, weighting: str = "cases") -> Iterator[Round]:
 
 @algorithm
 def fedavgm(
-    fed: Federation, beta: float = 0.9, server_lr: float = 1.0, nesterov: bool = False, weighting: str = "cases"
+    fed: Federation,
+    beta: Fraction = 0.9,
+    server_lr: NotNegative = 1.0,
+    nesterov: bool = False,
+    weighting: Weighting = "cases",
 ) -> Iterator[Round]:
     """Averaging with momentum at the server (Hsu 2019).
 
@@ -83,7 +88,6 @@ def fedavgm(
     >>> fedlab.Experiment(method="fedavgm(beta=0.7)").method
     'fedavgm(beta=0.7)'
     """
-    within("beta", beta, 0, 1, open_above=True)
     state = fed.memory(w=fed.start, v=fed.zeros())
     for round in fed.rounds(state):
         mean = fed.average(fed.broadcast(state.w), round, weighting)
@@ -97,8 +101,8 @@ def fedavgm(
 
 @algorithm
 def fedadam(
-    fed: Federation, server_lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3,
-    bias_correction: bool = False, v0: float = 0.0, weighting: str = "cases",
+    fed: Federation, server_lr: NotNegative = 0.01, beta1: Fraction = 0.9, beta2: Fraction = 0.99, tau: Positive = 1e-3,
+    bias_correction: bool = False, v0: NotNegative = 0.0, weighting: Weighting = "cases",
 ) -> Iterator[Round]:  # fmt: skip
     """Averaging with Adam at the server (Reddi 2021).
 
@@ -137,8 +141,8 @@ def fedadam(
 
 @algorithm
 def fedyogi(
-    fed: Federation, server_lr: float = 0.01, beta1: float = 0.9, beta2: float = 0.99, tau: float = 1e-3,
-    v0: float = 0.0, weighting: str = "cases",
+    fed: Federation, server_lr: NotNegative = 0.01, beta1: Fraction = 0.9, beta2: Fraction = 0.99, tau: Positive = 1e-3,
+    v0: NotNegative = 0.0, weighting: Weighting = "cases",
 ) -> Iterator[Round]:  # fmt: skip
     """Averaging with Yogi at the server: its second moment grows and shrinks by bounded steps (Reddi 2021).
 
@@ -174,8 +178,8 @@ def fedyogi(
 
 @algorithm
 def fedadagrad(
-    fed: Federation, server_lr: float = 0.01, beta1: float = 0.0, tau: float = 1e-3, v0: float = 0.0,
-    weighting: str = "cases",
+    fed: Federation, server_lr: NotNegative = 0.01, beta1: Fraction = 0.0, tau: Positive = 1e-3, v0: NotNegative = 0.0,
+    weighting: Weighting = "cases",
 ) -> Iterator[Round]:  # fmt: skip
     """Averaging with Adagrad at the server: its steps can only shrink (Reddi 2021).
 
@@ -209,12 +213,9 @@ def fedadagrad(
 
 def _adaptive(
     fed: Federation, second: Callable[[Tensor, Tensor], Tensor], server_lr: float, betas: tuple[float, float],
-    tau: float, bias_correction: bool, v0: float, weighting: str,
+    tau: float, bias_correction: bool, v0: float, weighting: Weighting,
 ) -> Iterator[Round]:  # fmt: skip
     """FedOpt, for each parameter; second(v, d^2) is the new second moment."""
-    for name, beta in zip(("beta1", "beta2"), betas, strict=True):
-        within(name, beta, 0, 1, open_above=True)
-    at_least("tau", tau, 0, strictly=True)
     state = fed.memory(w=fed.start, m=fed.zeros(), v=fed.zeros() + v0, t=0)
     for round in fed.rounds(state):
         mean = fed.average(fed.broadcast(state.w), round, weighting)
@@ -232,7 +233,7 @@ def _adaptive(
 
 
 @algorithm
-def fedprox(fed: Federation, mu: float = 0.01, weighting: str = "cases") -> Iterator[Round]:
+def fedprox(fed: Federation, mu: NotNegative = 0.01, weighting: Weighting = "cases") -> Iterator[Round]:
     """Federated averaging with a proximal term mu/2 |w - w_global|^2 that pulls towards the shared model (Li 2020).
 
     Algorithm 2. mu = 0, or one local step a round, is fedavg. Stable while lr * mu < 2. With momentum the pull is part
@@ -264,7 +265,9 @@ def fedprox(fed: Federation, mu: float = 0.01, weighting: str = "cases") -> Iter
 
 
 @algorithm(reveals="the control variate of each")
-def scaffold(fed: Federation, option: int = 2, server_lr: float = 1.0, weighting: str = "cases") -> Iterator[Round]:
+def scaffold(
+    fed: Federation, option: Literal[1, 2] = 2, server_lr: NotNegative = 1.0, weighting: Weighting = "cases"
+) -> Iterator[Round]:
     """Averaging whose local steps are corrected by control variates, c - c_k (Karimireddy 2020).
 
     Algorithm 1. One site is plain SGD. The fixed point is the optimum of the objective that `weighting` describes.
@@ -291,7 +294,6 @@ def scaffold(fed: Federation, option: int = 2, server_lr: float = 1.0, weighting
     >>> fedlab.Experiment(method="scaffold(option=1)").method
     'scaffold(option=1)'
     """
-    choose("option", option, (1, 2))
     plain_sgd(fed, "scaffold", "its control variates assume plain SGD; the mean applied rate is used")
     share = fed.column(fed.site_weights(weighting))
     state = fed.memory(w=fed.start, c=fed.zeros(), own=fed.zeros(len(fed.sites)))
@@ -315,7 +317,7 @@ def scaffold(fed: Federation, option: int = 2, server_lr: float = 1.0, weighting
 
 
 @algorithm(reveals="how much gradient each took in")
-def fednova(fed: Federation, mu: float = 0.0, weighting: str = "cases") -> Iterator[Round]:
+def fednova(fed: Federation, mu: NotNegative = 0.0, weighting: Weighting = "cases") -> Iterator[Round]:
     """Averaging of updates per step, so that sites with more steps do not count for more (Wang 2020).
 
     w = w + tau sum p_k (w_k - w) / |a_k|, where |a_k| is the weight of a site's gradients in its update, with momentum
@@ -356,7 +358,10 @@ def fednova(fed: Federation, mu: float = 0.0, weighting: str = "cases") -> Itera
 
 
 @algorithm(reveals="the latest model of each", release="all")
-def feddyn(fed: Federation, alpha: float = 0.1, weighting: str = "uniform", release: str = "cloud") -> Iterator[Round]:
+def feddyn(
+    fed: Federation, alpha: Positive = 0.1, weighting: Weighting = "uniform",
+    release: Literal["cloud", "active", "all"] = "cloud",
+) -> Iterator[Round]:  # fmt: skip
     """Averaging with dynamic regularisation: local objectives change until their optima agree (Acar 2021).
 
     Local gradient g - g_k + alpha (w_k - w); then g_k = g_k - alpha (w_k - w), h = h - alpha/K sum (w_k - w), w = mean
@@ -384,8 +389,6 @@ def feddyn(fed: Federation, alpha: float = 0.1, weighting: str = "uniform", rele
     >>> fedlab.Experiment(method="feddyn(alpha=0.1)").method
     'feddyn(alpha=0.1)'
     """
-    choose("release", release, ("cloud", "active", "all"))
-    at_least("alpha", alpha, 0, strictly=True)
     alphas = alpha / (len(fed.sites) * fed.site_weights(weighting))
     stable(fed, "alpha", float(alphas.max()))
     latest = fed.start.expand(len(fed.sites)) if release == "all" else None
@@ -411,7 +414,9 @@ def feddyn(fed: Federation, alpha: float = 0.1, weighting: str = "uniform", rele
 
 
 @algorithm
-def moon(fed: Federation, mu: float = 1.0, temperature: float = 0.5, weighting: str = "cases") -> Iterator[Round]:
+def moon(
+    fed: Federation, mu: NotNegative = 1.0, temperature: Positive = 0.5, weighting: Weighting = "cases"
+) -> Iterator[Round]:
     """Model-contrastive averaging: representations near the shared model's, far from the site's last one (Li 2021).
 
     A representation is the input of the model's last stage; the paper projects it first: model=
@@ -437,8 +442,6 @@ def moon(fed: Federation, mu: float = 1.0, temperature: float = 0.5, weighting: 
     >>> fedlab.Experiment(method="moon(mu=5.0)").method
     'moon(mu=5.0)'
     """
-    at_least("mu", mu, 0)
-    at_least("temperature", temperature, 0, strictly=True)
     state = fed.memory(w=fed.start, previous=fed.start.expand(len(fed.sites)))
     for round in fed.rounds(state):
         sent = fed.broadcast(state.w)
@@ -450,7 +453,9 @@ def moon(fed: Federation, mu: float = 1.0, temperature: float = 0.5, weighting: 
 
 
 @algorithm
-def fedsam(fed: Federation, rho: float = 0.1, adaptive: float = 0.0, weighting: str = "cases") -> Iterator[Round]:
+def fedsam(
+    fed: Federation, rho: NotNegative = 0.1, adaptive: NotNegative = 0.0, weighting: Weighting = "cases"
+) -> Iterator[Round]:
     """Averaging of flat minima: gradients are taken where the loss nearby is highest (Qu 2022).
 
     Gradient at w + rho g/|g|, with the norm over all parameters. rho = 0 is fedavg. Two passes a step. Normalisation
@@ -476,7 +481,6 @@ def fedsam(fed: Federation, rho: float = 0.1, adaptive: float = 0.0, weighting: 
     >>> fedlab.Experiment(method="fedsam(rho=0.05)").method
     'fedsam(rho=0.05)'
     """
-    at_least("rho", rho, 0)
     scales = fed.layout.mask("weight")[: fed.layout.trained].to(fed.device) if adaptive else None
 
     def sharpest(w: Tensor, g: Tensor, grad: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
@@ -493,7 +497,7 @@ def fedsam(fed: Federation, rho: float = 0.1, adaptive: float = 0.0, weighting: 
 
 
 @algorithm(reveals="the loss of each")
-def qfedavg(fed: Federation, q: float = 0.2) -> Iterator[Round]:
+def qfedavg(fed: Federation, q: Annotated[float, Bounds(0, 100)] = 0.2) -> Iterator[Round]:
     """Fair averaging: sites with a high loss count for more (Li 2020).
 
     Algorithm 2, with F_k the loss of all training cases of a site at w and L = 1/lr: w = w - sum F_k^q L (w - w_k) /
@@ -515,7 +519,6 @@ def qfedavg(fed: Federation, q: float = 0.2) -> Iterator[Round]:
     >>> fedlab.Experiment(method="qfedavg(q=1.0)").method
     'qfedavg(q=1.0)'
     """
-    at_least("q", q, 0)
     state = fed.memory(w=fed.start)
     for round in fed.rounds(state):
         sent = fed.broadcast(state.w)
@@ -531,7 +534,9 @@ def qfedavg(fed: Federation, q: float = 0.2) -> Iterator[Round]:
 
 
 @algorithm(reveals="the loss of each")
-def afl(fed: Federation, lambda_lr: float = 0.1, release: str = "average") -> Iterator[Round]:
+def afl(
+    fed: Federation, lambda_lr: NotNegative = 0.1, release: Literal["average", "last"] = "average"
+) -> Iterator[Round]:
     """Agnostic federated learning: weights of sites rise with their loss, for the worst mixture (Mohri 2019).
 
     w = w - lr sum l_k grad F_k; l = projection to the simplex of l + lambda_lr F. lambda_lr = 0 is fedavg with uniform
@@ -555,8 +560,6 @@ def afl(fed: Federation, lambda_lr: float = 0.1, release: str = "average") -> It
     >>> fedlab.Experiment(method="afl(lambda_lr=0.1)").method
     'afl(lambda_lr=0.1)'
     """
-    choose("release", release, ("average", "last"))
-    at_least("lambda_lr", lambda_lr, 0)
     state = fed.memory(w=fed.start, weights=fed.site_weights("uniform"), average=fed.start, t=0)
     for round in fed.rounds(state):
         sent = fed.broadcast(state.w)

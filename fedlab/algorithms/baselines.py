@@ -1,14 +1,15 @@
 """Baselines without federation: all data in one place, no sharing at all, and an ensemble of local models."""
 
 from collections.abc import Iterator
+from typing import Literal
 
+from fedlab.algorithms.arguments import Weighting
 from fedlab.algorithms.registry import algorithm
-from fedlab.core.registry import choose
 from fedlab.federation import Ensemble, Federation, Round
 
 
 @algorithm
-def centralized(fed: Federation, match: str = "unit") -> Iterator[Round]:
+def centralized(fed: Federation, match: Literal["unit", "steps", "epochs"] = "unit") -> Iterator[Round]:
     """One model on all sites' cases in one place, which no institution would allow: the upper bound.
 
     The optimizer keeps its state between rounds.
@@ -35,7 +36,6 @@ def centralized(fed: Federation, match: str = "unit") -> Iterator[Round]:
 
 def _budget(fed: Federation, match: str) -> int:
     """Optimizer steps in a round on the union."""
-    choose("match", match, ("unit", "steps", "epochs"))
     each = [site.steps(fed.settings) for site in fed.sites]
     if match == "steps":
         return max(1, round(sum(each) / len(each)))
@@ -63,7 +63,7 @@ def local(fed: Federation) -> Iterator[Round]:
 
 
 @algorithm(reveals="the model of each")
-def ensemble(fed: Federation, weighting: str = "uniform") -> Iterator[Round]:
+def ensemble(fed: Federation, weighting: Weighting = "uniform") -> Iterator[Round]:
     """Ensemble of the local models: the mean of their probabilities (Chang 2018).
 
     The arithmetic mean of probabilities: a site that never saw a class does not veto it, as a mean of logits would.

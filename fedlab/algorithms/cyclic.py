@@ -2,25 +2,37 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 
 from fedlab.algorithms.registry import algorithm
-from fedlab.core.registry import choose
 from fedlab.core.rng import stream
 from fedlab.core.warnings import warn
 from fedlab.core.weights import Weights
 from fedlab.federation import Federation, Round, RoundContext
 
-ORDERS = ("fixed", "shuffled", "reversed", "by_size")
-MITIGATIONS = ("iterations", "rate", "sampling", "loss")
+Order = Literal["fixed", "shuffled", "reversed", "by_size"]
+Mitigation = Literal["iterations", "rate", "sampling", "loss"]
+ORDERS, MITIGATIONS = get_args(Order), get_args(Mitigation)
+
+
+def mitigations(mitigation: str | Sequence[str]) -> tuple[str, ...]:
+    """The mitigations as a tuple; ValueError if they contradict each other."""
+    chosen = (mitigation,) if isinstance(mitigation, str) else tuple(mitigation)
+    for pair in ({"iterations", "rate"}, {"sampling", "loss"}):
+        if pair <= set(chosen):
+            raise ValueError(f"mitigation={mitigation!r}: {' and '.join(sorted(pair))} do the same, choose one of them")
+    return chosen
+
+
+Mitigations = Annotated[Mitigation | Sequence[Mitigation], mitigations]
 
 
 @algorithm
 def cyclic(
-    fed: Federation, order: str = "fixed", optimizer: str = "travel", mitigation: str | Sequence[str] = (),
-    release: str = "last", recalibrate: bool = False,
+    fed: Federation, order: Order = "fixed", optimizer: Literal["travel", "reset"] = "travel",
+    mitigation: Mitigations = (), release: Literal["last", "best"] = "last", recalibrate: bool = False,
 ) -> Iterator[Round]:  # fmt: skip
     """Cyclical weight transfer: one model visits the sites in turn, a round is one full cycle (Chang 2018).
 
@@ -56,9 +68,6 @@ def cyclic(
     >>> fedlab.Experiment(method="cyclic(order='shuffled')").method
     "cyclic(order='shuffled')"
     """
-    choose("order", order, ORDERS)
-    choose("optimizer", optimizer, ("travel", "reset"))
-    choose("release", release, ("last", "best"))
     chosen = mitigations(mitigation)
     if recalibrate and not fed.trainer.shares_statistics:
         warn(
@@ -82,7 +91,9 @@ def cyclic(
 
 
 @algorithm
-def single_pass(fed: Federation, order: str = "fixed", optimizer: str = "travel") -> Iterator[Round]:
+def single_pass(
+    fed: Federation, order: Order = "fixed", optimizer: Literal["travel", "reset"] = "travel"
+) -> Iterator[Round]:
     """Single weight transfer: one model visits each site once and spends the site's whole budget there (Chang 2018).
 
     Institutional incremental learning (Sheller 2018). A round is as much work as one of `cyclic`, and with a single
@@ -105,8 +116,6 @@ def single_pass(fed: Federation, order: str = "fixed", optimizer: str = "travel"
     >>> fedlab.Experiment(method="single_pass(order='by_size')").method
     "single_pass(order='by_size')"
     """
-    choose("order", order, ORDERS)
-    choose("optimizer", optimizer, ("travel", "reset"))
     if fed.settings.patience is not None:
         raise ValueError("patience would end a single pass before every site was visited: leave it out")
     rounds, sites = fed.settings.rounds, len(fed.sites)
@@ -132,17 +141,6 @@ def visits(fed: Federation, order: str, round: RoundContext) -> list[int]:
     elif order == "reversed":
         sites = sites[::-1]
     return [k for k in sites if k in round.reporting]
-
-
-def mitigations(mitigation: str | Sequence[str]) -> tuple[str, ...]:
-    """The mitigations as a tuple; ValueError if they contradict each other."""
-    chosen = (mitigation,) if isinstance(mitigation, str) else tuple(mitigation)
-    for each in chosen:
-        choose("mitigation", each, MITIGATIONS)
-    for pair in ({"iterations", "rate"}, {"sampling", "loss"}):
-        if pair <= set(chosen):
-            raise ValueError(f"mitigation={mitigation!r}: {' and '.join(sorted(pair))} do the same, choose one of them")
-    return chosen
 
 
 def mitigated(fed: Federation, k: int, chosen: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 
@@ -44,6 +45,14 @@ def matching(sites: int, rng: np.random.Generator) -> Bools:
     """Random pairs, new in every round; one site is alone if their number is odd (Boyd 2006)."""
     order = rng.permutation(sites).tolist()
     return _linked(sites, list(pairwise(order))[::2])
+
+
+def check(topology: str) -> None:
+    """Refuse a topology that does not exist, or arguments that it lacks."""
+    TOPOLOGIES.parse(topology, given=2)
+
+
+Topology = Annotated[str, check]
 
 
 def links(topology: str, sites: int, rng: np.random.Generator) -> Bools:

@@ -6,14 +6,16 @@ site; for a site that took no part it is the mean over sites, which in practice 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from fedlab.algorithms.arguments import at_least, stable, whole, within
+from fedlab.algorithms.arguments import Weighting, stable
 from fedlab.algorithms.averaging import fedavg
 from fedlab.algorithms.registry import algorithm
 from fedlab.core import stages
+from fedlab.core.arguments import Bounds, Count, NotNegative, Share, Whole
 from fedlab.core.warnings import warn
 from fedlab.core.weights import Weights, interpolate
 from fedlab.federation import Federation, Round
@@ -21,7 +23,7 @@ from fedlab.federation.participation import all_sites
 
 
 @algorithm
-def finetune(fed: Federation, steps: int | None = None, weighting: str = "cases") -> Iterator[Round]:
+def finetune(fed: Federation, steps: Whole | None = None, weighting: Weighting = "cases") -> Iterator[Round]:
     """Federated averaging, then each site trains the shared model a little further on its own cases.
 
     "global" is fedavg's model, "local" what each site makes of it by further steps, which start again from the shared
@@ -40,8 +42,6 @@ def finetune(fed: Federation, steps: int | None = None, weighting: str = "cases"
     >>> fedlab.Experiment(method="finetune(steps=40)").method
     'finetune(steps=40)'
     """
-    if steps is not None:
-        whole("steps", steps, 1)
     sites = range(len(fed.sites))
     for outcome in fedavg(fed, weighting):
         round, shared = fed.schedule.context, outcome.models["global"]
@@ -54,7 +54,7 @@ def finetune(fed: Federation, steps: int | None = None, weighting: str = "cases"
 
 
 @algorithm
-def fedbn(fed: Federation, weighting: str = "cases") -> Iterator[Round]:
+def fedbn(fed: Federation, weighting: Weighting = "cases") -> Iterator[Round]:
     """Federated averaging of everything but batch normalisation, which stays at the sites (Li 2021).
 
     Found by the type of the layer. Without such layers it is fedavg. The same as batchnorm="fedbn" with any method.
@@ -79,7 +79,7 @@ def fedbn(fed: Federation, weighting: str = "cases") -> Iterator[Round]:
 
 
 @algorithm
-def fedper(fed: Federation, personal: int = 1, weighting: str = "cases") -> Iterator[Round]:
+def fedper(fed: Federation, personal: Count = 1, weighting: Weighting = "cases") -> Iterator[Round]:
     """A shared base and a personal head: the last stages stay at the sites (Arivazhagan 2019).
 
     Both are trained together. personal = 0 is fedavg, all stages personal is local training.
@@ -106,7 +106,7 @@ def fedper(fed: Federation, personal: int = 1, weighting: str = "cases") -> Iter
 
 
 @algorithm
-def lg_fedavg(fed: Federation, cut: int = 1, weighting: str = "cases") -> Iterator[Round]:
+def lg_fedavg(fed: Federation, cut: Count = 1, weighting: Weighting = "cases") -> Iterator[Round]:
     """A personal base and a shared head: the first stages stay at the sites (Liang 2020).
 
     The mirror image of fedper, and what splitfed(version=3) computes at the same cut. cut = 0 is fedavg. Difference
@@ -129,14 +129,17 @@ def lg_fedavg(fed: Federation, cut: int = 1, weighting: str = "cases") -> Iterat
     >>> fedlab.Experiment(method="lg_fedavg(cut=1)").method
     'lg_fedavg(cut=1)'
     """
-    whole("cut", cut, 0)
     fed.keep_local(stages.mask(fed.layout, 0, cut))
     return fedavg(fed, weighting)
 
 
 @algorithm
 def fedrep(
-    fed: Federation, personal: int = 1, head_epochs: int = 10, base_epochs: int = 1, weighting: str = "cases"
+    fed: Federation,
+    personal: Count = 1,
+    head_epochs: Count = 10,
+    base_epochs: Whole = 1,
+    weighting: Weighting = "cases",
 ) -> Iterator[Round]:
     """As fedper, but the personal head is trained first, then the shared base (Collins 2021).
 
@@ -164,8 +167,6 @@ def fedrep(
     >>> fedlab.Experiment(method="fedrep(head_epochs=5)").method
     'fedrep(head_epochs=5)'
     """
-    whole("head_epochs", head_epochs, 0)
-    whole("base_epochs", base_epochs, 1)
     head, share = _head(fed, personal), head_epochs / (head_epochs + base_epochs)
     fed.keep_local(head)
     _warn_of_untrained_heads(fed, share)
@@ -180,7 +181,9 @@ def fedrep(
 
 
 @algorithm
-def ditto(fed: Federation, lam: float = 0.1, steps: int | None = None, weighting: str = "cases") -> Iterator[Round]:
+def ditto(
+    fed: Federation, lam: NotNegative = 0.1, steps: Whole | None = None, weighting: Weighting = "cases"
+) -> Iterator[Round]:
     """Federated averaging, and personal models that are pulled towards the shared one (Li 2021).
 
     Algorithm 1: v_k = v_k - lr (grad F_k(v_k) + lam (v_k - w)). The shared model is fedavg's for every lam; with lam =
@@ -219,7 +222,7 @@ def ditto(fed: Federation, lam: float = 0.1, steps: int | None = None, weighting
 
 
 @algorithm
-def apfl(fed: Federation, alpha: float = 0.5, adaptive: bool = True, weighting: str = "cases") -> Iterator[Round]:
+def apfl(fed: Federation, alpha: Share = 0.5, adaptive: bool = True, weighting: Weighting = "cases") -> Iterator[Round]:
     """Personal models mixed with the shared one, alpha v_k + (1 - alpha) w_k, with learned alpha (Deng 2020).
 
     Algorithm 1, in each step with m = alpha v + (1 - alpha) w: w = w - lr grad F(w), v = v - lr alpha grad F(m), alpha
@@ -245,7 +248,6 @@ def apfl(fed: Federation, alpha: float = 0.5, adaptive: bool = True, weighting: 
     >>> fedlab.Experiment(method="apfl(alpha=0.25)").method
     'apfl(alpha=0.25)'
     """
-    within("alpha", alpha, 0, 1)
     sites = len(fed.sites)
     alphas = torch.full((sites,), float(alpha), dtype=torch.float64, device=fed.device)
     state = fed.memory(w=fed.start, v=fed.start.expand(sites), alpha=alphas, mixed=fed.start.expand(sites))
@@ -290,8 +292,9 @@ class MixedStep:
 
 @algorithm
 def pfedme(
-    fed: Federation, lam: float = 15.0, inner: int = 5, inner_lr: float | None = None, beta: float = 1.0,
-    weighting: str = "cases",
+    fed: Federation, lam: NotNegative = 15.0, inner: Whole = 5, inner_lr: NotNegative | None = None,
+    beta: Annotated[float, Bounds(0, 2)] = 1.0,
+    weighting: Weighting = "cases",
 ) -> Iterator[Round]:  # fmt: skip
     """Personal models near the shared one, which follows their Moreau envelopes (Dinh 2020).
 
@@ -325,10 +328,6 @@ def pfedme(
     'pfedme(lam=15.0)'
     """
     stable(fed, "lam", lam)
-    whole("inner", inner, 1)
-    within("beta", beta, 0, 2)
-    if inner_lr is not None:
-        at_least("inner_lr", inner_lr, 0)
     state = fed.memory(w=fed.start, theta=fed.start.expand(len(fed.sites)))
     for round in fed.rounds(state):
         sent = fed.broadcast(state.w)
@@ -372,5 +371,4 @@ def _warn_of_untrained_heads(fed: Federation, share: float) -> None:
 
 def _head(fed: Federation, personal: int) -> Tensor:
     """The coordinates (size,) of the last `personal` stages that have parameters."""
-    whole("personal", personal, 0)
     return stages.head(fed.layout, personal)

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fedlab.core.registry import Registry
+from fedlab.core.registry import Registry, nearest
 from fedlab.federation import Federation, Round
 
 METHODS = Registry("method")
@@ -12,7 +12,7 @@ Algorithm = Callable[..., Iterator[Round]]
 _REVEALED: dict[Algorithm, tuple[str, dict[str, Any]]] = {}  # method -> what it sees of each site, with which arguments
 
 
-def algorithm(function: Algorithm | None = None, *, reveals: str = "", **only: Any) -> Any:
+def algorithm(function: Algorithm | None = None, *, reveals: str = "", version: Any = "", **only: Any) -> Any:
     """Register a method: a generator over a federation that yields its models after each round.
 
     Parameters
@@ -22,6 +22,9 @@ def algorithm(function: Algorithm | None = None, *, reveals: str = "", **only: A
         its meaning in `fedlab.METHODS`. Its state between rounds is in `fed.memory`.
     reveals : str, optional
         What the method must see of single sites, such as "the loss of each", so that it refuses a secure sum.
+    version : str, optional
+        Version of what no fingerprint of the code sees, such as files whose names the method computes. Change it by
+        hand, so that finished runs of the version before are not returned.
     **only
         Values of arguments with which it reveals that; by default it always does.
 
@@ -49,10 +52,14 @@ def algorithm(function: Algorithm | None = None, *, reveals: str = "", **only: A
     >>> METHODS.remove("halfway")
     """
     if function is None:
-        return lambda found: algorithm(found, reveals=reveals, **only)
+        return lambda found: algorithm(found, reveals=reveals, version=version, **only)
+    for name in only:
+        if not reveals or name not in (known := inspect.signature(function).parameters):
+            hint = "say what it reveals, reveals='...'" if not reveals else nearest(name, known)
+            raise ValueError(f"algorithm was given {name!r}, no argument of {function.__name__!r}: {hint}")
     if reveals:
         _REVEALED[function] = reveals, only
-    return METHODS.add(function)
+    return METHODS.add(function, version=version)
 
 
 def check_secure(text: str) -> None:

@@ -5,11 +5,13 @@ down and gradients up instead of labels.
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
-from fedlab.algorithms.cyclic import ORDERS, visits
+from fedlab.algorithms.arguments import Weighting
+from fedlab.algorithms.cyclic import Order, visits
 from fedlab.algorithms.registry import algorithm
 from fedlab.algorithms.split_training import SplitModel
-from fedlab.core.registry import choose
+from fedlab.core.arguments import Count, Whole
 from fedlab.core.rng import stream
 from fedlab.core.weights import Weights, stack, weighted_mean
 from fedlab.federation import Federation, Round, RoundContext
@@ -17,8 +19,9 @@ from fedlab.federation import Federation, Round, RoundContext
 
 @algorithm
 def split(
-    fed: Federation, cut: int = 1, tail: int = 0, handover: str = "peer", turns: str = "site", order: str = "fixed",
-    optimizer: str = "travel",
+    fed: Federation, cut: Whole = 1, tail: Count = 0, handover: Literal["peer", "server", "none"] = "peer",
+    turns: Literal["site", "batch"] = "site", order: Order = "fixed",
+    optimizer: Literal["travel", "reset"] = "travel",
 ) -> Iterator[Round]:  # fmt: skip
     """Split learning: sites take turns at a model whose other half is at a server (Gupta & Raskar 2018).
 
@@ -51,10 +54,6 @@ def split(
     >>> fedlab.Experiment(method="split(cut=2)").method
     'split(cut=2)'
     """
-    choose("handover", handover, ("peer", "server", "none"))
-    choose("turns", turns, ("site", "batch"))
-    choose("order", order, ORDERS)
-    choose("optimizer", optimizer, ("travel", "reset"))
     model, own = SplitModel(fed, cut, tail), handover == "none"
     if own:
         model.keep_clients_local()
@@ -88,8 +87,9 @@ def schedule_turns(
 
 @algorithm
 def splitfed(
-    fed: Federation, version: int = 1, cut: int = 1, tail: int = 0, optimizer: str = "reset", weighting: str = "cases"
-) -> Iterator[Round]:
+    fed: Federation, version: Literal[1, 2, 3] = 1, cut: Whole = 1, tail: Count = 0,
+    optimizer: Literal["reset", "keep", "reference"] = "reset", weighting: Weighting = "cases",
+) -> Iterator[Round]:  # fmt: skip
     """Split and federated learning: sites work in parallel with a server's half, halves are averaged (Thapa 2022).
 
     Difference from the paper: weights of the mean by cases.
@@ -121,8 +121,6 @@ def splitfed(
     >>> fedlab.Experiment(method="splitfed(version=2)").method
     'splitfed(version=2)'
     """
-    choose("version", version, (1, 2, 3))
-    choose("optimizer", optimizer, ("reset", "keep", "reference"))
     model = SplitModel(fed, cut, tail)
     if version == 3:
         model.keep_clients_local()

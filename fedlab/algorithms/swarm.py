@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from fedlab.algorithms.arguments import whole, within
-from fedlab.algorithms.graphs import links, metropolis
+from fedlab.algorithms.arguments import Weighting
+from fedlab.algorithms.graphs import Topology, links, metropolis
 from fedlab.algorithms.registry import algorithm
-from fedlab.core.registry import choose
+from fedlab.core.arguments import Share, Whole
 from fedlab.core.rng import stream
 from fedlab.core.weights import Weights, stack, weighted_mean
 from fedlab.federation import Federation, Round, RoundContext
@@ -19,8 +19,9 @@ MERGES = {"mean": None, "median": "median(weighted=True)", "geomedian": "geomedi
 
 @algorithm
 def swarm(
-    fed: Federation, sync: int | None = None, min_peers: int = 2, merge: str = "mean", weighting: str = "uniform",
-    optimizer: str = "keep", leader_failure: float = 0.0,
+    fed: Federation, sync: Whole | None = None, min_peers: Whole = 2,
+    merge: Literal["mean", "median", "geomedian"] = "mean", weighting: Weighting = "uniform",
+    optimizer: Literal["keep", "reset"] = "keep", leader_failure: Share = 0.0,
 ) -> Iterator[Round]:  # fmt: skip
     """Swarm learning: peers train, elect a leader, merge there, and adopt the result (Warnat-Herresthal 2021).
 
@@ -53,7 +54,7 @@ def swarm(
     >>> fedlab.Experiment(method="swarm(sync=8)").method
     'swarm(sync=8)'
     """
-    _check(fed, sync, min_peers, merge, optimizer, leader_failure)
+    _check(fed, min_peers, merge, leader_failure)
     state = fed.memory(w=fed.start, peers=fed.start.expand(len(fed.sites)), behind=[], merges=0)
     for round in fed.rounds(state):
         ready = round.reporting
@@ -73,14 +74,8 @@ def swarm(
         yield Round({"global": state.w})
 
 
-def _check(fed: Federation, sync: Any, min_peers: int, merge: str, optimizer: str, leader_failure: float) -> None:
-    """Refuse arguments that are impossible or contradict the settings."""
-    choose("merge", merge, tuple(MERGES))
-    choose("optimizer", optimizer, ("keep", "reset"))
-    within("leader_failure", leader_failure, 0, 1)
-    whole("min_peers", min_peers, 1)
-    if sync is not None:
-        whole("sync", sync, 1)
+def _check(fed: Federation, min_peers: int, merge: str, leader_failure: float) -> None:
+    """Refuse arguments that contradict each other or the settings."""
     if min_peers > len(fed.sites):
         raise ValueError(
             f"min_peers={min_peers} with {len(fed.sites)} site{'s' * (len(fed.sites) > 1)}: no merge could ever take"
@@ -143,7 +138,9 @@ def elect_leader(fed: Federation, state: Any, trained: Weights, failure: float) 
 
 
 @algorithm
-def gossip(fed: Federation, topology: str = "ring", optimizer: str = "reset") -> Iterator[Round]:
+def gossip(
+    fed: Federation, topology: Topology = "ring", optimizer: Literal["reset", "keep"] = "reset"
+) -> Iterator[Round]:
     """Decentralized SGD: each site trains, then averages its model with those of its neighbours (Lian 2017).
 
     D-PSGD with Metropolis weights, which preserve the mean of all models. "local" is each site's model, "global" their
@@ -167,9 +164,7 @@ def gossip(fed: Federation, topology: str = "ring", optimizer: str = "reset") ->
     >>> fedlab.Experiment(method="gossip('torus')").method
     "gossip('torus')"
     """
-    choose("optimizer", optimizer, ("reset", "keep"))
     sites = len(fed.sites)
-    links(topology, sites, np.random.default_rng(0))  # refuses an unknown topology before any training
     state = fed.memory(peers=fed.start.expand(sites))
     for round in fed.rounds(state):
         ready = round.reporting

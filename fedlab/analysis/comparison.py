@@ -310,7 +310,7 @@ def _scores(group: list[Run], inside: Alignment, outside: Alignment, use: str, u
     """Score a method at each site, in the summaries of sites, and at each held-out site."""
     model = "global" if use == "global" and _has_shared_model(group, inside) else None
     scores: dict[str, Estimate] = dict(_score_sites(group, inside, [*inside.sites, POOLED], model))
-    mean = MeanOfSites([scores[site] for site in inside.scored])  # type: ignore[misc]
+    mean = MeanOfSites([scores[site] for site in inside.scored])
     scores |= {MEAN: mean, WORST: mean}
     return scores | _score_sites(group, outside, outside.sites, external=unseen)
 
@@ -338,7 +338,7 @@ def _gains(places: dict[str, Estimate], reference: dict[str, Estimate]) -> dict[
     }
     mean = places[MEAN]
     scored = [site for site, score in places.items() if isinstance(mean, MeanOfSites) and score in mean.sites]
-    return found | {MEAN: MeanOfSites([found[site] for site in scored])}  # type: ignore[misc]
+    return found | {MEAN: MeanOfSites([found[site] for site in scored])}
 
 
 def _value(score: Estimate, site: str, alignment: Alignment) -> dict[str, Any]:

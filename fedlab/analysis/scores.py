@@ -10,12 +10,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from fedlab.core.typing import Floats, Ints
 from fedlab.evaluation.intervals import auroc, means, proportions, repeats, sites
 from fedlab.evaluation.intervals.calibration import ENOUGH
-from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval
+from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, root
 from fedlab.learning.metrics import METRICS, present_classes
 
 GROUPS = 200  # patients are left out one by one up to so many, else in so many groups
@@ -32,8 +31,12 @@ class Estimate:
     """A number with a value for each seed, and an interval over cases and seeds."""
 
     values: Floats
-    method: str
     range: tuple[float, float]
+
+    @property
+    def method(self) -> str:
+        """The name of the interval."""
+        raise NotImplementedError
 
     def cases(self, level: float = LEVEL) -> Interval:
         """The interval of the mean over these seeds, for new cases."""
@@ -67,7 +70,7 @@ class Estimate:
 
         if end(-1e-6) <= 0:
             return 1.0
-        return float(10 ** (UNLIKELY if end(UNLIKELY) > 0 else optimize.brentq(end, UNLIKELY, -1e-6, xtol=1e-3)))
+        return float(10 ** (UNLIKELY if end(UNLIKELY) > 0 else root(end, UNLIKELY, -1e-6, 1e-3)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +168,12 @@ class Score(Estimate):
         return auroc.mean_parts([parts for parts in each if parts]) if each and all(each) else None
 
     @property
+    def left(self) -> Floats:
+        """The mean over seeds of the metric without each group of patients."""
+        each = [seed.left for seed in self.seeds.values() if seed.left is not None]
+        return np.asarray(np.mean(each, axis=0)) if each else np.empty(0)
+
+    @property
     def right(self) -> Floats | None:
         """The mean over seeds of correct decisions, (n,)."""
         each = [seed.right for seed in self.seeds.values() if seed.right is not None]
@@ -172,7 +181,6 @@ class Score(Estimate):
 
     @property
     def method(self) -> str:
-        """The name of the interval."""
         test = self.test
         if test.binary_auroc:
             return "Newcombe"
@@ -201,8 +209,7 @@ class Score(Estimate):
             return NONE
         if self.method.startswith("MOVER"):
             return self._balanced(level)
-        left = np.mean([seed.left for seed in self.seeds.values()], axis=0)
-        return means.jackknife(value, left, test.scale, level)
+        return means.jackknife(value, self.left, test.scale, level)
 
     def _proportion(self, member: NDArray[np.bool_], level: float) -> Interval:
         """The interval of the share of correct decisions among some cases."""
@@ -266,8 +273,7 @@ class Gain(Estimate):
             patient = np.unique(self.test.patient, return_inverse=True)[1]
             sums = np.bincount(patient, self.first.right - self.second.right)
             return means.paired_mean(sums * len(sums) / len(patient), 0.5, level)
-        first, second = ([seed.left for seed in score.seeds.values()] for score in (self.first, self.second))
-        return means.jackknife(self.value, np.mean(first, axis=0) - np.mean(second, axis=0), "identity", level)
+        return means.jackknife(self.value, self.first.left - self.second.left, "identity", level)
 
     @property
     def p_value(self) -> float:
@@ -278,7 +284,7 @@ class Gain(Estimate):
 class MeanOfSites(Estimate):
     """The mean over sites of scores, or of gains; each site has the same weight."""
 
-    def __init__(self, parts: Sequence[Score] | Sequence[Gain]) -> None:
+    def __init__(self, parts: Sequence[Estimate]) -> None:
         self.sites = list(parts)
         self.values = np.mean([site.values for site in self.sites], axis=0) if self.sites else np.empty(0)
         self.range = self.sites[0].range if self.sites else RANGES["identity"]

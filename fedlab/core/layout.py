@@ -1,8 +1,9 @@
 """Positions of a model's tensors in its flat vector.
 
-The vector holds the P trainable parameters in the order of the model's stages, then the Q floating buffers
-(normalisation statistics). Each tensor starts at a multiple of 256 bytes, as a GPU's vectorised kernels need; the gaps
-between tensors are padding, which is always zero and never counted, sent or saved.
+The vector holds the P trained parameters in the order of the model's stages, then the Q other floating numbers
+(normalisation statistics, and parameters that are not trained). Each tensor starts at a multiple of 256 bytes, as a
+GPU's vectorised kernels need; the gaps between tensors are padding, which is always zero and never counted, sent or
+saved.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ class Entry:
     """One tensor of the model and its position in the vector.
 
     kind: weight (decays), bias, norm, batchnorm (scale and offset), mean or variance (running statistics of a batch
-    norm), or buffer.
+    norm), or buffer (others, and parameters that are not trained).
     """
 
     name: str
@@ -47,8 +48,9 @@ class Entry:
 class Layout:
     """The positions of all tensors of one architecture.
 
-    counters: names of integer buffers. trained: length of the vector's trainable part, padding included. size: length
-    of the vector, padding included. pooled: average running variances as the variance of the union of all sites.
+    counters: names of buffers that hold one integer. trained: length of the vector's trainable part, padding included.
+    size: length of the vector, padding included. pooled: average running variances as the variance of the union of all
+    sites. channels_last: convolution kernels are in channels-last memory.
     """
 
     entries: tuple[Entry, ...]
@@ -56,17 +58,22 @@ class Layout:
     trained: int
     size: int
     pooled: bool = False
+    channels_last: bool = True
 
     @classmethod
-    def of(cls, model: nn.Module, *, pooled: bool = False) -> "Layout":
-        """Lay out a model: parameters in stage order, then floating buffers."""
-        kinds = _kinds(model)
-        parameters = [(name, p.shape, kinds[name]) for name, p in model.named_parameters()]
-        floating = [(name, b.shape, kinds[name]) for name, b in model.named_buffers() if b.is_floating_point()]
-        counters = tuple(name for name, b in model.named_buffers() if not b.is_floating_point())
-        found = [Entry(name, tuple(shape), 0, kind) for name, shape, kind in parameters + floating]
+    def of(cls, model: nn.Module, *, pooled: bool = False, channels_last: bool = True) -> "Layout":
+        """Lay out a model: trained parameters in stage order, then those that are not trained, then floating buffers.
+
+        Tables of integers are no part of it: they are the same in every copy of the model.
+        """
+        kinds, buffers = _kinds(model), dict(model.named_buffers())
+        parameters = [(name, p.shape, kinds[name]) for name, p in model.named_parameters() if p.requires_grad]
+        fixed = [(name, p.shape, "buffer") for name, p in model.named_parameters() if not p.requires_grad]
+        floating = [(name, b.shape, kinds[name]) for name, b in buffers.items() if b.is_floating_point()]
+        counters = tuple(name for name, b in buffers.items() if not b.is_floating_point() and not b.ndim)
+        found = [Entry(name, tuple(shape), 0, kind) for name, shape, kind in parameters + fixed + floating]
         entries, trained, size = place(found, len(parameters))
-        return cls(entries, counters, trained, size, pooled)
+        return cls(entries, counters, trained, size, pooled, channels_last)
 
     @cached_property
     def parameters(self) -> int:
@@ -99,9 +106,10 @@ class Layout:
     def views(self, vector: Tensor) -> dict[str, Tensor]:
         """Name -> view of a vector (..., size), or of its trainable part (..., trained) without buffers.
 
-        Convolution kernels are in channels-last memory order.
+        Convolution kernels are in channels-last memory order, unless `channels_last` is False.
         """
-        return {entry.name: _view(vector, entry) for entry in self.entries if entry.stop <= vector.shape[-1]}
+        inside = [entry for entry in self.entries if entry.stop <= vector.shape[-1]]
+        return {entry.name: _view(vector, entry, self.channels_last) for entry in inside}
 
 
 def place(found: Sequence[Entry], trainable: int) -> tuple[tuple[Entry, ...], int, int]:
@@ -139,10 +147,10 @@ def _norm_kind(module: nn.Module) -> str:
     return "norm" if isinstance(module, NORMS) else ""
 
 
-def _view(vector: Tensor, entry: Entry) -> Tensor:
+def _view(vector: Tensor, entry: Entry, channels_last: bool) -> Tensor:
     """One tensor as a view of the vector."""
     flat, many = vector[..., entry.start : entry.stop], vector.shape[:-1]
-    if len(entry.shape) < 4:
-        return flat.view(*many, *entry.shape)
+    if len(entry.shape) < 4 or not channels_last:
+        return flat.view((*many, *entry.shape))
     outputs, inputs, *kernel = entry.shape
     return flat.view(*many, outputs, *kernel, inputs).movedim(-1, len(many) + 1)

@@ -4,6 +4,7 @@ A stage is one element of the model's `nn.Sequential`; the cut layer of split le
 flat vector of the whole model the parameters of neighbouring stages are one slice, and so are their buffers.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ def stage_layout(layout: Layout, ranges: Iterable[Sequence[int]]) -> StageLayout
         names += [layout.counters[i] for i in counters]
     entries, boundary, size = place(trained + buffers, len(trained))
     where = (tuple(spans[0]), tuple(spans[1]), tuple(spans[2]))
-    return StageLayout(entries, tuple(names), boundary, size, layout.pooled, stages, where)
+    return StageLayout(entries, tuple(names), boundary, size, layout.pooled, layout.channels_last, stages, where)
 
 
 def extract(w: Weights, layout: StageLayout) -> Weights:
@@ -117,7 +118,11 @@ def as_sequential(model: nn.Module) -> nn.Sequential:
     """The model as a sequence of stages; ValueError if it is none."""
     if not isinstance(model, nn.Sequential):
         raise _uncut(f"it is a {type(model).__name__}")
-    return model
+    if type(model) is nn.Sequential:
+        return model
+    if type(model).forward is not nn.Sequential.forward:
+        raise _uncut(f"{type(model).__name__} has a forward of its own")
+    return nn.Sequential(OrderedDict(model._modules))  # type: ignore[arg-type]  # a subclass may not be sliced
 
 
 def stage_of(name: str) -> int:

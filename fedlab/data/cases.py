@@ -1,31 +1,49 @@
 """`Cases`: images, a table with one row for each case, and a card. A dataset is a folder, not a class.
 
 A folder holds `cases.parquet` (required columns `case`, `label`), `images.npy` (n, channels, height, width[, depth];
-uint8 or float16), `card.json` and, for segmentation, `masks.npy` (n, height, width[, depth]; uint8). Images are
-memory-mapped: they stay on disk until they are used.
+uint8 or float16), `card.json`, for segmentation `masks.npy` (n, height, width[, depth]; uint8), and `checksums.json`,
+by which damage is found. Images are memory-mapped: they stay on disk until they are used.
 """
 
 import hashlib
+import io
 import json
-import math
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from fedlab.core.registry import nearest
+from fedlab.core.files import (
+    CHECKSUMS,
+    DamagedError,
+    read_json,
+    reserve,
+    resolve,
+    scratch_folder,
+    verify,
+    write_checksums,
+    write_json,
+)
+from fedlab.data.checks import SPLITS, TASKS, check_card, check_images, check_table, each, numbers_of
+from fedlab.data.columns import canonical, kind_of, look_alike
+from fedlab.data.per_case import chosen_rows
 
-TASKS = ("binary", "multiclass", "ordinal", "multilabel", "segmentation")
-SPLITS = ("train", "val", "test")
-# Least and most classes; other tasks have at least two.
-LIMITS: dict[str, tuple[int, float]] = {"binary": (2, 2), "multilabel": (1, 62), "segmentation": (1, math.inf)}
-CHUNK = 4096  # images read at a time, so that a memory-mapped dataset never has to fit in memory
+__all__ = ["SPLITS", "TASKS", "Cases", "read"]
+
+Content = TypeVar("Content")
+
+FILES = ("cases.parquet", "images.npy", "card.json")
+PIXELS = "pixels"  # entry of checksums.json: digest of the images, which are hashed when they are audited
+LARGE = 2**26  # bytes above which an array is compared when it is hashed, and not already when it is opened
+REMEDY = (
+    "restore it from a copy, or remove the folder and prepare or save it again (if you changed it on purpose, delete"
+    f" {CHECKSUMS})"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +87,17 @@ class Cases:
     card: dict[str, Any] = field(repr=False)
     masks: NDArray[np.uint8] | None = field(default=None, repr=False)
 
+    _unchecked: dict[str, tuple[Path, str]] = field(default_factory=dict, init=False, repr=False)
+
     def __post_init__(self) -> None:
+        if not isinstance(self.table, pd.DataFrame):
+            raise ValueError(
+                f"the table is a {type(self.table).__name__}: give a DataFrame with columns case and label"
+            )
+        check_card(self.card)
+        check_table(self.table, self.card)
+        check_images(self.images, self.table, self.card, self.masks)
         object.__setattr__(self, "table", self.table.reset_index(drop=True))
-        _check_card(self.card)
-        _check_table(self.table, self.card)
-        _check_images(self)
 
     @property
     def name(self) -> str:
@@ -103,12 +127,16 @@ class Cases:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """Class index of each case, shape (n,); for a multi-label task a bit mask, bit j for class j."""
-        return self.table["label"].to_numpy(np.int64)
+        return numbers_of(self.table["label"]).to_numpy(np.int64)
 
     @cached_property
     def pixel_hashes(self) -> NDArray[np.object_]:
         """128-bit digest of each image's bytes, shape (n,): equal digests are exact duplicates."""
-        digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in _each(self.images)]
+        digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in each(self.images)]
+        if "images.npy" in self._unchecked:
+            path, stored = self._unchecked["images.npy"]
+            if _pixel_digest(self.images, digests) != stored:
+                raise DamagedError(f"{path} is damaged: its pixels are not those that were stored; {REMEDY}")
         return np.array([*digests, b""], dtype=object)[:-1]
 
     @cached_property
@@ -117,7 +145,7 @@ class Cases:
         duplicates = pd.factorize(self.pixel_hashes)[0].astype(np.int64)
         if "patient" not in self.table:
             return duplicates
-        patients = pd.factorize(self.table["patient"])[0].astype(np.int64)
+        patients = pd.factorize(_trimmed(self.table["patient"]))[0].astype(np.int64)
         patients[patients < 0] = patients.max() + 1 + np.arange((patients < 0).sum())  # unknown: one each
         return _connected(patients, duplicates)
 
@@ -126,10 +154,12 @@ class Cases:
         """Hash of task, classes, table, pixels and masks; it identifies the data in every run folder."""
         digest = hashlib.blake2b(json.dumps([self.task, self.classes, self.shape]).encode(), digest_size=16)
         for column in sorted(self.table.columns):
-            digest.update(column.encode() + "\x1f".join(map(str, self.table[column])).encode())
+            digest.update(column.encode() + "\x1f".join(canonical(self.table[column])).encode())
         for pixel_hash in self.pixel_hashes:
             digest.update(pixel_hash)
-        for mask in () if self.masks is None else _each(self.masks):
+        if "masks.npy" in self._unchecked:
+            _verified(self._unchecked["masks.npy"][0])
+        for mask in () if self.masks is None else each(self.masks):
             digest.update(mask.tobytes())
         return digest.hexdigest()
 
@@ -142,12 +172,17 @@ class Cases:
         Parameters
         ----------
         index : array-like of int, or of bool with shape (n,)
-            Row positions, or a mask.
+            Row positions, or a mask; a mask that is a Series is aligned by its index.
 
         Returns
         -------
         Cases
             The selected cases, in the order given.
+
+        Raises
+        ------
+        ValueError
+            If no case is selected, or a position or mask does not fit the cases.
 
         Examples
         --------
@@ -156,8 +191,7 @@ class Cases:
         >>> len(cases), len(cases.take(cases.labels == 1))
         (20, 9)
         """
-        rows = np.asarray(index)
-        rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.int64)
+        rows = chosen_rows(index, self.table["case"])
         masks = None if self.masks is None else self.masks[rows]
         return Cases(self.images[rows], self.table.iloc[rows], self.card, masks)
 
@@ -187,7 +221,7 @@ class Cases:
             ("exact duplicates", *_repeats(duplicates), "surplus copies of byte-identical images"),
             (
                 "conflicting labels",
-                *_mixed(duplicates, self.table["label"]),
+                *_mixed(duplicates, pd.Series(self.labels)),
                 "identical images, different labels",
             ),
         ]
@@ -200,8 +234,13 @@ class Cases:
                 )
             )
         if "split" in self.table and "patient" in self.table:
-            patients = self.table["patient"]
+            patients = _trimmed(self.table["patient"])
             found.append(("patients across splits", *_mixed(patients, self.table["split"]), "patients on both sides"))
+        if "patient" in self.table and kind_of(self.table["patient"]) == "string":
+            alike = look_alike(_trimmed(self.table["patient"]).dropna())
+            names = [name for group in alike for name in group]
+            meaning = f"ids such as {' and '.join(map(repr, alike[0]))} count as different patients" if alike else ""
+            found.append(("patients look alike", len(alike), int(self.table["patient"].isin(names).sum()), meaning))
         rows = pd.DataFrame(found, columns=["kind", "groups", "cases", "meaning"])
         return rows[rows["cases"] > 0].reset_index(drop=True)
 
@@ -232,19 +271,22 @@ class Cases:
         ...     folder = cases.save(f"{parent}/mine")
         ...     print(sorted(file.name for file in folder.iterdir()))
         ...     print(fedlab.load(folder).fingerprint == cases.fingerprint)
-        ['card.json', 'cases.parquet', 'images.npy', 'masks.npy']
+        ['card.json', 'cases.parquet', 'checksums.json', 'images.npy', 'masks.npy']
         True
         """
-        target = Path(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-            half = Path(scratch) / "half"
+        target = resolve(folder)
+        with scratch_folder(target.parent) as scratch:
+            half = scratch / "half"
             half.mkdir()
-            self.table.to_parquet(half / "cases.parquet", index=False)
+            reserve(half / "images.npy", self.images.nbytes)
             np.save(half / "images.npy", self.images)
             if self.masks is not None:
                 np.save(half / "masks.npy", self.masks)
-            (half / "card.json").write_text(json.dumps(self.card, indent=2, ensure_ascii=False))
+            (half / "cases.parquet").write_bytes(self.table.to_parquet(index=False))  # pyarrow refuses some paths
+            write_json(half / "card.json", self.card)
+            write_checksums(half)
+            digest = _pixel_digest(self.images, self.pixel_hashes.tolist())
+            write_json(half / CHECKSUMS, {**read_json(half / CHECKSUMS), PIXELS: digest})
             if target.exists():
                 raise FileExistsError(f"{target} exists already: choose another folder or remove it first")
             half.rename(target)
@@ -268,129 +310,77 @@ def read(folder: str | Path) -> Cases:
     ------
     FileNotFoundError
         If a file is missing.
+    DamagedError
+        If a file is cut off, or is not what was stored. Images and masks of more than 64 MiB are compared when they are
+        hashed, which `fedlab.load` and every run do.
     ValueError
-        If a file cannot be read or the parts do not fit together.
+        If the parts do not fit together.
     """
-    root = Path(folder)
-    for name in ("cases.parquet", "images.npy", "card.json"):
+    root = resolve(folder)
+    for name in FILES:
         if not (root / name).is_file():
             raise FileNotFoundError(
                 f"{root} has no {name}: a dataset folder holds cases.parquet, images.npy and card.json"
             )
+    unchecked = _compare_checksums(root)
+    array = partial(np.load, mmap_mode="r", allow_pickle=False)
+    images = _opened(root / "images.npy", array)
+    table = _opened(root / "cases.parquet", lambda path: pd.read_parquet(io.BytesIO(path.read_bytes())))
+    card = _opened(root / "card.json", lambda path: read_json(path, object))
+    masks = _opened(root / "masks.npy", array) if (root / "masks.npy").is_file() else None
     try:
-        images = np.load(root / "images.npy", mmap_mode="r", allow_pickle=False)
-        table = pd.read_parquet(root / "cases.parquet")
-        card = json.loads((root / "card.json").read_text())
-        mask_file = root / "masks.npy"
-        masks = np.load(mask_file, mmap_mode="r", allow_pickle=False) if mask_file.is_file() else None
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{root} cannot be read ({error}): prepare the folder again") from error
-    try:
-        return Cases(images, table, card, masks)
+        cases = Cases(images, table, card, masks)
     except ValueError as error:
         raise ValueError(f"{root}: {error}") from None
+    cases._unchecked.update(unchecked)
+    return cases
 
 
-def _check_card(card: dict[str, Any]) -> None:
-    """Check name, task and classes."""
-    for key in ("name", "task", "classes"):
-        if key not in card:
-            raise ValueError(f"the card has no {key!r}: add it to card.json (found {sorted(card)})")
-    if card["task"] not in TASKS:
-        raise ValueError(f"the card's task is {card['task']!r}: {nearest(card['task'], TASKS)}")
-    least, most = LIMITS.get(card["task"], (2, math.inf))
-    classes = card["classes"]
-    if not isinstance(classes, list | tuple) or len(set(classes)) < len(classes) or not least <= len(classes) <= most:
-        wanted = "two" if most == 2 else f"at least {least}"
-        raise ValueError(f"the card's classes are {classes!r}: list {wanted} different names for a {card['task']} task")
+def _opened(path: Path, reader: Callable[[Path], Content]) -> Content:
+    """The content of a file; DamagedError that names it, whatever its reader raises."""
+    try:
+        return reader(path)
+    except Exception as error:
+        told = str(error) if isinstance(error, DamagedError) else f"{path} cannot be read ({error})"
+        raise DamagedError(f"{told}: {REMEDY}") from error
 
 
-def _check_table(table: pd.DataFrame, card: dict[str, Any]) -> None:
-    """Check case names, labels and splits."""
-    for column in ("case", "label"):
-        if column not in table:
-            raise ValueError(
-                f"the table has no column {column!r}: found {list(table.columns)}; {nearest(column, table.columns)}"
-                " Rename or add it"
-            )
-    unnamed = ~table["case"].map(lambda name: isinstance(name, str) and bool(name)).astype(bool)
-    if unnamed.any():
-        raise ValueError(
-            f"column 'case' holds {table['case'][unnamed].iloc[0]!r}: name every case by text, e.g."
-            " table['case'].astype(str), since a number would mean a row"
-        )
-    if not table["case"].is_unique:
-        twice = table["case"][table["case"].duplicated()].iloc[0]
-        raise ValueError(f"case {twice!r} occurs more than once in the table: give every case a unique name")
-    labels = pd.to_numeric(table["label"], errors="coerce")
-    limit = 2 ** len(card["classes"]) if card["task"] == "multilabel" else len(card["classes"])
-    wrong = labels.isna() | (labels < 0) | (labels >= limit) | (labels != labels.round())
-    if wrong.any():
-        row = table[wrong].iloc[0]
-        raise ValueError(
-            f"{int(wrong.sum())} labels are outside 0..{limit - 1} (first: case {row['case']!r}: {row['label']!r})"
-            f": number the classes {card['classes']} from 0"
-        )
-    if "split" in table and not table["split"].isin(SPLITS).all():
-        raise ValueError(f"column 'split' holds {sorted(set(table['split'].astype(str)) - set(SPLITS))}: use {SPLITS}")
+def _verified(path: Path) -> Path:
+    """The path of a file whose bytes are those that were stored; DamagedError with a remedy if they changed."""
+    try:
+        return verify(path)
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {REMEDY}") from None
 
 
-def _check_images(cases: Cases) -> None:
-    """Check shapes, data types and values of images and masks."""
-    images, n = cases.images, len(cases.table)
-    if images.ndim not in (4, 5) or images.shape[0] != n:
-        raise ValueError(
-            f"images have shape {images.shape} but the table has {n} rows:"
-            f" wanted ({n}, channels, height, width[, depth])"
-        )
-    if images.dtype not in (np.dtype(np.uint8), np.dtype(np.float16)):
-        raise ValueError(f"images are {images.dtype}: store uint8 (0..255) or float16 (0..1)")
-    if cases.masks is not None and cases.masks.shape != (n, *images.shape[2:]):
-        wanted = (n, *images.shape[2:])
-        raise ValueError(f"masks have shape {cases.masks.shape}: wanted {wanted}, one mask for each image")
-    if cases.task == "segmentation":
-        _check_masks(cases)
-    if images.dtype == np.float16:
-        _check_finite(cases)
+def _compare_checksums(root: Path) -> dict[str, tuple[Path, str]]:
+    """Compare the files of a folder with their checksums; return the large arrays, which are compared when hashed.
+
+    Folders of earlier versions have no checksums.
+    """
+    if not (root / CHECKSUMS).is_file():
+        return {}
+    stored = _opened(root / CHECKSUMS, read_json)
+    held = [name for name in (*FILES, "masks.npy") if (root / name).is_file()]
+    if unlisted := [name for name in (*held, PIXELS) if name not in stored]:
+        raise DamagedError(f"{root / CHECKSUMS} is damaged: it does not list {', '.join(unlisted)}; {REMEDY}")
+    large = [name for name in held if name.endswith(".npy") and (root / name).stat().st_size > LARGE]
+    for name in stored:
+        if name not in (*large, PIXELS):
+            _verified(root / name)
+    return {name: (root / name, str(stored[PIXELS])) for name in large}
 
 
-def _check_masks(cases: Cases) -> None:
-    """Check structures and mask values."""
-    names = cases.card.get("structures", cases.card["classes"])
-    if not isinstance(names, list | tuple) or len(set(names)) < len(names) or len(names) < 2:
-        raise ValueError(
-            f"the card's structures are {names!r}: list a different name for each value of the masks, background first"
-        )
-    if cases.masks is None:
-        raise ValueError("a segmentation dataset has no masks: add masks.npy, or give the card another task")
-    if cases.masks.dtype != np.uint8:
-        raise ValueError(f"masks are {cases.masks.dtype}: store the numbers of {list(names)} as uint8")
-    for number, mask in enumerate(_each(cases.masks)):
-        if (top := int(mask.max(initial=0))) >= len(names):
-            raise ValueError(
-                f"the mask of case {cases.table['case'].iloc[number]!r} holds the value {top}, but the structures are"
-                f" {list(names)}: number them 0..{len(names) - 1}"
-            )
+def _pixel_digest(images: NDArray[Any], hashes: list[bytes]) -> str:
+    """Digest of images, from the hashes of each."""
+    digest = hashlib.blake2b(f"{images.shape} {images.dtype}".encode(), digest_size=16)
+    digest.update(b"".join(hashes))
+    return digest.hexdigest()
 
 
-def _check_finite(cases: Cases) -> None:
-    """Check that float images are finite and in [0, 1]."""
-    for start in range(0, len(cases.table), CHUNK):
-        block = np.asarray(cases.images[start : start + CHUNK], np.float32)
-        low, high = block.min(initial=0.0), block.max(initial=0.0)
-        if not (low >= 0 and high <= 1):  # also false for NaN
-            good = np.isfinite(block) & (block >= 0) & (block <= 1)
-            first = start + int(np.flatnonzero(~good.reshape(len(block), -1).all(1))[0])
-            raise ValueError(
-                f"case {cases.table['case'].iloc[first]!r} has pixels that are NaN, infinite or outside [0, 1]:"
-                " scale images to [0, 1] and fill holes before saving"
-            )
-
-
-def _each(images: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Iterate over images, reading many at a time."""
-    for start in range(0, len(images), CHUNK):
-        yield from np.asarray(images[start : start + CHUNK])
+def _trimmed(patients: pd.Series) -> pd.Series:
+    """Patients without blanks before and after their names: one person, not two."""
+    return patients.map(str.strip, na_action="ignore") if kind_of(patients) == "string" else patients
 
 
 def _repeats(groups: pd.Series) -> tuple[int, int]:

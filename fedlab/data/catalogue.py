@@ -11,7 +11,9 @@ from functools import cache, partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from fedlab.core.files import resolve
 from fedlab.core.registry import Registry, nearest
 from fedlab.core.warnings import LeakageWarning, warn
 from fedlab.data.cases import Cases, read
@@ -38,6 +40,7 @@ class _Datasets(Mapping[str, str]):
 
 
 DATASETS: Mapping[str, str] = _Datasets()
+_LOADED: WeakKeyDictionary[Cases, str] = WeakKeyDictionary()
 
 
 def load(dataset: str | Path) -> Cases:
@@ -76,10 +79,34 @@ def load(dataset: str | Path) -> Cases:
     {'train': 66, 'test': 21, 'val': 13}
     """
     cases = _cases(dataset)
+    _LOADED[cases] = canonical(dataset)
     for kind, groups, found, meaning in cases.audit().itertuples(index=False):
         size = f"{_count(found, 'case')} in {_count(groups, 'group')}"
         warn(f"{cases.name}: {kind}: {size} ({meaning})", LeakageWarning)
     return cases
+
+
+def folder_of(dataset: str | Path) -> Path | None:
+    """The folder that a path, or the name of a folder of one's own, leads to, in its one form; None for other names."""
+    if isinstance(dataset, Path) or "/" in dataset or os.sep in dataset:
+        known = isinstance(dataset, str) and dataset.split("(")[0].strip() in DATASETS  # its options may hold a path
+        return None if known else resolve(dataset)
+    places = (home() / dataset, Path(dataset))
+    folders = (resolve(place) for place in places if os.path.isfile(place / "card.json"))  # noqa: PTH113 (a long name)
+    found = next(folders, None)
+    return None if found and dataset.split("(")[0].strip() in DATASETS else found
+
+
+def canonical(dataset: str | Path) -> str:
+    """The one text of a dataset: a name, or the path of a folder that is not among the prepared ones."""
+    folder = folder_of(dataset)
+    named = folder is None or (folder.parent, folder.name) == (home(), dataset)
+    return str(dataset if named else folder)
+
+
+def described(cases: Cases) -> str:
+    """The text by which these cases were loaded; the name on their card if they were made or chosen otherwise."""
+    return _LOADED.get(cases, cases.name)
 
 
 def _count(number: int, what: str) -> str:
@@ -95,11 +122,8 @@ def _cases(dataset: str | Path) -> Cases:
     if isinstance(dataset, str) and name in DATASETS:  # its options may hold a path
         function, values, named = _registry().parse(dataset)
         return function(*values, **named)
-    if isinstance(dataset, Path) or "/" in dataset or os.sep in dataset:
-        return read(Path(dataset).expanduser())
-    for folder in (home() / dataset, Path(dataset)):
-        if (folder / "card.json").is_file():
-            return read(folder)
+    if folder := folder_of(dataset):
+        return read(folder)
     raise ValueError(
         f"unknown dataset {dataset!r}: {nearest(name, DATASETS)} The path of a folder with cases.parquet, images.npy"
         " and card.json works too"
@@ -124,4 +148,26 @@ def _prepared(source: Any, name: str, /, *values: Any, **options: Any) -> Cases:
         raise ValueError(
             f"dataset {name!r} was given {values} without names: write the options as in {name}({example})"
         )
+    _check_options(source, name, options)
     return read(source.prepare(name, **options))
+
+
+def check(dataset: str) -> None:
+    """Refuse options that a known dataset does not take, before it is prepared."""
+    name = dataset.split("(")[0].strip()
+    if "(" not in dataset or name not in DATASETS:
+        return
+    function, _, named = _registry().parse(dataset)
+    if isinstance(function, partial):
+        source, *_ = function.args
+        _check_options(source, name, named)
+
+
+def _check_options(source: Any, name: str, options: Mapping[str, Any]) -> None:
+    """Refuse what is no option of a dataset; where it is written is no option."""
+    known = source.options(name)
+    for option in options:
+        if option not in known:
+            hint = nearest(option, known) if known else "it has none"
+            where = f"; the folder is chosen by {source.__name__}.prepare" if option == "folder" else ""
+            raise ValueError(f"dataset {name!r} has no option {option!r}: {hint}{where}")

@@ -3,11 +3,13 @@
 import os
 from pathlib import Path
 
+from fedlab.core.files import resolve
+
 
 def home() -> Path:
     """`$FEDLAB_DATA`, or the user's cache folder."""
     if chosen := os.environ.get("FEDLAB_DATA"):
-        return Path(chosen).expanduser()
+        return resolve(chosen)
     import pooch
 
-    return Path(pooch.os_cache("fedlab"))
+    return resolve(pooch.os_cache("fedlab"))

@@ -14,12 +14,13 @@ x (to the image's right, the patient's left) and z (to the back). A 2D image is 
 """
 
 from copy import deepcopy
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from fedlab.core.arguments import Bounds, Count
 from fedlab.core.rng import stream
 from fedlab.data.cases import Cases
 
@@ -53,10 +54,16 @@ COLUMNS = {
 LUNG, DENSITY, HAZE = 0.24, 0.04, 0.04  # intensity of the lungs, its spread between patients and within one
 VESSELS, NOISE = 0.20, 0.046  # intensity of vessels at the hilum; standard deviation of the acquisition noise
 NODES = {"vessels": 11, "haze": 5}  # control points along each axis of these random fields
+MOST_PIXELS = 10**11
 BLOCK = 2**17  # pixels drawn at a time, to stay in the CPU's cache; each block has its own noise stream
 
 
-def phantoms(cases: int = 3000, size: int = 28, dimensions: int = 2, seed: int = 0) -> Cases:
+def phantoms(
+    cases: Annotated[int, Bounds(10, 10_000_000)] = 3000,
+    size: Annotated[int, Bounds(16, 4096)] = 28,
+    dimensions: Literal[2, 3] = 2,
+    seed: Count = 0,
+) -> Cases:
     """Synthetic chest radiographs, or volumes, labelled by whether a lung has a nodule.
 
     The same arguments give the same bytes (on one machine: the last bit of an exponential differs between processors).
@@ -85,6 +92,12 @@ def phantoms(cases: int = 3000, size: int = 28, dimensions: int = 2, seed: int =
     >>> cases.images.shape, int(cases.labels.sum())
     ((100, 1, 28, 28), 34)
     """
+    pixels = cases * size**dimensions
+    if pixels > MOST_PIXELS:
+        raise ValueError(
+            f"phantoms(cases={cases}, size={size}, dimensions={dimensions}) has {pixels:,} pixels, at most"
+            f" {MOST_PIXELS:,} are drawn: choose fewer or smaller images"
+        )
     table = phantom_table(cases, seed)
     images, masks = phantom_images(table, size, dimensions, seed)
     return Cases(images, table, phantom_card(), masks)

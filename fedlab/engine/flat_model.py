@@ -56,6 +56,16 @@ class FlatModel:
         out.counts.copy_(self.counts)
         return out
 
+    def state_dict(self, weights: Weights) -> dict[str, Tensor]:
+        """Name -> tensor in the host's memory, all that the model's `load_state_dict` wants: also tables of integers
+        and the second names of shared tensors, which weights do not have.
+        """
+        self.load(weights)
+        found, whole = weights.to("cpu").state_dict(), self.model.state_dict()
+        kept = whole.keys() | dict(self.model.named_parameters()).keys()  # not buffers that are never stored
+        extra = {name: tensor.to("cpu").clone() for name, tensor in whole.items() if name not in found}
+        return {name: tensor for name, tensor in found.items() if name in kept} | extra
+
     def differentiate(self, loss: Tensor) -> None:
         """Set `gradient` to that of the loss.
 
@@ -96,22 +106,30 @@ class FlatModel:
     def _bind(self) -> None:
         """Move every tensor of the model into the flat vectors, keeping its value."""
         values = self.layout.views(self.vector)
-        for name, parameter in self.model.named_parameters():
+        parameters = dict(self.model.named_parameters())
+        if elsewhere := parameters.keys() - values.keys():
+            raise ValueError(
+                f"stages of the model share {', '.join(sorted(elsewhere))}, so it cannot be cut between them: give each"
+                " stage its own layers, or use a method that does not cut the model"
+            )
+        for name, parameter in parameters.items():
             values[name].copy_(parameter.detach())
             parameter.data = values[name]
-        self._leaves = list(self.model.parameters())
         slots = self.layout.views(self.gradient)
-        self._slots = [slots[name] for name, _ in self.model.named_parameters()]
+        self._leaves = [parameters[name] for name in slots]
+        self._slots = list(slots.values())
         self._in_place = self.vector.device.type == "cpu" and self.layout.parameters < SMALL_MODEL
         if self._in_place:
             for leaf, slot in zip(self._leaves, self._slots, strict=True):
                 leaf.grad = slot
-        counts = {name: self.counts[i] for i, name in enumerate(self.layout.counters)}
-        for name, buffer in list(self.model.named_buffers()):
-            view = values[name] if name in values else counts[name]
-            view.copy_(buffer)
-            module, _, attribute = name.rpartition(".")
-            self.model.get_submodule(module)._buffers[attribute] = view
+        values |= {name: self.counts[i] for i, name in enumerate(self.layout.counters)}
+        places = {id(buffer): values.get(name) for name, buffer in self.model.named_buffers()}
+        for name, buffer in list(self.model.named_buffers(remove_duplicate=False)):
+            view = places[id(buffer)]
+            if view is not None:
+                view.copy_(buffer)
+                module, _, attribute = name.rpartition(".")
+                self.model.get_submodule(module)._buffers[attribute] = view
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

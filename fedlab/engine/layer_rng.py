@@ -16,9 +16,10 @@ from fedlab.core.rng import torch_stream
 class LayerRNG:
     """Generators of a model's random layers. layer: the name of the first one; None if the model has none."""
 
-    def __init__(self, model: nn.Module, device: torch.device, seed: int) -> None:
+    def __init__(self, model: nn.Module, device: torch.device, seed: int, draws: bool = False) -> None:
+        """draws: whether the model was seen to draw, in a layer that does not show it."""
         drawing = (name for name, module in model.named_modules() if _is_random(module))
-        self.layer, self.device, self.seed = next(drawing, None), device, seed
+        self.layer, self.device, self.seed = next(drawing, type(model).__name__ if draws else None), device, seed
 
     @property
     def obstacle(self) -> str | None:

@@ -1,7 +1,7 @@
 """The sequential engine: one site after another, trained by a plain loop on the flat model."""
 
-import contextlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from fedlab.engine.device_dataset import DeviceDataset
 from fedlab.engine.flat_model import FlatModel
 from fedlab.engine.layer_rng import LayerRNG
 from fedlab.engine.local_task import LocalJob, LocalTask, Trained, Usage
+from fedlab.engine.model_check import Needs, autocast
 from fedlab.engine.optimizers import Moments, Optimizer, add_scaled
 from fedlab.learning import augmentation
 from fedlab.learning.settings import Training
@@ -33,19 +34,26 @@ class SequentialEngine:
     """Trains and predicts with one flat model.
 
     stopped: if set from another thread, a training ends at its next step. obstacle: why a requested execution mode
-    cannot be used; None if it can.
+    cannot be used; None if it can. needs: what the model was found to need.
     """
 
     stopped = False
     obstacle: str | None = None
 
     def __init__(
-        self, flat: FlatModel, dataset: DeviceDataset, task: Task, optimizer: Optimizer, settings: Training
+        self,
+        flat: FlatModel,
+        dataset: DeviceDataset,
+        task: Task,
+        optimizer: Optimizer,
+        settings: Training,
+        needs: Needs | None = None,
     ) -> None:
         self.flat, self.dataset, self.task, self.optimizer = flat, dataset, task, optimizer
-        self.layer_rng = LayerRNG(flat.model, flat.vector.device, settings.seed)
+        self.needs = needs or Needs()
+        self.layer_rng = LayerRNG(flat.model, flat.vector.device, settings.seed, self.needs.draws)
         self.augmentation = augmentation.Augmentation(settings.augment)
-        self.mixed_precision = settings.precision == "bf16"
+        self.settings = settings
         self._state = optimizer.initial_state(flat.parameters).vectors
         self._samples = 0  # cases whose gradient was computed in the present training
 
@@ -70,19 +78,20 @@ class SequentialEngine:
 
     def predict(self, weights: Weights, index: Ints) -> Tensor:
         """Probabilities (n, classes) of these cases, in evaluation mode, float64 on the device."""
+        rows = self.dataset.rows(index)
+        if not len(index):  # a model need not know what to do with an empty batch
+            return rows.new_empty(0, len(self.task.classes), dtype=torch.float64)
         self.flat.load(weights)
         self.flat.model.eval()
-        rows = self.dataset.rows(index)
-        with torch.inference_mode(), self.autocast():
-            parts = [self._probabilities(part) for part in rows.split(EVALUATION_BATCH)]
-        return torch.cat(parts) if parts else rows.new_empty(0, len(self.task.classes), dtype=torch.float64)
+        with torch.no_grad(), self.autocast():  # what a model stores in inference mode could not be trained with
+            return torch.cat([self._probabilities(part) for part in rows.split(EVALUATION_BATCH)])
 
     def features(self, weights: Weights, index: Ints) -> Tensor:
         """Input of the model's last stage for these cases, (n, d), in evaluation mode."""
         self.flat.load(weights)
         self.flat.model.eval()
         rows = self.dataset.rows(index)
-        with torch.inference_mode(), self.autocast():
+        with torch.no_grad(), self.autocast():
             front = as_sequential(self.flat.model)[:-1]
             parts = [front(self.dataset.images(part)) for part in rows.split(EVALUATION_BATCH)]
         return torch.cat(parts).flatten(1).clone()
@@ -145,11 +154,9 @@ class SequentialEngine:
         changes = [self.augmentation.draw(key, count, shape) for key in keys]
         return augmentation.apply(images, augmentation.to_tensors(changes, images))
 
-    def autocast(self) -> contextlib.AbstractContextManager[object]:
+    def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass: bfloat16 with precision="bf16"."""
-        if not self.mixed_precision:
-            return contextlib.nullcontext()
-        return torch.autocast(self.flat.vector.device.type, torch.bfloat16)
+        return autocast(self.settings, self.flat.vector.device)
 
     def check_stopped(self) -> None:
         """Raise StoppedError if training was stopped from another thread."""

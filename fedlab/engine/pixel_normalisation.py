@@ -42,8 +42,8 @@ def affine(policy: str, pixels: Tensor, sites: Sequence[SiteRows], full: float, 
     """Mean 0 and standard deviation 1 per channel, over the pixels that the policy names.
 
     "image": of each image alone. "site": of the site's training cases; of a held-out site its test cases, since this
-    needs images but no labels. "global": of all training cases, the same as for the union of the sites. Cases of no site, and
-    sites without a training case, take the global values.
+    needs images but no labels. "global": of all training cases, the same as for the union of the sites. Cases of no
+    site, and sites without a training case, take the global values.
 
     pixels: (n, height, width[, depth], channels). full: the highest possible pixel value.
     """

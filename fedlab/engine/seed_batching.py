@@ -156,7 +156,7 @@ def _answer(call: Callable[[Any], None], group: Sequence[Request]) -> None:
 def _train(group: Sequence[TrainingRequest]) -> None:
     """Train the jobs of all runs in one batch."""
     first = group[0].execution
-    if first.engine.layer_rng.layer is not None:  # random layers use the seed of their own run
+    if first.engine.layer_rng.layer is not None or first.engine.needs.seeded:  # they use the seed of their own run
         for request in group:
             request.answer = request.execution.train_now(request.jobs, request.error_context, request.on_trained)
         return
@@ -175,6 +175,10 @@ def _train(group: Sequence[TrainingRequest]) -> None:
 
 def _predict(group: Sequence[PredictionRequest]) -> None:
     """Predict with the models of all runs in one batch."""
+    if group[0].execution.engine.needs.seeded:
+        for request in group:
+            request.answer = request.execution.predict_now(request.models)
+        return
     found = iter(group[0].execution.predict_now([model for request in group for model in request.models]))
     for request in group:
         request.answer = [next(found) for _ in request.models]

@@ -21,6 +21,7 @@ from fedlab.engine.batchable_norms import BatchableNorms
 from fedlab.engine.local_task import ErrorContext, LocalJob, Trained, Usage
 from fedlab.engine.lockstep import lockstep
 from fedlab.engine.loop import EVALUATION_BATCH, SequentialEngine
+from fedlab.engine.model_check import reason
 from fedlab.engine.optimizers import Moments
 
 PREDICTED_MODELS = 16  # models that predict in one batch
@@ -279,8 +280,8 @@ class VmapEngine:
     """
 
     def __init__(self, engine: SequentialEngine) -> None:
-        self.engine, self.model = engine, copy.deepcopy(engine.flat.model)
-        self.obstacle, self.max_sites = engine.layer_rng.obstacle, sys.maxsize
+        self.engine, self.model, self.max_sites = engine, engine.flat.model, sys.maxsize
+        self.obstacle = engine.layer_rng.obstacle or self._find_obstacle()
 
     def train(self, jobs: Sequence[LocalJob], error_context: ErrorContext) -> list[Trained]:
         """The result of each job, in their order; in smaller stacks if memory is short.
@@ -298,6 +299,28 @@ class VmapEngine:
                 pass  # the stack is freed when this handler ends
             self._halve(len(part), part[0].local_task.rule is not None)
         return [trained for _, trained in sorted(zip(order, found, strict=True), key=lambda pair: pair[0])]
+
+    def _find_obstacle(self) -> str | None:
+        """Why copies of the model cannot step or predict as one, found by trying; None if they can."""
+        flat, dataset = self.engine.flat, self.engine.dataset
+        rows = torch.zeros(2, 2, dtype=torch.int64, device=flat.vector.device)
+        images = dataset.images(rows.flatten()).unflatten(0, (2, 2))
+        w = flat.read()
+        layout, vector, counts = w.layout, torch.stack([w.vector, w.vector]), torch.stack([w.counts, w.counts])
+        try:
+            self.model = copy.deepcopy(flat.model)
+            run = vmap(lambda state, images: functional_call(self.model, state, (images,)))
+            for training in (True, False):
+                self.model.train(training)
+                state = {name: view.clone() for name, view in layout.views(vector).items()}
+                with torch.set_grad_enabled(training), self.engine.autocast(), BatchableNorms():
+                    leaves = [state[name].requires_grad_(training) for name in layout.views(flat.gradient)]
+                    logits = run(state | _counters(layout, counts.clone()), images)
+                if training:
+                    torch.autograd.grad(logits.sum(), leaves, allow_unused=True)
+        except Exception as error:
+            return f"its layers cannot be batched over sites ({reason(error)})"
+        return None
 
     def _train(self, jobs: Sequence[LocalJob], error_context: ErrorContext) -> list[Trained]:
         timer = DeviceTimer(self.engine.flat.vector.device)
@@ -320,8 +343,13 @@ class VmapEngine:
     def predict(self, requests: Sequence[tuple[Weights, Ints]]) -> list[Tensor]:
         """Probabilities (n, classes) of each model for its cases; models with equally many cases in one batch."""
         self.model.eval()
-        found: dict[int, Tensor] = {}
-        for size in sorted({len(index) for _, index in requests}):
+        classes = len(self.engine.task.classes)
+        found = {
+            i: self.engine.flat.vector.new_empty(0, classes, dtype=torch.float64)
+            for i, (_, index) in enumerate(requests)
+            if not len(index)
+        }
+        for size in sorted({len(index) for _, index in requests} - {0}):
             same = [i for i, (_, index) in enumerate(requests) if len(index) == size]
             for start in range(0, len(same), PREDICTED_MODELS):
                 part = same[start : start + PREDICTED_MODELS]

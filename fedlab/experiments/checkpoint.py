@@ -4,8 +4,8 @@ Lists, tuples, dicts, plain values and tensors are stored as PyTorch stores them
 as a `Stored` of these. What is read is what was written, type for type and bit for bit.
 """
 
+import hashlib
 import io
-import pickle
 import reprlib
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +20,7 @@ from fedlab.core.weights import Weights
 from fedlab.federation import Ensemble, Localised
 
 PLAIN = (type(None), bool, int, float, str)
+NO_COMMENT, COMMENT = b"\x00\x00", b"\x20\x00"  # lengths of the comment of a zip archive, 0 and 32 bytes
 MODELS = {kind.__name__: kind for kind in (Weights, Ensemble, Localised)}
 
 
@@ -40,17 +41,32 @@ def save(path: Path, state: Any) -> None:
     """
     scratch = path.with_suffix(".writing")
     torch.save(_pack(state, ""), buffer := io.BytesIO())
-    scratch.write_bytes(buffer.getbuffer())  # OSError if the disk is full; torch.save to a file raises RuntimeError
+    content = buffer.getbuffer()[: -len(NO_COMMENT)]
+    with scratch.open("wb") as file:  # OSError if the disk is full; torch.save to a file raises RuntimeError
+        file.writelines((content, COMMENT, _checksum(content)))
     scratch.replace(path)
 
 
 def load(path: Path, layout: Layout, device: torch.device) -> Any:
     """Read what `save` wrote, with tensors on this device; ValueError for a damaged file or another model."""
     try:
-        return _unpack(torch.load(path, map_location="cpu", weights_only=True), layout, device)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        content = memoryview(path.read_bytes())
+        rest, comment, stored = content[:-34], content[-34:-32], content[-32:]
+        if comment == COMMENT and stored != _checksum(rest):  # PyTorch compares none
+            raise ValueError("its bytes are not those that were stored")
+        if content[:2] != b"PK":  # with which a zip archive begins
+            raise ValueError("it is no checkpoint")
+        return _unpack(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), layout, device)
+    except MemoryError:
+        raise
+    except Exception as error:  # of the disk, pickle or PyTorch
         reason = str(error).partition("\n")[0] or "it ends too early"
         raise ValueError(f"{path.name}: {reason}") from error
+
+
+def _checksum(content: memoryview) -> bytes:
+    """Hash in 32 letters, the comment at the end of the file, which is a zip archive."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest().encode()
 
 
 def _pack(value: Any, name: str) -> Any:

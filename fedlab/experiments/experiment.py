@@ -1,14 +1,22 @@
 """`Experiment`: the description of a run, the partition that it describes, and what identifies it."""
 
+import ast
 import hashlib
 import json
 import re
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+import numpy as np
+from pydantic import PrivateAttr, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fedlab.algorithms import METHODS, check_secure
+from fedlab.algorithms.graphs import TOPOLOGIES
+from fedlab.core.arguments import Count, shown, wanted
+from fedlab.core.own_code import content
 from fedlab.core.registry import Registry
+from fedlab.core.site_names import site_names
+from fedlab.core.warnings import warn
 from fedlab.data import catalogue
 from fedlab.federation import aggregation, attacks, participation
 from fedlab.federation.settings import FederationSettings
@@ -29,8 +37,9 @@ from fedlab.partitioning.build import ARGUMENTS, partition
 from fedlab.partitioning.partitions import Partition
 from fedlab.partitioning.simulate import site_count
 
-CODE: dict[str, Registry] = {  # field -> the functions that its text may name
+CODE: dict[str, Registry] = {  # field -> the functions that its text may name; a topology is named by a method
     "method": METHODS,
+    "topology": TOPOLOGIES,
     "model": MODELS,
     "schedule": settings.SCHEDULES,
     "participation": participation.SCHEMES,
@@ -46,6 +55,7 @@ CODE: dict[str, Registry] = {  # field -> the functions that its text may name
     "annotation": annotation.POLICIES,
     "geography": geography.SCHEMES,
 }
+DESCRIBED = ("dataset", *(name for name in ARGUMENTS if name != "seed"), "partition_seed")  # fields of a federation
 
 
 class Experiment(FederationSettings):
@@ -154,7 +164,7 @@ class Experiment(FederationSettings):
     >>> fedlab.Experiment(rounds=0)
     Traceback (most recent call last):
         ...
-    ValueError: rounds=0: Input should be greater than or equal to 1
+    ValueError: rounds=0: give a whole number from 1 to 1,000,000
     """
 
     dataset: str = "phantoms"
@@ -169,15 +179,34 @@ class Experiment(FederationSettings):
     unseen: int | str | list[str] = 0
     splits: Literal["official", "site"] = "official"
     leakage: Literal["together", "drop", "allow"] = "together"
-    partition_seed: int = Field(0, ge=0)
+    partition_seed: Count = 0
     model: str = "small_cnn"
     method: str = "fedavg"
+
+    _asked: "Experiment | None" = PrivateAttr(None)
 
     def __init__(self, **values: Any) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise ValueError("; ".join(_plain(detail) for detail in error.errors())) from None
+
+    @classmethod
+    def read(cls, name: str, value: Any, hint: Any) -> Any:
+        """The value of a field; numbers may be given as text, except where text names sites."""
+        if name == "dataset" and isinstance(value, str | Path) and str(value).strip():
+            return catalogue.canonical(value)  # one spelling of a path
+        found = super().read(name, value, hint)
+        if name == "unseen" and isinstance(value, str) and not isinstance(found, str | list):
+            raise ValueError(
+                f"unseen is the text {value!r}: give the number {found!r} to hold out as many sites, or [{value!r}] for"
+                " the site of that name"
+            )
+        return found
+
+    @classmethod
+    def checked_elsewhere(cls) -> tuple[str, ...]:
+        return (*AXES, "sites", "unseen")
 
     @field_validator(*AXES, mode="before")
     @classmethod
@@ -188,13 +217,17 @@ class Experiment(FederationSettings):
     @model_validator(mode="after")
     def _known_choices(self) -> "Experiment":
         holdout.check(self.unseen)
-        if isinstance(self.sites, int):
-            site_count(self.sites)
+        catalogue.check(self.dataset)
         METHODS.parse(self.method, given=1)
         if self.secure_sum:
             check_secure(self.method)
         MODELS.parse(self.model, given=2)
         return self
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _number_or_column(cls, value: Any) -> Any:
+        return value if isinstance(value, str) else site_count(value)
 
     def with_(self, **changes: Any) -> "Experiment":
         """Copy the experiment with some fields changed; the copy is validated.
@@ -233,25 +266,126 @@ class Experiment(FederationSettings):
         requested = {name: getattr(self, name) for name in ARGUMENTS if name != "seed"}
         return partition(catalogue.load(self.dataset), **requested, seed=self.partition_seed)
 
+    def describing(self, part: Partition) -> "Experiment":
+        """The experiment with the fields of a federation as they are in a partition that was handed in.
+
+        Sites that were given case by case are only counted; `Partition.spec` says that they were.
+
+        Warns of fields that were set to something else than the partition has.
+        """
+        if not isinstance(part, Partition):
+            raise ValueError(f"partition is {shown(part)}: give what fedlab.partition or Partition.from_sites returns")
+        found = self._of(part)
+        for name in DESCRIBED[1:]:
+            asked = getattr(self, name)
+            if asked not in (type(self).model_fields[name].default, found[name]):
+                warn(
+                    f"{name}={shown(asked)} has no effect: the partition that was passed has {name}="
+                    f"{shown(found[name])}"
+                )
+        usual = type(self).model_fields["dataset"].default, part.cases.name, found["dataset"]
+        if self.dataset not in usual and catalogue.canonical(self.dataset) != found["dataset"]:
+            warn(f"dataset={self.dataset!r} has no effect: the partition has the cases of {found['dataset']!r}")
+        described = self.with_(**found)
+        described._asked = self
+        return described
+
+    def check_sites(self, part: Partition | None = None) -> None:
+        """Refuse what does not fit the number of sites, which is known before there is a partition.
+
+        Raises ValueError.
+        """
+        if part is None and not (isinstance(self.sites, int) and isinstance(self.unseen, int)):
+            return
+        for axis in ("quantity", "prevalence", "acquisition") if part is None else ():
+            value = getattr(self, axis)
+            if isinstance(value, list) and len(value) != self.sites:
+                raise ValueError(f"{axis} lists {len(value)} values for {self.sites} sites: give one for each site")
+        if part is not None:
+            names = [name for name in part.sites if name not in part.unseen]
+        else:
+            names = site_names(int(self.sites))
+            holdout.held_out(self.unseen, names, {})
+            names = names[: len(names) - int(self.unseen)]  # type: ignore[arg-type]
+        aggregation.check(self.aggregate, len(names))
+        attacks.Attack.of(self.attack, len(names))
+        participation.Participation(tuple(names), np.ones(len(names)), 0, availability=self.availability)
+
+    @property
+    def asked(self) -> "Experiment":
+        """The experiment as it was written, before a partition was handed in."""
+        return self._asked or self
+
+    def _of(self, part: Partition) -> dict[str, Any]:
+        """The fields of a federation, as they are in a partition."""
+        fields = {name: type(self).model_fields[name].default for name in DESCRIBED}
+        fields |= {name: value for name, value in part.spec.items() if name in fields}
+        if fields["sites"] == "explicit" or "sites" not in part.spec:
+            fields["sites"] = len(part.sites)
+        named = fields["unseen"] if isinstance(fields["unseen"], list) else [fields["unseen"]]
+        if len(part.unseen) != fields["unseen"] and not set(named) & {*part.sites, *part.regions.values()}:
+            fields["unseen"] = list(part.unseen) or 0
+        seed = part.spec.get("seed", 0)
+        return fields | {"dataset": catalogue.described(part.cases), "partition_seed": seed if seed >= 0 else 0}
+
     def identity(self, part: Partition, version: int) -> str:
-        """Hash of all that decides the result: fields, partition, source of user functions, format of the folder."""
-        text = json.dumps(
-            [self.model_dump(exclude={"execution"}), part.fingerprint, version, *self.user_code()], sort_keys=True
-        )
+        """Hash of all that decides the result: fields, partition, own functions, format of the folder.
+
+        A folder of cases counts by its content, not by the place where it lies.
+        """
+        asked = self.asked.dataset
+        return self._hashed(part.cases.name if catalogue.folder_of(asked) else asked, part, version)
+
+    def former_identity(self, part: Partition, version: int) -> str:
+        """The identity under which earlier versions of fedlab kept the run of a dataset that is given by its path."""
+        return self._hashed(self.asked.dataset, part, version)
+
+    def _hashed(self, dataset: str, part: Partition, version: int) -> str:
+        fields = self.asked.model_dump(exclude={"execution"}) | {"dataset": dataset}
+        text = json.dumps([fields, part.fingerprint, version, *self.user_code()], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
     def user_code(self) -> list[str]:
-        """The source of each user function that a field names: an edited function makes another experiment."""
-        return [CODE[field].fingerprint(name) for field, name in self.user_names()]
+        """What identifies each user function that a field names, and the content of files that its text names."""
+        named = self.user_names()
+        texts = [self._text(field) for field in dict.fromkeys(field for field, _ in named)]
+        files = [content(text) for text in texts for text in _texts_in(text)]
+        return [CODE[field].fingerprint(name) for field, name in named] + [each for each in files if each]
+
+    def code_versions(self) -> dict[str, str]:
+        """Name -> hash of each user function that a field names; "files" for files that its text names."""
+        versions, names = self.user_code(), [name for _, name in self.user_names()]
+        found = dict(zip(names, versions, strict=False))
+        if files := versions[len(names) :]:
+            found["files"] = "".join(files)
+        return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest() for name, text in found.items()}
 
     def user_names(self) -> list[tuple[str, str]]:
         """(field, name) of each user function that a field names."""
-        named = [(field, name) for field in CODE for name in re.findall(r"\w+", str(getattr(self, field)))]
-        return [(field, name) for field, name in named if name in CODE[field] and CODE[field].fingerprint(name)]
+        named = [(field, name) for field in CODE for name in re.findall(r"\w+", self._text(field))]
+        return [(field, name) for field, name in named if name in CODE[field] and CODE[field].is_own(name)]
+
+    def _text(self, field: str) -> str:
+        """The text in which functions of a registry are named."""
+        return str(self.method if field == "topology" else getattr(self, field))
+
+
+def _texts_in(text: str) -> list[str]:
+    """The texts among the arguments of functions, such as names of files."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return []
+    return [each.value for each in ast.walk(tree) if isinstance(each, ast.Constant) and isinstance(each.value, str)]
 
 
 def _plain(detail: Any) -> str:
     """Turn an error of pydantic into one sentence."""
     message = detail["msg"].removeprefix("Value error, ")
     place = ".".join(str(part) for part in detail["loc"][:1])
-    return f"{place}={detail['input']!r}: {message}" if place else message
+    if not place:
+        return str(message)
+    if detail["type"] == "value_error":
+        return f"{place}={shown(detail['input'])}: {message}"
+    hint = get_type_hints(Experiment, include_extras=True)[place]
+    return f"{place}={shown(detail['input'])}: {wanted(hint)}"

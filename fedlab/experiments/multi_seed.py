@@ -1,5 +1,6 @@
 """Runs of a grid that differ only in their seed, in lock-step: the sites of all of them train as one batched model."""
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -23,7 +24,7 @@ def seed_groups(experiments: Sequence[Experiment]) -> list[list[Experiment]]:
     """Group experiments that differ only in their seed, at most MAX_RUNS in a group."""
     groups: dict[str, list[Experiment]] = {}
     for one in experiments:
-        groups.setdefault(one.model_dump_json(exclude={"seed"}), []).append(one)
+        groups.setdefault(json.dumps(one.model_dump(exclude={"seed"})), []).append(one)
     return [group[first : first + MAX_RUNS] for group in groups.values() for first in range(0, len(group), MAX_RUNS)]
 
 

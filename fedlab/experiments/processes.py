@@ -6,6 +6,7 @@ resume after their last finished round when the grid is run again.
 
 import json
 import os
+import sys
 import threading
 import time
 import warnings
@@ -27,6 +28,7 @@ from fedlab.experiments.recorder import ROUND_COLUMNS, trained_images
 from fedlab.partitioning.partitions import Partition
 
 PAUSE = 1.0  # seconds at least between two reads of the rounds
+WATCH = 0.5  # seconds between two looks at the parent process
 SHARE = 0.05  # of the time, at most, that reading may take
 UserFunctions = list[tuple[str, str, Any, str, str]]  # field, name, function, meaning, source
 
@@ -55,11 +57,18 @@ def run_in_processes(
     first failure ends all runs.
     """
     from joblib import Parallel, delayed, parallel_config
+    from joblib._parallel_backends import LokyBackend
+
+    class Watched(LokyBackend):
+        """Worker processes that end with this one."""
+
+        def configure(self, *args: Any, **kwargs: Any) -> int:
+            return super().configure(*args, **kwargs, initializer=end_with, initargs=(os.getpid(),))
 
     threads = max(1, torch.get_num_threads() // workers), os.environ.get("OMP_NUM_THREADS")
     functions = _user_functions([one.experiment for one in pending])
     gpus = assign_gpus([one.experiment.device for one in pending], _gpu_count())
-    with parallel_config("loky"), followed(pending, tell, _places(gpus)) if tell else nullcontext():
+    with parallel_config(Watched()), followed(pending, tell, _places(gpus)) if tell else nullcontext():
         pool = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
         emitted: set[tuple[type, str]] = set()
         for warned in pool(
@@ -68,6 +77,22 @@ def run_in_processes(
             for category, text in set(warned) - emitted:
                 warn(text, category)
             emitted |= set(warned)
+
+
+def end_with(parent: int) -> None:
+    """End this process as soon as its parent has ended, also if that was killed and could not say so."""
+
+    def watch() -> None:
+        if sys.platform == "win32":
+            import _winapi
+
+            _winapi.WaitForSingleObject(_winapi.OpenProcess(_winapi.SYNCHRONIZE, False, parent), _winapi.INFINITE)
+        else:
+            while os.getppid() == parent:
+                time.sleep(WATCH)
+        os._exit(1)  # like a kill: what the run has stored stays
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _gpu_count() -> int:
@@ -164,7 +189,7 @@ def _round(one: PendingRun) -> int:
 
 def _lines(one: PendingRun) -> list[str]:
     """The rows that an unfinished run has stored so far."""
-    return (run_folder.unfinished(one.target) / "rounds.jsonl").read_text().splitlines()
+    return (run_folder.unfinished(one.target) / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 class Speed:

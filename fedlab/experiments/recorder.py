@@ -1,5 +1,6 @@
 """Record a run round by round, and resume a run that was interrupted."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fedlab.core.files import DamagedError
 from fedlab.evaluation.evaluate import Evaluation, Models
 from fedlab.evaluation.model_selection import Scores, Selection
 from fedlab.experiments import checkpoint
@@ -29,7 +31,7 @@ class Recorder:
     """Rounds, ledger and best models of a run, stored in the unfinished run folder `work`.
 
     After each round the rows are appended and the checkpoint is replaced as a whole, so that a run that is killed at
-    any moment resumes after its last finished round.
+    any moment resumes after its last finished round. The checkpoint holds checksums of the rows.
     """
 
     def __init__(self, fed: Federation, work: Path) -> None:
@@ -41,12 +43,13 @@ class Recorder:
         self.rows: list[Row] = []
         self.last: Models = {}
         self._written = dict.fromkeys(("rounds", "ledger", "events", "visits"), 0)
+        self._digests = {name: hashlib.blake2b(digest_size=16) for name in self._written}  # of the rows written
         if (work / FORMER_CHECKPOINT).is_file():
             raise ValueError(
                 f"{work} holds an interrupted run of an earlier fedlab, whose checkpoint this one cannot read: finish"
                 " it with the fedlab that began it, or remove the folder and run the experiment again"
             )
-        if (work / CHECKPOINT).is_file():
+        if (work / CHECKPOINT).exists():
             self._resume()
         else:  # remove rows of a first round that was interrupted
             for name in self._written:
@@ -67,10 +70,11 @@ class Recorder:
     def conclude(self) -> None:
         """Add messages that were sent after the last round to that round."""
         fed, late = self.fed, {f"critical {name}": getattr(self.fed.channel.path, name) for name in CRITICAL}
+        crossed, names = fed.ledger.bytes_by_site(fed.round), set(fed.names)
         for place, row in enumerate(self.rows):
             if row[0] == fed.round:
                 *about, value, nbytes, steps, samples, seconds = row
-                nbytes = fed.ledger.bytes_of(fed.round, about[2]) if about[2] in fed.names else nbytes
+                nbytes = crossed.get(about[2], 0) if about[2] in names else nbytes
                 self.rows[place] = (*about, value + late.get(about[4], 0), nbytes, steps, samples, seconds)
 
     @property
@@ -94,8 +98,9 @@ class Recorder:
         The measures are those of `engine.update_statistics`, the critical path, and values that the method logged.
         """
         model, path = next(iter(self.last)), self.fed.channel.path
+        crossed = self.fed.ledger.bytes_by_site(number)
         losses = [
-            (number, model, site, "train", "loss", cost.loss, *self._cost(number, site))
+            (number, model, site, "train", "loss", cost.loss, *self._cost(crossed, site))
             for site, cost in self.fed.costs.items()
         ]
         found = {(ALL, name): value for name, value in self.fed.updates.items()}
@@ -107,19 +112,27 @@ class Recorder:
         ]
 
     def _scored(self, number: int, scores: Scores) -> list[Row]:
-        costs = {site: self._cost(number, site) for site in dict.fromkeys(score[1] for score in scores)}
+        crossed = self.fed.ledger.bytes_by_site(number)
+        costs = {site: self._cost(crossed, site) for site in dict.fromkeys(score[1] for score in scores)}
         return [(number, *score, *costs[score[1]]) for score in scores]
 
-    def _cost(self, number: int, site: str) -> tuple[int, int, int, float]:
-        """The cost of a round for a site: (bytes, steps, samples, seconds)."""
-        cost, nbytes = self.fed.costs.get(site), self.fed.ledger.bytes_of(number, site)
+    def _cost(self, crossed: dict[str, int], site: str) -> tuple[int, int, int, float]:
+        """The cost of a round for a site: (bytes, steps, samples, seconds); crossed: bytes of each site."""
+        cost, nbytes = self.fed.costs.get(site), crossed.get(site, 0)
         return (nbytes, cost.steps, cost.samples, cost.seconds) if cost else (nbytes, 0, 0, 0.0)
 
     def _store(self) -> None:
         for name, rows in self._tables().items():
             self._append(name, rows)
-        chosen = dict(vars(self.selection))
-        state = {"memory": self.fed.snapshot(), "last": self.last, "selection": chosen, "written": self._written}
+        state = {
+            "run": self.work.name,
+            "memory": self.fed.snapshot(),
+            "last": self.last,
+            "selection": dict(vars(self.selection)),
+            "written": self._written,
+            "digests": {name: digest.hexdigest() for name, digest in self._digests.items()},
+            "execution": sorted(self.fed.execution.used),
+        }
         checkpoint.save(self.work / CHECKPOINT, state)
 
     def _tables(self) -> dict[str, list[Row]]:
@@ -133,9 +146,10 @@ class Recorder:
         }
 
     def _append(self, name: str, rows: Sequence[Row]) -> None:
-        added = rows[self._written[name] :]
-        with (self.work / f"{name}.jsonl").open("a") as file:
-            file.writelines(json.dumps(row, default=_plain) + "\n" for row in added)
+        added = "".join(json.dumps(row, default=_plain) + "\n" for row in rows[self._written[name] :]).encode()
+        with (self.work / f"{name}.jsonl").open("ab") as file:
+            file.write(added)
+        self._digests[name].update(added)
         self._written[name] = len(rows)
 
     def _resume(self) -> None:
@@ -144,26 +158,48 @@ class Recorder:
             state = checkpoint.load(self.work / CHECKPOINT, fed.layout, fed.device)
         except ValueError as error:
             raise self._damaged(str(error)) from error
-        self._written, self.last = state["written"], state["last"]
-        self.selection = Selection(**state["selection"])
-        for name, rows in self._tables().items():
-            rows[:] = self._read_rows(name)
-        fed.restore(state["memory"])
+        try:
+            if state.get("run", self.work.name) != self.work.name:
+                raise ValueError(f"it belongs to {state['run']}")
+            self._written, self.last = state["written"], state["last"]
+            self.selection = Selection(**state["selection"])
+            for name, rows in self._tables().items():
+                rows[:] = self._read_rows(name, state.get("digests", {}).get(name))
+            fed.restore(state["memory"])
+            fed.execution.used |= set(state.get("execution", ()))
+        except DamagedError:
+            raise
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise self._damaged(f"{CHECKPOINT} holds something else: {error!r}") from error
         if self.stale:
             fed.stop()
 
-    def _read_rows(self, name: str) -> list[Any]:
-        """Read the rows up to the checkpoint, and cut off those that an interrupted round appended."""
+    def _read_rows(self, name: str, digest: str | None) -> list[Any]:
+        """Read the rows up to the checkpoint, and cut off those that an interrupted round appended.
+
+        digest: checksum of these rows; None in checkpoints of earlier versions.
+        """
         path, scratch = self.work / f"{name}.jsonl", self.work / f"{name}.writing"
-        lines = path.read_text().splitlines()[: self._written[name]] if path.exists() else []
+        try:
+            lines = path.read_bytes().splitlines()[: self._written[name]]
+        except OSError:
+            lines = []
         if len(lines) < self._written[name]:
             raise self._damaged(f"{path.name} holds {len(lines)} of {self._written[name]} rows")
-        scratch.write_text("".join(line + "\n" for line in lines))
+        content = b"".join(line + b"\n" for line in lines)
+        self._digests[name].update(content)
+        if digest not in (None, self._digests[name].hexdigest()):
+            raise self._damaged(f"the rows in {path.name} are not those that were stored")
+        try:
+            rows = [tuple(json.loads(line)) for line in lines]
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._damaged(f"{path.name}: {error}") from None
+        scratch.write_bytes(content)
         scratch.replace(path)
-        return [tuple(json.loads(line)) for line in lines]
+        return rows
 
-    def _damaged(self, what: str) -> ValueError:
-        return ValueError(f"{self.work} is damaged ({what}): remove it and run the experiment again")
+    def _damaged(self, what: str) -> DamagedError:
+        return DamagedError(f"{self.work} is damaged ({what}): remove it and run the experiment again")
 
 
 def _plain(value: Any) -> Any:

@@ -2,13 +2,15 @@
 
 import json
 import platform
+import re
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import pandas as pd
 import torch
 
-from fedlab.experiments.experiment import Experiment
+from fedlab.experiments.experiment import DESCRIBED, Experiment
 from fedlab.experiments.recorder import Recorder
 from fedlab.federation import Federation
 
@@ -23,41 +25,71 @@ def environment(record: Recorder) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "execution": sorted(record.fed.execution.used),
         "sites in parallel": record.fed.execution.workers,
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages},
     }
+
+
+def _version(package: str) -> str:
+    """The installed version; fedlab itself may run from a checkout."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed as a package"
 
 
 def card(record: Recorder, experiment: Experiment) -> str:
     """Write the report card as Markdown."""
     fed, chosen = record.fed, record.selection
     data = fed.partition.cases.card
-    settings = [f"| {name} | {value} |" for name, value in experiment.model_dump().items()]
-    rounds = [f"* best round of {owner}: {number}" for owner, number in chosen.round.items()]
+    about = {name: as_written(data.get(name, "")) for name in ("source", "licence", "citation")}
+    explicit = fed.partition.spec.get("sites") == "explicit"  # no argument describes which case is where
+    unknown = {*DESCRIBED[1:]} - {*fed.partition.spec, "sites", "partition_seed"} if explicit else set()
+    settings = pd.DataFrame(experiment.model_dump(exclude=unknown).items(), columns=["parameter", "value"])
+    rounds = [f"* best round of {as_written(owner)}: {number}" for owner, number in chosen.round.items()]
     total = int(fed.ledger.frame()["bytes"].sum())
     lines = [
-        f"# {experiment.method} on {data.get('title', experiment.dataset)}",
+        f"# {as_written(experiment.method)} on {as_written(data.get('title', experiment.dataset))}",
         "",
         f"{len(fed.sites)} sites, {fed.union.cases} training cases, {fed.round} rounds;{_held_out(fed)}"
         f" {total:,} bytes were sent or received.",
         "",
         *rounds,
         "",
-        f"Federation: {json.dumps(fed.partition.spec, ensure_ascii=False)}",
+        f"Federation: {as_written(json.dumps(fed.partition.spec, ensure_ascii=False))}",
         "",
-        fed.partition.counts().to_string(),
+        *_table(fed.partition.counts().reset_index()),
         "",
-        "| parameter | value |",
-        "| --- | --- |",
-        *settings,
+        *_table(settings),
         "",
-        f"Data: {data.get('source', '')}. Licence: {data.get('licence', '')}. Cite: {data.get('citation', '')}",
+        f"Data: {about['source']}. Licence: {about['licence']}. Cite: {about['citation']}",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _held_out(fed: Federation) -> str:
     unseen = fed.partition.unseen
-    return f" {', '.join(unseen)} held out of training;" if unseen else ""
+    return f" {', '.join(as_written(name) for name in unseen)} held out of training;" if unseen else ""
+
+
+def as_written(value: Any) -> str:
+    r"""Markdown, on one line, that shows a text as the user wrote it.
+
+    Examples
+    --------
+    >>> from fedlab.experiments.report_card import as_written
+    >>> print(as_written("A|B <i>_new_ local_steps"), as_written("St. Olav\nWard 3"))
+    A\|B \<i\>\_new\_ local_steps St. Olav<br>Ward 3
+    """
+    text = re.sub(r"([\\`*\[\]<>|~$&#])|(?<![^\W_])(_)|(_)(?![^\W_])", r"\\\g<0>", str(value))
+    text = re.sub(r"\r\n|[\n\r\v\f\x85\u2028\u2029]", "<br>", text)
+    return re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", text)
+
+
+def _table(frame: pd.DataFrame) -> list[str]:
+    """The lines of a Markdown table."""
+    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.itertuples(index=False)]
+    cells = [[value if value == "---" else as_written(value) for value in row] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in cells]
 
 
 def _device_name(device: torch.device) -> str:

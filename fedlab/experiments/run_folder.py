@@ -3,8 +3,9 @@
 import contextlib
 import errno
 import json
-import re
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -12,30 +13,42 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet
 import torch
 from filelock import BaseFileLock, FileLock
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedlab.core.registry import nearest, split_call
+from fedlab.core import files
+from fedlab.core.files import DamagedError
+from fedlab.core.registry import nearest
 from fedlab.core.warnings import warn
 from fedlab.core.weights import Weights
+from fedlab.data import catalogue
 from fedlab.evaluation.evaluate import owners
-from fedlab.experiments.experiment import CODE, Experiment
+from fedlab.experiments.experiment import DESCRIBED, Experiment
 from fedlab.experiments.recorder import CHECKPOINT, Recorder
 from fedlab.experiments.report_card import card, environment
 from fedlab.federation import Ensemble, Localised
 from fedlab.partitioning.partitions import Partition
 
 FORMAT = 4  # of the run folder; a folder of another format is refused
-UNFINISHED = ".unfinished"
+UNFINISHED, LOCKS = ".unfinished", ".locks"
 CHOICES = ("last", "best")
+ABOUT, WEIGHTS = "experiment.json", "weights.safetensors"
+TABLES = ("partition", "rounds", "predictions", "ledger", "events", "visits")
+FILES = (ABOUT, WEIGHTS, "environment.json", "card.md", *(f"{name}.parquet" for name in TABLES))
+SCRATCH = (CHECKPOINT, "*.jsonl", "*.writing")  # of the training; removed once the run is finished
+KEYS: dict[str, type] = {"experiment": dict, "task": str, "classes": list, "headline": str, "unseen": list}
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """A finished run; its tables and weights are read from its folder when they are first used.
+
+    A file whose bytes are not those that were stored is refused with a `DamagedError` that names it.
 
     Attributes
     ----------
@@ -84,7 +97,23 @@ class Run:
 
     @cached_property
     def _about(self) -> dict[str, Any]:
-        return json.loads((self.folder / "experiment.json").read_text())
+        path = self.folder / ABOUT
+        with _reading(path):
+            about = files.read_json(path)
+            if "format" not in about:
+                raise DamagedError(f"{path} is damaged: it names no format")
+        if about["format"] != FORMAT:
+            raise (ValueError if _is_intact(path) else DamagedError)(
+                f"{self.folder} was written in format {about['format']} of the run folder, says {ABOUT}, this fedlab"
+                f" {version('fedlab-workbench')} reads format {FORMAT}: install the fedlab that wrote it, or move"
+                " the folder away and run the experiment again"
+            )
+        with _reading(path):
+            files.verify(path)
+            for key, kind in KEYS.items():
+                if not isinstance(about.get(key), kind):
+                    raise DamagedError(f"{path} is damaged: its {key!r} is {about.get(key)!r}")
+        return about
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -92,13 +121,13 @@ class Run:
             return Experiment(**self._about["experiment"])
         except ValueError as error:
             raise ValueError(
-                f"{self.folder} describes an experiment that this fedlab does not know ({error}): install the"
-                " fedlab that wrote it, see its environment.json"
+                f"{self.folder} describes an experiment that is not known here ({error}): define functions of your own"
+                " that it names, or install the fedlab that wrote it, see its environment.json"
             ) from error
 
     @property
     def method(self) -> str:
-        return self.experiment.method
+        return str(self._about["experiment"].get("method") or self.experiment.method)
 
     @property
     def classes(self) -> list[str]:
@@ -118,10 +147,25 @@ class Run:
         """Sites held out of training."""
         return tuple(self._about["unseen"])
 
+    @property
+    def partition_fingerprint(self) -> str:
+        """Identifies cases, pixels, masks, sites, splits, scanners and readers; empty in runs of early versions."""
+        return str(self._about.get("partition_fingerprint", ""))
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of parts of the partition (dataset, pixels, scanners, readers), see `Partition`."""
+        return dict(self._about.get("fingerprints", {}))
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Name -> version of each function of the user's own that the experiment names."""
+        return dict(self._about.get("code", {}))
+
     @cached_property
     def partition_table(self) -> pd.DataFrame:
         """The site and split of each case: columns case, site, split; held-out sites included."""
-        return pd.read_parquet(self.folder / "partition.parquet")
+        return self._table("partition")
 
     @cached_property
     def rounds(self) -> pd.DataFrame:
@@ -130,7 +174,7 @@ class Run:
         split: train (loss, influence; at site "all sites" the measures of `engine.update_statistics` and the critical
         path), val, test, and unseen for the test cases of held-out sites.
         """
-        return pd.read_parquet(self.folder / "rounds.parquet")
+        return self._table("rounds")
 
     @cached_property
     def predictions(self) -> pd.DataFrame:
@@ -139,8 +183,7 @@ class Run:
         split: val, test, or unseen for held-out sites. label: the true one; `annotated`, where sites differ in
         annotation, is the one that the site's readers wrote.
         """
-        found = pd.read_parquet(self.folder / "predictions.parquet")
-        return found.rename(columns={"marked": "annotated"})  # as earlier versions called it
+        return self._table("predictions").rename(columns={"marked": "annotated"})  # as earlier versions called it
 
     @cached_property
     def ledger(self) -> pd.DataFrame:
@@ -148,12 +191,12 @@ class Run:
 
         other: the server or the other site.
         """
-        return pd.read_parquet(self.folder / "ledger.parquet")
+        return self._table("ledger")
 
     @cached_property
     def events(self) -> pd.DataFrame:
         """Absent, late, failed, elected and excluded sites: columns round, site, event, detail."""
-        return pd.read_parquet(self.folder / "events.parquet")
+        return self._table("events")
 
     @cached_property
     def visits(self) -> pd.DataFrame:
@@ -161,12 +204,12 @@ class Run:
 
         Empty unless the experiment has watch_visits=True.
         """
-        return pd.read_parquet(self.folder / "visits.parquet")
+        return self._table("visits")
 
     @property
     def models(self) -> list[str]:
         """Models whose weights are stored: "global", or the names of sites."""
-        with safe_open(self.folder / "weights.safetensors", "pt") as file:
+        with _reading(self._weights), safe_open(self._weights, "pt") as file:
             return _owners(file)
 
     def trainable(self, model: str = "global", choice: str = "last") -> Tensor:
@@ -185,7 +228,7 @@ class Run:
             Shape (P,), float64.
         """
         state = self.weights(model, choice)
-        with safe_open(self.folder / "weights.safetensors", "pt") as file:
+        with _reading(self._weights), safe_open(self._weights, "pt") as file:
             names = json.loads(file.metadata()["trainable"])
         return torch.cat([state[name].double().flatten() for name in names])
 
@@ -209,18 +252,74 @@ class Run:
         ValueError
             If there is no such model or choice.
         """
-        with safe_open(self.folder / "weights.safetensors", "pt") as file:
+        with _reading(self._weights), safe_open(self._weights, "pt") as file:
             about = {key: json.loads(text) for key, text in file.metadata().items()}
             stored = about["same"].get(f"{choice}/{model}", f"{choice}/{model}")
             known = _owners(file)
-            if model not in known or choice not in CHOICES:
-                raise ValueError(
-                    f"this run has no {choice!r} model {model!r}: {nearest(model, known)} Choices: {', '.join(CHOICES)}"
-                )
-            return {name: file.get_tensor(f"{stored}/{name}") for name in about["names"]}
+            if model in known and choice in CHOICES:
+                return {name: file.get_tensor(f"{stored}/{name}") for name in about["names"]}
+        raise ValueError(
+            f"this run has no {choice!r} model {model!r}: {nearest(model, known)} Choices: {', '.join(CHOICES)}"
+        )
+
+    @cached_property
+    def _weights(self) -> Path:
+        """The file of weights, verified once."""
+        path = self.folder / WEIGHTS
+        with _reading(path):
+            return files.verify(path)
+
+    def _table(self, name: str) -> pd.DataFrame:
+        path = self.folder / f"{name}.parquet"
+        with _reading(path):
+            return pd.read_parquet(files.verify(path))
+
+    def check(self) -> None:
+        """Refuse a folder with a damaged file; of weights only the header is read, the rest when they are used.
+
+        Raises
+        ------
+        DamagedError
+            With the name of the file, the damage, and what to do.
+        """
+        for name in FILES:
+            path = self.folder / name
+            with _reading(path):
+                if name == WEIGHTS:
+                    with safe_open(path, "pt") as file:
+                        file.metadata()
+                elif files.verify(path).suffix == ".parquet":
+                    pyarrow.parquet.read_metadata(path)
 
     def __repr__(self) -> str:
-        return f"Run({self.experiment.dataset}, {self.method}, seed {self.experiment.seed}: {self.folder})"
+        described = self._about["experiment"]
+        return f"Run({described.get('dataset')}, {self.method}, seed {described.get('seed')}: {self.folder})"
+
+
+def _is_intact(path: Path) -> bool:
+    """Whether the bytes of a file are those that were stored."""
+    try:
+        return bool(files.verify(path))
+    except DamagedError:
+        return False
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name file, damage and remedy, whatever a library raises that reads the file."""
+    remedy = f"remove the folder {path.parent} and run the experiment again"
+    try:
+        yield
+    except DamagedError as error:
+        text = str(error)
+        raise DamagedError(text if remedy in text else f"{text}: {remedy}") from None
+    except FileNotFoundError:
+        raise DamagedError(f"{path} is missing: {remedy}") from None
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DamagedError(f"{path} is damaged ({reason}): {remedy}") from error
 
 
 def _owners(file: Any) -> list[str]:
@@ -253,23 +352,14 @@ def read(folder: str | Path) -> Run:
     ...
     ValueError: no/such/folder is no run folder: it has no experiment.json
     """
-    path = Path(folder)
+    path = files.resolve(folder)
     if path.name.endswith(UNFINISHED):
         raise ValueError(f"{path} is an unfinished run: run its experiment again, and it resumes")
-    if not (path / "experiment.json").is_file():
-        raise ValueError(f"{path} is no run folder: it has no experiment.json")
-    try:
-        found = json.loads((path / "experiment.json").read_text()).get("format")
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is damaged (experiment.json: {error}): remove it and run the experiment again"
-        ) from None
-    if found != FORMAT:
-        raise ValueError(
-            f"{path} was written in format {found} of the run folder, this fedlab {version('fedlab-workbench')} reads"
-            f" format {FORMAT}: run the experiment again (the old folder stays), or install the fedlab that wrote it"
-        )
-    return Run(path)
+    if not _is_run_folder(path):
+        raise ValueError(f"{folder} is no run folder: it has no {ABOUT}")
+    run = Run(path)
+    _ = run._about  # read and checked now
+    return run
 
 
 def find(root: str | Path) -> list[Run]:
@@ -283,7 +373,7 @@ def find(root: str | Path) -> list[Run]:
     Returns
     -------
     list of Run
-        In order of name. Folders that cannot be read are left out with a warning.
+        In order of name. Damaged folders and those of another format are left out with a warning.
 
     Examples
     --------
@@ -298,13 +388,20 @@ def find(root: str | Path) -> list[Run]:
     ['fedavg', 'local']
     """
     found = []
-    for folder in sorted(path.parent for path in Path(root).glob("*/experiment.json")):
-        if not folder.name.endswith(UNFINISHED):
-            try:
-                found.append(read(folder))
-            except ValueError as error:
-                warn(f"left out: {error}")
+    for folder in sorted(files.resolve(root).glob("*")):
+        try:
+            if not folder.name.endswith(UNFINISHED) and _is_run_folder(folder):
+                run = read(folder)
+                run.check()
+                found.append(run)
+        except (ValueError, OSError) as error:
+            warn(f"left out: {error}")
     return found
+
+
+def _is_run_folder(folder: Path) -> bool:
+    """Whether a folder holds a finished run, or what is left of one."""
+    return any((folder / name).is_file() for name in (ABOUT, WEIGHTS, "rounds.parquet"))
 
 
 def like(experiment: Experiment, root: str | Path) -> list[Run]:
@@ -319,27 +416,45 @@ def like(experiment: Experiment, root: str | Path) -> list[Run]:
     Returns
     -------
     list of Run
-        In order of name. Runs of methods that are not defined here are left out with a warning.
+        In order of name. Runs of functions that are not defined here are left out with a warning.
     """
-    wanted = experiment.with_(method="local", seed=0)
-    return [run for run in find(root) if _known(run) and run.experiment.with_(method="local", seed=0) == wanted]
+    wanted = _setting(experiment)
+    return [run for run in known(find(root)) if _setting(run.experiment) == wanted]
 
 
-def _known(run: Run) -> bool:
-    """Whether all functions that the run names are defined here; those of a notebook's cell are known only there."""
-    about = run._about["experiment"]
-    for field in ("method", "model", "schedule", "participation", "aggregate", "attack"):
-        registry = CODE[field]
-        if field in about and (name := split_call(about[field], registry.kind)[0]) not in registry:
-            warn(f"left out: {run.folder} was run with {registry.kind} {name!r}, which is not defined here")
-            return False
-    return True
+def known(found: Iterable[Run]) -> list[Run]:
+    """Leave out, with a warning, runs of functions that are not defined here, such as those of a notebook's cell."""
+    kept = []
+    for run in found:
+        try:
+            _ = run.experiment
+        except ValueError as error:
+            warn(f"left out: {error}")
+        else:
+            kept.append(run)
+    return kept
+
+
+def _setting(experiment: Experiment) -> dict[str, Any]:
+    """All that runs share which differ in method and seed only; `execution` changes no result."""
+    fields = experiment.model_dump(exclude={"method", "seed", "execution"})
+    return fields | {"dataset": str(catalogue.folder_of(experiment.dataset) or experiment.dataset)}
 
 
 def folder_of(experiment: Experiment, part: Partition, root: Path) -> Path:
-    """The folder of an experiment's run, finished or not."""
-    words = re.sub(r"[^\w.=-]+", "_", f"{Path(experiment.dataset).name}-{experiment.method}").strip("_")
-    return root / f"{words}-{experiment.identity(part, FORMAT)}"
+    """The folder of an experiment's run, finished or not; that of an earlier version if there is one."""
+    own, method = catalogue.folder_of(experiment.dataset), experiment.method
+    name, former_name = (Path(text).name for text in (experiment.dataset, experiment.asked.dataset))
+    now = root / _named_after(part.cases.name if own else name, method, experiment.identity(part, FORMAT))
+    former = root / _named_after(former_name, method, experiment.former_identity(part, FORMAT))
+    there = not now.exists() and (former.exists() or unfinished(former).exists())
+    return former if there else now
+
+
+def _named_after(dataset: str, method: str, identity: str) -> str:
+    """The name of a run folder: words that may be cut, and the hash that tells runs apart."""
+    words = files.file_name(f"{dataset}-{method}", files.LONGEST - len(f"-{identity}{UNFINISHED}"))
+    return f"{words}-{identity}"
 
 
 def unfinished(target: Path) -> Path:
@@ -347,40 +462,112 @@ def unfinished(target: Path) -> Path:
     return target.with_name(target.name + UNFINISHED)
 
 
+def finished(target: Path, experiment: Experiment, part: Partition) -> Run:
+    """Read the finished run of an experiment; DamagedError if its folder holds anything else."""
+    remedy = f"remove the folder {target} and run the experiment again"
+    if not (target / ABOUT).is_file():
+        raise DamagedError(f"{target} is damaged: it has no {ABOUT}: {remedy}")
+    run = read(target)
+    asked, stored = (one.model_dump(exclude={*DESCRIBED, "execution"}) for one in (experiment, run.experiment))
+    if stored != asked or run._about.get("partition_fingerprint", part.fingerprint) != part.fingerprint:
+        raise DamagedError(f"{target} is damaged: it holds the files of another run: {remedy}")
+    _remove_scratch(target)  # of a process that was killed before it came to it
+    return run
+
+
 def finish(record: Recorder, experiment: Experiment, target: Path) -> Run:
-    """Write all files into the unfinished folder, then rename it in one step."""
+    """Write all files into the unfinished folder, their checksums last, then publish it."""
     work, part = unfinished(target), record.fed.partition
-    part.table.to_parquet(work / "partition.parquet", index=False)
-    record.frame().to_parquet(work / "rounds.parquet", index=False)
-    record.predictions().to_parquet(work / "predictions.parquet", index=False)
-    record.fed.ledger.frame().to_parquet(work / "ledger.parquet", index=False)
-    record.fed.round_log.event_frame().to_parquet(work / "events.parquet", index=False)
-    record.fed.round_log.visit_frame().to_parquet(work / "visits.parquet", index=False)
-    _save_weights(record, work / "weights.safetensors")
-    _write_json(work / "environment.json", environment(record))
-    (work / "card.md").write_text(card(record, experiment))
-    _write_json(work / "experiment.json", _about(record, experiment))
-    for scratch in [work / CHECKPOINT, *work.glob("*.jsonl")]:
-        scratch.unlink(missing_ok=True)
-    work.replace(target)
+    tables = {
+        "partition": part.table,
+        "rounds": record.frame(),
+        "predictions": record.predictions(),
+        "ledger": record.fed.ledger.frame(),
+        "events": record.fed.round_log.event_frame(),
+        "visits": record.fed.round_log.visit_frame(),
+    }
+    for name in TABLES:
+        tables[name].to_parquet(work / f"{name}.parquet", index=False)
+    _save_weights(record, work / WEIGHTS)
+    files.write_json(work / "environment.json", environment(record))
+    files.write_text(work / "card.md", card(record, experiment))
+    files.write_json(work / ABOUT, _about(record, experiment))
+    files.write_checksums(work, FILES)
+    return publish(target)
+
+
+def is_whole(work: Path) -> bool:
+    """Whether an unfinished folder holds all files of its run as they were stored, and only lacks its name."""
+    try:
+        stored = files.read_json(work / files.CHECKSUMS)
+        return stored.keys() == set(FILES) and all(_is_intact(work / name) for name in FILES)
+    except (OSError, ValueError):
+        return False
+
+
+def publish(target: Path) -> Run:
+    """Rename a whole folder in one step, then remove what only the training needed."""
+    unfinished(target).replace(target)
+    _remove_scratch(target)
     return Run(target)
 
 
+def _remove_scratch(folder: Path) -> None:
+    """Remove checkpoint and rows; they stay where nobody may write."""
+    for path in (path for name in SCRATCH for path in folder.glob(name)):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def check_place(target: Path) -> None:
+    """Refuse a folder where no run can be kept, before anything is trained.
+
+    Raises
+    ------
+    OSError
+        If the folder that is to hold run folders cannot be made or written to.
+    """
+    root = target.parent
+    try:
+        os.fsencode(target)
+        for place in (root, root / LOCKS):
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=place):
+                pass
+    except UnicodeError:
+        raise ValueError(f"{str(target)!a} {files.NO_UTF8}") from None
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        raise no_place(root, error) from None
+
+
+def no_place(root: Path, error: OSError) -> OSError:
+    """The error that says where no run can be kept, and why."""
+    text = f"no run can be kept in {root} ({error.strerror}): choose a folder that can be written to"
+    return OSError(error.errno, text)
+
+
 def lock(target: Path) -> BaseFileLock:
-    """Lock one run: a second process that starts it waits, and then finds it finished."""
-    locks = target.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    return FileLock(locks / target.name)
+    """Lock one run: a second process that starts it waits, and then finds it finished.
+
+    Raises what `check_place` raises where nothing can be written.
+    """
+    check_place(target)
+    return FileLock(target.parent / LOCKS / target.name)
 
 
 @contextlib.contextmanager
 def keep_on_full_disk(work: Path) -> Iterator[None]:
-    """Raise an error with advice when the disk is full; the files written so far stay."""
+    """Raise an error with advice when the disk is full, or the folder vanishes; the files written so far stay."""
     try:
         yield
     except Exception as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-        if not full:
+        if isinstance(error, OSError) and str(work) in str(error) and not work.exists():
+            raise FileNotFoundError(
+                errno.ENOENT, f"{work} was removed while its run trained: run the experiment again, from round 1"
+            ) from error
+        if getattr(error, "errno", None) not in FULL and "No space left" not in str(error):
             raise
         raise OSError(
             errno.ENOSPC,
@@ -403,6 +590,8 @@ def _about(record: Recorder, experiment: Experiment) -> dict[str, Any]:
         "partition": record.fed.partition.spec,
         "unseen": list(record.fed.partition.unseen),
         "partition_fingerprint": record.fed.partition.fingerprint,
+        "fingerprints": record.fed.partition.fingerprints,
+        "code": experiment.code_versions(),
     }
 
 
@@ -422,7 +611,7 @@ def _save_weights(record: Recorder, path: Path) -> None:
     about = {
         "same": same,
         "rounds": record.selection.round,
-        "names": [e.name for e in layout.entries] + [*layout.counters],
+        "names": list(record.fed.engine.flat.state_dict(record.fed.start)),
         "trainable": [e.name for e in layout.entries if e.stop <= layout.trained],
     }
     save_file(tensors, path, metadata={key: json.dumps(value) for key, value in about.items()})
@@ -444,9 +633,5 @@ def _each_model(record: Recorder, choice: str) -> Iterator[tuple[str, Weights]]:
 
 
 def _named(record: Recorder, prefix: str, weights: Weights) -> dict[str, Tensor]:
-    state = weights.to("cpu").state_dict()
+    state = record.fed.engine.flat.state_dict(weights)
     return {f"{prefix}/{name}": tensor for name, tensor in state.items()}
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,26 @@ from typing import Any
 import torch
 
 from fedlab import algorithms
+from fedlab.core.files import resolve
 from fedlab.core.registry import nearest
 from fedlab.core.warnings import warn
+from fedlab.data import catalogue
 from fedlab.data.home import home
 from fedlab.engine.devices import Load, device_name, find_device, idle_gpu
 from fedlab.engine.seed_batching import LockstepRun
 from fedlab.engine.thread_pool import threads_for
 from fedlab.experiments import run_folder
-from fedlab.experiments.experiment import Experiment
+from fedlab.experiments.experiment import DESCRIBED, Experiment
 from fedlab.experiments.multi_seed import MAX_RUNS, run_in_lockstep, seed_groups, worthwhile
 from fedlab.experiments.observer import Observer, find_observer
 from fedlab.experiments.processes import PendingRun, run_in_processes
 from fedlab.experiments.recorder import Recorder
 from fedlab.experiments.run_folder import Run
 from fedlab.federation import Federation
-from fedlab.partitioning.build import ARGUMENTS
+from fedlab.learning.models import build
+from fedlab.learning.tasks import task_of
 from fedlab.partitioning.partitions import Partition
 
-FEDERATION_FIELDS = ("dataset", *(name for name in ARGUMENTS if name != "seed"), "partition_seed")
 Folder = str | Path | None
 
 
@@ -51,7 +53,8 @@ def run(
     experiment : Experiment
         The description of the run.
     partition : Partition, optional
-        An explicit partition; by default the one that the experiment describes.
+        An explicit partition; by default the one that the experiment describes. The run's experiment then has the
+        dataset and the settings of this partition; other values of these fields are refused.
     folder : str or Path, optional
         Where run folders are kept, by default `$FEDLAB_RUNS` or `out/runs`.
     live : bool or Observer, default False
@@ -84,6 +87,8 @@ def run(
     True
     >>> folder.cleanup()
     """
+    if partition is not None:
+        experiment = experiment.describing(partition)
     return _run(experiment, partition, folder, find_observer(live))
 
 
@@ -161,13 +166,29 @@ def _combinations(experiment: Experiment, partition: Partition | None, axes: dic
             raise ValueError(f"unknown parameter {name!r}: {nearest(name, Experiment.model_fields)}")
         if isinstance(values, str) or not hasattr(values, "__iter__"):
             raise ValueError(f"{name}={values!r}: a grid takes a list of values, such as [{values!r}]")
-        if partition is not None and name in FEDERATION_FIELDS:
+        if hasattr(values, "__len__") and not len(values):
+            raise ValueError(f"{name}={values!r} has no value, so that nothing would run: give at least one")
+        if partition is not None and name in DESCRIBED:
             raise ValueError(f"{name!r} describes a federation, but `partition` is one: leave out one of the two")
     each = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     experiments = [experiment.with_(**changes) for changes in each]
+    if partition is not None:
+        experiments = [one.describing(partition) for one in experiments]
     for device in {one.device for one in experiments}:
         find_device(device)
+    for one in experiments:
+        one.check_sites(partition)
+    if len(experiments) > 1:
+        _check_federations(experiments, partition)
     return experiments
+
+
+def _check_federations(experiments: list[Experiment], partition: Partition | None) -> None:
+    """Make each partition and each model of a grid once; ValueError where one of them is impossible."""
+    distinct = {json.dumps(one.model_dump(include={*DESCRIBED, "model", "batchnorm"})): one for one in experiments}
+    for one in distinct.values():
+        cases = (partition or _partition_of(one)).cases
+        build(one.model, cases.shape, task_of(cases).outputs, one.seed, one.batchnorm)
 
 
 def _unfinished(experiments: list[Experiment], partition: Partition | None, folder: Folder) -> list[PendingRun]:
@@ -211,7 +232,21 @@ def _run(experiment: Experiment, partition: Partition | None, folder: Folder, ob
 
 
 def _target(experiment: Experiment, part: Partition, folder: Folder) -> Path:
-    return run_folder.folder_of(experiment, part, Path(folder or os.environ.get("FEDLAB_RUNS", "out/runs")))
+    return run_folder.folder_of(experiment, part, _root(folder))
+
+
+def _root(folder: Folder) -> Path:
+    """The folder of run folders, in its one form."""
+    if folder is None:
+        folder = os.environ.get("FEDLAB_RUNS") or "out/runs"
+    if not isinstance(folder, str | Path):
+        raise ValueError(f"folder is {folder!r}: give the path of a folder for run folders, or leave it out")
+    root = resolve(folder)
+    try:
+        root.exists()
+    except OSError as error:  # a name that is too long
+        raise run_folder.no_place(root, error) from None
+    return root
 
 
 def _execute(
@@ -223,11 +258,13 @@ def _execute(
 ) -> Run:
     """Load the finished run of a folder, or train it in the unfinished folder and publish that as a whole."""
     if target.exists():  # before the lock, for folders without write access
-        return run_folder.read(target)
+        return run_folder.finished(target, experiment, part)
     work = run_folder.unfinished(target)
     with run_folder.keep_on_full_disk(work), run_folder.lock(target), _repeatable():
+        if run_folder.is_whole(work) and not target.exists():  # killed before it was renamed
+            run_folder.publish(target)
         if target.exists():
-            return run_folder.read(target)
+            return run_folder.finished(target, experiment, part)
         work.mkdir(parents=True, exist_ok=True)
         fed = Federation(part, experiment.model, experiment, lockstep)
         if reason := idle_gpu(experiment, fed.device, _load(fed, 1 if lockstep is None else MAX_RUNS)):
@@ -264,6 +301,8 @@ def _train(experiment: Experiment, fed: Federation, work: Path, observer: Observ
             observer.close()
     if trained:
         _warn_of_unused_settings(experiment, fed)
+        if reason := fed.never_changed(record.last.values()):
+            warn(reason)
     return record
 
 
@@ -294,13 +333,21 @@ def _repeatable() -> Iterator[None]:
 
 def _partition_of(experiment: Experiment) -> Partition:
     """The partition that an experiment describes, made once for all experiments of a grid that share it."""
-    described = json.dumps({name: getattr(experiment, name) for name in FEDERATION_FIELDS})
-    folders = Path(experiment.dataset).expanduser(), home() / experiment.dataset
-    stamps = [path.stat().st_mtime_ns for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    return _make_partition(described, tuple(stamps), tuple(experiment.user_code()))
+    described = json.dumps({name: getattr(experiment, name) for name in DESCRIBED})
+    return _make_partition(described, tuple(_stamps(experiment.dataset)), tuple(experiment.user_code()))
+
+
+def _stamps(dataset: str) -> Iterator[tuple[Any, ...]]:
+    """Which files hold a dataset, and when they last changed; of a known dataset all that it has prepared."""
+    folder = catalogue.folder_of(dataset)
+    folders = [folder] if folder else sorted(home().glob(f"{dataset.split('(')[0].strip()}*"))
+    for path in sorted(path for each in folders if each.is_dir() for path in each.iterdir()):
+        with suppress(FileNotFoundError):  # removed since
+            about = path.stat()
+            yield str(path), about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 @lru_cache(maxsize=1)
-def _make_partition(described: str, stamps: tuple[int, ...], code: tuple[str, ...]) -> Partition:
-    """Make a partition; stamps and code: when the dataset's files and the user's functions last changed."""
+def _make_partition(described: str, stamps: tuple[tuple[Any, ...], ...], code: tuple[str, ...]) -> Partition:
+    """Make a partition; stamps and code: what the dataset's files and the user's functions are now."""
     return Experiment(**json.loads(described)).make_partition()

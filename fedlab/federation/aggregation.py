@@ -7,18 +7,21 @@ each site's model is recorded.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab.core.arguments import Bounds, Count, Positive, Whole
 from fedlab.core.memory import chunks, to_host
-from fedlab.core.registry import Registry, split_call
+from fedlab.core.registry import Registry
 from fedlab.core.typing import Floats
 from fedlab.core.weights import Weights, squared_distances, stack, weighted_mean
 
 RULES = Registry("aggregation rule")
+BelowHalf = Annotated[float, Bounds(0, 0.5, below=True)]
+Steps = Annotated[int, Bounds(1, 1_000_000)]
 
 
 class Merged(NamedTuple):
@@ -43,9 +46,8 @@ def rule(text: str) -> Rule:
 
 def least(text: str) -> int:
     """The fewest models that a rule needs; ValueError if its arguments make no sense."""
-    _, args, named = RULES.parse(text, given=3)
-    name = split_call(text)[0]
-    return LEAST[name](*args, **named) if name in LEAST else 1
+    function, args, named = RULES.parse(text, given=3)
+    return _krum_least(*args, **named) if function in (krum, multikrum) else 1
 
 
 @RULES.add
@@ -88,7 +90,7 @@ def median(models: Weights, shares: Floats, w: Weights, weighted: bool = False) 
 
 
 @RULES.add
-def trimmed(models: Weights, shares: Floats, w: Weights, share: float = 0.2) -> Merged:
+def trimmed(models: Weights, shares: Floats, w: Weights, share: BelowHalf = 0.2) -> Merged:
     """Mean of each coordinate without the lowest and highest `share` of its values, unweighted (Yin 2018).
 
     share = 0 is the uniform mean; trimming all but one of an odd number of models is the median.
@@ -109,14 +111,14 @@ def trimmed(models: Weights, shares: Floats, w: Weights, share: float = 0.2) -> 
     'trimmed(0.1)'
     """
     m = len(models)
-    cut = math.floor(_checked_share(share) * m + 1e-9)
+    cut = math.floor(share * m + 1e-9)
     kept = torch.zeros(m, dtype=torch.float64, device=models.vector.device)
     kept[cut : m - cut] = 1 / (m - 2 * cut)
     return _by_coordinate(models, lambda rows: kept[:, None].expand(rows.shape))
 
 
 @RULES.add
-def krum(models: Weights, shares: Floats, w: Weights, f: int = 1) -> Merged:
+def krum(models: Weights, shares: Floats, w: Weights, f: Count = 1) -> Merged:
     """The one model that is closest to its m - f - 2 nearest others (Blanchard 2017).
 
     Ties go to the first site.
@@ -140,7 +142,7 @@ def krum(models: Weights, shares: Floats, w: Weights, f: int = 1) -> Merged:
 
 
 @RULES.add
-def multikrum(models: Weights, shares: Floats, w: Weights, f: int = 1, c: int | None = None) -> Merged:
+def multikrum(models: Weights, shares: Floats, w: Weights, f: Count = 1, c: Whole | None = None) -> Merged:
     """Mean of the `c` models that `krum` ranks first (Blanchard 2017).
 
     Weights of the method are renormalised over them, so that c = m is its mean; c = 1 is `krum`.
@@ -176,7 +178,7 @@ def multikrum(models: Weights, shares: Floats, w: Weights, f: int = 1, c: int | 
 
 
 @RULES.add
-def geomedian(models: Weights, shares: Floats, w: Weights, nu: float = 1e-6, steps: int = 100) -> Merged:
+def geomedian(models: Weights, shares: Floats, w: Weights, nu: Positive = 1e-6, steps: Steps = 100) -> Merged:
     """Geometric median: the point with the least weighted distance to all models (Pillutla 2022, RFA).
 
     Weiszfeld's iteration from the mean, smoothed by `nu`. The point is a mean of the models, so the iteration runs on
@@ -212,7 +214,7 @@ def geomedian(models: Weights, shares: Floats, w: Weights, nu: float = 1e-6, ste
 
 
 @RULES.add
-def clipped(models: Weights, shares: Floats, w: Weights, bound: float = 1.0) -> Merged:
+def clipped(models: Weights, shares: Floats, w: Weights, bound: Positive = 1.0) -> Merged:
     """Weighted mean of updates clipped to length `bound` (Sun 2019).
 
     Normalisation statistics are averaged without clipping. bound above all lengths is the mean.
@@ -242,43 +244,7 @@ def clipped(models: Weights, shares: Floats, w: Weights, bound: float = 1.0) -> 
 
 
 def _krum_least(f: int = 1, c: int | None = None) -> int:
-    if not isinstance(f, int) or isinstance(f, bool) or f < 0:
-        raise ValueError(f"f is {f!r}: give the number of sites that may be malicious, 0 or more")
-    if c is not None and (not isinstance(c, int) or c < 1):
-        raise ValueError(f"c is {c!r}: give the number of models to average, 1 or more")
     return max(2 * f + 3, c or 1)
-
-
-def _trimmed_least(share: float = 0.2) -> int:
-    _checked_share(share)
-    return 1
-
-
-def _geomedian_least(nu: float = 1e-6, steps: int = 100) -> int:
-    if not nu > 0 or steps < 1:
-        raise ValueError(f"nu is {nu!r} and steps {steps!r}: give a positive smoothing and at least one step")
-    return 1
-
-
-def _clipped_least(bound: float = 1.0) -> int:
-    if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < math.inf:
-        raise ValueError(f"bound is {bound!r}: give the longest update that counts in full, above 0")
-    return 1
-
-
-LEAST: dict[str, Callable[..., int]] = {
-    "krum": _krum_least,
-    "multikrum": _krum_least,
-    "trimmed": _trimmed_least,
-    "geomedian": _geomedian_least,
-    "clipped": _clipped_least,
-}
-
-
-def _checked_share(share: float) -> float:
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 0.5:
-        raise ValueError(f"trimmed share is {share!r}: give the part to drop at either end, from 0 to below 0.5")
-    return share
 
 
 def _of_rows(models: Weights, influence: Floats) -> Weights:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from fedlab.core.arguments import Count, NotNegative
 from fedlab.core.memory import to_device
 from fedlab.core.registry import Registry, split_call
 from fedlab.core.rng import torch_stream
@@ -45,7 +46,7 @@ class Attack:
             raise ValueError(
                 f"attack={text!r}: {count} of {sites} sites would be malicious, leave at least one honest site"
             )
-        return cls(split_call(text)[0], tuple(range(sites - count, sites)), function, arguments)
+        return cls(split_call(text)[0], tuple(range(max(0, sites - count), sites)), function, arguments)
 
     @property
     def flips_labels(self) -> bool:
@@ -72,7 +73,7 @@ def none(models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Genera
 
 
 @ATTACKS.add
-def labelflip(models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: int = 1) -> Tensor:
+def labelflip(models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: Count = 1) -> Tensor:
     """Malicious sites train on reversed labels: class c becomes C - 1 - c.
 
     Parameters
@@ -91,7 +92,7 @@ def labelflip(models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: G
 
 @ATTACKS.add
 def signflip(
-    models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: int = 1, boost: float = 1.0
+    models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: Count = 1, boost: float = 1.0
 ) -> Tensor:
     """The update with the opposite sign, `boost` times as long.
 
@@ -114,7 +115,7 @@ def signflip(
 
 @ATTACKS.add
 def scaled(
-    models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: int = 1, boost: float = 10.0
+    models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: Count = 1, boost: float = 10.0
 ) -> Tensor:
     """The update, `boost` times as long.
 
@@ -137,7 +138,7 @@ def scaled(
 
 @ATTACKS.add
 def gaussian(
-    models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: int = 1, sd: float = 1.0
+    models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: Count = 1, sd: NotNegative = 1.0
 ) -> Tensor:
     """The model that was broadcast plus Gaussian noise of standard deviation `sd` instead of an update.
 
@@ -160,7 +161,7 @@ def gaussian(
 
 
 @ATTACKS.add
-def replacement(models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: int = 1) -> Tensor:
+def replacement(models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: Count = 1) -> Tensor:
     """An update so long that the weighted mean becomes the malicious site's model (Bagdasaryan 2020).
 
     The update is divided by the weight of the malicious sites; exact if the honest sites send no update.
@@ -187,7 +188,7 @@ def replacement(models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng:
 
 @ATTACKS.add
 def alie(
-    models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: int = 1, z: float = 0.0
+    models: Tensor, w: Tensor, rows: list[int], shares: Floats, rng: Generator, count: Count = 1, z: float = 0.0
 ) -> Tensor:
     """A little is enough: as far from the honest mean as the spread of honest models hides (Baruch 2019).
 

@@ -68,7 +68,15 @@ class Ledger:
 
     def bytes_of(self, number: int, site: str) -> int:
         """All bytes that crossed this site's border in this round, in either direction."""
-        return sum(row[5] for row in self._of(number) if site in (row[1], row[3]))
+        return self.bytes_by_site(number).get(site, 0)
+
+    def bytes_by_site(self, number: int) -> dict[str, int]:
+        """All bytes that crossed the border of each site (and of the server) in this round, in either direction."""
+        found: dict[str, int] = {}
+        for row in self._of(number):
+            for site in {row[1], row[3]}:
+                found[site] = found.get(site, 0) + row[5]
+        return found
 
     def _of(self, number: int) -> Iterable[tuple]:
         """Rows of a round, which is one of the latest."""

@@ -13,13 +13,15 @@ A federation is composed of parts, each of which owns its state:
 The parts apply the settings, so that each of them works for every method.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedlab.core.layout import Layout
 from fedlab.core.memory import to_device
@@ -34,6 +36,7 @@ from fedlab.engine.devices import find_device
 from fedlab.engine.dispatch import Execution
 from fedlab.engine.flat_model import FlatModel
 from fedlab.engine.loop import SequentialEngine
+from fedlab.engine.model_check import ModelCheck, Needs
 from fedlab.engine.optimizers import optimizer_of
 from fedlab.engine.seed_batching import LockstepRun
 from fedlab.federation.attacks import Attack
@@ -176,32 +179,50 @@ class Federation:
     def _engine(self, model: str, labels: Ints, seed_batch: LockstepRun | None) -> SequentialEngine:
         """The engine of the model, with all images; runs in lock-step share them."""
         dataset = None if seed_batch is None else seed_batch.scheduler.dataset
-        built = self._build(model, self.settings.seed)
+        needs = self._needs(model)
+        flat = self._flat_model(model, self.settings.seed, needs)
         if dataset is None:
             dataset = DeviceDataset(self.partition, self.task.targets(labels), self.device, self.settings)
         if seed_batch is not None:
             seed_batch.scheduler.dataset = dataset
-        layout = Layout.of(built, pooled=self.settings.batchnorm == "pooled")
-        return self._engine_of(built, layout, dataset)
+        return self._engine_of(flat, needs, dataset)
 
     def _another_engine(self, model: str, first: SequentialEngine) -> SequentialEngine:
         """One more engine on the same images, to train sites in parallel."""
-        return self._engine_of(self._build(model, 0), first.flat.layout, first.dataset)
+        flat = self._flat_model(model, self.settings.seed, first.needs, first.flat.layout)
+        return self._engine_of(flat, first.needs, first.dataset)
 
-    def _build(self, model: str, seed: int) -> nn.Sequential:
-        """The network with initial weights."""
+    def _needs(self, model: str) -> Needs:
+        """What the model needs, found by trying it; ValueError if it cannot be trained."""
+        return ModelCheck(
+            name=model,
+            function=models.MODELS.parse(model, given=2)[0],
+            make=lambda seed, needs: self._flat_model(model, seed, needs),
+            shape=self.partition.cases.shape,
+            task=self.task,
+            settings=self.settings,
+            device=self.device,
+            single=any(site.batches.size == 1 for site in self.sites),
+        ).needs()
+
+    def _flat_model(self, model: str, seed: int, needs: Needs, layout: Layout | None = None) -> FlatModel:
+        """The network with the initial weights of this seed, on the device; layout: that of another copy."""
         settings, cases = self.settings, self.partition.cases
-        return models.build(model, cases.shape, self.task.outputs, seed, settings.batchnorm)
+        built = models.build(model, cases.shape, self.task.outputs, seed, settings.batchnorm)
+        built = built.to(device=self.device, dtype=settings.dtype)
+        if layout is None:
+            pooled = settings.batchnorm == "pooled"
+            layout = Layout.of(built, pooled=pooled, channels_last=needs.channels_last)
+        needs.prepare(built)
+        return FlatModel(built, layout, frozen_norm=settings.batchnorm == "frozen")
 
-    def _engine_of(self, model: nn.Sequential, layout: Layout, dataset: DeviceDataset) -> SequentialEngine:
+    def _engine_of(self, flat: FlatModel, needs: Needs, dataset: DeviceDataset) -> SequentialEngine:
         """The engine that trains this network on these images."""
-        settings = self.settings
-        model = model.to(device=self.device, dtype=settings.dtype)
-        flat = FlatModel(model, layout, frozen_norm=settings.batchnorm == "frozen")
+        settings, layout = self.settings, flat.layout
         decays = layout.mask("weight")[: layout.trained].to(self.device)
         graphs = settings.execution == "cuda_graph" or (settings.execution == "auto" and self.device.type == "cuda")
         kind = CudaGraphEngine if graphs else SequentialEngine
-        return kind(flat, dataset, self.task, optimizer_of(settings, decays), settings)
+        return kind(flat, dataset, self.task, optimizer_of(settings, decays), settings, needs)
 
     def _exchange_pixel_statistics(self) -> None:
         """Count the statistics that sites exchange before the first round to standardise images in the same way."""
@@ -263,6 +284,12 @@ class Federation:
         RoundContext
             `number` from 1, learning rate `lr`, and the positions of `available` and `reporting` sites.
         """
+        if synchronous and self.participation.impossible:
+            s = self.settings
+            warn(
+                f"no site can ever report (availability={s.availability!r}, stragglers={s.stragglers!r},"
+                f" failures={s.failures!r}), so nothing is trained together: raise availability, or lower the others"
+            )
         for context in self.schedule.rounds(state, synchronous):
             self.round_log.begin(context.number)
             self.channel.begin(context.number)
@@ -674,6 +701,25 @@ class Federation:
     def adapt_batchnorm(self, w: Weights, index: Ints) -> Weights:
         """The model with batch normalisation statistics of these cases, for which no labels are needed."""
         return self.trainer.adapt_batchnorm(w, index)
+
+    def never_changed(self, models: Iterable[Model]) -> str | None:
+        """Why the models after the last round are still the initial ones, in a sentence; None if one is not."""
+        parts: list[Weights | Ensemble] = []
+        for model in models:
+            parts += [model.shared, model.sites] if isinstance(model, Localised) else [model]
+        each = [(part.models if isinstance(part, Ensemble) else part).parameters for part in parts]
+        changed = any(not torch.equal(w, self.start.parameters.expand_as(w)) for w in each)
+        if changed or self.settings.lr == 0 or (self.schedule.synchronous and self.participation.impossible):
+            return None  # of lr=0 and of impossible rounds the user knows
+        counts = Counter(event for _, _, event, _ in self.round_log.events)
+        why = (
+            ", ".join(f"{count} times {event!r}" for event, count in counts.items())
+            or "no gradient reached a parameter"
+        )
+        return (
+            f"after {self.round} rounds the models are still the initial ones ({why}; see run.events): let more sites"
+            " take part, or use another aggregation rule"
+        )
 
     def without_effect(self) -> list[str]:
         """Settings that had no effect on this method, although models crossed."""

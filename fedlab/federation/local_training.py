@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedlab.core.memory import to_device
 from fedlab.core.typing import Floats, Ints
+from fedlab.core.warnings import warn
 from fedlab.core.weights import Weights, stack, weighted_mean
 from fedlab.engine import update_statistics
 from fedlab.engine.batches import Batches
@@ -25,6 +26,10 @@ from fedlab.federation.rounds import RoundContext
 from fedlab.federation.settings import FederationSettings
 from fedlab.federation.sites import LocalParameters, OptimizerStates, Site
 
+SINGLE_CASES = (
+    "batch normalisation cannot average over a batch of one case: use a larger `batch_size`, larger sites, or"
+    " batchnorm='group'"
+)
 StepRange = tuple[int, int] | tuple[float, float]  # first and last + 1 of a round's steps, counted or as shares
 
 
@@ -180,12 +185,21 @@ class LocalTraining:
 
         A straggler does only its share of the steps.
         """
+        if k is not None and self.engine.needs.single:
+            self._refuse_single_cases(round)
         total = steps or site.steps(self.settings)
         share = 1.0 if k is None else round.participants.work.get(k, 1.0)
         most = total if share == 1 else max(1, int(total * share))
         first, last = (int(end * most + 1e-9) if isinstance(end, float) else end for end in part or (0, total))
         base = ((round.data_round or round.number) - 1) * total
         return base + min(first, most), base + min(last, most)
+
+    def _refuse_single_cases(self, round: RoundContext) -> None:
+        """Refuse a model that cannot train on one case, where any site has such a batch."""
+        found = ", ".join(site.name for site in self.sites if site.batches.size == 1)
+        if found:
+            why = self.engine.needs.single
+            raise ValueError(f"{found}, round {round.number}: {why}; {SINGLE_CASES}")
 
     def _task(
         self, site: Site, k: int | None, round: RoundContext, corrections: Corrections, row: int, options: Options
@@ -299,21 +313,24 @@ class LocalTraining:
 
     def adapt_batchnorm(self, w: Weights, index: Ints) -> Weights:
         """The model with normalisation statistics of these cases; the same model if it has none or they are frozen."""
-        size = self.settings.batch_size or max(1, len(index))
-        batches = Batches("", index, size, 0).sweep() if len(index) else iter(())
-        return self.engine.recalibrate(w, list(batches))
+        if not len(index):
+            return w.without_moments()
+        size = self.settings.batch_size or len(index)
+        try:
+            return self.engine.recalibrate(w, list(Batches("", index, size, 0).sweep()))
+        except ValueError as error:  # one case, or batch_size=1
+            warn(f"batch normalisation is not adapted to one case at a time ({error}): its statistics stay as they are")
+            return w.without_moments()
 
 
 @contextmanager
 def naming_site(site: str, round: RoundContext) -> Iterator[None]:
-    """Name site and round in the error of a local training that cannot run, with the remedy."""
+    """Name site and round in the error of a local training that cannot run, and the remedy where it is known."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(
-            f"{site}, round {round.number}: {error}; batch normalisation cannot average over a batch of one case: use a"
-            " larger `batch_size`, larger sites, or batchnorm='group'"
-        ) from error
+        remedy = f"; {SINGLE_CASES}" if "more than 1" in str(error) else ""
+        raise ValueError(f"{site}, round {round.number}: {error}{remedy}") from error
 
 
 def _reporting(start: Weights, round: RoundContext) -> list[int]:

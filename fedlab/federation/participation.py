@@ -105,6 +105,12 @@ class Participation:
             self.participation == "all" and available and not straggling(self.stragglers)[0] and not self.failures
         )
 
+    @property
+    def impossible(self) -> bool:
+        """Whether no site can ever report: none is available, or all of them fail or are late."""
+        slow, drops = straggling(self.stragglers)
+        return bool(np.all(np.asarray(self.availability) == 0)) or self.failures == 1 or (drops and slow == 1)
+
     def at(self, number: int) -> Participants:
         """Participants of round `number`."""
         if self.complete:

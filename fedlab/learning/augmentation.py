@@ -9,7 +9,7 @@ import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlab.core.arguments import Bounds, Share
 from fedlab.core.memory import to_device
 from fedlab.core.registry import Registry
 from fedlab.core.rng import stream
@@ -24,6 +25,7 @@ from fedlab.core.typing import Floats
 
 AUGMENTATIONS = Registry("augmentation")
 Shape = tuple[int, ...]
+Degrees = Annotated[float, Bounds(0, 180)]
 RngKey = tuple[int, str, int]  # seed, site, step
 
 
@@ -43,7 +45,7 @@ class Change:
 
 
 @AUGMENTATIONS.add
-def flip(rng: np.random.Generator, count: int, shape: Shape, axis: int = -1) -> Change:
+def flip(rng: np.random.Generator, count: int, shape: Shape, axis: Literal[-1, -2, -3] = -1) -> Change:
     """Mirror half of the images, along the last axis: left and right change places.
 
     Parameters
@@ -65,13 +67,15 @@ def flip(rng: np.random.Generator, count: int, shape: Shape, axis: int = -1) -> 
     >>> flip(stream(0, "example"), 4, (28, 28)).flips[:, -1]
     array([False, False,  True,  True])
     """
+    if -axis > len(shape):
+        raise ValueError(f"augment='flip(axis={axis})': images have {len(shape)} axes, choose -1 to -{len(shape)}")
     flips = np.zeros((count, len(shape)), bool)
     flips[:, axis] = rng.random(count) < 0.5
     return Change(flips=flips)
 
 
 @AUGMENTATIONS.add
-def shift(rng: np.random.Generator, count: int, shape: Shape, share: float = 0.1) -> Change:
+def shift(rng: np.random.Generator, count: int, shape: Shape, share: Share = 0.1) -> Change:
     """Shift along every axis by up to this share of its extent; the border is repeated.
 
     Parameters
@@ -100,7 +104,7 @@ def shift(rng: np.random.Generator, count: int, shape: Shape, share: float = 0.1
 
 
 @AUGMENTATIONS.add
-def zoom(rng: np.random.Generator, count: int, shape: Shape, share: float = 0.1) -> Change:
+def zoom(rng: np.random.Generator, count: int, shape: Shape, share: Share = 0.1) -> Change:
     """Enlarge or shrink by up to this share, by the same factor along all axes.
 
     Parameters
@@ -129,7 +133,7 @@ def zoom(rng: np.random.Generator, count: int, shape: Shape, share: float = 0.1)
 
 
 @AUGMENTATIONS.add
-def rotate(rng: np.random.Generator, count: int, shape: Shape, degrees: float = 10.0) -> Change:
+def rotate(rng: np.random.Generator, count: int, shape: Shape, degrees: Degrees = 10.0) -> Change:
     """Rotate by up to so many degrees; volumes around each axis.
 
     Parameters
@@ -163,7 +167,7 @@ def rotate(rng: np.random.Generator, count: int, shape: Shape, degrees: float = 
 
 
 @AUGMENTATIONS.add
-def light(rng: np.random.Generator, count: int, shape: Shape, share: float = 0.1) -> Change:
+def light(rng: np.random.Generator, count: int, shape: Shape, share: Share = 0.1) -> Change:
     """Change contrast by up to this share, and brightness by up to this much in units of the network's input.
 
     Parameters

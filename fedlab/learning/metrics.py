@@ -7,7 +7,9 @@ Every metric takes
 * weights: None for one float, or (B, n) case multiplicities for (B,) values, each equal to the metric of the cases
   repeated that often. This makes bootstraps fast.
 
-A multi-label metric is the mean over labels of the binary one. An undefined metric is NaN.
+A metric that is a mean over classes (AUROC, average precision, balanced accuracy) is the mean over the classes that are
+present in y, at least two; draws that lack one of them are NaN, so that all draws are about the same classes. A
+multi-label metric is the mean of the binary one over the labels for which it is defined. An undefined metric is NaN.
 """
 
 from collections.abc import Callable
@@ -92,6 +94,34 @@ def metric(label: str, higher_is_better: bool = True) -> Callable[[Kernel], Call
     return register
 
 
+def present_classes(y: ArrayLike, classes: int) -> NDArray[np.int64]:
+    """The classes over which a metric that is a mean over classes is taken.
+
+    Parameters
+    ----------
+    y : array-like
+        Class indices (n,), or 0/1 of shape (n, L) of a multi-label task.
+    classes : int
+        How many classes there are, L in a multi-label task.
+
+    Returns
+    -------
+    ndarray of int64
+        Classes that have a case and lack one: in a multi-label task labels with positive and negative cases.
+
+    Examples
+    --------
+    >>> from fedlab.learning.metrics import present_classes
+    >>> present_classes([0, 2, 5, 2], classes=6)
+    array([0, 2, 5])
+    >>> present_classes([1, 1], classes=2)
+    array([], dtype=int64)
+    """
+    truth = np.asarray(y)
+    member = truth == 1 if truth.ndim == 2 else truth[:, None] == np.arange(classes)
+    return np.flatnonzero(member.any(0) & ~member.all(0))
+
+
 def targets(labels: ArrayLike, task: str, classes: int) -> NDArray[np.int64]:
     """Labels of a table as the y of metrics: (n,) class indices, or (n, L) 0/1 from bit masks."""
     indices = np.asarray(labels, np.int64)
@@ -100,7 +130,9 @@ def targets(labels: ArrayLike, task: str, classes: int) -> NDArray[np.int64]:
 
 @metric("AUROC")
 def auroc(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
-    """Area under the ROC curve, ties count one half (Mann-Whitney); multi-class: unweighted mean of one-vs-rest.
+    """Area under the ROC curve, ties count one half (Mann-Whitney).
+
+    Multi-class: unweighted mean of one-vs-rest over the classes that are present.
 
     Parameters
     ----------
@@ -110,7 +142,7 @@ def auroc(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
     Returns
     -------
     float, or ndarray of shape (B,)
-        0.5 at random, 1 for a perfect ranking; NaN unless every class is present.
+        0.5 at random, 1 for a perfect ranking; NaN unless two classes are present.
 
     Examples
     --------
@@ -128,7 +160,7 @@ def auroc(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
 def average_precision(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
     """Area under the precision-recall steps; its floor is the prevalence, so do not compare it across prevalences.
 
-    Multi-class: unweighted mean of one-vs-rest.
+    Multi-class: unweighted mean of one-vs-rest over the classes that are present.
 
     Parameters
     ----------
@@ -138,7 +170,7 @@ def average_precision(y: NDArray[np.int64], p: Floats, weights: Floats) -> Float
     Returns
     -------
     float, or ndarray of shape (B,)
-        The prevalence at random, 1 for a perfect ranking; NaN unless every class is present.
+        The prevalence at random, 1 for a perfect ranking; NaN unless two classes are present.
 
     Examples
     --------
@@ -176,7 +208,7 @@ def accuracy(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
 
 @metric("balanced accuracy")
 def balanced_accuracy(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
-    """Mean over classes of the share of its cases that are correctly classified (macro-averaged recall).
+    """Mean over the classes present of the share of its cases that are correctly classified (macro-averaged recall).
 
     Parameters
     ----------
@@ -186,7 +218,7 @@ def balanced_accuracy(y: NDArray[np.int64], p: Floats, weights: Floats) -> Float
     Returns
     -------
     float, or ndarray of shape (B,)
-        0 to 1; NaN if a class is absent.
+        0 to 1; NaN unless two classes are present.
 
     Examples
     --------
@@ -195,9 +227,11 @@ def balanced_accuracy(y: NDArray[np.int64], p: Floats, weights: Floats) -> Float
     >>> balanced_accuracy([0, 0, 1, 1], p)
     0.5
     """
+    if not len(present := present_classes(y, p.shape[1])):
+        return np.full(len(weights), np.nan)
     member = _one_hot(y, p.shape[1])
     right = member * (_decision(p) == y)[:, None]
-    return ((weights @ right) / (weights @ member)).mean(1)
+    return np.take((weights @ right) / (weights @ member), present, axis=1).mean(1)
 
 
 @metric("Brier score", higher_is_better=False)
@@ -342,18 +376,24 @@ def _average_precision(positive: NDArray[np.bool_], score: Floats, weights: Floa
 def _one_versus_rest(
     binary: Callable[[NDArray[np.bool_], Floats, Floats], Floats], y: NDArray[np.int64], p: Floats, weights: Floats
 ) -> Floats:
-    """The binary metric of class 1; for more classes the mean over classes of one against the rest; NaN if any is."""
-    wanted = [1] if p.shape[1] == 2 else range(p.shape[1])
+    """The binary metric of class 1; for more classes the mean of one against the rest over those that are present."""
+    wanted = [1] if p.shape[1] == 2 else present_classes(y, p.shape[1])
+    if not len(wanted):
+        return np.full(len(weights), np.nan)
     return np.mean([binary(y == c, p[:, c], weights) for c in wanted], axis=0)
 
 
 def _over_labels(kernel: Kernel, y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
-    """Apply a metric; to a multi-label task label by label, and average."""
+    """Apply a metric; to a multi-label task label by label, and average those for which it is defined."""
     with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 gives NaN, which means undefined
         if y.ndim == 1:
             return kernel(y, p, weights)
-        labels = zip(y.T, p.T, strict=True)
-        return np.mean([kernel(truth, np.column_stack([1 - q, q]), weights) for truth, q in labels], axis=0)
+        labels = [(truth, np.column_stack([1 - q, q])) for truth, q in zip(y.T, p.T, strict=True)]
+        once = np.ones((1, len(y)))
+        defined = [label for label in labels if np.isfinite(kernel(*label, once)).all()]
+        if not defined:
+            return np.full(len(weights), np.nan)
+        return np.mean([kernel(*label, weights) for label in defined], axis=0)
 
 
 def _decision(p: Floats) -> NDArray[np.int64]:

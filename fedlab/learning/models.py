@@ -8,15 +8,20 @@ A model is registered with `@MODELS.add`. It is a function of `shape` (channels,
 """
 
 import math
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from fedlab.core.arguments import Bounds
 from fedlab.core.layout import BATCH_NORMS
 from fedlab.core.registry import Registry
 from fedlab.core.rng import torch_stream
 
 MODELS = Registry("model")
+Width = Annotated[int, Bounds(1, 1024)]
+Depth = Annotated[int, Bounds(0, 8)]
+Projection = Annotated[int, Bounds(0, 65_536)]
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -60,10 +65,12 @@ def build(text: str, shape: tuple[int, ...], outputs: int, seed: int, batchnorm:
         torch.manual_seed(torch_stream(seed, "initial weights").initial_seed())
         try:
             model = function(shape, outputs, *values, **named)
-        except (TypeError, RuntimeError, ValueError) as error:
-            raise ValueError(f"model {text!r} cannot be built ({error}): check its arguments") from error
+        except Exception as error:
+            kind = "" if type(error) in (TypeError, RuntimeError, ValueError) else f"{type(error).__name__}: "
+            raise ValueError(f"model {text!r} cannot be built ({kind}{error}): check its arguments") from error
+        model = _checked(text, model, shape)
     if batchnorm == "group":
-        _to_group_norm(model)
+        _to_group_norm(model, {})
     _check_fit(text, model, shape, outputs)
     return model
 
@@ -99,7 +106,7 @@ def logistic(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
 
 @MODELS.add
 def small_cnn(
-    shape: tuple[int, ...], outputs: int, width: int = 16, depth: int = 3, projection: int = 0
+    shape: tuple[int, ...], outputs: int, width: Width = 16, depth: Depth = 3, projection: Projection = 0
 ) -> nn.Sequential:
     """Three convolutions with batch normalisation and pooling, then global average pooling: 24 thousand parameters.
 
@@ -176,7 +183,7 @@ class Residual(nn.Module):
 
 
 @MODELS.add
-def resnet18(shape: tuple[int, ...], outputs: int, projection: int = 0) -> nn.Sequential:
+def resnet18(shape: tuple[int, ...], outputs: int, projection: Projection = 0) -> nn.Sequential:
     """ResNet-18 for small images: 3x3 stem, no first pooling, as in the MedMNIST v2 benchmark.
 
     Parameters
@@ -244,29 +251,74 @@ def densenet121(shape: tuple[int, ...], outputs: int) -> nn.Sequential:
     return nn.Sequential(*net.features, nn.Sequential(*pooling), logits)
 
 
-def _to_group_norm(module: nn.Module) -> None:
-    """Replace batch by group normalisation, in place; 8 channels a group if that divides their number."""
-    for name, child in module.named_children():
+def _checked(text: str, model: Any, shape: tuple[int, ...]) -> nn.Sequential:
+    """The network in float32 on the CPU, with all of its parameters; ValueError if it has none that can be trained."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model {text!r} is built as a {type(model).__name__}, wanted is a network: let its function return an"
+            " nn.Sequential"
+        )
+    if any(nn.parameter.is_lazy(parameter) for parameter in model.parameters()):
+        _blank_outputs(text, model, shape)  # lazy layers get their weights in the first pass
+    parameters = list(model.parameters())
+    strange = {str(p.dtype).removeprefix("torch.") for p in parameters if not p.is_floating_point()}
+    if strange:
+        raise ValueError(
+            f"model {text!r} has parameters of {', '.join(sorted(strange))}, which cannot be averaged: use real"
+            " floating point"
+        )
+    if not any(p.requires_grad for p in parameters):
+        raise ValueError(f"model {text!r} has no parameter to train: give it one, with requires_grad=True")
+    if any(p.dtype != torch.float32 or p.device.type != "cpu" for p in parameters):
+        model = model.to(device="cpu", dtype=torch.float32)
+    return cast(nn.Sequential, model)
+
+
+def _to_group_norm(module: nn.Module, known: dict[nn.Module, nn.Module]) -> None:
+    """Replace batch by group normalisation, in place; 8 channels a group if that divides their number.
+
+    known: the replacement of each layer so far, since a layer may be in several places.
+    """
+    for name, child in module._modules.items():
         if isinstance(child, BATCH_NORMS):
             groups = math.gcd(child.num_features, max(1, child.num_features // 8))
-            setattr(module, name, nn.GroupNorm(groups, child.num_features))
-        else:
-            _to_group_norm(child)
+            module._modules[name] = known.setdefault(child, nn.GroupNorm(groups, child.num_features))
+        elif child is not None:
+            _to_group_norm(child, known)
 
 
 def _check_fit(text: str, model: nn.Module, shape: tuple[int, ...], outputs: int) -> None:
-    """Run two blank images through the model, in evaluation mode so that no statistic changes."""
+    """Refuse a model that does not return `outputs` numbers for each of two blank images."""
+    found = _blank_outputs(text, model, shape)
+    if not isinstance(found, Tensor):
+        raise ValueError(
+            f"model {text!r} returns a {type(found).__name__}, wanted is a tensor of {outputs} numbers a case: let it"
+            " return the logits alone"
+        )
+    if found.ndim < 1 or len(found) != 2:
+        raise ValueError(
+            f"model {text!r} returns a tensor of shape {tuple(found.shape)} for 2 images, the task needs"
+            f" {(2, outputs)}: keep the dimension of the batch, as by .flatten(1)"
+        )
+    if found.shape != (2, outputs):
+        raise ValueError(
+            f"model {text!r} returns {tuple(found.shape[1:])} numbers a case, the task needs {outputs}: fix its last"
+            " stage"
+        )
+
+
+def _blank_outputs(text: str, model: nn.Module, shape: tuple[int, ...]) -> Any:
+    """What the model returns for two blank images, in evaluation mode so that no statistic changes."""
+    model.eval()
     try:
-        with torch.inference_mode():
-            found = tuple(model.eval()(torch.zeros(2, *shape)).shape)
-    except RuntimeError as error:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return model(torch.zeros(2, *shape))
+    except Exception as error:
+        kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
         raise ValueError(
             f"model {text!r} does not fit images of shape {shape} (channels, height, width[, depth]):"
-            f" {str(error).splitlines()[0]}; choose a smaller model (small_cnn, resnet18) or a larger image size"
+            f" {kind}{(str(error).splitlines() or [''])[0]}; choose a smaller model (small_cnn, resnet18) or a larger"
+            " image size"
         ) from error
     finally:
         model.train()
-    if found != (2, outputs):
-        raise ValueError(
-            f"model {text!r} returns {found[1:]} numbers a case, the task needs {outputs}: fix its last stage"
-        )

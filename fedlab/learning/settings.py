@@ -1,17 +1,23 @@
 """Settings of local training: every method trains under the same ones, so that methods are compared fairly."""
 
+import ast
 import math
-from typing import Any, Literal, Self
+import os
+from typing import Annotated, Any, Literal, Self, get_origin, get_type_hints
 
+import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from fedlab.core import arguments
+from fedlab.core.arguments import Bounds, Count, Fraction, NotNegative
 from fedlab.core.registry import Registry, nearest
 from fedlab.learning import augmentation
 
 __all__ = ["SCHEDULES", "Training", "constant", "cosine", "step"]
 
 SCHEDULES = Registry("schedule")
+SPELT = {"true": True, "false": False, "none": None, "null": None}  # as YAML and command lines write them
 FORMER_MODES = {"serial": "sequential", "stacked": "vmap", "graphed": "cuda_graph"}  # as in older run folders
 
 
@@ -22,15 +28,19 @@ def constant(progress: float) -> float:
 
 
 @SCHEDULES.add
-def cosine(progress: float, final: float = 0.01) -> float:
+def cosine(progress: float, final: NotNegative = 0.01) -> float:
     """From the learning rate to `final` times it along half a cosine, over all rounds."""
     return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
 @SCHEDULES.add
-def step(progress: float, factor: float = 0.1) -> float:
+def step(progress: float, factor: NotNegative = 0.1) -> float:
     """Times `factor` after half of the rounds and again after three quarters."""
     return factor ** ((progress >= 0.5) + (progress >= 0.75))
+
+
+Rounds = Annotated[int, Bounds(1, 1_000_000)]
+Steps = Annotated[int, Bounds(1, 1_000_000_000)]
 
 
 class Training(BaseModel):
@@ -86,15 +96,15 @@ class Training(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
-    rounds: int = Field(20, ge=1)
-    patience: int | None = Field(None, ge=1)
-    local_epochs: int = Field(1, ge=1)
-    local_steps: int | None = Field(None, ge=1)
-    batch_size: int | None = Field(32, ge=1)
+    rounds: Rounds = 20
+    patience: Steps | None = None
+    local_epochs: Rounds = 1
+    local_steps: Steps | None = None
+    batch_size: Steps | None = 32
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: float = Field(0.05, ge=0)
-    momentum: float = Field(0.0, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
+    lr: NotNegative = 0.05
+    momentum: Fraction = 0.0
+    weight_decay: NotNegative = 0.0
     schedule: str = "constant"
     batchnorm: Literal["avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"] = "avg"
     normalisation: Literal["none", "image", "site", "global"] = "none"
@@ -102,20 +112,40 @@ class Training(BaseModel):
     precision: Literal["float32", "float64", "bf16"] = "float32"
     device: str = "auto"
     execution: Literal["auto", "sequential", "vmap", "cuda_graph"] = "auto"
-    seed: int = Field(0, ge=0)
-    evaluate_every: int = Field(1, ge=1)
+    seed: Count = 0
+    evaluate_every: Steps = 1
 
     @model_validator(mode="before")
     @classmethod
-    def _known_names(cls, values: Any) -> Any:
+    def _declared(cls, values: Any) -> Any:
+        """Refuse unknown names and values of another type; read numbers that are given as text."""
         if not isinstance(values, dict):
             return values
         for name in values:
             if name not in cls.model_fields:
                 raise ValueError(f"unknown parameter {name!r}: {nearest(name, cls.model_fields)}")
-        if values.get("execution") in FORMER_MODES:
-            return {**values, "execution": FORMER_MODES[values["execution"]]}
-        return values
+        hints = get_type_hints(cls, include_extras=True)
+        read = {name: cls.read(name, value, hints[name]) for name, value in values.items()}
+        if isinstance(read.get("execution"), str):
+            read["execution"] = FORMER_MODES.get(read["execution"], read["execution"])
+        for name, value in read.items():
+            if name not in cls.checked_elsewhere():
+                arguments.check(name, value, hints[name])
+        return read
+
+    @classmethod
+    def read(cls, name: str, value: Any, hint: Any) -> Any:
+        """The value of a field; numbers may be given as text, and as NumPy holds them."""
+        value = _plain(value)
+        if isinstance(value, str) and hint is not str and get_origin(hint) is not Literal:
+            value = _literal(value, hint)
+        whole = isinstance(value, float) and value.is_integer() and not arguments.fits(value, hint)
+        return int(value) if whole and arguments.fits(int(value), hint) else value
+
+    @classmethod
+    def checked_elsewhere(cls) -> tuple[str, ...]:
+        """Fields whose types have checks of their own."""
+        return ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -130,9 +160,38 @@ class Training(BaseModel):
     def lr_at(self, number: int) -> float:
         """The learning rate of round `number`, counted from 1."""
         function, args, named = SCHEDULES.parse(self.schedule, given=1)
-        return self.lr * float(function((number - 1) / self.rounds, *args, **named))
+        factor = function((number - 1) / self.rounds, *args, **named)
+        try:
+            usable = arguments.fits(float(factor), NotNegative)
+        except (TypeError, ValueError):
+            usable = False
+        if not usable:
+            raise ValueError(
+                f"schedule={self.schedule!r} returned {factor!r} in round {number}: return the factor of the learning"
+                " rate, a number of at least 0"
+            )
+        return self.lr * float(factor)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the stored weights; bf16 keeps float32 weights and computes layers in bfloat16."""
         return torch.float64 if self.precision == "float64" else torch.float32
+
+
+def _plain(value: Any) -> Any:
+    """A value of NumPy or a path as Python has it."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _literal(text: str, hint: Any) -> Any:
+    """The number, list, bool or None that a text spells, as command lines and quoted YAML do; else the text."""
+    if text.strip().lower() in SPELT:
+        found = SPELT[text.strip().lower()]
+        return found if arguments.fits(found, hint) else text
+    try:
+        found = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        return text
+    return found if isinstance(found, int | float | list) and not isinstance(found, bool) else text

@@ -96,8 +96,9 @@ class Partition:
             The dataset.
         sites : str, sequence, pandas.Series, mapping or pandas.DataFrame
             A column of the cases' table; the site of each case (None, NaN or -1: no site); a mapping from a site to
-            its cases, as ids, row positions or a mask; or a frame with columns case, site and perhaps split. Text
-            names a site, anything else k becomes "Site k". Cases of no site are left out.
+            its cases, as ids, row positions or a mask; or a frame with columns case, site and perhaps split. A Series
+            is aligned by its index, which names cases or counts rows; ids that are numbers are matched as text. Text
+            names a site, anything else k becomes "Site k". Cases of no site are counted and left out.
         splits : {"official", "site"}, default "official"
             "official" takes the split of `sites` or else of the cases, and makes splits within each site where there
             are none; "site" makes new splits of 70/10/20 % within each site.

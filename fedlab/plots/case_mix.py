@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from fedlab.core.registry import nearest
 from fedlab.plots import style, titles
-from fedlab.plots.inputs import SPLITS, region_spans, site_name, site_order
+from fedlab.plots.inputs import SPLITS, region_spans, site_labels, site_order
+from fedlab.plots.names import more, names
+from fedlab.plots.names import name as short_name
 from fedlab.plots.sheet import TEXT, Box, bars, length, segments, sheet, short, write
 
 if TYPE_CHECKING:
@@ -21,7 +23,11 @@ DIGIT = 0.64 * TEXT  # width of a digit in points
 PADDING = 4.0  # points between a bubble and the number next to it
 ROW, HEAD, FOOT = 0.4, 0.3, 0.55  # inches of `population`: a site, the heading of shares, the scale of a number
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+PITCH, CLASS = 0.42, 0.17  # inches of `partition`: a site, and at least a class
+CLASSES = 60  # columns of `partition`: of more classes the most frequent are drawn
+REGION = 24  # characters of a region's name
 KINDS = 6  # levels of a column that are shown; the rarest are pooled in the last one
+KIND = 20  # characters of a level
 OTHERS = "other"
 TINTS = ("#0072B2", "#8cc0e3", "#d5d9e0", "#a3a8b0", "#5f6670", "#e9ebee")
 
@@ -32,7 +38,8 @@ TINTS = ("#0072B2", "#8cc0e3", "#d5d9e0", "#a3a8b0", "#5f6670", "#e9ebee")
 def partition(part: Any, *, ax: Axes | None = None, split: str | None = None) -> style.Drawing:
     """Draw the cases of every site and class as bubbles of that area, and the cases of each site as bars.
 
-    Sites are sorted from the largest to the smallest; sites of one region stay together, held-out sites are marked.
+    Sites are sorted from the largest to the smallest; sites of one region stay together, held-out sites are marked. At
+    most 60 sites and the 60 most frequent classes are drawn, and the others counted; title and table are over all.
 
     Parameters
     ----------
@@ -58,13 +65,26 @@ def partition(part: Any, *, ax: Axes | None = None, split: str | None = None) ->
     (['normal', 'nodule', 'cases'], 120)
     """
     counts, cases = site_counts(part, split)
-    with style.page(ax, 9, 1.3 + 0.42 * len(counts)) as ax:
-        _frame(ax, counts, cases, [site_name(part, site) for site in counts.index])
-        _regions(ax, region_spans(part, list(counts.index)))
+    rows, pitch = style.fitting(len(counts), PITCH)
+    shown = counts[frequent(counts, CLASSES)].iloc[:rows]
+    labels = site_labels(part, shown.index) + [more(len(counts) - rows, "sites")] * (len(counts) > rows)
+    wide = 3.5 + CLASS * (shown.shape[1] + _width_of_bars(shown.shape[1]))
+    words = max(map(len, labels)) + max((min(REGION, len(region)) for region in part.regions.values()), default=0)
+    with style.page(ax, max(9, wide) + 0.08 * max(0, words - 40), 1.3 + pitch * len(labels)) as ax:
+        _frame(ax, shown, counts[shown.columns].sum(), labels)
+        if shown.shape[1] < counts.shape[1]:
+            ax.set_xlabel(more(counts.shape[1] - shown.shape[1], "classes"), loc="left")
+        _regions(ax, region_spans(part, list(shown.index)))
         style.headline(ax, titles.partition(counts, cases, part.cases.task != "multilabel"), pad=18)
-        _bubbles(ax, counts)
-        _bars(ax, cases, counts.shape[1], "cases" if split is None else f"{SPLITS[split]} cases")
+        _bubbles(ax, shown, len(labels))
+        _bars(ax, cases[:rows], shown.shape[1], "cases" if split is None else f"{SPLITS[split]} cases")
     return style.Drawing(style.root(ax), counts.assign(cases=cases))
+
+
+def frequent(counts: pd.DataFrame, most: int) -> list[Any]:
+    """Return at most that many columns of (sites x classes), the most frequent classes, in their order."""
+    common = counts.sum().to_numpy().argsort(kind="stable")[::-1][:most]
+    return list(counts.columns[np.sort(common)])
 
 
 def site_counts(part: Any, split: str | None) -> tuple[pd.DataFrame, pd.Series]:
@@ -77,16 +97,18 @@ def site_counts(part: Any, split: str | None) -> tuple[pd.DataFrame, pd.Series]:
 
 
 def _width_of_bars(classes: int) -> float:
-    """Return how many columns of the grid the bars take: a quarter of the figure at least."""
-    return max(1.3, classes / 3)
+    """Return how many columns of the grid the bars take: a quarter of the figure, of fewer than 25 classes."""
+    return max(1.3, min(classes / 3, 8.0))
 
 
-def _frame(ax: Axes, counts: pd.DataFrame, cases: pd.Series, names: list[str]) -> None:
-    sites, classes = counts.shape
+def _frame(ax: Axes, counts: pd.DataFrame, totals: pd.Series, labels: list[str]) -> None:
+    """Label rows with sites and columns with classes and their totals over all sites."""
+    classes = counts.shape[1]
     ax.set_xlim(-0.5, classes + _width_of_bars(classes))
-    ax.set_ylim(sites - 0.5, -0.5)
-    ax.set_yticks(range(sites), names)
-    ax.set_xticks(range(classes), [f"{name}\n{total:,}" for name, total in counts.sum().items()])
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.set_yticks(range(len(labels)), labels)
+    called = names(counts.columns)
+    ax.set_xticks(range(classes), [f"{called[str(name)]}\n{total:,}" for name, total in totals.items()])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     style.fit_names(ax)
@@ -98,21 +120,22 @@ def _regions(ax: Axes, spans: list[tuple[str, int, int]]) -> None:
 
     if not spans:
         return
-    figure = style.root(ax)
-    figure.draw_without_rendering()
-    names = max(label.get_window_extent().width for label in ax.get_yticklabels()) * style.POINTS / figure.dpi
+    figure = style.lay_out(ax)
+    widest = max(label.get_window_extent().width for label in ax.get_yticklabels()) * style.POINTS / figure.dpi
     line, text = (
-        offset_copy(ax.get_yaxis_transform(), figure, x=-names - out, y=0, units="points") for out in (12, 18)
+        offset_copy(ax.get_yaxis_transform(), figure, x=-widest - out, y=0, units="points") for out in (12, 18)
     )
     for name, first, last in spans:
         ax.plot([0, 0], [first - 0.3, last + 0.3], color=style.GREY, lw=1.2, transform=line, clip_on=False)
-        ax.text(0, (first + last) / 2, name, ha="right", va="center", fontsize=TEXT, color="#555555", transform=text)
+        look: dict[str, Any] = {"ha": "right", "va": "center", "fontsize": TEXT, "color": "#555555"}
+        ax.text(0, (first + last) / 2, short_name(name, REGION), transform=text, **look)
 
 
-def _bubbles(ax: Axes, counts: pd.DataFrame) -> None:
+def _bubbles(ax: Axes, counts: pd.DataFrame, rows: int) -> None:
+    """Draw the bubbles of the grid, whose height is that of so many rows."""
     width, height = style.inches(ax)
     column = style.POINTS * width / float(np.diff(ax.get_xlim())[0])
-    row = style.POINTS * height / len(counts)
+    row = style.POINTS * height / rows
     place_bubbles(ax, counts.to_numpy(), np.arange(counts.shape[1]), np.arange(len(counts)), column, row, 1 / column)
 
 
@@ -198,16 +221,21 @@ def population(
     table = by_site(part, name, split)
     number = "50 %" in table
     head, foot = (0.05, FOOT) if number else (HEAD, 0.05)
-    size = (9.0, head + ROW * len(table) + foot)
+    rows, row = style.fitting(len(table), ROW)
+    shown, left = table.iloc[:rows], len(table) - rows
+    size = (9.0, head + row * rows + foot + 0.25 * (left > 0))
     with sheet(ax, *size, titles.population(table, name)) as ax:
-        names = max(length(site_name(part, site)) for site in table.index) + 0.15
-        ys = np.asarray(head + ROW * (np.arange(len(table)) + 0.5), np.float64)
-        for y, site in zip(ys, table.index, strict=True):
-            write(ax, 0, y, site_name(part, str(site)), color="#222222")
-        box = Box(names + 0.75, 0, size[0], size[1])
-        for y, n in zip(ys, table["n"], strict=True):
-            write(ax, names + 0.6, y, f"n={n:,}", align="right", color="#555555")
-        draw_population(ax, box, table, name, ys, ROW, "all cases" if split is None else f"{SPLITS[split]} cases")
+        labels = site_labels(part, shown.index)
+        wide = max(map(length, labels)) + 0.15
+        ys = np.asarray(head + row * (np.arange(rows) + 0.5), np.float64)
+        for y, label in zip(ys, labels, strict=True):
+            write(ax, 0, y, label, color="#222222")
+        if left:
+            write(ax, 0, size[1] - 0.12, more(left, "sites"), color="#222222")
+        box = Box(wide + 0.75, 0, size[0], size[1])
+        for y, n in zip(ys, shown["n"], strict=True):
+            write(ax, wide + 0.6, y, f"n={n:,}", align="right", color="#555555")
+        draw_population(ax, box, shown, name, ys, row, "all cases" if split is None else f"{SPLITS[split]} cases")
     return style.Drawing(style.root(ax), table)
 
 
@@ -305,7 +333,7 @@ def _boxes(ax: Axes, box: Box, table: pd.DataFrame, name: str, ys: NDArray[np.fl
     ax.vlines(x["50 %"], ys[known] - half, ys[known] + half, color=style.BLUE, lw=2.0, zorder=3)
     unit = ", years" if name == "age" else ""
     if not of:
-        write(ax, box.left, box.top + 0.12, f"{name}{unit}", color="#555555")
+        write(ax, box.left, box.top + 0.12, short(f"{name}{unit}", box.width), color="#555555")
         _ends(ax, box, at, low + spare, high - spare, ys[-1] + 0.62 * row)
         return
     bottom = ys[-1] + 0.6 * row
@@ -313,8 +341,10 @@ def _boxes(ax: Axes, box: Box, table: pd.DataFrame, name: str, ys: NDArray[np.fl
     for tick in _round_numbers(low, high):
         ax.vlines(at(tick), bottom, bottom + 0.05, color="#666666", lw=0.8)
         write(ax, float(at(tick)), bottom + 0.14, f"{tick:g}", align="center", color="#333333")
-    words = f"{name}{unit}: median, interquartile range and 5 to 95 % of {of}"
-    write(ax, (box.left + box.right) / 2, bottom + 0.34, words, align="center", color="#333333")
+    words = f"{short_name(name, REGION)}{unit}: median, interquartile range and 5 to 95 % of {of}"
+    fits = length(words) < box.width
+    middle, align = ((box.left + box.right) / 2, "center") if fits else (box.right, "right")
+    write(ax, middle, bottom + 0.34, words, align=align, color="#333333")
 
 
 def _ends(ax: Axes, box: Box, at: Any, low: float, high: float, y: float) -> None:
@@ -345,11 +375,18 @@ def _shares(ax: Axes, box: Box, table: pd.DataFrame, name: str, ys: NDArray[np.f
                 middle = (edges[i, k] + edges[i, k + 1]) / 2
                 write(ax, middle, y, titles.percent(table[kind].iloc[i]), align="center", color=color, size=8)
     x, room = box.left, box.width
-    write(ax, x, box.top + 0.12, short(f"{name}:", room), color="#555555")
-    x += length(name) + 0.12
-    for k, kind in enumerate(kinds):
-        if x + length(kind) + 0.2 > box.right + 0.01:
+    heading = short(f"{name}:", room / 2)
+    write(ax, x, box.top + 0.12, heading, color="#555555")
+    x += length(heading) - length(":") + 0.12
+    called = list(names(kinds, KIND).values())
+    ends = x + np.cumsum([length(text) + 0.27 for text in called]) - 0.07
+    whole = bool(ends[-1] <= box.right + 0.01) if kinds else True
+    for k, text in enumerate(called):
+        rest = f"+ {len(kinds) - k} more"
+        if not whole and (k + 1 == len(kinds) or ends[k] + 0.07 + length(rest) > box.right):
+            if x + length(rest) <= box.right + 0.05:
+                write(ax, x, box.top + 0.12, rest, color="#555555")
             break
         bars(ax, [Box(x, box.top + 0.06, x + 0.12, box.top + 0.18)], facecolors=TINTS[k % len(TINTS)])
-        write(ax, x + 0.17, box.top + 0.12, kind, color="#555555", size=TEXT)
-        x += length(kind) + 0.27
+        write(ax, x + 0.17, box.top + 0.12, text, color="#555555", size=TEXT)
+        x += length(text) + 0.27

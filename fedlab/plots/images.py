@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fedlab.core.rng import stream
 from fedlab.plots import style, titles
-from fedlab.plots.inputs import SPLITS, site_name, site_order
+from fedlab.plots.inputs import SPLITS, site_labels, site_order
+from fedlab.plots.names import more, names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 GAP, BETWEEN = 0.06, 0.3  # between images, and between the images of two classes, in image widths
 LEAK_GAP = 0.08  # between reconstructed images
 LARGEST, WIDTH, HEIGHT = 1.15, 7.2, 11.0  # inches: of one image, of all columns, of all rows
+MOST, CLASSES, ROWS = 60, 30, 60  # images, classes and rows that are drawn
+SHORTEST, TALL, CASES = 0.5, 14.0, 12  # of `leakage`, inches: a row, all rows; images a row
 MEASURED = 64  # images from which the mean brightness of a row is computed
 
 
@@ -26,14 +29,15 @@ def samples(
 ) -> style.Drawing:
     """Draw example images of each site and class, as the site's scanner acquires them.
 
-    Volumes show their middle slice, images of more than three channels their first.
+    Volumes show their middle slice, images of more than three channels their first. At most 60 rows and 30 classes are
+    drawn, and the others counted.
 
     Parameters
     ----------
     part : Partition or Cases
         A partition gives one row a site; cases give one row a class.
     n : int, default 6
-        About how many images a row, as many of each class.
+        About how many images a row, as many of each class, at most 60.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     split : {"train", "val", "test"}, default "train"
@@ -56,13 +60,16 @@ def samples(
     by_site = hasattr(part, "pixels")
     cases = part.cases if by_site else part
     pools = _site_pools(part, split) if by_site else _class_pools(cases, split)
-    plan = _plan(cases, pools, n, seed, by_site)
-    looks = {row: _look(part, row, plan.loc[plan["row"] == row, "position"], by_site) for row in pools}
+    plan = _plan(cases, dict(list(pools.items())[:ROWS]), min(n, MOST), seed, by_site)
+    looks = {row: _look(part, row, rows["position"], by_site) for row, rows in plan.groupby("row", sort=False)}
     bright = {row: _brightness(part, row, pool, seed, by_site) for row, pool in pools.items()}
     with style.page(ax, 9, _height(plan, looks) + (0.7 if by_site else 0.45)) as ax:
-        _draw_rows(ax, plan, looks, [site_name(part, row) for row in looks] if by_site else list(looks))
+        _draw_rows(ax, plan, looks, site_labels(part, looks) if by_site else list(names(looks).values()))
+        left = [more(len(pools) - len(looks), "sites" if by_site else "classes")] * (len(pools) > len(looks))
         if by_site:
             _class_names(ax, plan)
+            left += [more(len(cases.classes) - CLASSES, "classes")] * (len(cases.classes) > CLASSES)
+        ax.set_xlabel(", ".join(left))
         title = titles.samples(pd.Series(bright), len(part.scanners) if by_site else None)
         style.headline(ax, title, pad=8)
     shown = plan[plan["position"] >= 0]
@@ -116,7 +123,7 @@ def _members(cases: Any, pool: NDArray[np.int64], name: str) -> NDArray[np.int64
 
 def _plan(cases: Any, pools: dict[str, NDArray[np.int64]], n: int, seed: int, by_site: bool) -> pd.DataFrame:
     """Place the images: columns row, class, x (left edge), position (-1: no such case), case."""
-    classes = cases.classes if by_site else [""]
+    classes = cases.classes[:CLASSES] if by_site else [""]
     each = max(1, n // len(classes))
     rows = []
     for row, pool in pools.items():
@@ -185,10 +192,11 @@ def _draw_rows(
     for row, top in tops.items():
         for x, look in zip(plan.loc[plan["row"] == row, "x"], looks[row], strict=True):
             if look is None:
-                ax.text(x + 0.5, top + height / 2, "–", ha="center", va="center", color=style.GREY)
+                dash: dict[str, Any] = {"ha": "center", "va": "center", "in_layout": False}
+                ax.text(x + 0.5, top + height / 2, "–", color=style.GREY, **dash)
                 continue
             box = (x, x + 1, top + height, top)
-            ax.imshow(look, cmap="gray", vmin=0, vmax=1, extent=box, interpolation="nearest")
+            ax.imshow(look, cmap="gray", vmin=0, vmax=1, extent=box, interpolation="nearest").set_in_layout(False)
     ax.set_xlim(0, plan["x"].max() + 1)
     ax.set_ylim(max(tops.values()) + height, 0)
     ax.set_aspect("equal")
@@ -203,7 +211,7 @@ def _class_names(ax: Axes, plan: pd.DataFrame) -> None:
     """Write each class above its columns; upright where names would collide."""
     centres = plan.groupby("class", sort=False)["x"].agg(lambda x: (x.min() + x.max() + 1) / 2)
     ax.xaxis.tick_top()
-    ax.set_xticks(centres.to_numpy(), centres.index)
+    ax.set_xticks(centres.to_numpy(), list(names(centres.index).values()))
     ax.tick_params(length=0)
     style.fit_names(ax)
 
@@ -221,7 +229,7 @@ def leakage(found: Any, *, ax: Axes | None = None, n: int = 5) -> style.Drawing:
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     n : int, default 5
-        How many test cases to show. The attacker has not trained on them.
+        How many test cases to show, at most 12. The attacker has not trained on them.
 
     Returns
     -------
@@ -236,24 +244,27 @@ def leakage(found: Any, *, ax: Axes | None = None, n: int = 5) -> style.Drawing:
     >>> len(fedlab.plots.leakage(found, n=3).table)
     1
     """
+    n = min(n, CASES)
     originals = np.asarray(found.images)[:n]
     first = f"original image\n{originals[0].size / 1000:,.1f} kB a case (8 bit)" if len(originals) else "original image"
     cuts = [(_cut_name(row), found.reconstructed[row.cut][:n]) for row in found.table.itertuples()]
     rows = [(first, originals), *cuts]
-    width = 6.0 / max(1, len(originals))
-    tall = min(1.15, width) * len(rows) * (1 + LEAK_GAP)
+    fit, pitch = style.fitting(len(rows), min(1.15, 6.0 / max(1, len(originals))) * (1 + LEAK_GAP), TALL, SHORTEST)
+    missing, rows = len(rows) - fit, rows[:fit]
+    tall = pitch * len(rows)
     with style.page(ax, 9, 0.7 + tall) as ax:
         for y, (_, images) in enumerate(rows):
             for x, image in enumerate(images):
                 left, top = x * (1 + LEAK_GAP), y * (1 + LEAK_GAP)
                 shown: Any = np.clip(flat(image), 0, 1)
                 box = (left, left + 1, top + 1, top)
-                ax.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=box, interpolation="nearest")
+                ax.imshow(shown, cmap="gray", vmin=0, vmax=1, extent=box, interpolation="nearest").set_in_layout(False)
         ax.set_xlim(0, len(originals) * (1 + LEAK_GAP))
         ax.set_ylim(len(rows) * (1 + LEAK_GAP), 0)
         ax.set_aspect("equal")
         ax.set_yticks([(y + 0.5) * (1 + LEAK_GAP) for y in range(len(rows))], [name for name, _ in rows])
         ax.set_xticks([])
+        ax.set_xlabel(more(missing, "cuts") if missing else "")
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         style.headline(ax, titles.leakage(found.table), pad=6)

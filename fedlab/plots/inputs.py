@@ -6,7 +6,9 @@ from typing import Any
 import pandas as pd
 
 from fedlab.analysis.alignment import HELD_OUT, MEAN, POOLED, WORST
+from fedlab.analysis.grouping import check_one_federation
 from fedlab.core.site_names import natural
+from fedlab.plots.names import NAME, names
 
 SUMMARIES = (MEAN, POOLED, WORST)
 SUMMARY_NAMES = {MEAN: "macro-average over sites", POOLED: "pooled", WORST: "worst site"}
@@ -15,10 +17,11 @@ OUTSIDE = (*SUMMARIES, "unassigned", "all sites")  # values of a site column tha
 
 
 def listed(runs: Any) -> list[Any]:
-    """Return one run or several as a list; ValueError if there is none."""
+    """Return one run or several of one federation as a list; ValueError if there is none, or they differ in that."""
     found = [runs] if hasattr(runs, "rounds") else list(runs)
     if not found:
         raise ValueError("found no runs to draw: pass the list that `fedlab.grid` returned, or one run")
+    check_one_federation(found)
     return found
 
 
@@ -34,9 +37,9 @@ def site_order(part: Any, sizes: pd.Series) -> list[str]:
     return sorted(by_size(sizes), key=lambda site: (-held[regions[site]], natural(regions[site])))
 
 
-def site_name(part: Any, site: str) -> str:
-    """Return the site's name, marked if it is held out of training."""
-    return f"{site} (held out)" if site in part.unseen else site
+def site_labels(part: Any, sites: Iterable[str], most: int = NAME) -> list[str]:
+    """Return the names of sites as figures show them, marked if a site is held out of training."""
+    return [f"{name} (held out)" if site in part.unseen else name for site, name in names(sites, most).items()]
 
 
 def is_held_out(site: str) -> bool:
@@ -44,9 +47,14 @@ def is_held_out(site: str) -> bool:
     return site.startswith(HELD_OUT)
 
 
-def row_name(site: str) -> str:
-    """Return the name in figures of a held-out site or a summary in a comparison; any other name as it is."""
-    return f"{site.removeprefix(HELD_OUT)} (held out)" if is_held_out(site) else SUMMARY_NAMES.get(site, site)
+def row_names(rows: Iterable[str]) -> list[str]:
+    """Return the names in figures of sites, held-out sites and summaries in a comparison."""
+    rows = list(rows)
+    short = names(row.removeprefix(HELD_OUT) for row in rows)
+    return [
+        f"{short[row.removeprefix(HELD_OUT)]} (held out)" if is_held_out(row) else SUMMARY_NAMES.get(row, short[row])
+        for row in rows
+    ]
 
 
 def region_spans(part: Any, order: list[str]) -> list[tuple[str, int, int]]:

@@ -11,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedlab.heterogeneity.shift.null_intervals import HEADLINES
 from fedlab.plots import style, titles
-from fedlab.plots.sheet import Box, bars, segments, sheet, short, write
+from fedlab.plots.names import more
+from fedlab.plots.names import name as short_name
+from fedlab.plots.sheet import Box, bars, extent, segments, sheet, short, write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +32,8 @@ TICKS = (0, 1, 3, 10, 30, 100, 300)
 LEAST, MOST = -1.6, 600.0  # ends of the scale, in half-widths of the null interval
 ROW, HEAD, FOOT = 0.25, 0.3, 0.5  # inches
 DOSE, WORDS = 0.62, 2.75  # inches of the columns left and right of the scale
+NAME = 20  # characters of a measure
+VALUE, BOLD = 1.4, 1.13  # inches of a value with its measure; width of bold text in that of normal text
 COLUMNS = ["axis", "dose", "seed", "measured", "measure", "value", "null_low", "null", "null_high"]
 ACROSS = 4  # panels of `doses` in a row
 PANEL, LEFT, ABOVE, BELOW = 1.45, 0.62, 0.32, 0.5  # inches: height of such a panel, room around it
@@ -71,9 +75,14 @@ def shift(thing: Any, *, ax: Axes | None = None, every: bool = False) -> style.D
     """
     frame = thing if isinstance(thing, pd.DataFrame) else thing.shift()
     table = judged(frame if every else headlines(frame))
-    rows, requested = len(table), {} if isinstance(thing, pd.DataFrame) else thing.spec
-    with sheet(ax, 9, HEAD + rows * ROW + FOOT, titles.shift(table)) as ax:
-        draw_shift(ax, Box(0, 0, 9, HEAD + rows * ROW + FOOT), table, requested, every)
+    requested = {} if isinstance(thing, pd.DataFrame) else thing.spec
+    rows, _ = style.fitting(len(table), ROW, least=ROW)
+    left = len(table) - rows
+    height = HEAD + rows * ROW + FOOT
+    with sheet(ax, 9, height + 0.25 * (left > 0), titles.shift(table)) as ax:
+        draw_shift(ax, Box(0, 0, 9, height), table.iloc[:rows], requested, every)
+        if left:
+            write(ax, 0, height + 0.12, more(left, "rows"))
     return as_drawing(ax, table)
 
 
@@ -133,8 +142,10 @@ def draw_shift(ax: Axes, box: Box, table: pd.DataFrame, requested: dict[str, Any
     for y, row in zip(ys, table.itertuples(), strict=True):
         ink, weight = ("#222222", "bold") if row.beyond else ("#555555", "normal")
         label = NAMES.get(str(row.axis), str(row.axis))
-        write(ax, box.left, y, short(f"{label}: {row.measure}", name) if every else label, color=ink)
-        write(ax, left - 0.22, y, dose_text(requested.get(str(row.axis))), align="right", color=ink)
+        text = f"{label}: {row.measure}" if every else label if str(row.axis) in NAMES else short(label, name)
+        write(ax, box.left, y, short(text, name) if every else text, color=ink)
+        room = left - 0.3 - box.left - extent(short(text, name))
+        write(ax, left - 0.22, y, dose_text(requested.get(str(row.axis)), room), align="right", color=ink)
         write(ax, right + 0.2, y, value_text(row), color=ink, fontweight=weight)
         write(ax, box.right - 1.12, y, null_text(row), color="#555555")
     known = table["value"].notna().to_numpy()
@@ -173,12 +184,13 @@ def _marks(ax: Axes, table: pd.DataFrame, ys: NDArray[np.float64], left: float, 
     ax.scatter(at, ys, s=34, c=faces, edgecolors=colors, linewidths=1.3, zorder=3)
 
 
-def dose_text(value: Any) -> str:
-    """Format the requested dose or scheme of an axis."""
+def dose_text(value: Any, room: float) -> str:
+    """Format the requested dose or scheme of an axis in at most `room` inches."""
     if value is None:
         return ""
     if isinstance(value, str):
-        return short(value, DOSE + 0.2)
+        text = short(value, DOSE + 0.2)
+        return text if extent(text) <= room else short(value, room)
     return f"{value:.2f}" if isinstance(value, int | float) else "given"
 
 
@@ -187,7 +199,11 @@ def value_text(row: Any) -> str:
     if pd.isna(row.value):
         return "–"
     unit = " bit" if str(row.measure).startswith("I(") else ""
-    return f"{WRITTEN.get(str(row.measure), row.measure)} {three(row.value)}{unit}"
+    number, measure = f" {three(row.value)}{unit}", str(row.measure)
+    if measure in HEADLINES.values():
+        return WRITTEN.get(measure, measure) + number
+    fitting = (short_name(measure, most) + number for most in range(NAME, 4, -1))
+    return next((text for text in fitting if BOLD * extent(text) <= VALUE), short_name(measure, 4) + number)
 
 
 def null_text(row: Any) -> str:
@@ -277,7 +293,7 @@ def _first(axis: Any, names: list[str]) -> str:
 
 def _measure(own: pd.DataFrame, axis: str) -> str:
     name = str(own.loc[own["axis"] == axis, "measure"].iloc[0])
-    return WRITTEN.get(name, name) + (", bit" if name.startswith("I(") else "")
+    return WRITTEN.get(name, short_name(name, NAME)) + (", bit" if name.startswith("I(") else "")
 
 
 def _medians(own: pd.DataFrame) -> pd.DataFrame:

@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from fedlab.analysis.grouping import check_only_seeds_differ
 from fedlab.plots import style, titles
 from fedlab.plots.inputs import OUTSIDE, SPLITS, by_size, headline_metric, listed, models_in_use, training_sizes
+from fedlab.plots.names import more, names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FEW = 12  # evaluated rounds up to which each is marked
 MOST = 8  # panels of `forgetting`
+PANEL = 24  # characters of a name left of such a panel
+SITE = 0.24  # inches: a row of `participation`
 SIGNS = {  # state -> (marker, colour, filled)
     "took part": ("s", style.BLUE, True),
     "led": ("*", style.BLUE, True),
@@ -72,7 +76,7 @@ def curves(runs: Any, metric: str | None = None, *, ax: Axes | None = None, spli
     found = listed(runs)
     name = headline_metric(found, metric, split)
     table = curve_table(found, name, split)
-    with style.page(ax, 9, 4) as ax:
+    with style.page(ax, 9, max(4, 1.4 + style.LINE * table["method"].nunique())) as ax:
         draw(ax, table, style.roles(table["method"]))
         ax.set_xlabel("communication round" + _band(table))
         ax.set_ylabel(
@@ -85,6 +89,7 @@ def curves(runs: Any, metric: str | None = None, *, ax: Axes | None = None, spli
 
 def curve_table(runs: list[Any], metric: str, split: str) -> pd.DataFrame:
     """Compute mean and range over seeds of the mean over sites, in rounds that all seeds of a method evaluated."""
+    check_only_seeds_differ(runs)
     means = pd.concat(
         [site_means(run.rounds, metric, split).assign(method=run.method, seed=run.experiment.seed) for run in runs]
     )
@@ -211,7 +216,7 @@ def forgetting(run: Any, *, ax: Axes | None = None) -> style.Drawing:
     sizes = training_sizes([run])
     order = [site for site in by_size(sizes) if site in set(table["site"])]
     shown = order if len(order) <= MOST else [*order[: MOST // 2], *order[-MOST // 2 :]]
-    metric = str(run.visits["metric"].iloc[0])
+    metric, called = str(run.visits["metric"].iloc[0]), names(shown, PANEL)
     with style.page(ax, 9, 0.9 + 0.85 * len(shown)) as ax:
         ax.set_xticks([])
         ax.set_yticks([])
@@ -221,7 +226,9 @@ def forgetting(run: Any, *, ax: Axes | None = None) -> style.Drawing:
         spare = 0.08 * max(high - low, 0.05)
         for place, site in enumerate(shown):
             panel = ax.inset_axes((0.0, 1 - (place + 1) / len(shown) + 0.02, 1.0, 1 / len(shown) - 0.05))
-            _visit_panel(panel, table[table["site"] == site], (low - spare, high + spare), f"{site}\nn={sizes[site]:,}")
+            _visit_panel(
+                panel, table[table["site"] == site], (low - spare, high + spare), f"{called[site]}\nn={sizes[site]:,}"
+            )
             _fall(panel, falls.get(site, np.nan), metric)
             if place + 1 < len(shown):
                 panel.set_xticklabels([])
@@ -327,17 +334,20 @@ def participation(run: Any, *, ax: Axes | None = None) -> style.Drawing:
     table = participation_table(run)
     order = by_size(training_sizes([run]).drop(list(getattr(run, "unseen", ())), errors="ignore"))
     idle = sorted(set(run.events.loc[run.events["event"].isin(["nothing merged", "no quorum"]), "round"]))
-    with style.page(ax, 9, 1.3 + 0.24 * len(order)) as ax:
+    rows, pitch = style.fitting(len(order), SITE)
+    left = [more(len(order) - rows, "sites")] * (len(order) > rows)
+    order = order[:rows]
+    with style.page(ax, 9, 1.3 + pitch * (rows + len(left))) as ax:
         for number in idle:
             ax.axvspan(number - 0.5, number + 0.5, color=style.PALE, alpha=0.6, lw=0, zorder=0)
-        for state, rows in table.groupby("state", sort=False):
+        place = {site: row for row, site in enumerate(order)}
+        for state, each in table[table["site"].isin(order)].groupby("state", sort=False):
             marker, color, filled = SIGNS[str(state)]
             look: dict[str, Any] = {"mfc": color if filled else "white", "mec": color, "mew": 1.3, "ls": "none"}
             size = {"*": 9.0, ".": 3.0}.get(marker, 5.5)
-            places = [order.index(site) for site in rows["site"]]
-            ax.plot(rows["round"], places, marker=marker, ms=size, label=str(state), **look)
-        ax.set_yticks(range(len(order)), order)
-        ax.set_ylim(len(order) - 0.5, -0.5)
+            ax.plot(each["round"], each["site"].map(place), marker=marker, ms=size, label=str(state), **look)
+        ax.set_yticks(range(rows + len(left)), [*names(order).values(), *left])
+        ax.set_ylim(rows + len(left) - 0.5, -0.5)
         ax.set_xlim(0.4, int(run.rounds["round"].max()) + 0.6)
         ax.locator_params(axis="x", integer=True)
         ax.set_xlabel("round" + (" (shaded: nothing merged)" if idle else ""))

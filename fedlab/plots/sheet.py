@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fedlab.plots import style
+from fedlab.plots.names import FONT, glyphs, lend_fonts, name, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,7 +43,7 @@ class Box(NamedTuple):
 @contextmanager
 def sheet(ax: Axes | None, width: float, height: float, title: str) -> Iterator[Axes]:
     """Yield axes of (width, height) inches below a title; the sheet is scaled to fit axes that a caller gives."""
-    lines = wrapped(title, width)
+    lines = wrapped(name(" ".join(map(name, plain(title).split())), style.TITLE), width)
     with style.drawing():
         if ax is None:
             ax = _paper(width, height, len(lines))
@@ -50,10 +52,13 @@ def sheet(ax: Axes | None, width: float, height: float, title: str) -> Iterator[
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_axis_off()
-        ax.set_title("\n".join(lines), loc="left").set_visible(False)  # kept for readers of the figure; drawn as lines:
+        ax.set_title("\n".join(lines), loc="left", parse_math=False).set_visible(
+            False
+        )  # kept for readers of the figure; drawn as lines:
         for k, line in enumerate(reversed(lines)):
             write(ax, 0, -0.13 - k * TITLE * 1.25 / style.POINTS, line, size=TITLE, fontweight="bold")
         yield ax
+        lend_fonts(ax)
 
 
 def _paper(width: float, height: float, lines: int) -> Axes:
@@ -82,13 +87,40 @@ def write(ax: Axes, x: float, y: float, text: str, *, align: str = "left", size:
 
 def length(text: str, size: float = TEXT) -> float:
     """Estimate the width of a text, in inches."""
-    return EM * size * max(map(len, text.split("\n")), default=0) / style.POINTS
+    return size * max((max(EM * len(line), _advance(line)) for line in text.split("\n")), default=0) / style.POINTS
+
+
+def extent(line: str, size: float = TEXT) -> float:
+    """Return the width of a line, in inches, without a margin for the estimate."""
+    return _advance(line) * size / style.POINTS
+
+
+def _advance(line: str) -> float:
+    """Return the width of a line as a fraction of its size: more than EM a character for capitals and emoji."""
+    return sum(map(_width, line))
+
+
+@cache
+def _width(character: str) -> float:
+    """Return the width of a character of DejaVu Sans as a fraction of its size, EM for digits, 1 if it lacks it."""
+    from matplotlib.font_manager import findfont, get_font
+    from matplotlib.ft2font import LoadFlags
+
+    if character not in glyphs(FONT) or character in "0123456789":
+        return EM if character.isascii() else 1.0
+    font = get_font(findfont(FONT))
+    font.set_size(1000, 72)
+    return float(font.load_char(ord(character), LoadFlags.NO_HINTING).linearHoriAdvance / 65536 / 1000)
 
 
 def short(text: str, width: float, size: float = TEXT) -> str:
-    """Cut a text with an ellipsis if it is longer than `width` inches."""
+    """Write a text in one line, cut with an ellipsis if it is longer than `width` inches."""
+    line = plain(text)
     most = max(2, int(width * style.POINTS / (EM * size)))
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+    cut = line if len(line) <= most else line[: most - 1].rstrip() + "…"
+    while len(cut) > 2 and _advance(cut) * size / style.POINTS > max(width, 2 * EM * size / style.POINTS):
+        cut = cut[:-2].rstrip() + "…"
+    return cut
 
 
 def segments(ax: Axes, left: ArrayLike, right: ArrayLike, y: ArrayLike, **look: Any) -> None:

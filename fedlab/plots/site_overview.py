@@ -10,11 +10,20 @@ from numpy.typing import NDArray
 
 from fedlab.heterogeneity.shift.null_intervals import HEADLINES
 from fedlab.plots import style, titles
-from fedlab.plots.case_mix import by_site, draw_population, numeric, place_bubbles, population_column, site_counts
+from fedlab.plots.case_mix import (
+    by_site,
+    draw_population,
+    frequent,
+    numeric,
+    place_bubbles,
+    population_column,
+    site_counts,
+)
 from fedlab.plots.images import chosen_images
-from fedlab.plots.inputs import region_spans, site_name
+from fedlab.plots.inputs import region_spans, site_labels
 from fedlab.plots.measured_shift import FOOT, HEAD, as_drawing, draw_shift, headlines, judged
 from fedlab.plots.measured_shift import ROW as SHIFT_ROW
+from fedlab.plots.names import more, names
 from fedlab.plots.sheet import Box, bars, length, sheet, short, write
 
 if TYPE_CHECKING:
@@ -22,13 +31,17 @@ if TYPE_CHECKING:
 
 WIDTH = 10.6  # inches
 ROWS = (0.52, 3.6)  # inches: the highest row of a site, and all rows together unless there are very many
-LOWEST = 0.2  # inches: a row of text
+LOWEST, MOST = style.LOWEST, 60  # inches: a row of text; sites that are drawn
+COLUMN = 0.13  # inches: the narrowest column of a class
+NAME, REGION = 23, 1.2  # characters of a site's name, inches of a region's
 IMAGES = 56  # of all sites together at most, but at least one of each class
 TILE = 64  # pixels of the longer side of an image: more would not be visible
 
 
 def sites(part: Any, *, ax: Axes | None = None, measured: pd.DataFrame | None = None) -> style.Drawing:
     """Draw the cases of each site by class, its patients, example images, and the shift of each axis against its null.
+
+    At most the 60 largest sites and the most frequent classes are drawn, and the others counted.
 
     Parameters
     ----------
@@ -52,16 +65,23 @@ def sites(part: Any, *, ax: Axes | None = None, measured: pd.DataFrame | None = 
     >>> bool(table.set_index("axis").loc["prevalence", "beyond"])
     True
     """
-    counts, cases = site_counts(part, None)
+    every, cases = site_counts(part, None)
+    counts, cases = every.iloc[:MOST], cases.iloc[:MOST]
+    left = len(every) - len(counts)
     table = judged(headlines(part.shift(brief=True) if measured is None else measured))
     shown = _every_axis(table, part.spec)
     row = max(LOWEST, min(ROWS[0], ROWS[1] / len(counts)))
     plan = _plan(part, counts)
-    below = plan.head + row * len(counts) + plan.foot
+    counts = counts[frequent(every, int((plan.totals - plan.grid) / COLUMN))]
+    below = plan.head + row * len(counts) + plan.foot + 0.25 * (left > 0)
     height = below + HEAD + SHIFT_ROW * len(shown) + FOOT
     with sheet(ax, WIDTH, height, titles.shift(table)) as ax:
         ys = np.asarray(plan.head + row * (np.arange(len(counts)) + 0.5), np.float64)
         _names(ax, part, counts.index, ys)
+        words = [more(left, "sites")] * (left > 0)
+        words += [more(every.shape[1] - counts.shape[1], "classes")] * (every.shape[1] > counts.shape[1])
+        if words:
+            write(ax, 0, ys[-1] + row / 2 + 0.12, ", ".join(words))
         _grid(ax, Box(plan.grid, 0, plan.totals, plan.head), counts, ys, row)
         _totals(ax, Box(plan.totals, 0, plan.people, plan.head), cases, ys, row)
         if plan.column:
@@ -96,31 +116,27 @@ class Plan(NamedTuple):
 def _plan(part: Any, counts: pd.DataFrame) -> Plan:
     """Share the width that names, totals and population leave between bubbles and images."""
     column = population_column(part, fallback=True)
-    regions = max((length(region) + 0.16 for region in part.regions.values()), default=0.0)
-    grid = regions + max(length(_short_name(part, site)) for site in counts.index) + 0.1
+    regions = max((length(short(region, REGION)) + 0.16 for region in part.regions.values()), default=0.0)
+    grid = regions + max(map(length, site_labels(part, counts.index, NAME))) + 0.1
     classes = counts.shape[1]
     people, years = 1.7 if column else 0.0, column in part.cases.table and numeric(part.cases.table[column])
     totals = grid + min(0.2 + 1.2 * classes, 0.55 * (WIDTH - grid - 1.15 - people))
-    longest = max(length(str(name), 8) for name in counts)
+    longest = max(length(short(str(name), 1.5, 8), 8) for name in counts)
     upright = longest > (totals - grid) / classes - 0.05
     head = HEAD + (min(longest, 1.3) - 0.1 if upright else 0.0)
     return Plan(grid, totals, totals + 1.15, totals + 1.15 + people, head, 0.42 if years else 0.22, column)
 
 
-def _short_name(part: Any, site: object) -> str:
-    return short(site_name(part, str(site)), 1.7)
-
-
 def _names(ax: Axes, part: Any, sites: pd.Index, ys: NDArray[np.float64]) -> None:
     """Write the sites, and regions left of them."""
     spans = region_spans(part, list(sites))
-    left = max((length(region) for region, _, _ in spans), default=0.0)
+    left = max((length(short(region, REGION)) for region, _, _ in spans), default=0.0)
     half = (ys[1] - ys[0]) / 2 if len(ys) > 1 else 0.2
     for region, first, last in spans:
-        write(ax, 0, (ys[first] + ys[last]) / 2, region, color="#555555")
+        write(ax, 0, (ys[first] + ys[last]) / 2, short(region, REGION), color="#555555")
         ax.vlines(left + 0.06, ys[first] - 0.7 * half, ys[last] + 0.7 * half, color=style.GREY, lw=1.2)
-    for y, site in zip(ys, sites, strict=True):
-        write(ax, left + (0.16 if spans else 0.0), y, _short_name(part, site), color="#222222")
+    for y, label in zip(ys, site_labels(part, sites, NAME), strict=True):
+        write(ax, left + (0.16 if spans else 0.0), y, label, color="#222222")
 
 
 def _grid(ax: Axes, box: Box, counts: pd.DataFrame, ys: NDArray[np.float64], row: float) -> None:
@@ -130,8 +146,10 @@ def _grid(ax: Axes, box: Box, counts: pd.DataFrame, ys: NDArray[np.float64], row
     point = 1 / style.POINTS
     place_bubbles(ax, counts.to_numpy(), xs, ys, column / point, row / point, point)
     upright = box.bottom > HEAD
+    room = box.bottom - 0.1 if upright else column
+    called = names(counts.columns, max(3, int(room / length("x", 8))) if upright else NAME)
     for x, name in zip(xs, counts.columns, strict=True):
-        text = short(str(name), box.bottom - 0.1 if upright else column, 8)
+        text = short(called[str(name)], room, 8)
         place = {"y": box.bottom - 0.05, "va": "bottom", "rotation": 90} if upright else {"y": 0.12}
         write(ax, x, text=text, align="center", color="#333333", size=8, **place)
 

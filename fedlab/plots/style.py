@@ -3,11 +3,15 @@
 Colour is a role: centralized near-black, local-only grey, every federated method an Okabe-Ito hue *and* a dash *and* a
 marker. Sites are distinguished by position, never by hue. Nothing here changes matplotlib's global state.
 
+No figure is larger than WIDEST x TALLEST inches: rows of many sites are lower, and what does not fit is counted.
+
 Modules of `fedlab.plots` import matplotlib when they draw, so that importing them stays light.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -18,7 +22,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedlab.core.files import LONGEST, resolve
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS
+from fedlab.plots.names import lend_fonts, more, name, names, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,6 +57,10 @@ FAMILIES = {  # preferred index of a method in HUES, DASHES and MARKERS
     "fedadam": 5,
     "moon": 6,
 }
+WIDEST, TALLEST = 14.0, 18.0  # inches: no figure is larger
+ROOM, LOWEST = 12.0, 0.2  # inches: all rows of sites together, and the lowest row that holds a text
+LINE = 0.16  # inches: a name at the end of a line
+TITLE = 500  # characters of a title
 SHOWN = 12  # rows of the table below a figure in a notebook
 POINTS = 72.0  # typographic points in an inch
 SHEET = Path(__file__).with_name("fedlab.mplstyle")
@@ -87,15 +97,20 @@ class Drawing(NamedTuple):
         folder : str or Path
             Where to write; made if missing.
         name : str
-            File name without extension.
+            File name without extension; characters that a file name cannot hold become `_`.
 
         Returns
         -------
         Drawing
             This drawing.
         """
-        save(self.figure, folder, name)
-        self.table.to_csv(Path(folder) / f"{name}.csv", index=self.table.index.name is not None)
+        folder = save(self.figure, folder, name)[0].parent
+        self.table.to_csv(
+            Path(folder) / f"{stem(name)}.csv",
+            encoding="utf-8",
+            errors="replace",
+            index=self.table.index.name is not None,
+        )
         return self
 
     def _ipython_display_(self) -> None:
@@ -105,7 +120,7 @@ class Drawing(NamedTuple):
 
         if isinstance(self.figure, Picture):  # a figure passed in with `ax` is shown by its owner
             display(self.figure)
-        with pd.option_context("display.max_rows", SHOWN):
+        with pd.option_context("display.max_rows", SHOWN, "display.html.use_mathjax", False):
             display(self.table[self.table.attrs.get("shown", list(self.table.columns))].round(3))
 
 
@@ -197,10 +212,25 @@ def page(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
         if ax is None:
             from fedlab.plots.picture import Picture
 
-            ax = Picture(figsize=(width, height)).subplots()
+            ax = Picture(figsize=(min(width, WIDEST), min(height, TALLEST))).subplots()
         ax.spines[["top", "right"]].set_visible(False)  # the caller's axes may have been made in another style
         ax.tick_params(labelsize=8.5)
+        as_written(ax)
         yield ax
+        lend_fonts(ax)
+
+
+def as_written(ax: Axes) -> None:
+    """Switch markup off in the labels of axes that were made in another style."""
+    for axis in (ax.xaxis, ax.yaxis):
+        for text in (axis.label, *(label for tick in axis.get_major_ticks() for label in (tick.label1, tick.label2))):
+            text.set_parse_math(False)
+
+
+def fitting(rows: int, pitch: float, room: float = ROOM, least: float = LOWEST) -> tuple[int, float]:
+    """Return how many rows are drawn, and their height in inches: `pitch`, or less if they do not fit into `room`."""
+    shown = min(rows, int(room / least + 1e-9))
+    return shown, min(pitch, room / max(1, shown))
 
 
 def root(ax: Axes) -> Figure:
@@ -209,16 +239,26 @@ def root(ax: Axes) -> Figure:
     return figure.figure
 
 
+def lay_out(ax: Axes) -> Figure:
+    """Compute the positions of everything in the axes' figure, and return it."""
+    figure = root(ax)
+    lend_fonts(ax)
+    figure.draw_without_rendering()
+    return figure
+
+
 def headline(ax: Axes, text: str, pad: float = 8) -> None:
     """Write a bold title at the axes' left edge, broken into lines that fit; `pad`: points above the axes."""
     from fedlab.plots.picture import Picture
 
-    figure = root(ax)
-    figure.draw_without_rendering()
+    figure = lay_out(ax)
+    text = name(" ".join(map(name, plain(text).split())), TITLE)
     own = isinstance(figure, Picture) and len(figure.axes) == 1
     right = figure.bbox.x1 if own else ax.get_tightbbox().x1  # type: ignore[union-attr]
     room = 0.95 * (right - ax.bbox.x0)  # hinting makes the same text up to 4 % wider at another resolution
-    title = ax.set_title(text, loc="left", pad=pad)
+    title = ax.set_title(text, loc="left", pad=pad, parse_math=False)
+    lend_fonts(title)
+    text = title.get_text()
 
     def width(line: str) -> float:
         title.set_text(line)
@@ -244,23 +284,39 @@ def filled(text: str, width: Callable[[str], float], room: float) -> list[str]:
 
 def inches(ax: Axes) -> tuple[float, float]:
     """Return (width, height) of the axes after layout, in inches."""
-    figure = root(ax)
-    figure.draw_without_rendering()
+    figure = lay_out(ax)
     return ax.bbox.width / figure.dpi, ax.bbox.height / figure.dpi
 
 
 def fit_names(ax: Axes) -> None:
-    """Turn the names on the x axis upright if any two would touch; a figure made here grows by their length."""
+    """Turn the names on the x axis upright if any two would touch; a figure made here grows by their length.
+
+    Names of two lines are joined to one, and every second (third, ...) name is left out, if they touch upright too.
+    """
     from fedlab.plots.picture import Picture
 
-    figure = root(ax)
-    figure.draw_without_rendering()
-    boxes = sorted((label.get_window_extent() for label in ax.get_xticklabels()), key=lambda box: box.x0)
-    if any(left.x1 + 0.08 * figure.dpi > right.x0 for left, right in pairwise(boxes)):
-        ax.tick_params(axis="x", rotation=90)
-        if isinstance(figure, Picture):
-            width, height = figure.get_size_inches()
-            figure.set_size_inches(width, height + max(box.width - box.height for box in boxes) / figure.dpi)
+    figure, boxes = lay_out(ax), _name_boxes(ax)
+    if not any(left.x1 + 0.08 * figure.dpi > right.x0 for left, right in pairwise(boxes)):
+        return
+    room = min((left.x0 + left.x1 - right.x0 - right.x1) / -2 for left, right in pairwise(boxes))
+    words = [label.get_text() for label in ax.get_xticklabels()]
+    if max(box.height for box in boxes) > room:
+        words = [word.replace("\n", "  ") for word in words]
+        ax.set_xticks(ax.get_xticks(), words)
+        figure, boxes = lay_out(ax), _name_boxes(ax)
+    every = max(1, math.ceil(1.05 * max(box.height for box in boxes) / max(room, 1)))
+    if every > 1:
+        ax.set_xticks(ax.get_xticks(), [word if k % every == 0 else "" for k, word in enumerate(words)])
+    ax.tick_params(axis="x", rotation=90)
+    if isinstance(figure, Picture):
+        width, height = figure.get_size_inches()
+        height += max(box.width - box.height for box in boxes) / figure.dpi
+        figure.set_size_inches(width, min(TALLEST, height))
+
+
+def _name_boxes(ax: Axes) -> list[Any]:
+    """Return the extents of the names on the x axis, from left to right."""
+    return sorted((label.get_window_extent() for label in ax.get_xticklabels()), key=lambda box: box.x0 + box.x1)
 
 
 def spread(wanted: Sequence[float], gap: float) -> NDArray[np.float64]:
@@ -284,11 +340,16 @@ def spread(wanted: Sequence[float], gap: float) -> NDArray[np.float64]:
 def end_labels(ax: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 8.5) -> None:
     """Label lines at the right edge: names are moved apart and joined to their line's end by a hair line.
 
-    ends: (x, y, text, ink) of each line, in data units.
+    ends: (x, y, text, ink) of each line, in data units. The lowest that do not fit beside the axes are counted.
     """
     from matplotlib.transforms import offset_copy
 
-    height = inches(ax)[1] * POINTS
+    height, called = inches(ax)[1] * POINTS, names(text for _, _, text, _ in ends)
+    fit = max(2, int(height / (size * 1.3)))
+    if len(ends) > fit:
+        x, y, left = *sorted(ends, key=lambda end: end[1])[0][:2], more(len(ends) - fit + 1, "methods")
+        ends = [*sorted(ends, key=lambda end: -end[1])[: fit - 1], (x, y, left, GREY)]
+        called[left] = left
     column = offset_copy(ax.get_yaxis_transform(), root(ax), x=14, y=0, units="points")
     low, high = ax.get_ylim()
     wanted = [(y - low) / (high - low) * height for _, y, _, _ in ends]
@@ -297,7 +358,7 @@ def end_labels(ax: Axes, ends: Sequence[tuple[float, float, str, str]], size: fl
         placed = placed + max(0.0, -placed.min()) - max(0.0, placed.max() - height)
     for (x, y, text, color), place in zip(ends, placed, strict=True):
         ax.annotate(
-            text,
+            called[text],
             xy=(x, y),
             xytext=(1.0, low + place / height * (high - low)),
             textcoords=column,
@@ -323,6 +384,15 @@ def right_of(ax: Axes, place: float, points: float, text: str, **look: Any) -> N
     )
 
 
+def stem(text: str) -> str:
+    """Return a text as a file name without extension: one part of a path, short enough with an extension of four."""
+    words = re.sub(r'[\\/:*?"<>|\ufffd]+', "_", plain(text))
+    cut = words.encode("utf-8")[: LONGEST - len(".png")].decode("utf-8", "ignore")
+    if not cut.strip(" ._"):
+        raise ValueError(f"{text!r} is no file name: give a name with a letter or a digit, without an extension")
+    return cut
+
+
 def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     """Write a figure as name.png and name.svg.
 
@@ -333,7 +403,7 @@ def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     folder : str or Path
         Where to write; made if missing.
     name : str
-        File name without extension.
+        File name without extension; characters that a file name cannot hold become `_`.
 
     Returns
     -------
@@ -350,9 +420,9 @@ def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     ...     [path.name for path in fedlab.plots.save(figure, folder, "sites")]
     ['sites.png', 'sites.svg']
     """
-    target = Path(folder)
+    target = resolve(folder or ".")
     target.mkdir(parents=True, exist_ok=True)
-    png, svg = target / f"{name}.png", target / f"{name}.svg"
+    png, svg = target / f"{stem(name)}.png", target / f"{stem(name)}.svg"
     with drawing():
         figure.savefig(png, dpi=200)
         figure.savefig(svg, metadata={"Date": None})

@@ -10,8 +10,9 @@ from ipywidgets import Dropdown, Layout, SelectMultiple
 
 from fedlab import plots
 from fedlab.analysis.comparison import compare, transfer
+from fedlab.core.files import resolve
 from fedlab.core.site_names import natural
-from fedlab.experiments.run_folder import Run, find
+from fedlab.experiments.run_folder import Run, find, known
 from fedlab.learning.metrics import METRIC_LABELS
 from fedlab.notebook.live import Screen, picture
 from fedlab.plots.inputs import OUTSIDE, headline_metric
@@ -57,7 +58,7 @@ class Browser:
     """The browser: `chosen` (runs), `drawing` (figure and table), `controls` (widget)."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder, self.found = Path(folder), find(folder)
+        self.folder, self.found = resolve(folder), known(find(folder))
         self.screen, self.below, self.notice = Screen(), Screen(), Notice()
         self._quiet = False
         self.drawing: Drawing | None = None
@@ -127,8 +128,7 @@ class Browser:
     def empty(self) -> str:
         """Message for a folder without a run."""
         there = "has no finished run" if self.folder.is_dir() else "does not exist"
-        where = self.folder.resolve()
-        return f"{where} {there}: train one with fedlab.run(fedlab.Experiment(...), folder={str(self.folder)!r})"
+        return f"{self.folder} {there}: train one with fedlab.run(fedlab.Experiment(...), folder={str(self.folder)!r})"
 
 
 def _put(control: Dropdown, options: list[tuple[str, str]]) -> None:
@@ -162,19 +162,27 @@ class _AtSite:
     """The rows of one site of a run."""
 
     def __init__(self, run: Run, site: str) -> None:
-        self.experiment, self.method, self.headline = run.experiment, run.method, run.headline
+        self.run = run
         self.rounds = run.rounds[run.rounds["site"] == site]
         self.partition_table = run.partition_table[run.partition_table["site"] == site]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.run, name)
 
 
 def _grouped(found: list[Run]) -> dict[str, list[Run]]:
     """Group runs that may be compared, by the fields in which settings differ."""
     groups: dict[str, list[Run]] = {}
+    data: dict[str, list[str]] = {}  # name of a setting -> fingerprints of the federations that it was run on
     plain = [run.experiment.with_(method="local", seed=0).model_dump() for run in found]
     differing = [name for name in (plain[0] if plain else {}) if len({str(one[name]) for one in plain}) > 1]
     for run, setting in zip(found, plain, strict=True):
         fields = ", ".join(f"{name}={setting[name]}" for name in differing if name != "dataset")
         name = str(setting["dataset"]) + (f": {fields}" if fields else "")
+        seen = data.setdefault(name, [])
+        seen += [] if run.partition_fingerprint in seen else [run.partition_fingerprint]
+        if place := seen.index(run.partition_fingerprint):
+            name += f" (other data or sites, {place + 1})"
         groups.setdefault(name, []).append(run)
     return groups
 

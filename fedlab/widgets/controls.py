@@ -14,6 +14,7 @@ from fedlab.widgets.copy_settings import COUNTS, plain
 
 ERROR = "fedlab-error"  # CSS class of an error, which tests of executed notebooks look for
 STEP = 0.05
+DIGITS = 10  # a slider's 0.1 + 0.05 is 0.15
 WIDE = {"description_width": "11em"}
 LABELS = {"sites": "Number of sites", "unseen": "Held-out sites", "seed": "Random seed"}
 MOST_SITES = 12
@@ -36,9 +37,15 @@ class Settings:
 
     @property
     def values(self) -> dict[str, Any]:
-        """Arguments of `fedlab.partition`, as a plain dict."""
-        shown = {name: plain(control.value) for name, control in self.controls.items()}
-        return {name: self.kept[name] if name in self.kept else shown[name] for name in self.start}
+        """Arguments of `fedlab.partition`, as a plain dict; exactly as given where no control was moved."""
+        return {name: self.kept[name] if name in self.kept else self._shown(name) for name in self.start}
+
+    def _shown(self, name: str) -> Any:
+        """The value of a control."""
+        value, start = plain(self.controls[name].value), self.start[name]
+        if value == start:
+            return start
+        return round(value, DIGITS) if isinstance(value, float) else value
 
     def reset(self) -> None:
         """Set all controls to their start, as one change."""

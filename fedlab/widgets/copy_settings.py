@@ -1,7 +1,9 @@
-"""Arguments of `fedlab.partition` as text to copy: options of papermill and YAML."""
+"""Arguments of `fedlab.partition` as text to copy: options of papermill and YAML.
+
+All arguments are written, also those at their default: a notebook has defaults of its own in its parameters cell.
+"""
 
 import inspect
-import json
 import shlex
 from typing import Any
 
@@ -14,7 +16,7 @@ from fedlab.plots.measured_shift import NAMES
 ORDER = tuple(NAMES)  # of the axes on the panel
 NOTEBOOK = {"seed": "partition_seed"}  # its name in notebooks and experiments, whose `seed` is that of training
 COUNTS = ("sites", "unseen", "seed")
-DIGITS = 10  # a slider's 0.1 + 0.05 is 0.15
+READ_AS_VALUES = ("True", "False", "None")  # by papermill -p
 
 
 def signature() -> dict[str, Any]:
@@ -30,34 +32,60 @@ def axes() -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """Convert a value for YAML and papermill: no numpy, no trailing digits."""
-    if isinstance(value, float):
-        return round(value, DIGITS)
+    """Convert a value for YAML and papermill: no numpy, no tuples."""
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     return [plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def as_papermill(values: dict[str, Any]) -> str:
-    """Write sites, seed and everything that differs from its default as options of papermill, by notebook names."""
-    defaults = signature()
-    shown = {k: v for k, v in values.items() if k in ("sites", "seed") or v != defaults.get(k)}
-    return " ".join(_option(NOTEBOOK.get(name, name), value) for name, value in shown.items())
+    """Write all arguments as options of papermill, by the names that notebooks and experiments have for them."""
+    return " ".join(_option(name, value) for name, value in _named(values).items())
+
+
+def as_yaml(values: dict[str, Any]) -> str:
+    """Write all arguments for `papermill -f`, by the names that notebooks and experiments have for them."""
+    return _yaml(_named(values), flow=False)
+
+
+def _named(values: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of `fedlab.partition` by their names in notebooks; those that are not given at their default."""
+    return {NOTEBOOK.get(name, name): plain(value) for name, value in (signature() | values).items()}
 
 
 def _option(name: str, value: Any) -> str:
     """Write one option, as YAML where papermill would read a list or another type."""
-    if isinstance(value, int | float) or (isinstance(value, str) and yaml.safe_load(value) == value):
+    if isinstance(value, int | float) or (isinstance(value, str) and _stays_text(value)):
         return f"-p {name} {shlex.quote(str(value))}"
-    return f"-y {shlex.quote(f'{name}: {json.dumps(value)}')}"  # a list, or a text that would be read as another type
+    return f"-y {shlex.quote(_yaml({name: value}, flow=True).strip())}"
 
 
-def as_yaml(values: dict[str, Any]) -> str:
-    """Write sites, axes, held-out sites, seed and everything that differs from its default, for `papermill -f`.
+def _stays_text(value: str) -> bool:
+    """Return whether neither papermill nor YAML reads this text as anything else."""
+    try:
+        float(value)
+        return False
+    except ValueError:
+        pass
+    try:
+        return value not in READ_AS_VALUES and bool(yaml.safe_load(value) == value)
+    except yaml.YAMLError:
+        return False
 
-    Names are those of the notebooks' parameters and of `fedlab.Experiment`.
-    """
-    defaults = signature()
-    shown = {k: v for k, v in values.items() if k in (*COUNTS, *ORDER) or v != defaults.get(k)}
-    named = {NOTEBOOK.get(name, name): value for name, value in shown.items()}
-    return yaml.safe_dump(named, sort_keys=False, allow_unicode=True, default_flow_style=False)
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text with unprintable characters in double quotes, where all of them can be escaped."""
+
+
+def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Choose the quotes of a text."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, None if text.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _represent)
+
+
+def _yaml(values: dict[str, Any], flow: bool) -> str:
+    """Write YAML that is read as it was written."""
+    how: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": float("inf")}
+    return str(yaml.dump(values, Dumper=_Dumper, default_flow_style=flow, **how))

@@ -130,10 +130,10 @@ class Panel:
 
 
 def _complete(start: dict[str, Any]) -> dict[str, Any]:
-    """Add the defaults of axes and counts to the start, in the order of the panel; other arguments come last."""
+    """Add the defaults of all arguments to the start, in the order of the panel; those without a control come last."""
     defaults = signature()
     for name in start:
         if name not in defaults:
             raise TypeError(f"partition has no axis or argument {name!r}: {nearest(name, defaults)}")
-    first = {name: defaults[name] for name in ("sites", *axes(), "unseen", "seed") if name in defaults}
-    return {name: plain(value) for name, value in (first | start).items()}
+    order = dict.fromkeys(name for name in ("sites", *axes(), "unseen", "seed", *defaults) if name in defaults)
+    return {name: plain((defaults | start)[name]) for name in order}

@@ -244,7 +244,7 @@ def test_a_method_is_short_and_documented(method):
 def test_no_method_has_a_training_loop_of_its_own():
     folder = Path(algorithms.__file__).parent
     for path in folder.glob("*.py"):
-        source = path.read_text()
+        source = path.read_text(encoding="utf-8")
         assert not re.search(r"\.backward\(|optimizer\.step|zero_grad|\.grad\b", source), path.name
 
 

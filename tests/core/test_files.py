@@ -29,7 +29,7 @@ def test_text_is_utf8_in_the_c_locale(tmp_path):
     files.write_text(tmp_path / "umlaut.txt", "\u00d6")
     env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     found = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "umlaut.txt"], env=env, capture_output=True, text=True
+        [sys.executable, "-c", code, tmp_path / "umlaut.txt"], env=env, capture_output=True, text=True, encoding="utf-8"
     )
     assert found.stdout.strip() == "True", found.stderr
 

@@ -42,7 +42,10 @@ def test_every_dataset_has_a_one_line_meaning() -> None:
 
 def test_listing_needs_no_heavy_library() -> None:
     code = "import sys, fedlab; list(fedlab.DATASETS); print(sorted({'pooch', 'requests'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8").stdout.strip()
+        == "[]"
+    )
 
 
 def test_phantoms_are_those_of_the_function() -> None:

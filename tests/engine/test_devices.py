@@ -148,9 +148,9 @@ def test_a_grid_on_two_processes_puts_each_run_on_its_gpu(tmp_path):
         run_in_processes(prepared(), tasks, 2, None)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, encoding="utf-8")
     assert done.returncode == 0, done.stderr
-    found = [json.loads((tmp_path / f"{i}.json").read_text()) for i in range(6)]
+    found = [json.loads((tmp_path / f"{i}.json").read_text(encoding="utf-8")) for i in range(6)]
     assert [current for _, current, _ in found] == [0, 1, 1, 0, 1, 0]
     assert [device for *_, device in found] == ["cuda", "cuda", "cuda:1", "cuda", "cuda", "cuda"]
     assert len({process for process, *_ in found}) <= 2  # so that one at least had three tasks

@@ -349,7 +349,7 @@ def test_a_run_resumes_in_another_mode(method, modes, tmp_path, monkeypatch):  #
 
 def modes_of(run):
     """The modes in which a run's sites were trained, as its folder says."""
-    return json.loads((run.folder / "environment.json").read_text())["execution"]
+    return json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))["execution"]
 
 
 def interrupting(call, after):

@@ -81,7 +81,7 @@ def test_a_resumed_run_draws_the_numbers_of_the_uninterrupted_one(method, tmp_pa
 def test_runs_in_lockstep_draw_the_numbers_of_each_alone(tmp_path):
     base = fedlab.Experiment(**BASE, execution="vmap")
     for run in fedlab.grid(base, folder=tmp_path / "lockstep", seed=[0, 1]):
-        assert json.loads((run.folder / "environment.json").read_text())["execution"] == ["sequential"]
+        assert json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))["execution"] == ["sequential"]
         alone = fedlab.run(run.experiment.with_(execution="sequential"), folder=tmp_path / "alone")
         first, second = alone.weights("global"), run.weights("global")
         assert all(torch.equal(first[name], second[name]) for name in first)

@@ -74,7 +74,7 @@ def test_progress_counts_runs_and_rounds(base, tmp_path):
     (tmp_path / "done").mkdir()
     for name, lines in [("first", "1 of 4 runs done; rounds: fedavg 1/2"), ("second", "in 2 runs")]:
         (tmp_path / f"{name}.unfinished").mkdir()
-        (tmp_path / f"{name}.unfinished" / "rounds.jsonl").write_text('[1, "a"]\n[1, "b"]\n')
+        (tmp_path / f"{name}.unfinished" / "rounds.jsonl").write_text('[1, "a"]\n[1, "b"]\n', encoding="utf-8")
         assert progress(tasks).endswith(lines)
 
 
@@ -93,7 +93,7 @@ def store(target: Path, until: int, images: int = 100) -> None:
     ]
     work = run_folder.unfinished(target)
     work.mkdir(exist_ok=True)
-    (work / "scratch").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (work / "scratch").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     (work / "scratch").replace(work / "rounds.jsonl")
 
 
@@ -124,7 +124,7 @@ def test_a_line_that_is_half_written_stops_nobody(base, tmp_path):
     speed = Speed([task])
     store(task.target, 1)
     speed.measure(0.0)
-    with (run_folder.unfinished(task.target) / "rounds.jsonl").open("a") as file:
+    with (run_folder.unfinished(task.target) / "rounds.jsonl").open("a", encoding="utf-8") as file:
         file.write('[2, "global", "Site A", "train", "loss", 0.5, 8')
     assert speed.measure(4.0) is None
     store(task.target, 2)
@@ -178,7 +178,7 @@ def test_a_method_of_a_notebook_cell_reaches_the_processes(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(script)]
     tests = Path(__file__).parents[1]
     known = {**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=known)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=known, encoding="utf-8")
     assert done.stdout.strip() == "equal", done.stderr
     assert "2 runs in" in done.stderr
 

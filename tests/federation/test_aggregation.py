@@ -224,8 +224,9 @@ def test_a_rule_with_too_few_sites_is_refused(text, needed):
 
 @pytest.mark.parametrize(
     "text,message",
-    [("trimmed(0.5)", "from 0 to below 0.5"), ("krum(f=-1)", "0 or more"), ("clipped(0)", "above 0"),
-     ("geomedian(nu=0)", "positive smoothing"), ("medain", "did you mean 'median'"), ("krum(g=1)", "no argument 'g'")],
+    [("trimmed(0.5)", "from 0 to below 0.5"), ("krum(f=-1)", "f=-1: give a whole number of at least 0"),
+     ("clipped(0)", "above 0"), ("geomedian(nu=0)", "nu=0: give a number above 0"),
+     ("medain", "did you mean 'median'"), ("krum(g=1)", "no argument 'g'")],
 )  # fmt: skip
 def test_rules_that_make_no_sense_are_refused_by_the_experiment(text, message):
     with pytest.raises(ValueError, match=message):

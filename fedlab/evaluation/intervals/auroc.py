@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize
 
 from fedlab.core.typing import Floats
-from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, t_quantile
+from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, root, t_quantile
 
 TINY = 1e-15  # below it a variance is rounding
 
@@ -191,4 +190,4 @@ def _root(gap: Callable[[float], float], low: float, high: float) -> float:
     """Where gap changes sign between low and high; the end with the value where it does not."""
     if gap(low) * gap(high) >= 0:
         return low if abs(gap(low)) < abs(gap(high)) else high
-    return float(optimize.brentq(gap, low, high, xtol=1e-14))
+    return root(gap, low, high, 1e-14)

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
+from scipy import special
 
 from fedlab.core.typing import Floats
-from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, z_quantile
+from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, root, z_quantile
 
 ENOUGH = 500  # cases from which on the expected calibration error is worth a number
 
@@ -94,7 +94,7 @@ def intercept(probability: ArrayLike, label: ArrayLike, level: float = LEVEL) ->
         p = special.expit(logits + shift)
         return float((y - p).sum() / np.sqrt((p * (1 - p)).sum()))
 
-    value = optimize.brentq(lambda shift: float((y - special.expit(logits + shift)).sum()), -60, 60)
+    value = root(lambda shift: float((y - special.expit(logits + shift)).sum()), -60, 60)
     low = _crossing(lambda shift: score(shift) - quantile, value, -1)
     high = _crossing(lambda shift: score(shift) + quantile, value, 1)
     return float(value), Interval(low, high)
@@ -119,6 +119,8 @@ def slope(probability: ArrayLike, label: ArrayLike, level: float = LEVEL) -> tup
     logits, y = _logits(probability), np.asarray(label, np.float64)
     if y.min() == y.max() or np.ptp(logits) == 0:
         return float("nan"), NONE
+    from scipy import optimize  # takes long to load, and is needed here alone
+
     spread = float(logits.std())
     x = (logits - logits.mean()) / spread
 
@@ -130,7 +132,7 @@ def slope(probability: ArrayLike, label: ArrayLike, level: float = LEVEL) -> tup
     start = optimize.minimize(lambda ab: _penalised(x, y, *ab), (0.0, 0.0), method="Nelder-Mead",
                               options={"xatol": 1e-9, "fatol": 1e-11, "maxiter": 2000})  # fmt: skip
     value, top = float(start.x[1]), float(start.fun)
-    drop = float(stats.chi2.ppf(level, 1)) / 2
+    drop = float(special.chdtri(1, 1 - level)) / 2
     low, high = (_crossing(lambda b: drop - (best_at(b)[1] - top), value, sign) for sign in (-1, 1))
     return value / spread, Interval(low / spread, high / spread)
 
@@ -154,7 +156,7 @@ def _crossing(function: Callable[[float], float], start: float, sign: int) -> fl
     step = 0.5
     for _ in range(40):
         if function(start) * function(start + sign * step) < 0:
-            return float(optimize.brentq(function, start, start + sign * step))
+            return root(function, *sorted((start, start + sign * step)))
         step *= 2
         if step > 1e4:
             break

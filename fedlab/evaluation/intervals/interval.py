@@ -1,9 +1,9 @@
 """An interval, the quantile behind it, and how much support a test set gives."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.95
 SUPPORT = ((2, "not estimable"), (5, "uninformative"), (10, "low support"))  # below that many patients of a class
@@ -43,12 +43,12 @@ def t_quantile(df: float, level: float = LEVEL) -> float:
     >>> round(t_quantile(9), 3)
     2.262
     """
-    return float(stats.t.ppf(0.5 + level / 2, np.maximum(df, 1.0)))
+    return float(special.stdtrit(max(df, 1.0), 0.5 + level / 2))
 
 
 def z_quantile(level: float = LEVEL) -> float:
     """Two-sided quantile of the normal distribution."""
-    return float(stats.norm.ppf(0.5 + level / 2))
+    return float(special.ndtri(0.5 + level / 2))
 
 
 def support(patients: int) -> str:
@@ -66,3 +66,17 @@ def support(patients: int) -> str:
     ['not estimable', 'uninformative', 'low support', '']
     """
     return next((word for below, word in SUPPORT if patients < below), "")
+
+
+def root(function: Callable[[float], float], low: float, high: float, precision: float = 2e-12) -> float:
+    """Where a function changes sign between two points (Brent's method).
+
+    Examples
+    --------
+    >>> from fedlab.evaluation.intervals.interval import root
+    >>> round(root(lambda x: x * x - 2, 0, 2), 6)
+    1.414214
+    """
+    from scipy.optimize import brentq  # takes long to load, and is not needed before intervals are
+
+    return float(brentq(function, low, high, xtol=precision))

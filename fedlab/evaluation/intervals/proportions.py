@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
+from scipy import special
 
-from fedlab.evaluation.intervals.interval import LEVEL, Interval, t_quantile, z_quantile
+from fedlab.evaluation.intervals.interval import LEVEL, Interval, root, t_quantile, z_quantile
 
 
 def wilson(proportion: float, n: float, quantile: float) -> Interval:
@@ -40,7 +40,7 @@ def mid_p(successes: int, n: int, level: float = LEVEL) -> Interval:
     --------
     >>> from fedlab.evaluation.intervals.proportions import mid_p
     >>> [round(limit, 4) for limit in mid_p(9, 10)]
-    [0.5974, 0.995]
+    [0.5965, 0.995]
     """
     tail, share, edge = (1 - level) / 2, successes / n, 1e-12
 
@@ -49,8 +49,8 @@ def mid_p(successes: int, n: int, level: float = LEVEL) -> Interval:
         less = special.bdtr(successes - 1, n, p) if successes else 0.0
         return float(special.bdtr(successes, n, p) + less) / 2
 
-    low = 0.0 if successes == 0 else optimize.brentq(lambda p: 1 - below(p) - tail, edge, share)
-    high = 1.0 if successes == n else optimize.brentq(lambda p: below(p) - tail, max(share, edge), 1 - edge)
+    low = 0.0 if successes == 0 else root(lambda p: 1 - below(p) - tail, edge, share)
+    high = 1.0 if successes == n else root(lambda p: below(p) - tail, max(share, edge), 1 - edge)
     return Interval(float(low), float(high))
 
 
@@ -100,8 +100,8 @@ def clustered_proportion(successes: ArrayLike, images: ArrayLike, level: float =
     effective = float(patients) if variance <= 0 or p in (0.0, 1.0) else max(p * (1 - p) / variance, 1.0)
     effective = min(effective * (z_quantile(level) / t_quantile(patients - 1, level)) ** 2, n)
     tail, found = (1 - level) / 2, p * effective
-    low = 0.0 if p <= 0 else stats.beta.ppf(tail, found, effective - found + 1)
-    high = 1.0 if p >= 1 else stats.beta.ppf(1 - tail, found + 1, effective - found)
+    low = 0.0 if p <= 0 else special.betaincinv(found, effective - found + 1, tail)
+    high = 1.0 if p >= 1 else special.betaincinv(found + 1, effective - found, 1 - tail)
     return Interval(float(low), float(high))
 
 
@@ -151,12 +151,12 @@ def tango(only_first: int, only_second: int, n: int, level: float = LEVEL) -> In
 
     def score(d: float) -> float:
         linear, constant = -b - c + (2 * n - b + c) * d, -c * d * (1 - d)
-        root = (np.sqrt(max(linear**2 - 8 * n * constant, 0)) - linear) / (4 * n)
-        return float((b - c - n * d) / np.sqrt(max(n * (2 * root + d * (1 - d)), 1e-12)))
+        share = (np.sqrt(max(linear**2 - 8 * n * constant, 0)) - linear) / (4 * n)
+        return float((b - c - n * d) / np.sqrt(max(n * (2 * share + d * (1 - d)), 1e-12)))
 
     found = (b - c) / n
-    low = -1.0 if score(-1 + edge) < quantile else optimize.brentq(lambda d: score(d) - quantile, -1 + edge, found)
-    high = 1.0 if score(1 - edge) > -quantile else optimize.brentq(lambda d: score(d) + quantile, found, 1 - edge)
+    low = -1.0 if score(-1 + edge) < quantile else root(lambda d: score(d) - quantile, -1 + edge, found)
+    high = 1.0 if score(1 - edge) > -quantile else root(lambda d: score(d) + quantile, found, 1 - edge)
     return Interval(float(low), float(high))
 
 
@@ -169,9 +169,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     --------
     >>> from fedlab.evaluation.intervals.proportions import mcnemar
     >>> round(mcnemar(8, 3), 4), mcnemar(0, 0)
-    (0.1460, 1.0)
+    (0.146, 1.0)
     """
     n, fewer = only_first + only_second, min(only_first, only_second)
     if n == 0 or only_first == only_second:
         return 1.0
-    return float(min(1.0, 2 * stats.binom.cdf(fewer, n, 0.5) - stats.binom.pmf(fewer, n, 0.5)))
+    less = special.bdtr(fewer - 1, n, 0.5) if fewer else 0.0
+    return float(min(1.0, special.bdtr(fewer, n, 0.5) + less))

