@@ -107,6 +107,8 @@ class TestSet:
         """Patients of the rarest class that is there; all patients for a metric that is no mean over classes."""
         if self.metric not in OF_CLASSES:
             return self.patients
+        if self.y.ndim == 1 and len(np.unique(self.y)) < 2:
+            return 0
         if self.y.ndim == 2:
             members = [self.y[:, label] == value for label in present_classes(self.y, self.classes) for value in (0, 1)]
         else:
@@ -131,7 +133,8 @@ class TestSet:
             return SeedScore(value, parts=auroc.mean_parts(each))
         left = np.mean([measure(self.y, p, self.without) for p in models], axis=0)
         right = np.mean([self._right(p) for p in models], axis=0) if self.metric in COUNTED else None
-        return SeedScore(value, left, right)
+        errors = np.mean([self._errors(p) for p in models], axis=0) if self.metric == "brier" else None
+        return SeedScore(value, left, right, errors)
 
     def _right(self, p: Floats) -> Floats:
         """The share of correct decisions in each case, (n,)."""
@@ -139,6 +142,20 @@ class TestSet:
             return np.asarray(((p > 0.5) == self.y).mean(1))
         decision = p[:, 1] > 0.5 if p.shape[1] == 2 else p.argmax(1)
         return (decision == self.y).astype(np.float64)
+
+    def _errors(self, p: Floats) -> Floats:
+        """The squared error of each case, (n,), as in the Brier score."""
+        if self.y.ndim == 2:
+            return np.asarray(((p - self.y) ** 2).mean(1))
+        if p.shape[1] == 2:
+            return np.asarray((p[:, 1] - self.y) ** 2)
+        return np.asarray(((p - (self.y[:, None] == np.arange(p.shape[1]))) ** 2).sum(1))
+
+    def by_patient(self, values: Floats) -> Floats:
+        """Values of cases as values of patients, whose mean is that over cases."""
+        patient = np.unique(self.patient, return_inverse=True)[1]
+        sums = np.bincount(patient, values)
+        return np.asarray(sums * len(sums) / len(patient))
 
 
 COUNTED = ("accuracy", "balanced_accuracy")  # metrics of correct decisions
@@ -151,6 +168,7 @@ class SeedScore:
     value: float
     left: Floats | None = None
     right: Floats | None = None
+    errors: Floats | None = None
     parts: auroc.AurocParts | None = None
 
 
@@ -174,6 +192,12 @@ class Score(Estimate):
         return np.asarray(np.mean(each, axis=0)) if each else np.empty(0)
 
     @property
+    def errors(self) -> Floats | None:
+        """The mean over seeds of the squared error of each case, (n,)."""
+        each = [seed.errors for seed in self.seeds.values() if seed.errors is not None]
+        return np.asarray(np.mean(each, axis=0)) if each else None
+
+    @property
     def right(self) -> Floats | None:
         """The mean over seeds of correct decisions, (n,)."""
         each = [seed.right for seed in self.seeds.values() if seed.right is not None]
@@ -188,7 +212,7 @@ class Score(Estimate):
             return "Wilson and mid-P" if self._whole else "Korn-Graubard"
         if test.metric == "balanced_accuracy" and test.classes == 2:
             return "MOVER mid-P" if self._whole else "MOVER Korn-Graubard"
-        return "jackknife"
+        return "jackknife" if self.errors is None else "bounded mean"
 
     @property
     def _whole(self) -> bool:
@@ -209,7 +233,12 @@ class Score(Estimate):
             return NONE
         if self.method.startswith("MOVER"):
             return self._balanced(level)
-        return means.jackknife(value, self.left, test.scale, level)
+        if self.errors is not None:
+            highest = 1.0 if test.classes == 2 or test.y.ndim == 2 else 2.0
+            low, high = means.bounded_mean(test.by_patient(self.errors), 0.0, highest, level)
+            return Interval(min(low, value), max(high, value))
+        df = test.support - 1 if test.metric in OF_CLASSES else None
+        return means.jackknife(value, self.left, test.scale, level, df)
 
     def _proportion(self, member: NDArray[np.bool_], level: float) -> Interval:
         """The interval of the share of correct decisions among some cases."""
@@ -245,9 +274,9 @@ class Gain(Estimate):
     def method(self) -> str:
         if self.test.binary_auroc:
             return "MOVER"
-        if self.test.metric == "accuracy":
-            return "Tango" if self._discordant else "paired mean"
-        return "paired jackknife"
+        if self.test.metric == "accuracy" and self._discordant:
+            return "Tango"
+        return "paired mean" if self.test.metric in ("accuracy", "brier") else "paired jackknife"
 
     @property
     def _discordant(self) -> tuple[int, int] | None:
@@ -269,10 +298,9 @@ class Gain(Estimate):
             return proportions.tango(*counts, len(self.test.y), level)
         if self.test.support < (2 if self.test.metric in OF_CLASSES else FEW) or self.test.patients < FEW:
             return NONE
-        if self.test.metric == "accuracy" and self.first.right is not None and self.second.right is not None:
-            patient = np.unique(self.test.patient, return_inverse=True)[1]
-            sums = np.bincount(patient, self.first.right - self.second.right)
-            return means.paired_mean(sums * len(sums) / len(patient), 0.5, level)
+        pair = [score.right if self.test.metric == "accuracy" else score.errors for score in (self.first, self.second)]
+        if pair[0] is not None and pair[1] is not None:
+            return means.paired_mean(self.test.by_patient(pair[0] - pair[1]), 0.5, level)
         return means.jackknife(self.value, self.first.left - self.second.left, "identity", level)
 
     @property

@@ -79,6 +79,14 @@ def test_runs_of_another_federation_are_refused_by_all_that_puts_runs_together(r
         weight_divergence(one, local)
 
 
+def test_runs_that_store_one_fingerprint_for_all_are_told_apart_by_it(runs):
+    """As earlier versions wrote them."""
+    first, second = (vars(like(run)) | {"fingerprints": {}, "code": {}} for run in (runs[0], runs[3]))
+    assert len(compare([SimpleNamespace(**first), SimpleNamespace(**second)])) == 10
+    with pytest.raises(ValueError, match="differ in pixels, masks, readers or other facts of the cases"):
+        compare([SimpleNamespace(**first), SimpleNamespace(**second | {"partition_fingerprint": "another"})])
+
+
 def test_the_name_of_a_dataset_does_not_matter(tmp_path):
     DATA.save(tmp_path / "here")
     DATA.save(tmp_path / "there")

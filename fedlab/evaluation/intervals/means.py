@@ -36,7 +36,7 @@ SCALES: dict[str, Scale] = {
 }
 
 
-def jackknife(value: float, without: ArrayLike, scale: str, level: float = LEVEL) -> Interval:
+def jackknife(value: float, without: ArrayLike, scale: str, level: float = LEVEL, df: float | None = None) -> Interval:
     """The interval of a metric from its values without each patient, with Student's t on a transformed scale.
 
     Parameters
@@ -49,6 +49,9 @@ def jackknife(value: float, without: ArrayLike, scale: str, level: float = LEVEL
         "logit" for a metric in 0..1, "atanh" for a kappa, "log" for a loss.
     level : float
         Of the interval.
+    df : float, optional
+        Degrees of freedom, by default the number of patients less one; that of the rarer class less one for a metric
+        that rests on it.
 
     Returns
     -------
@@ -73,7 +76,7 @@ def jackknife(value: float, without: ArrayLike, scale: str, level: float = LEVEL
         return NONE
     by = SCALES[scale]
     at = float(np.clip(value, by.low, by.high))
-    half = t_quantile(patients - 1, level) * error * by.slope(at)
+    half = t_quantile(patients - 1 if df is None else df, level) * error * by.slope(at)
     return Interval(float(by.inverse(by.forward(at) - half)), float(by.inverse(by.forward(at) + half)))
 
 
