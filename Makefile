@@ -24,8 +24,8 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo lab test test-lowest test-newest scripts gpu check lint types imports stripped format docs notebooks run bench peers lock hooks \
-  clean _execute
+.PHONY: help env demo lab test test-lowest test-newest scripts gpu check lint types imports stripped format docs \
+  notebooks run bench peers lock hooks clean _execute
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'

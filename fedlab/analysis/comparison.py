@@ -84,7 +84,8 @@ class Comparison(pd.DataFrame):
             return repr(self._readable())
 
     def _repr_html_(self) -> str | None:
-        return self._readable()._repr_html_()  # type: ignore[no-any-return]
+        with pd.option_context("display.html.use_mathjax", False):  # names with "$" are no formulas
+            return self._readable()._repr_html_()  # type: ignore[no-any-return]
 
 
 VALUE = ("value", "low", "high")

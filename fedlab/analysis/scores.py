@@ -4,6 +4,7 @@ An `Estimate` has a value for each seed and an interval over cases; `interval` j
 `method`. See `fedlab.evaluation.intervals` for what each holds.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,20 +28,20 @@ OF_CLASSES = ("auroc", "average_precision", "balanced_accuracy")  # metrics whos
 UNLIKELY = -9.0  # logarithm of the smallest p-value
 
 
-class Estimate:
+class Estimate(ABC):
     """A number with a value for each seed, and an interval over cases and seeds."""
 
     values: Floats
     range: tuple[float, float]
 
     @property
+    @abstractmethod
     def method(self) -> str:
         """The name of the interval."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cases(self, level: float = LEVEL) -> Interval:
         """The interval of the mean over these seeds, for new cases."""
-        raise NotImplementedError
 
     @property
     def value(self) -> float:

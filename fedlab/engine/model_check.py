@@ -214,6 +214,8 @@ class ModelCheck:
             remedy = "check its layers for this image size"
             if count == 1:
                 remedy = "keep the dimension of the batch, as by .flatten(1) instead of .squeeze()"
+            if "more than 1" in str(error):
+                remedy = "let no layer normalise a single number, so place it before the pooling"
             raise self._refusal(f"fails on {batch} ({reason(error)})", remedy) from error
         if not isinstance(found, Tensor):
             raise self._refusal(

@@ -6,11 +6,12 @@ class, at 1 the log-odds of a balanced binary subtype differ by 2 ln 19 between 
 """
 
 import math
-from typing import Any
+from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from fedlab.core.arguments import Bounds
 from fedlab.core.registry import Registry, split_call
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
@@ -88,7 +89,9 @@ def preferences(value: Presentation, cases: Cases, effects: SiteEffects) -> tupl
 
 
 @SCHEMES.add
-def clusters(cases: Cases, effects: SiteEffects, dose: float, groups: int = GROUPS) -> tuple[Levels, Floats]:
+def clusters(
+    cases: Cases, effects: SiteEffects, dose: float, groups: Annotated[int, Bounds(2, 8)] = GROUPS
+) -> tuple[Levels, Floats]:
     """Latent subtypes of each class: k-means clusters of a fixed embedding of the images, before any scanner.
 
     The odds of cluster z at site k are ``exp(h L u[k, z] / 2)`` with the site effects u shifted cyclically by a

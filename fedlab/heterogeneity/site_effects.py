@@ -9,6 +9,7 @@ from numbers import Real
 
 import numpy as np
 
+from fedlab.core.arguments import shown
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats
 
@@ -91,6 +92,6 @@ def _uniform_scores(z: Floats) -> Floats:
 
 def dose(value: object, axis: str) -> float:
     """Return the value as a dose in [0, 1]; raise ValueError for anything else."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
-        raise ValueError(f"{axis} is {value!r}: give a dose between 0 (no shift) and 1 (the strongest)")
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real) or not 0 <= value <= 1:  # type: ignore[operator]
+        raise ValueError(f"{axis} is {shown(value)}: give a dose between 0 (no shift) and 1 (the strongest)")
     return float(value)

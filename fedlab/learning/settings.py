@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from fedlab.core import arguments
 from fedlab.core.arguments import Bounds, Count, Fraction, NotNegative
-from fedlab.core.registry import Registry, nearest
+from fedlab.core.registry import LONGEST, Registry, nearest
 from fedlab.learning import augmentation
 
 __all__ = ["SCHEDULES", "Training", "constant", "cosine", "step"]
@@ -129,6 +129,7 @@ class Training(BaseModel):
         if isinstance(read.get("execution"), str):
             read["execution"] = FORMER_MODES.get(read["execution"], read["execution"])
         for name, value in read.items():
+            _check_size(name, value)
             if name not in cls.checked_elsewhere():
                 arguments.check(name, value, hints[name])
         return read
@@ -176,6 +177,16 @@ class Training(BaseModel):
     def dtype(self) -> torch.dtype:
         """Of the stored weights; bf16 keeps float32 weights and computes layers in bfloat16."""
         return torch.float64 if self.precision == "float64" else torch.float32
+
+
+def _check_size(name: str, value: Any) -> None:
+    """Refuse bytes, and what is too long or too large for any field."""
+    if isinstance(value, bytes | bytearray):
+        raise ValueError(f"{name}={arguments.shown(value)}: give text instead of bytes")
+    if isinstance(value, str | list | tuple) and len(value) > LONGEST:
+        raise ValueError(f"{name}={arguments.shown(value)}: give at most {LONGEST:,} characters or values")
+    if isinstance(value, int) and abs(value) > arguments.MOST:
+        arguments.check(name, value, int)
 
 
 def _plain(value: Any) -> Any:

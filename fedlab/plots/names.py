@@ -66,9 +66,10 @@ def names(texts: Iterable[object], most: int = NAME) -> dict[str, str]:
         start = sum(1 for _ in takewhile(lambda characters: len(set(characters)) == 1, columns))
         head = most // 3
         for text in alike:
-            found[text] = name(f"{lines[text][:head]}…{lines[text][max(head, start - 3) :]}", most)
-    for alike in _alike(found):
-        found |= {text: f"{found[text]} ({k})" for k, text in enumerate(alike, 1)}
+            if found[text] != lines[text]:
+                found[text] = name(f"{lines[text][:head]}…{lines[text][max(head, start - 3) :]}", most)
+    while same := next(iter(_alike(found)), None):  # a number may make a name equal to another one
+        found |= {text: f"{found[text]} ({k})" for k, text in enumerate(same, 1)}
     return found
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets
+import pandas as pd
 from ipywidgets import Dropdown, Layout, SelectMultiple
 
 from fedlab import plots
@@ -191,4 +192,6 @@ def _contents(drawing: Drawing) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Return figure and table as contents of two screens."""
     shown = drawing.table[drawing.table.attrs.get("shown", list(drawing.table.columns))].round(3)
     title = drawing.figure.axes[0].get_title(loc="left")
-    return [picture(drawing.figure, title), ({"text/html": shown.to_html(max_rows=12), "text/plain": str(shown)}, {})]
+    with pd.option_context("display.html.use_mathjax", False):  # names with "$" are no formulas
+        table = {"text/html": shown.to_html(max_rows=12), "text/plain": str(shown)}
+    return [picture(drawing.figure, title), (table, {})]

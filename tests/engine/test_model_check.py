@@ -368,6 +368,10 @@ REFUSED = {
         lambda n: conv(nn.AdaptiveAvgPool2d(1), Lambda(torch.squeeze), nn.Linear(4, n)),
         r"for a batch of 1 image .*\.flatten\(1\) instead of \.squeeze",
     ),
+    "norm_of_one_number": (
+        lambda n: conv(nn.AdaptiveAvgPool2d(1), nn.GroupNorm(4, 4), nn.Flatten(), nn.Linear(4, n)),
+        "fails on a batch of 1 image .*before the pooling",
+    ),
     "fixed_batch": (
         lambda n: nn.Sequential(Lambda(lambda x: x.reshape(2, -1)), nn.Linear(SIZE, n)),
         "fails on a batch of 3 images",

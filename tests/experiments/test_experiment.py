@@ -188,7 +188,8 @@ def test_an_edited_function_of_ones_own_is_another_experiment(field):
 
 @pytest.mark.parametrize("field", CODE)
 def test_functions_of_fedlab_leave_an_identity_alone(field):
-    assert not any(CODE[field].fingerprint(name) for name in CODE[field])
+    own = [name for name in CODE[field] if CODE[field].function(name).__module__.startswith("fedlab.")]
+    assert own and not any(CODE[field].fingerprint(name) for name in own)
 
 
 def test_only_functions_of_ones_own_are_code_of_ones_own():

@@ -411,7 +411,7 @@ def test_a_site_imitates_one_real_site_in_size_and_in_classes():
         ("dirichlet(0.3, by='class', least=-1)", "least=-1"),
         ("mix(1.5)", "between 0"),
         ("ks(-0.1)", "between 0"),
-        ("shards(0)", "at least 1"),
+        ("shards(0)", "from 1 to 10,000"),
         ("classes(1.5)", "whole number"),
         ("like(fets2022)", "no public classes, only sizes: choose like"),
         ("like(ham1000)", "did you mean 'ham10000'"),

@@ -169,10 +169,15 @@ def test_names_are_printable_short_and_differ_where_the_texts_differ(given_texts
     found = names(given_texts, most)
     assert len(set(found.values())) == len(set(given_texts))
     for text, short in found.items():
-        assert len(short) <= most + len(" (8)")
+        assert len(short) <= most + 2 * len(" (8)")
         assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in short)
         if len(plain(text)) <= most // 2:
             assert short in (plain(text), *(f"{plain(text)} ({k})" for k in range(9)))
+
+
+def test_names_that_only_differ_in_control_characters_are_numbered():
+    found = names(["a\x01", "a\x02", "a\ufffd (1)", "b\tc", "b c"])
+    assert len(set(found.values())) == 5 and found["b\tc"] == "b c (1)" and found["b c"] == "b c (2)"
 
 
 def test_long_names_keep_their_beginning_and_their_end():

@@ -6,9 +6,11 @@ Each scheme checks its arguments and returns a function that maps labelled cases
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
+from fedlab.core.arguments import Bounds
 from fedlab.core.registry import Registry, nearest
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
@@ -298,7 +300,7 @@ def like(federation: str = "") -> Scheme:
 
 
 @SCHEMES.add
-def shards(per_site: int = 2) -> Scheme:
+def shards(per_site: Annotated[int, Bounds(1, 10_000)] = 2) -> Scheme:
     """Cases sorted by label and cut into equal shards, a few shards per site; site sizes follow from the shards.
 
     Parameters
