@@ -3,8 +3,10 @@
 import warnings
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worlds import cases
 
 import fedlab
 from fedlab.core.arguments import signature
@@ -89,3 +91,29 @@ def test_a_wrong_value_of_a_field_is_refused_or_works(tmp_path_factory, field, v
         value = 10**6 + 10**12
     kind = CODE[field].kind if field in CODE else field
     check(outcome({field: value}, tmp_path_factory.mktemp("gate")), field, kind)
+
+
+@pytest.mark.parametrize("text", ["fedprox(**{'mu': 5})", "fedprox(*[5])"])
+def test_starred_arguments_are_refused(text):
+    with pytest.raises(ValueError, match=r"write each argument as name=value, without \* and \*\*"):
+        fedlab.Experiment(method=text)
+
+
+def test_numbers_as_text_are_the_numbers():
+    """As `papermill -r` and quoted YAML give them."""
+    found = fedlab.Experiment(prevalence="0.5", sites="2", seed="3", lr="0.1")
+    assert (found.prevalence, found.sites, found.seed, found.lr) == (0.5, 2, 3, 0.1)
+    assert found == fedlab.Experiment(prevalence=0.5, sites=2, seed=3, lr=0.1)
+
+
+def test_sites_that_were_given_case_by_case_cannot_be_requested_again():
+    data = cases(40)
+    part = fedlab.Partition.from_sites(data, ["A", "B"] * 20)
+    with pytest.raises(ValueError, match=r"given case by case.*hand on the partition itself"):
+        fedlab.partition(data, **part.requested)
+
+
+def test_an_axis_without_values_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="seed"):
+        fedlab.grid(fedlab.Experiment(), folder=tmp_path, seed=[])
+    assert not list(tmp_path.iterdir())
