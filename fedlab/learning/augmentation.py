@@ -45,7 +45,7 @@ class Change:
 
 
 @AUGMENTATIONS.add
-def flip(rng: np.random.Generator, count: int, shape: Shape, axis: Literal[-1, -2, -3] = -1) -> Change:
+def flip(rng: np.random.Generator, count: int, shape: Shape, axis: Literal[-1, -2, -3, 0, 1, 2] = -1) -> Change:
     """Mirror half of the images, along the last axis: left and right change places.
 
     Parameters
@@ -53,7 +53,7 @@ def flip(rng: np.random.Generator, count: int, shape: Shape, axis: Literal[-1, -
     rng, count, shape : numpy.random.Generator, int, tuple of int
         Random generator, number of images and their (height, width[, depth]).
     axis : int
-        Axis of the image, -1 (width), -2 or -3.
+        Axis of the image: -1 (width), -2 or -3, or 0 (height), 1 or 2.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def flip(rng: np.random.Generator, count: int, shape: Shape, axis: Literal[-1, -
     >>> flip(stream(0, "example"), 4, (28, 28)).flips[:, -1]
     array([False, False,  True,  True])
     """
-    if -axis > len(shape):
+    if not -len(shape) <= axis < len(shape):
         raise ValueError(f"augment='flip(axis={axis})': images have {len(shape)} axes, choose -1 to -{len(shape)}")
     flips = np.zeros((count, len(shape)), bool)
     flips[:, axis] = rng.random(count) < 0.5

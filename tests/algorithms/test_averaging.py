@@ -462,7 +462,7 @@ BAD_KNOBS = {
     "feddyn(alpha=0)": "alpha=0: give a number above 0",
     "feddyn(release='w')": "release='w': choose one of 'cloud', 'active', 'all'",
     "moon(temperature=0)": "temperature=0: give a number above 0",
-    "qfedavg(q=-0.1)": "q=-0.1: give a number of at least 0",
+    "qfedavg(q=-0.1)": "q=-0.1: give a number from 0 to 100",
     "afl(release='best')": "release='best': choose one of 'average', 'last'",
     "apfl(alpha=2)": "alpha=2: give a number from 0 to 1",
     "pfedme(inner=0)": "inner=0: give a whole number of at least 1",

@@ -348,7 +348,7 @@ def test_divergence_at_one_side_names_site_and_round():
 def test_a_batch_of_one_is_explained(tmp_path):
     part_ = fedlab.partition(cases(24, shape=(1, 8, 8)), 2)
     experiment = fedlab.Experiment(model="resnet18", batch_size=1, method="split(cut=3)", rounds=1, device="cpu")
-    with pytest.raises(ValueError, match=r"Site A, round 1.*larger `batch_size`"):
+    with pytest.raises(ValueError, match=r"Site A, Site B, round 1.*larger `batch_size`"):
         fedlab.run(experiment, part_, folder=tmp_path)
 
 
