@@ -220,7 +220,7 @@ def test_tables_are_shown_without_markup(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda thing: shown.append(getattr(thing, "to_html", str)()))
     plots.population(FakePartition(["<b>$x$</b>", "$y$"], n=60, age="age"), "age")._ipython_display_()
-    assert "&lt;b&gt;$x$" in shown[1] and "mathjax_ignore" in shown[1]
+    assert "&lt;b&gt;$x$" in shown[1] and "jax_ignore" in shown[1]  # pandas 2.2 has tex2jax_ignore alone
 
 
 def test_every_public_plot_is_tried():
