@@ -211,11 +211,11 @@ def compare(
     scores = {method: _scores(group, inside, outside, use, unseen) for method, group in methods.items()}
     used = {method: resource_use(group) for method, group in methods.items()}
     versus = _reference(list(methods), reference)
-    told = _remarks_on_methods(methods, versus, by)
+    method_notes = _remarks_on_methods(methods, versus, by)
     rows = []
     for method, places in scores.items():
         notes = _notes(places, inside, outside)
-        remarks = list(told[method])
+        remarks = list(method_notes[method])
         if use == "global" and not _has_shared_model(methods[method], inside):
             remarks.insert(0, NOT_SHARED)
         gains = _gains(places, scores[versus]) if versus else {}

@@ -1,6 +1,6 @@
 """Which runs may be put together: runs of one federation, and of each method the seeds of one setting.
 
-Federations are told apart by the fingerprint of what was realised (labels, pixels, masks, sites, splits, scanners,
+Federations are distinguished by the fingerprint of what was realised (labels, pixels, masks, sites, splits, scanners,
 readers), which every run stores, never by the name of a dataset or the settings of a partition.
 """
 

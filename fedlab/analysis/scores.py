@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
 from fedlab.evaluation.intervals import auroc, means, proportions, repeats, sites
 from fedlab.evaluation.intervals.calibration import ENOUGH
@@ -119,8 +120,9 @@ class TestSet:
     @cached_property
     def without(self) -> Floats:
         """Weights (groups, n) that leave out one patient each, or one group of patients each."""
-        order = np.unique(self.patient, return_inverse=True)[1]
-        group = order * min(GROUPS, self.patients) // max(1, self.patients)
+        group = np.unique(self.patient, return_inverse=True)[1]
+        if self.patients > GROUPS:  # at random, since the patients of a class or site may follow each other
+            group = stream(0, "jackknife groups").permutation(self.patients)[group] % GROUPS
         return (group != np.arange(group.max(initial=-1) + 1)[:, None]).astype(np.float64)
 
     def score(self, models: Sequence[Floats]) -> "SeedScore":
@@ -132,10 +134,12 @@ class TestSet:
                 return SeedScore(value)
             each = [auroc.auroc_parts(p[:, 1], self.y == 1, self.patient) for p in models]
             return SeedScore(value, parts=auroc.mean_parts(each))
-        left = np.mean([measure(self.y, p, self.without) for p in models], axis=0)
+        if self.metric == "brier":
+            return SeedScore(value, errors=np.mean([self._errors(p) for p in models], axis=0))
         right = np.mean([self._right(p) for p in models], axis=0) if self.metric in COUNTED else None
-        errors = np.mean([self._errors(p) for p in models], axis=0) if self.metric == "brier" else None
-        return SeedScore(value, left, right, errors)
+        if self.metric == "accuracy":
+            return SeedScore(value, right=right)
+        return SeedScore(value, np.mean([measure(self.y, p, self.without) for p in models], axis=0), right)
 
     def _right(self, p: Floats) -> Floats:
         """The share of correct decisions in each case, (n,)."""

@@ -18,7 +18,6 @@ from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import CODE
 from fedlab.experiments.recorder import Recorder
 
-TINY = {"dataset": "phantoms(cases=120, size=16)", "sites": 2, "model": "logistic", "rounds": 2, "device": "cpu"}
 QUICK = settings(max_examples=50, deadline=None, derandomize=True)
 STORED = (*run_folder.FILES, CHECKSUMS)
 LEFT = ("checkpoint.pt", "rounds.jsonl", "ledger.jsonl", "events.jsonl", "visits.jsonl")
@@ -29,16 +28,6 @@ DAMAGE = st.one_of(
     st.tuples(st.just("swap"), st.integers(0, 20), st.just(0)),
     st.tuples(st.just("delete"), st.just(0), st.just(0)),
 )
-
-
-@pytest.fixture(scope="module")
-def one():
-    return fedlab.Experiment(**TINY)
-
-
-@pytest.fixture(scope="module")
-def part(one):
-    return one.make_partition()
 
 
 @pytest.fixture(scope="module")

@@ -13,19 +13,8 @@ from fedlab.core.files import read_json
 from fedlab.experiments import run_folder
 from fedlab.experiments.recorder import Recorder
 
-TINY = {"dataset": "phantoms(cases=120, size=16)", "sites": 2, "model": "logistic", "rounds": 2, "device": "cpu"}
 WRITES = [(pd.DataFrame, "to_parquet"), (run_folder, "save_file"), (Path, "write_text"), (Path, "write_bytes")]
 MOVES = [(Path, "replace"), (Path, "unlink")]
-
-
-@pytest.fixture(scope="module")
-def one():
-    return fedlab.Experiment(**TINY)
-
-
-@pytest.fixture(scope="module")
-def part(one):
-    return one.make_partition()
 
 
 @pytest.fixture(scope="module")
