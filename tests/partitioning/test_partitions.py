@@ -380,7 +380,7 @@ def test_a_frame_brings_its_own_splits():
         ({"prevalence": "dirichlet(beta=1)"}, "no argument 'beta'"),
         ({"prevalence": "dirichlet(0)"}, "alpha is a positive number"),
         ({"prevalence": "classes(3)"}, "at most 2, the number of classes"),
-        ({"prevalence": "shards(0)"}, "at least 1"),
+        ({"prevalence": "shards(0)"}, "from 1 to"),
         ({"prevalence": "shards(2)", "quantity": 0.5}, "fixes the site sizes"),
         ({"prevalence": [0.5, 0.5]}, "2 values for 4 sites"),
         ({"prevalence": [0.5, 0.5, 0.5, 1.5]}, "prevalence holds 1.5"),
