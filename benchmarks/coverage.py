@@ -239,23 +239,38 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+CONSERVATIVE = 0.985  # coverage above which an interval is wider than it need be
+MARK = " (conservative)"
+
+
+def is_rate(quantity: str) -> bool:
+    """Whether a cell holds a type I error and no coverage."""
+    return "difference" in quantity or "level" in quantity
+
+
+def marked(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells of a table as printed, with intervals marked that cover more than they need."""
+    high = ~cells["quantity"].map(is_rate) & (pd.to_numeric(cells["after"], errors="coerce") > CONSERVATIVE)
+    return cells.assign(after=cells["after"].where(~high, cells["after"] + MARK))
+
+
 def summary(title: str, frame: pd.DataFrame) -> list[str]:
     """The extremes of each quantity, and the whole table."""
     lines = [f"## {title}", ""]
     rows = []
     for quantity, group in frame.groupby("quantity", sort=False):
-        rate = title.startswith("Paired") or "difference" in quantity or "level" in quantity
+        rate = is_rate(quantity)
         worst = group["after"].max() if rate else group["after"].min()
         row = {"quantity": quantity, "cells": len(group), "highest rate" if rate else "lowest coverage": f"{worst:.3f}"}
         if "before" in group:
             row |= {"lowest before": f"{group['before'].min():.3f}"}
         row |= {"mean": f"{group['after'].mean():.3f}"}
         if not rate:
-            row |= {"conservative cells (above 0.985)": int((group["after"] > 0.985).sum())}
+            row |= {f"conservative cells (above {CONSERVATIVE})": int((group["after"].round(3) > CONSERVATIVE).sum())}
         rows.append(row)
     lines += [markdown(pd.DataFrame(rows).astype(object).fillna("")), ""]
     shown = frame.map(lambda value: f"{value:.3f}" if isinstance(value, float) and np.isfinite(value) else value)
-    cells = markdown(shown.astype(object).fillna(""))
+    cells = markdown(marked(shown.astype(object).fillna("")))
     return [*lines, "<details><summary>All cells</summary>", "", cells, "", "</details>", ""]
 
 

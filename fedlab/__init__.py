@@ -27,6 +27,7 @@ from fedlab.notebook.parameter_cell import parameters
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.dose_curve import dose_response
 from fedlab.partitioning.partitions import Partition
+from fedlab.studies.study import Study
 
 __all__ = [
     "AXES",
@@ -35,6 +36,7 @@ __all__ = [
     "MODELS",
     "Experiment",
     "Partition",
+    "Study",
     "compare",
     "costs",
     "dose_response",

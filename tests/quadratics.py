@@ -56,6 +56,11 @@ class Quadratics:
         b = np.stack([x[i].T @ self.part.cases.labels[i] / len(i) for i in index])
         self.a = np.stack([np.linalg.solve(A, each) for A, each in zip(self.A, b, strict=True)])
 
+    @property
+    def start(self) -> np.ndarray:
+        """The parameters at the start."""
+        return self.fed.start.numbers.numpy()
+
     def left(self, k: int, mu: float = 0.0) -> np.ndarray:
         """(I - lr (A_k + mu))^tau_k: what tau_k steps leave of the distance to their goal."""
         return np.linalg.matrix_power(np.eye(5) - self.lr * (self.A[k] + mu * np.eye(5)), int(self.tau[k]))

@@ -12,6 +12,7 @@ from fedlab.analysis.grouping import check_one_federation
 from fedlab.analysis.scores import TestSet
 from fedlab.core.registry import nearest
 from fedlab.core.site_names import natural
+from fedlab.evaluation import report_metrics
 from fedlab.evaluation.evaluate import ADAPTED, UNSEEN
 from fedlab.experiments.run_folder import Run
 from fedlab.learning.metrics import METRICS, present_classes, targets
@@ -60,6 +61,8 @@ class Alignment:
     @cached_property
     def scored(self) -> list[str]:
         """The sites whose labels define the metric for any prediction."""
+        if reported := report_metrics.find(self.metric):
+            return [site for site in self.sites if reported.is_defined(self.y[self.spans[site]])]
         guess = np.full((len(self.table), len(self.classes)), 1 / len(self.classes))
         measure = METRICS.function(self.metric)
         return [site for site in self.sites if np.isfinite(measure(self.y[self.spans[site]], guess[self.spans[site]]))]
@@ -105,7 +108,7 @@ def align(runs: Sequence[Run], metric: str | None, choice: str, split: str, labe
         raise ValueError("every comparison of test cases includes held-out sites: choose split='test'")
     run = runs[0]
     name = metric or run.headline
-    METRICS.function(name)  # a misspelt metric is refused before any work
+    report_metrics.check(name, run.task)  # before any work
     column = _column(runs, labels)
     assigned = run.partition_table[run.partition_table["site"] != "unassigned"]
     external = assigned["site"].isin(run.unseen)

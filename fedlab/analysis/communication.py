@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from fedlab.analysis.comparison import compare
+from fedlab.analysis.alignment import MEAN, align
+from fedlab.analysis.comparison import score_methods
 from fedlab.analysis.grouping import FEDERATION_FIELDS, check_one_federation, check_one_setting
 from fedlab.analysis.usage import training_rows
 from fedlab.core.registry import nearest
@@ -83,14 +84,15 @@ def costs(
 
 def _row(run: Run, over: str, choice: str, bandwidth: float, latency: float, step: float | None) -> dict[str, object]:
     trained, ledger = training_rows(run), run.ledger
-    scores = compare([run], choice=choice)
+    inside, outside = align([run], None, choice, "test", "true")
+    score = score_methods({run.method: [run]}, inside, outside)[run.method][MEAN].value
     path = critical_path(run)
     training = path["seconds"] if step is None else step * path["steps"]
     transfer = 8e-6 * path["bytes"] / bandwidth + latency * path["messages"]
     return {
         over: getattr(run.experiment, over),
         "seed": run.experiment.seed,
-        f"{run.headline}, mean of sites": float(scores.loc[scores["site"] == "mean of sites", "value"].iloc[0]),
+        f"{run.headline}, mean of sites": score,
         "rounds": int(run.rounds["round"].max()),
         "steps": int(trained["steps"].sum()),
         "samples": int(trained["samples"].sum()),

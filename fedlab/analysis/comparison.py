@@ -4,7 +4,8 @@ All methods are scored on the same cases, so that differences to the reference a
 are averaged; intervals are then about new seeds and new cases.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,18 +22,19 @@ from fedlab.analysis.alignment import (
     stored_predictions,
 )
 from fedlab.analysis.grouping import by_setting
-from fedlab.analysis.scores import OF_CLASSES, Estimate, Gain, MeanOfSites, Score, apart
+from fedlab.analysis.scores import SHARES, Estimate, Gain, MeanOfSites, Score, apart
+from fedlab.analysis.thresholds import Disagreement, disagreement
 from fedlab.analysis.usage import NO_USE, resource_use, rounds_trained, unequal_budgets
 from fedlab.core.registry import choose, nearest
 from fedlab.core.warnings import ProtocolWarning, warn
+from fedlab.evaluation import report_metrics
 from fedlab.evaluation.evaluate import CROSS_SITES, LIMITED
-from fedlab.evaluation.intervals.calibration import ENOUGH
+from fedlab.evaluation.intervals.calibration import ENOUGH, tail_probability
 from fedlab.evaluation.intervals.decisions import finding, holm
 from fedlab.evaluation.intervals.interval import NONE, Interval, support
 from fedlab.evaluation.intervals.repeats import SEEDS
 from fedlab.experiments.run_folder import Run
 from fedlab.federation import ALL
-from fedlab.learning.metrics import HIGHER_IS_BETTER
 
 __all__ = ["MEAN", "POOLED", "WORST", "Comparison", "compare", "family", "transfer"]
 
@@ -50,7 +52,7 @@ class Comparison(pd.DataFrame):
         Returns
         -------
         pandas.DataFrame
-            Methods and sites in the order of the table.
+            Methods and sites in the order of the table. Of several metrics the rows are metric and method.
 
         Examples
         --------
@@ -65,16 +67,20 @@ class Comparison(pd.DataFrame):
         ['Site A', 'Site B', 'pooled', 'mean of sites', 'worst site']
         """
         wide = pd.DataFrame(self).assign(text=_interval_texts(self, "value", "low", "high"))
-        wide = wide.pivot(index="method", columns="site", values="text")
-        return wide.loc[self["method"].unique(), self["site"].unique()].rename_axis(index=None, columns=None)
+        rows = ["metric", "method"] if "metric" in self and self["metric"].nunique() > 1 else ["method"]
+        order = wide[rows].drop_duplicates()
+        wide = wide.pivot(index=rows, columns="site", values="text")
+        index = pd.MultiIndex.from_frame(order) if len(rows) > 1 else pd.Index(order["method"])
+        return wide.loc[index, self["site"].unique()].rename_axis(index=[None] * len(rows), columns=None)
 
     def _readable(self) -> pd.DataFrame:
         """The columns to print; all columns of a table that has lost some of them."""
         frame = pd.DataFrame(self)
         if not {"method", "site", "cases", "metric", *VALUE, *DIFFERENCE, "versus", "note"} <= set(frame):
             return frame
-        shown = frame[["method", "site", "cases"]].copy()
-        shown[", ".join(frame["metric"].unique())] = _interval_texts(frame, *VALUE)
+        several = frame["metric"].nunique() > 1
+        shown = frame[["metric"] * several + ["method", "site", "cases"]].copy()
+        shown["value" if several else ", ".join(frame["metric"].unique())] = _interval_texts(frame, *VALUE)
         if versus := ", ".join(filter(None, frame["versus"].unique())):
             shown[f"difference to {versus}"] = _interval_texts(frame, *DIFFERENCE)
         return shown.assign(note=frame["note"])
@@ -98,7 +104,7 @@ def _interval_texts(frame: pd.DataFrame, value: str, low: str, high: str) -> lis
 
 
 def _interval_text(value: float, low: float, high: float) -> str:
-    limits = f"{low:.2f} to {high:.2f}" if np.isfinite(low) else ""
+    limits = "" if np.isnan(low) else f"{low:.2f} to {high:.2f}"
     if np.isfinite(value):
         return f"{value:.2f} ({limits})" if limits else f"{value:.2f}"
     return limits or "–"
@@ -106,7 +112,7 @@ def _interval_text(value: float, low: float, high: float) -> str:
 
 def compare(
     runs: Sequence[Run],
-    metric: str | None = None,
+    metric: str | Sequence[str] | None = None,
     *,
     reference: str = "local",
     choice: str = "best",
@@ -127,8 +133,11 @@ def compare(
     ----------
     runs : sequence of Run
         Runs of one federation, at most one for each method and seed.
-    metric : str, optional
-        Name of a metric; by default the headline metric of the runs.
+    metric : str or sequence of str, optional
+        Name of a metric, or several, each a block of rows; by default the headline metric of the runs. Besides those of
+        `fedlab.learning.metrics`, for binary tasks: "sensitivity" and "specificity" (of the decision p > 0.5),
+        "calibration_slope" (1 is best, below it probabilities are too extreme), "calibration_intercept" (0 is best,
+        above it they are too low) and "squared_calibration_error" (unbiased, so that it may be below 0).
     reference : str, default "local"
         Method (or its family) to which differences are taken: "local" gives the benefit of federation,
         "centralized" the gap that remains. Differences are NaN where no run has it.
@@ -156,16 +165,18 @@ def compare(
     Returns
     -------
     Comparison
-        A DataFrame with a row for each method and site, and for each method three summaries: "pooled" (micro, all
-        cases), "mean of sites" (macro-average) and "worst site". Columns: method, site, cases, metric, value, low,
-        high, interval, support, versus, difference, difference_low, difference_high, p_value, p_holm, finding, seeds,
-        note; megabytes, messages, steps, samples (in training, mean over seeds; of all sites in the summaries), rounds
-        (trained, mean over seeds), and classes (that the cases have: a metric that is a mean over classes is the mean
-        over these; of several sites the fewest).
-        support: patients of the rarest class, or all patients for a metric that is no mean over classes. Below 2 there
-        is no interval, below 5 it is marked "uninformative", below 10 "low support".
+        A DataFrame with a row for each metric, method and site, and for each method three summaries: "pooled" (micro,
+        all cases), "mean of sites" (macro-average) and "worst site". Columns: method, site, cases, metric, value, low,
+        high, interval, varied, support, versus, difference, difference_low, difference_high, p_value, p_holm, finding,
+        seeds, note; megabytes, messages, steps, samples (in training, mean over seeds; of all sites in the summaries),
+        rounds (trained, mean over seeds), and classes (that the cases have: a metric that is a mean over classes is the
+        mean over these; of several sites the fewest).
+        varied: what the interval is about, "test cases" or "test cases, 3 seeds"; empty where there is none.
+        support: patients of the rarest class, or all patients for a metric that is no mean over classes; of the class
+        for sensitivity and specificity. Below 2 there is no interval, below 5 it is marked "uninformative", below 10
+        "low support".
         finding: "gains", "loses", "no different" (within the margin) or "cannot tell". p_value: of no difference;
-        p_holm: adjusted for all methods and sites, for all methods in a summary (Holm).
+        p_holm: adjusted for all methods and sites, for all methods in a summary (Holm), within each metric.
         The worst site has an interval but no value, since the worst observed value is biased.
         Differences are over the seeds that a method shares with the reference; the note says where these are not all.
         A held-out site is a row "unseen: Site D", in no summary; then columns gap, gap_low, gap_high hold the
@@ -175,13 +186,14 @@ def compare(
     Raises
     ------
     ValueError
-        If the runs have different cases, pixels, sites, splits, scanners or readers, or runs of one method differ in
-        anything but their seed.
+        If the runs have different cases, pixels, sites, splits, scanners or readers, runs of one method differ in
+        anything but their seed, or a metric is not defined for their task.
 
     Warns
     -----
     ProtocolWarning
-        If methods were trained with unequal budgets, or lack seeds of the reference.
+        If methods were trained with unequal budgets, or lack seeds of the reference, or if a model ranks the cases of a
+        site well and yet decides badly, so that threshold or calibration is wrong.
 
     References
     ----------
@@ -207,33 +219,49 @@ def compare(
         raise ValueError(f"margin={margin!r}: give the largest difference that would not matter, above 0")
     if draws is not None:
         warn("compare(draws=...) has no effect: intervals are no longer drawn by a bootstrap", DeprecationWarning)
-    (inside, outside), methods = align(runs, metric, choice, split, labels), by_setting(runs, by)
-    scores = {method: _scores(group, inside, outside, use, unseen) for method, group in methods.items()}
+    names = _names(metric)
+    (inside, outside), methods = align(runs, names[0], choice, split, labels), by_setting(runs, by)
+    for name in names[1:]:
+        report_metrics.check(name or inside.metric, inside.task)
+    versus = find_reference(list(methods), reference)
+    remarks = _remarks_on_methods(methods, versus, by)
+    for method, group in methods.items():
+        if use == "global" and not _has_shared_model(group, inside):
+            remarks[method].insert(0, NOT_SHARED)
     used = {method: resource_use(group) for method, group in methods.items()}
-    versus = _reference(list(methods), reference)
-    method_notes = _remarks_on_methods(methods, versus, by)
-    rows = []
+    trained = {method: float(np.mean([rounds_trained(run) for run in group])) for method, group in methods.items()}
+    blocks: list[pd.DataFrame] = []
+    wrong: dict[tuple[str, str], Disagreement] = {}
+    for name in names:
+        inside, outside = (replace(part, metric=name or part.metric) for part in (inside, outside))
+        scores, rows = score_methods(methods, inside, outside, use, unseen), []
+        wrong = wrong if blocks else _disagreements(scores)
+        for method, site, row in _scored_rows(scores, versus, inside, outside, margin):
+            said = [row["note"], str(wrong.get((method, site), "")), *remarks[method]]
+            row |= {"seeds": len(methods[method]), "note": "; ".join(filter(None, said))}
+            row |= used[method].get(site, NO_USE if site in {*inside.sites, *outside.sites} else used[method][ALL])
+            row |= {"rounds": trained[method], "classes": (outside if site in outside.sites else inside).present(site)}
+            if outside.sites:
+                row |= _gap(scores[method][MEAN], scores[method][site] if site in outside.sites else None)
+            rows.append(row)
+        blocks.append(_with_holm(pd.DataFrame(rows)))
+    return Comparison(pd.concat(blocks, ignore_index=True))
+
+
+def _scored_rows(
+    scores: dict[str, dict[str, Estimate]], versus: str, inside: Alignment, outside: Alignment, margin: float
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (method, site, columns) of one metric: scores, differences to the reference, and notes on both."""
     for method, places in scores.items():
         notes = _notes(places, inside, outside)
-        remarks = list(method_notes[method])
-        if use == "global" and not _has_shared_model(methods[method], inside):
-            remarks.insert(0, NOT_SHARED)
-        gains = _gains(places, scores[versus]) if versus else {}
-        trained = float(np.mean([rounds_trained(run) for run in methods[method]]))
+        over_reference = gains(places, scores[versus]) if versus else {}
         for site, score in places.items():
             alignment = outside if site in outside.sites else inside
             row: dict[str, Any] = {"method": method, "site": site, "cases": alignment.size(site)}
             row["metric"] = alignment.metric
             row |= _value(score, site, alignment) | {"versus": versus}
-            row |= _difference(gains.get(site), alignment.metric, margin, method == versus)
-            note = "; ".join(filter(None, [*notes[site], *remarks]))
-            row |= {"seeds": len(methods[method]), "note": note}
-            row |= used[method].get(site, NO_USE if site in alignment.sites else used[method][ALL])
-            row |= {"rounds": trained, "classes": alignment.present(site)}
-            if outside.sites:
-                row |= _gap(places[MEAN], score if site in outside.sites else None)
-            rows.append(row)
-    return Comparison(_with_holm(pd.DataFrame(rows)))
+            row |= _difference(over_reference.get(site), alignment.metric, margin, method == versus)
+            yield method, site, row | {"seeds": 0, "note": "; ".join(filter(None, notes[site]))}
 
 
 NOT_SHARED = "own models, none is shared"
@@ -265,7 +293,7 @@ def transfer(runs: Sequence[Run], metric: str | None = None, choice: str = "best
     """
     (inside, outside), methods = align(runs, metric, choice, split, "true"), by_setting(runs)
     owned = [name for name, group in methods.items() if all(_has_site_models(run, inside) for run in group)]
-    local = _reference(list(methods), "local") or next(iter(owned), "")
+    local = find_reference(list(methods), "local") or next(iter(owned), "")
     models = [(site, site, methods[local]) for site in inside.sites if local]
     models += [(method, "global", group) for method, group in methods.items() if family(method) != "local"]
     rows = []
@@ -307,6 +335,13 @@ def family(method: str) -> str:
     return method.split("(")[0].strip()
 
 
+def score_methods(
+    methods: dict[str, list[Run]], inside: Alignment, outside: Alignment, use: str = "own", unseen: str = "average"
+) -> dict[str, dict[str, Estimate]]:
+    """Score each method, a list of runs that differ in their seed, at each site and in the summaries of sites."""
+    return {method: _scores(group, inside, outside, use, unseen) for method, group in methods.items()}
+
+
 def _scores(group: list[Run], inside: Alignment, outside: Alignment, use: str, unseen: str) -> dict[str, Estimate]:
     """Score a method at each site, in the summaries of sites, and at each held-out site."""
     model = "global" if use == "global" and _has_shared_model(group, inside) else None
@@ -330,7 +365,7 @@ def _score_sites(
     return found
 
 
-def _gains(places: dict[str, Estimate], reference: dict[str, Estimate]) -> dict[str, Estimate]:
+def gains(places: dict[str, Estimate], reference: dict[str, Estimate]) -> dict[str, Estimate]:
     """The paired difference to the reference at each site and in the mean, over the seeds that both methods have."""
     found: dict[str, Estimate] = {
         site: Gain(score, other)
@@ -345,11 +380,19 @@ def _gains(places: dict[str, Estimate], reference: dict[str, Estimate]) -> dict[
 def _value(score: Estimate, site: str, alignment: Alignment) -> dict[str, Any]:
     """The columns of a score: value, low, high, interval, support."""
     if site == WORST and isinstance(score, MeanOfSites):
-        limits, value, name = score.worst(HIGHER_IS_BETTER[alignment.metric]), float("nan"), "limits of sites"
+        up, value, name = report_metrics.higher_is_better(alignment.metric), float("nan"), "limits of sites"
+        limits = NONE if up is None else score.worst(up)
     else:
         limits, value, name = score.limits, score.value, score.method
-    shown = name if np.isfinite(limits.low) else ""
-    return {"value": value, "low": limits.low, "high": limits.high, "interval": shown, "support": _support(score)}
+    has_limits = not np.isnan(limits.low)
+    found = {"value": value, "low": limits.low, "high": limits.high, "interval": name if has_limits else ""}
+    return found | {"varied": _varied(score) if has_limits else "", "support": _support(score)}
+
+
+def _varied(score: Estimate) -> str:
+    """What an interval is about."""
+    seeds = len(score.values)
+    return "test cases" + (f", {seeds} seeds" if seeds > 1 else "")
 
 
 def _support(score: Estimate) -> int:
@@ -362,18 +405,19 @@ def _support(score: Estimate) -> int:
 def _difference(gain: Estimate | None, metric: str, margin: float, itself: bool) -> dict[str, Any]:
     """The columns of a difference to the reference."""
     limits, value, p_value, said = NONE, float("nan"), float("nan"), ""
+    up = report_metrics.higher_is_better(metric)
     if gain is not None and itself:
         limits, value = (Interval(0.0, 0.0), 0.0) if np.isfinite(gain.value) else (NONE, float("nan"))
     elif gain is not None:
         limits, value, p_value = gain.limits, gain.value, gain.p_value
-        said = _finding(gain, HIGHER_IS_BETTER[metric], margin)
+        said = "" if up is None else _finding(gain, up, margin)
     names = ("difference", "difference_low", "difference_high", "p_value", "finding")
     return dict(zip(names, (value, *limits, p_value, said), strict=True))
 
 
 def _finding(gain: Estimate, higher_is_better: bool, margin: float) -> str:
     """What can be said of a difference; nothing where too few patients support it."""
-    if isinstance(gain, Gain) and gain.test.metric in OF_CLASSES and gain.test.support < VERDICT:
+    if isinstance(gain, Gain) and gain.test.of_classes and gain.test.support < VERDICT:
         return "cannot tell" if np.isfinite(gain.limits.low) else ""
     sided = [
         limit if higher_is_better else Interval(-limit.high, -limit.low) for limit in (gain.limits, gain.interval(0.9))
@@ -394,6 +438,42 @@ def _with_holm(frame: pd.DataFrame) -> pd.DataFrame:
     adjusted = frame["p_value"].groupby(family_of).transform(lambda p: holm(list(p)))
     frame.insert(list(frame.columns).index("p_value") + 1, "p_holm", adjusted)
     return frame
+
+
+def _disagreements(scores: dict[str, dict[str, Estimate]]) -> dict[tuple[str, str], Disagreement]:
+    """Where methods rank cases well and decide badly, by method and site; warns of it."""
+    found = {
+        (method, site): wrong
+        for method, places in scores.items()
+        for site, score in places.items()
+        if isinstance(score, Score) and (wrong := disagreement(score))
+    }
+    named = []
+    for method in dict.fromkeys(method for method, _ in found):
+        shown = [
+            f"{site} ({wrong.brief})" for (name, site), wrong in found.items() if name == method and site != POOLED
+        ]
+        named.append(
+            f"{method!r} " + (f"at {_some(shown)}" if shown else f"over all cases ({found[method, POOLED].brief})")
+        )
+    if named:
+        warn(
+            f"good ranking, bad decisions: {_some(named, '; ')}. Compare calibration_intercept and calibration_slope,"
+            " look at batch norm statistics and at the prevalence of the training cases, or choose the threshold on"
+            " validation cases; the notes say what it would gain",
+            ProtocolWarning,
+        )
+    return found
+
+
+def _names(metric: str | Sequence[str] | None) -> list[str | None]:
+    """The metrics to compare; None is the headline metric."""
+    if metric is None or isinstance(metric, str):
+        return [metric]
+    names = list(metric)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"metric={names!r}: name one metric or more, each once")
+    return [*names]
 
 
 def _shared_seeds(methods: dict[str, list[Run]], method: str, versus: str) -> set[int]:
@@ -433,17 +513,17 @@ def _remarks_on_methods(methods: dict[str, list[Run]], versus: str, by: str | No
     return notes
 
 
-def _some(names: Iterable[str]) -> str:
+def _some(names: Iterable[str], comma: str = ", ") -> str:
     """Names in a sentence, the first few of many."""
     each = list(names)
-    return ", ".join(each[:NAMED]) + (f" and {len(each) - NAMED} more" if len(each) > NAMED else "")
+    return comma.join(each[:NAMED]) + (f" and {len(each) - NAMED} more" if len(each) > NAMED else "")
 
 
 def _ends(score: Estimate) -> dict[str, float]:
     return {"value": score.value, "low": score.limits.low, "high": score.limits.high}
 
 
-def _reference(methods: list[str], reference: str) -> str:
+def find_reference(methods: list[str], reference: str) -> str:
     """The method of that name, or the only one of that family; empty where no run has it."""
     if reference in methods:
         return reference
@@ -460,37 +540,64 @@ def _notes(places: dict[str, Estimate], inside: Alignment, outside: Alignment) -
     notes = {}
     for site, score in places.items():
         if isinstance(score, Score):
-            notes[site] = [_remark(score, outside if site in outside.sites else inside, site), _support_remark(score)]
+            alignment = outside if site in outside.sites else inside
+            notes[site] = [_remark(score, alignment, site), _support_remark(score, alignment.classes)]
     left_out = len(inside.sites) - len(inside.scored)
     for site in (MEAN, WORST):
         notes[site] = [f"{left_out} of {len(inside.sites)} sites left out"] if left_out else []
     mean = places[MEAN]
-    without = [site for site in inside.scored if not np.isfinite(places[site].limits.low)]
+    without = [site for site in inside.scored if np.isnan(places[site].limits.low)]
     if without and np.isfinite(mean.value):
         for site in (MEAN, WORST):
             notes[site].append(f"no interval, since {_some(without)} has none")
     if isinstance(mean, MeanOfSites) and np.isfinite(mean.differ):
         word = "sites differ" if mean.differ < 0.05 else "no evidence that sites differ"
         notes[MEAN].append(f"{word} (p = {mean.differ:.2g})")
+    biases = [by_chance for site in inside.scored if (by_chance := _by_chance(places[site])) is not None]
+    if biases and len(biases) == len(inside.scored):
+        notes[MEAN].append(f"biased upwards: {np.mean(biases):.2f} expected if calibrated")
+    if report_metrics.higher_is_better(inside.metric) is None:
+        notes[WORST] = [f"no worst site: {report_metrics.metric_label(inside.metric)} may be too low or too high"]
     return notes
 
 
-def _remark(score: Estimate, alignment: Alignment, site: str) -> str:
+def _by_chance(score: Estimate) -> float | None:
+    """The calibration error that calibrated probabilities have on as many cases."""
+    found = score.calibrated if isinstance(score, Score) else None
+    return None if found is None else float(found.mean())
+
+
+def _remark(score: Score, alignment: Alignment, site: str) -> str:
     """A note on the cases of a site, or that a model diverged."""
-    if site in alignment.scored and not np.isfinite(score.value):
-        return "predictions are not finite"
-    return alignment.remark(site)
+    if np.isfinite(score.value) or not len(score.test.y):
+        return alignment.remark(site)
+    if site not in alignment.scored and site != POOLED:
+        return alignment.remark(site) or f"too few {alignment.split} cases"
+    models = [p for seed in score.seeds.values() for p in seed.models]
+    return "predictions are not finite" if not all(np.isfinite(p).all() for p in models) else alignment.remark(site)
 
 
-def _support_remark(score: Score) -> str:
-    """A note on how much the cases support an interval, or why there is none."""
+def _support_remark(score: Score, classes: list[str]) -> str:
+    """A note on how much the cases support a value and its interval, or why there is none."""
     test, whole = score.test, len(score.values)
     if not np.isfinite(score.value):
         return ""
+    said = []
+    if score.calibrated is not None:
+        p_value = tail_probability(score.calibrated, score.value)
+        said.append(f"biased upwards: {score.calibrated.mean():.2f} expected if calibrated (p = {p_value:.2g})")
     if whole > 1 and whole < SEEDS:
-        return f"no interval over {whole} seeds: train {SEEDS} or more"
-    if test.metric in OF_CLASSES and (word := support(test.support)):
-        return f"{word}: {test.support} {'patient' if test.support == 1 else 'patients'} of the rarest class"
-    if test.metric == "ece" and len(test.y) < ENOUGH:
-        return f"no interval, and biased upwards, below {ENOUGH} cases"
-    return "" if np.isfinite(score.limits.low) else f"no interval for {test.patients} patients"
+        said.append(f"no interval over {whole} seeds: train {SEEDS} or more")
+    elif test.of_classes and (word := support(test.support)):
+        of = (
+            f"class {classes[SHARES[test.metric]]!r}" if test.reported and test.metric in SHARES else "the rarest class"
+        )
+        said.append(f"{word}: {test.support} {'patient' if test.support == 1 else 'patients'} of {of}")
+    elif test.metric == "ece" and len(test.y) < ENOUGH:
+        said.append(f"no interval below {ENOUGH} cases")
+    elif np.isnan(score.limits.low):
+        known = bool(test.reported and not test.reported.limits and test.counted is None)
+        said.append(
+            "no interval, and unbiased: may be below 0" if known else f"no interval for {test.patients} patients"
+        )
+    return "; ".join(said)

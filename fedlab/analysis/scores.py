@@ -7,22 +7,24 @@ An `Estimate` has a value for each seed and an interval over cases; `interval` j
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
+from fedlab.evaluation import report_metrics
 from fedlab.evaluation.intervals import auroc, means, proportions, repeats, sites
-from fedlab.evaluation.intervals.calibration import ENOUGH
+from fedlab.evaluation.intervals.calibration import ENOUGH, calibrated_ece
 from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, root
-from fedlab.learning.metrics import METRICS, present_classes
+from fedlab.evaluation.report_metrics import ReportMetric
+from fedlab.learning.metrics import present_classes
 
 GROUPS = 200  # patients are left out one by one up to so many, else in so many groups
 FEW = 10  # patients below which a mean of scores has no interval
 SCALES = {"brier": "log", "log_loss": "log", "kappa": "atanh"} | dict.fromkeys(
-    ("auroc", "average_precision", "accuracy", "balanced_accuracy"), "logit"
+    ("auroc", "average_precision", "accuracy", "balanced_accuracy", "sensitivity", "specificity"), "logit"
 )
 RANGES = {"logit": (0.0, 1.0), "log": (0.0, np.inf), "atanh": (-1.0, 1.0), "identity": (-np.inf, np.inf)}
 OF_CLASSES = ("auroc", "average_precision", "balanced_accuracy")  # metrics whose support is the rarer class
@@ -104,11 +106,42 @@ class TestSet:
         """The scale of the metric's intervals."""
         return SCALES.get(self.metric, "identity")
 
+    @property
+    def reported(self) -> ReportMetric | None:
+        """The metric, if it is one that no training computes."""
+        return report_metrics.find(self.metric)
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether the metric rests on the patients of single classes."""
+        return self.metric in OF_CLASSES or bool(self.reported and self.reported.needs)
+
+    @cached_property
+    def counted(self) -> NDArray[np.bool_] | None:
+        """The cases whose share of correct decisions is the metric; None for a metric that is no such share."""
+        if self.metric == "accuracy":
+            return np.ones(len(self.y), bool)
+        if self.reported and self.metric in SHARES:
+            return self.y == SHARES[self.metric]
+        return None
+
+    @property
+    def few_for_ece(self) -> bool:
+        """Whether the metric is the ECE, and its bias in so few cases is larger than what an interval would say."""
+        return self.metric == "ece" and len(self.y) < ENOUGH
+
+    @property
+    def size(self) -> int:
+        """Number of cases that count."""
+        return len(self.y) if self.counted is None else int(self.counted.sum())
+
     @cached_property
     def support(self) -> int:
-        """Patients of the rarest class that is there; all patients for a metric that is no mean over classes."""
-        if self.metric not in OF_CLASSES:
+        """Patients of the rarest class that the metric rests on; all patients for one that rests on no class."""
+        if not self.of_classes:
             return self.patients
+        if self.reported:
+            return min(len(np.unique(self.patient[self.y == label])) for label in self.reported.needs)
         if self.y.ndim == 1 and len(np.unique(self.y)) < 2:
             return 0
         if self.y.ndim == 2:
@@ -127,21 +160,26 @@ class TestSet:
 
     def score(self, models: Sequence[Floats]) -> "SeedScore":
         """The mean score of models on these cases; models: probabilities (n, classes) of each."""
-        measure, finite = METRICS.function(self.metric), all(np.isfinite(p).all() for p in models)
+        measure, finite = report_metrics.measure(self.metric), all(np.isfinite(p).all() for p in models)
+        if self.reported and not finite:
+            return SeedScore(float("nan"), models=tuple(models))
         value = float(np.mean([measure(self.y, p) for p in models]))
+        found = partial(SeedScore, value, models=tuple(models))
         if self.binary_auroc:
             if not (finite and np.isfinite(value)):
-                return SeedScore(value)
+                return found()
             each = [auroc.auroc_parts(p[:, 1], self.y == 1, self.patient) for p in models]
-            return SeedScore(value, parts=auroc.mean_parts(each))
+            return found(parts=auroc.mean_parts(each))
         if self.metric == "brier":
-            return SeedScore(value, errors=np.mean([self._errors(p) for p in models], axis=0))
-        right = np.mean([self._right(p) for p in models], axis=0) if self.metric in COUNTED else None
-        if self.metric == "accuracy":
-            return SeedScore(value, right=right)
-        return SeedScore(value, np.mean([measure(self.y, p, self.without) for p in models], axis=0), right)
+            return found(errors=np.mean([self._errors(p) for p in models], axis=0))
+        if self.counted is not None:
+            return found(right=np.mean([self.right(p) for p in models], axis=0))
+        if self.reported:
+            return found()
+        right = np.mean([self.right(p) for p in models], axis=0) if self.metric == "balanced_accuracy" else None
+        return found(left=np.mean([measure(self.y, p, self.without) for p in models], axis=0), right=right)
 
-    def _right(self, p: Floats) -> Floats:
+    def right(self, p: Floats) -> Floats:
         """The share of correct decisions in each case, (n,)."""
         if self.y.ndim == 2:
             return np.asarray(((p > 0.5) == self.y).mean(1))
@@ -157,24 +195,29 @@ class TestSet:
         return np.asarray(((p - (self.y[:, None] == np.arange(p.shape[1]))) ** 2).sum(1))
 
     def by_patient(self, values: Floats) -> Floats:
-        """Values of cases as values of patients, whose mean is that over cases."""
-        patient = np.unique(self.patient, return_inverse=True)[1]
-        sums = np.bincount(patient, values)
+        """Values of the cases that count as values of their patients, whose mean is that over cases."""
+        member = slice(None) if self.counted is None else self.counted
+        patient = np.unique(self.patient[member], return_inverse=True)[1]
+        sums = np.bincount(patient, values[member])
         return np.asarray(sums * len(sums) / len(patient))
 
 
-COUNTED = ("accuracy", "balanced_accuracy")  # metrics of correct decisions
+SHARES = {"sensitivity": 1, "specificity": 0}  # metrics that are the accuracy of one class
 
 
 @dataclass(frozen=True, eq=False)
 class SeedScore:
-    """The metric of one seed's model, without each group of patients, and what closed forms need."""
+    """The metric of one seed's model, without each group of patients, and what closed forms need.
+
+    models: probabilities (n, classes) of each model that the score is the mean of.
+    """
 
     value: float
     left: Floats | None = None
     right: Floats | None = None
     errors: Floats | None = None
     parts: auroc.AurocParts | None = None
+    models: tuple[Floats, ...] = ()
 
 
 class Score(Estimate):
@@ -208,22 +251,34 @@ class Score(Estimate):
         each = [seed.right for seed in self.seeds.values() if seed.right is not None]
         return np.mean(each, axis=0) if each else None
 
+    @cached_property
+    def calibrated(self) -> Floats | None:
+        """The mean over seeds of the ECE of as many cases if the probabilities were calibrated, (draws,)."""
+        models = [p for seed in self.seeds.values() for p in seed.models]
+        if self.test.metric != "ece" or self.test.y.ndim == 2 or not models or not np.isfinite(self.value):
+            return None
+        each = [calibrated_ece(p, self.test.patient, stream(0, "calibrated labels")) for p in models]
+        return np.asarray(np.mean(each, axis=0))
+
     @property
     def method(self) -> str:
         test = self.test
         if test.binary_auroc:
             return "Newcombe"
-        if test.metric == "accuracy":
+        if test.counted is not None:
             return "Wilson and mid-P" if self._whole else "Korn-Graubard"
         if test.metric == "balanced_accuracy" and test.classes == 2:
             return "MOVER mid-P" if self._whole else "MOVER Korn-Graubard"
+        if test.reported:
+            return test.reported.interval
         return "jackknife" if self.errors is None else "bounded mean"
 
     @property
     def _whole(self) -> bool:
         """Whether correct decisions are counts of patients."""
-        right = self.right
-        return right is not None and self.test.single and bool(np.isin(right, (0, 1)).all())
+        right, member = self.right, slice(None) if self.test.counted is None else self.test.counted
+        patient = self.test.patient[member]
+        return right is not None and len(np.unique(patient)) == len(patient) and bool(np.isin(right, (0, 1)).all())
 
     def cases(self, level: float = LEVEL) -> Interval:
         test, value = self.test, self.value
@@ -232,10 +287,12 @@ class Score(Estimate):
         if test.binary_auroc:
             parts = self.parts
             return NONE if parts is None else auroc.auroc_interval(parts, level)
-        if test.metric == "accuracy":
-            return self._proportion(np.ones(len(test.y), bool), level)
-        if test.support < (2 if test.metric in OF_CLASSES else FEW) or (test.metric == "ece" and len(test.y) < ENOUGH):
+        if test.counted is not None:
+            return self._proportion(test.counted, level)
+        if test.support < (2 if test.of_classes else FEW) or test.few_for_ece:
             return NONE
+        if test.reported:
+            return self._reported(level)
         if self.method.startswith("MOVER"):
             return self._balanced(level)
         if self.errors is not None:
@@ -255,6 +312,18 @@ class Score(Estimate):
             return proportions.proportion(int(right.sum()), len(right), level)
         return proportions.clustered_proportion(np.bincount(patient, right), np.bincount(patient), level)
 
+    def _reported(self, level: float) -> Interval:
+        """The interval of a metric of calibration: the mean of those of the models, as if they were one model."""
+        limits, patient = (
+            self.test.reported and self.test.reported.limits,
+            None if self.test.single else self.test.patient,
+        )
+        if not limits:
+            return NONE
+        models = [np.mean([limits(p[:, 1], self.test.y, level, patient)[1] for p in seed.models], axis=0)
+                  for seed in self.seeds.values()]  # fmt: skip
+        return Interval(*map(float, np.mean(models, axis=0)))
+
     def _balanced(self, level: float) -> Interval:
         """The interval of the mean of sensitivity and specificity."""
         members = [self.test.y == label for label in (0, 1)]
@@ -273,25 +342,30 @@ class Gain(Estimate):
             Score(self.test, {seed: s.seeds[seed] for seed in shared}) for s in (score, reference)
         )
         self.values = self.first.values - self.second.values
+        if report_metrics.higher_is_better(self.test.metric) is None:
+            self.values = np.full(len(shared), np.nan)  # neither the higher nor the lower value is better
         self.range = (-1.0, 1.0) if self.test.scale == "logit" else RANGES["identity"]
 
     @property
     def method(self) -> str:
         if self.test.binary_auroc:
             return "MOVER"
-        if self.test.metric == "accuracy" and self._discordant:
+        if self._discordant:
             return "Tango"
-        return "paired mean" if self.test.metric in ("accuracy", "brier") else "paired jackknife"
+        if self.test.reported and self.test.counted is None:
+            return ""
+        return "paired mean" if self.test.counted is not None or self.test.metric == "brier" else "paired jackknife"
 
     @property
     def _discordant(self) -> tuple[int, int] | None:
         """Cases that only the first, only the second method classifies correctly, where these are counts."""
-        if self.test.metric != "accuracy" or len(self.values) != 1 or not (self.first._whole and self.second._whole):
+        member = self.test.counted
+        if member is None or len(self.values) != 1 or not (self.first._whole and self.second._whole):
             return None
         first, second = self.first.right, self.second.right
-        if first is None or second is None:
+        if first is None or second is None or not member.any():
             return None
-        return int((first > second).sum()), int((first < second).sum())
+        return int((first > second)[member].sum()), int((first < second)[member].sum())
 
     def cases(self, level: float = LEVEL) -> Interval:
         if not np.isfinite(self.value):
@@ -300,10 +374,13 @@ class Gain(Estimate):
             first, second = self.first.parts, self.second.parts
             return auroc.paired_auroc_interval(first, second, level) if first and second else NONE
         if counts := self._discordant:
-            return proportions.tango(*counts, len(self.test.y), level)
+            return proportions.tango(*counts, self.test.size, level)
         if self.test.support < (2 if self.test.metric in OF_CLASSES else FEW) or self.test.patients < FEW:
             return NONE
-        pair = [score.right if self.test.metric == "accuracy" else score.errors for score in (self.first, self.second)]
+        if self.test.reported and self.test.counted is None:
+            return NONE
+        shares = self.test.counted is not None
+        pair = [score.right if shares else score.errors for score in (self.first, self.second)]
         if pair[0] is not None and pair[1] is not None:
             return means.paired_mean(self.test.by_patient(pair[0] - pair[1]), 0.5, level)
         return means.jackknife(self.value, self.first.left - self.second.left, "identity", level)

@@ -109,6 +109,11 @@ def described(cases: Cases) -> str:
     return _LOADED.get(cases, cases.name)
 
 
+def loaded_from(cases: Cases) -> str | None:
+    """The text by which these cases were loaded; None if they were made or chosen otherwise."""
+    return _LOADED.get(cases)
+
+
 def _count(number: int, what: str) -> str:
     """`1 case`, `1,200 cases`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

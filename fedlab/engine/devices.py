@@ -86,6 +86,16 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def duration(seconds: float) -> str:
+    """Format seconds: "0.42 s", "12 s", "3 min", "1 h 20 min"."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 def throughput(rate: float) -> str:
     """Images a second, as progress lines show them.
 

@@ -85,8 +85,9 @@ class Experiment(FederationSettings):
         Correlation of the sites of a region: 0 to 1, "regions(0.5, count=3)".
     unseen : int, str or list of str, default 0
         Held-out (external) sites: how many, or names of sites or regions.
-    splits : {"official", "site"}, default "official"
-        Published train, val and test cases, or new splits of 70/10/20 % within each site.
+    splits : {"official", "site", "common"}, default "official"
+        Published train, val and test cases, new splits of 70/10/20 % within each site, or test cases that are the same
+        at every dose, see `fedlab.partition`.
     leakage : {"together", "drop", "allow"}, default "together"
         What is done with patients and identical images in more than one split, see `fedlab.partition`.
     partition_seed : int, default 0
@@ -177,7 +178,7 @@ class Experiment(FederationSettings):
     annotation: float | str = 0.0
     geography: float | str = 0.0
     unseen: int | str | list[str] = 0
-    splits: Literal["official", "site"] = "official"
+    splits: Literal["official", "site", "common"] = "official"
     leakage: Literal["together", "drop", "allow"] = "together"
     partition_seed: Count = 0
     model: str = "small_cnn"

@@ -42,6 +42,19 @@ class PendingRun:
     target: Path
 
     @property
+    def lines(self) -> list[str]:
+        """The rows that the unfinished run has stored so far."""
+        return (run_folder.unfinished(self.target) / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+
+    @property
+    def round(self) -> int:
+        """The last round that the unfinished run has stored, 0 before the first."""
+        try:
+            return int(json.loads(self.lines[-1])[0])
+        except (OSError, ValueError, IndexError):
+            return 0
+
+    @property
     def note(self) -> str:
         """The note that is added to an error, so that it names its run."""
         return f"in the run of {self.experiment.method!r} with seed {self.experiment.seed}: {self.target}"
@@ -66,13 +79,13 @@ def run_in_processes(
             return super().configure(*args, **kwargs, initializer=end_with, initargs=(os.getpid(),))
 
     threads = max(1, torch.get_num_threads() // workers), os.environ.get("OMP_NUM_THREADS")
-    functions = _user_functions([one.experiment for one in pending])
+    functions = user_functions([one.experiment for one in pending])
     gpus = assign_gpus([one.experiment.device for one in pending], _gpu_count())
     with parallel_config(Watched()), followed(pending, tell, _places(gpus)) if tell else nullcontext():
         pool = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
         emitted: set[tuple[type, str]] = set()
         for warned in pool(
-            delayed(_run_one)(run, one, gpu, functions, *threads) for one, gpu in zip(pending, gpus, strict=True)
+            delayed(run_one)(run, one, gpu, functions, *threads) for one, gpu in zip(pending, gpus, strict=True)
         ):
             for category, text in set(warned) - emitted:
                 warn(text, category)
@@ -106,21 +119,23 @@ def _places(gpus: Sequence[int | None]) -> str:
     return " and ".join(place for place, used in places.items() if used)
 
 
-def _run_one(
+def run_one(
     run: Callable[..., Any],
     one: PendingRun,
     gpu: int | None,
     functions: UserFunctions,
-    threads: int,
+    threads: int | None,
     omp_threads: str | None,
 ) -> list[tuple[type, str]]:
     """Do one run in a worker process, which may have done others before; returns the warnings that it emitted.
 
-    threads: its share of the cores. omp_threads: the user's OMP_NUM_THREADS, which joblib overwrites in every process.
+    threads: its share of the cores, None for as many as the process has. omp_threads: the user's OMP_NUM_THREADS, which
+    joblib overwrites in every process.
     """
     if omp_threads is None:
         os.environ.pop("OMP_NUM_THREADS", None)
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     for field, name, function, meaning, source in functions:
         CODE[field].add(function, name, meaning, source)
     with warnings.catch_warnings(record=True) as warned, on_gpu(gpu):
@@ -133,7 +148,7 @@ def _run_one(
     return [(each.category, str(each.message)) for each in warned]
 
 
-def _user_functions(experiments: Sequence[Experiment]) -> UserFunctions:
+def user_functions(experiments: Sequence[Experiment]) -> UserFunctions:
     """The user's functions that the experiments name, such as a method in a notebook cell."""
     found = {}
     for experiment in experiments:
@@ -172,24 +187,11 @@ def followed(pending: Sequence[PendingRun], tell: Callable[[str], None], place: 
 def progress(pending: Sequence[PendingRun], speed: str = "") -> str:
     """One line: how many runs are done, how fast they train, and the round that each of the others is in."""
     done = [one for one in pending if one.target.exists()]
-    rounds = {one: _round(one) for one in pending if one not in done}
+    rounds = {one: one.round for one in pending if one not in done}
     each = (f"{one.experiment.method} {number}/{one.experiment.rounds}" for one, number in rounds.items() if number)
     current = [text if count == 1 else f"{text} in {count} runs" for text, count in Counter(each).items()]
     parts = [f"{len(done)} of {len(pending)} runs done", speed, f"rounds: {', '.join(current)}" if current else ""]
     return "; ".join(part for part in parts if part)
-
-
-def _round(one: PendingRun) -> int:
-    """The last round that a run has stored, 0 before the first."""
-    try:
-        return int(json.loads(_lines(one)[-1])[0])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _lines(one: PendingRun) -> list[str]:
-    """The rows that an unfinished run has stored so far."""
-    return (run_folder.unfinished(one.target) / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 class Speed:
@@ -222,7 +224,7 @@ class Speed:
                 self._images[one.target] = trained_images(run_folder.read(one.target).rounds)
                 self._finished.add(one.target)
             else:
-                rows = [json.loads(line) for line in _lines(one) if '"train", "loss"' in line]
+                rows = [json.loads(line) for line in one.lines if '"train", "loss"' in line]
                 self._images[one.target] = trained_images(pd.DataFrame(rows, columns=ROUND_COLUMNS))
         except (OSError, ValueError):
             return

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -148,7 +148,7 @@ def grid(
     experiments = _combinations(experiment, partition, axes)
     begun, observer = time.perf_counter(), find_observer(live)
     if workers > 1 and (pending := _unfinished(experiments, partition, folder)):
-        run_in_processes(_run_in_process, pending, workers, None if observer is None else observer.tell)
+        run_in_processes(run_into, pending, workers, None if observer is None else observer.tell)
     groups = {id(group[0]): group for group in (seed_groups(experiments) if workers == 1 else [])}
     finished = []
     for one in experiments:
@@ -212,11 +212,6 @@ def _current_gpu(experiment: Experiment) -> int | None:
     return torch.cuda.current_device() if find_device(experiment.device).type == "cuda" else None
 
 
-def _run_in_process(experiment: Experiment, partition: Partition | None, target: Path) -> None:
-    """Run one experiment of a grid; the target is given, since the source of user code may be missing here."""
-    _execute(experiment, partition or _partition_of(experiment), target, None)
-
-
 def _run_in_thread(
     gpu: int | None, experiment: Experiment, partition: Partition, target: Path, lockstep: LockstepRun
 ) -> None:
@@ -229,6 +224,18 @@ def _run_in_thread(
 def _run(experiment: Experiment, partition: Partition | None, folder: Folder, observer: Observer | None) -> Run:
     part = partition or _partition_of(experiment)
     return _execute(experiment, part, _target(experiment, part, folder), observer)
+
+
+def planned_folders(experiments: Sequence[Experiment], folder: Folder) -> list[Path]:
+    """The folders in which `run` keeps experiments of one federation and model; ValueError if these are impossible."""
+    first, part = experiments[0], _partition_of(experiments[0])
+    build(first.model, part.cases.shape, task_of(part.cases).outputs, first.seed, first.batchnorm)
+    return [_target(one, part, folder) for one in experiments]
+
+
+def run_into(experiment: Experiment, partition: Partition | None, target: Path) -> None:
+    """Run one experiment in the folder that was planned; the source of the user's own code may be missing here."""
+    _execute(experiment, partition or _partition_of(experiment), target, None)
 
 
 def _target(experiment: Experiment, part: Partition, folder: Folder) -> Path:

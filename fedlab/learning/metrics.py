@@ -61,17 +61,17 @@ def metric(label: str, higher_is_better: bool = True) -> Callable[[Kernel], Call
     Examples
     --------
     >>> from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS, metric
-    >>> @metric("sensitivity")
-    ... def sensitivity(y, p, weights):
-    ...     "Share of diseased cases that are found."
-    ...     return weights @ ((p[:, 1] > 0.5) & (y == 1)) / (weights @ (y == 1))
-    >>> sensitivity([1, 1, 0], [[0.1, 0.9], [0.9, 0.1], [0.1, 0.9]])
+    >>> @metric("precision")
+    ... def precision(y, p, weights):
+    ...     "Share of cases called diseased that are."
+    ...     return weights @ ((p[:, 1] > 0.5) & (y == 1)) / (weights @ (p[:, 1] > 0.5))
+    >>> precision([1, 1, 0], [[0.1, 0.9], [0.9, 0.1], [0.1, 0.9]])
     0.5
 
     Forget it again:
 
-    >>> METRICS.remove("sensitivity")
-    >>> del HIGHER_IS_BETTER["sensitivity"], METRIC_LABELS["sensitivity"]
+    >>> METRICS.remove("precision")
+    >>> del HIGHER_IS_BETTER["precision"], METRIC_LABELS["precision"]
     """
 
     def register(kernel: Kernel) -> Callable[..., Any]:
@@ -266,7 +266,7 @@ def brier(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
 def ece(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
     """Expected calibration error of the top label, 15 equal-width bins (Guo 2017, arXiv:1706.04599).
 
-    Biased upwards for few cases: compare at equal n.
+    Biased upwards for few cases: compare at equal n. `fedlab.compare` says what it is for calibrated probabilities.
 
     Parameters
     ----------
@@ -285,11 +285,9 @@ def ece(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
     >>> round(ece([0, 0, 1, 1], p), 3)
     0.35
     """
-    decision = _decision(p)
-    confidence = p[np.arange(len(p)), decision]
-    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    decision, confidence, member = top_label(p)
     gap = (decision == y) - confidence
-    return np.abs(weights @ (_one_hot(bins, BINS) * gap[:, None])).sum(1) / weights.sum(1)
+    return np.abs(weights @ (member * gap[:, None])).sum(1) / weights.sum(1)
 
 
 @metric("quadratic kappa")
@@ -345,6 +343,14 @@ def log_loss(y: NDArray[np.int64], p: Floats, weights: Floats) -> Floats:
     """
     surprise = -np.log(np.maximum(p[np.arange(len(p)), y], np.finfo(np.float64).eps))
     return weights @ surprise / weights.sum(1)
+
+
+def top_label(p: Floats) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """The decision of each case (n,), its probability (n,), and the bin of the ECE that it is in (n, BINS)."""
+    decision = _decision(p)
+    confidence = p[np.arange(len(p)), decision]
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    return decision, confidence, _one_hot(bins, BINS)
 
 
 def _auroc(positive: NDArray[np.bool_], score: Floats, weights: Floats) -> Floats:

@@ -3,6 +3,7 @@
 import ast
 import math
 import os
+from functools import cache
 from typing import Annotated, Any, Literal, Self, get_origin, get_type_hints
 
 import numpy as np
@@ -124,7 +125,7 @@ class Training(BaseModel):
         for name in values:
             if name not in cls.model_fields:
                 raise ValueError(f"unknown parameter {name!r}: {nearest(name, cls.model_fields)}")
-        hints = get_type_hints(cls, include_extras=True)
+        hints = _hints(cls)
         read = {name: cls.read(name, value, hints[name]) for name, value in values.items()}
         if isinstance(read.get("execution"), str):
             read["execution"] = FORMER_MODES.get(read["execution"], read["execution"])
@@ -187,6 +188,12 @@ def _check_size(name: str, value: Any) -> None:
         raise ValueError(f"{name}={arguments.shown(value)}: give at most {LONGEST:,} characters or values")
     if isinstance(value, int) and abs(value) > arguments.MOST:
         arguments.check(name, value, int)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of the fields of a class."""
+    return get_type_hints(cls, include_extras=True)
 
 
 def _plain(value: Any) -> Any:

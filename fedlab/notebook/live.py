@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedlab.engine.devices import throughput
+from fedlab.engine.devices import duration, throughput
 from fedlab.experiments.recorder import trained_images
 from fedlab.plots import style
 from fedlab.plots.inputs import SPLITS
@@ -286,13 +286,3 @@ def in_notebook() -> bool:
     from IPython import get_ipython
 
     return getattr(get_ipython(), "kernel", None) is not None
-
-
-def duration(seconds: float) -> str:
-    """Format seconds: "0.42 s", "12 s", "3 min", "1 h 20 min"."""
-    if seconds < 10:
-        return f"{seconds:.2g} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

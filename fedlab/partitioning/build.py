@@ -67,9 +67,11 @@ def partition(
         are test cases.
     seed : int, default 0
         Seed of the partition.
-    splits : {"official", "site"}, default "official"
+    splits : {"official", "site", "common"}, default "official"
         "official" assigns each published split to the same sites (splits are made within each site where the cases
-        have none); "site" makes new splits of 70/10/20 % within each site.
+        have none); "site" makes new splits of 70/10/20 % within each site; "common" assigns the test cases at random,
+        the same to each site at every dose, so that results at different doses are about the same patients, shown by
+        the scanner of their site (splits of 70/10/20 % are made first where the cases have none).
     leakage : {"together", "drop", "allow"}, default "together"
         Patients or identical images in more than one split. "together" moves val cases to train and refuses leakage
         into test, "drop" leaves the other copies out, "allow" keeps the splits as published.

@@ -147,10 +147,10 @@ def _measure(cases: Cases, sites: int, seed: int, brief: bool, requested: dict[s
         for expected in (HeterogeneityWarning, LeakageWarning):
             warnings.simplefilter("ignore", expected)
         part = partition(cases, sites, seed=seed, **requested)
-    return _measurable(part).shift(brief=brief).rename(columns={"axis": "measured"})
+    return measurable(part).shift(brief=brief).rename(columns={"axis": "measured"})
 
 
-def _measurable(part: Partition) -> Partition:
+def measurable(part: Partition) -> Partition:
     """Add the regions that geography would form and readers without error: both axes are measured at dose 0, too."""
     table, regions, readers = part.table, part.regions, part.annotators
     if part.cases.task == "segmentation":

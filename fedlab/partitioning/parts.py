@@ -24,7 +24,7 @@ from fedlab.partitioning.assignment import class_counts, group_rows, row_positio
 from fedlab.partitioning.explicit import Explicit, read_sites
 from fedlab.partitioning.holdout import Unseen, held_out
 from fedlab.partitioning.simulate import AssignmentAxes, simulate
-from fedlab.partitioning.splits import Cleared, clear, external, given_splits, make, unless
+from fedlab.partitioning.splits import SPLITTING, Cleared, clear, external, given_splits, make, unless
 
 RESERVED = (
     "",
@@ -58,9 +58,9 @@ def simulated_parts(
     """Assign cases to `count` simulated sites; axes: the value of each axis in `fedlab.AXES`."""
     spec = _settings(cases, seed, splits, leakage, False) | {"sites": count}
     spec |= {axis: as_json(value) for axis, value in axes.items()} | {"unseen": as_json(unseen)}
-    official = given_splits(cases, spec["splits"])
+    official = given_splits(cases, spec["splits"], seed=spec["seed"])
     cleared = clear(cases, official, np.ones(len(cases), bool), leakage)
-    pools = cleared.split if spec["splits"] == "official" else np.full(len(cases), "", object)
+    pools = np.full(len(cases), "", object) if spec["splits"] == "site" else cleared.split
     effects, names = draw_site_effects(axes["geography"], count, spec["seed"]), site_names(count)
     out = held_out(unseen, names, region_names(effects, names))
     requested = AssignmentAxes(
@@ -69,10 +69,28 @@ def simulated_parts(
         population.preferences(axes["population"], cases, effects),
         presentation.preferences(axes["presentation"], cases, effects),
     )
-    site, notes = simulate(cases, unless(cleared.split == "", pools), effects, requested)
-    cleared = replace(cleared, split=external(cleared.split, site, out))
+    pools = unless(cleared.split == "", pools)
+    if spec["splits"] == "common":
+        site, notes = _with_common_test_cases(cases, pools, effects, requested, out)
+    else:
+        site, notes = simulate(cases, pools, effects, requested)
+        cleared = replace(cleared, split=external(cleared.split, site, out))
     notes += _doubts_about_columns(cases, requested)
     return _finish(cases, site, cleared, spec, notes, out, effects, requested.population)
+
+
+def _with_common_test_cases(
+    cases: Cases, pools: Names, effects: SiteEffects, requested: AssignmentAxes, out: tuple[str, ...]
+) -> tuple[Names, list[str]]:
+    """Sites (n,) and notes, as `simulate`, with test cases assigned at random whatever the axes are.
+
+    Held-out sites have these test cases alone.
+    """
+    tested = pools == "test"
+    site, notes = simulate(cases, unless(tested, pools), effects, requested)
+    common, _ = simulate(cases, unless(~tested, pools), effects, AssignmentAxes(0.0, 0.0))
+    site = unless(np.isin(site, out), site) if len(out) else site
+    return np.where(tested, common, site), notes
 
 
 def explicit_parts(
@@ -86,6 +104,11 @@ def explicit_parts(
     leakage: str,
 ) -> Parts:
     """Take over an explicit assignment; test cases of no site count as test cases when leakage is looked for."""
+    if splits == "common":
+        raise ValueError(
+            "splits='common' spreads test cases over simulated sites, but these sites are given: choose 'official' or"
+            " 'site'"
+        )
     site, own, notes = read_sites(cases, sites)
     spec = _settings(cases, seed, splits, leakage, own is not None)
     spec |= {"sites": sites if isinstance(sites, str) else "explicit", "acquisition": as_json(acquisition)}
@@ -228,9 +251,9 @@ def _settings(cases: Cases, seed: int, splits: str, leakage: str, own: bool) -> 
         raise ValueError(f"cases is {shown(cases)}: give the cases themselves, e.g. fedlab.load('phantoms')")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
         raise ValueError(f"seed is {seed!r}: give a whole number")
-    if splits not in ("official", "site"):
-        raise ValueError(f"splits is {splits!r}: {nearest(str(splits), ('official', 'site'))}")
-    used = splits if own or "split" in cases.table else "site"
+    if splits not in SPLITTING:
+        raise ValueError(f"splits is {splits!r}: {nearest(str(splits), SPLITTING)}")
+    used = splits if own or splits == "common" or "split" in cases.table else "site"
     return {"seed": int(seed), "splits": used, "leakage": leakage}
 
 

@@ -15,6 +15,7 @@ from fedlab.heterogeneity.raking import largest_remainder
 from fedlab.partitioning.allocate import allocate
 
 FRACTIONS = (0.7, 0.1, 0.2)  # of a site's cases, where splits are made
+SPLITTING = ("official", "site", "common")
 LEAKAGE = ("together", "drop", "allow")
 
 
@@ -26,11 +27,14 @@ class Cleared:
     notes: list[str] = field(default_factory=list)
 
 
-def given_splits(cases: Cases, splits: str, own: Names | None = None) -> Names:
+def given_splits(cases: Cases, splits: str, own: Names | None = None, seed: int = 0) -> Names:
     """Split of each case (n,): the given one, else the official one; all "train" where splits are made afterwards.
 
-    own: (n,) splits given with the sites, "" for cases of no site.
+    own: (n,) splits given with the sites, "" for cases of no site. "common": splits are made before cases are assigned
+    to sites, where there are none.
     """
+    if splits == "common" and "split" not in cases.table:
+        return make(cases, np.full(len(cases), "all", object), seed)
     if splits == "site" or "split" not in cases.table:
         official = np.full(len(cases), "train", object)
     else:

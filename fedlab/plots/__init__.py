@@ -7,6 +7,9 @@ Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `ran
 costs), `communication_cost` (performance against cost), `transfer` (cross-site generalization), `forgetting` (between
 visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
 
+Of a study: `costs_of_heterogeneity` (performance against the dose of each axis), `distance` (what a method loses
+against the measured shift).
+
 `save` writes a figure to files.
 """
 
@@ -17,13 +20,17 @@ from fedlab.plots.method_comparison import communication_cost, ranking
 from fedlab.plots.rounds import curves, forgetting, participation
 from fedlab.plots.site_overview import sites
 from fedlab.plots.site_performance import local_vs_global, transfer
+from fedlab.plots.study_costs import costs_of_heterogeneity
+from fedlab.plots.study_distance import distance
 from fedlab.plots.style import save
 
 institutions, presence, price = sites, participation, communication_cost  # earlier names
 
 __all__ = [
     "communication_cost",
+    "costs_of_heterogeneity",
     "curves",
+    "distance",
     "doses",
     "forgetting",
     "institutions",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -23,8 +24,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedlab.core.files import LONGEST, resolve
-from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS
-from fedlab.plots.names import lend_fonts, more, name, names, plain
+from fedlab.evaluation import report_metrics
+from fedlab.learning.metrics import HIGHER_IS_BETTER
+from fedlab.plots.names import NAME, lend_fonts, more, name, names, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,6 +65,7 @@ LINE = 0.16  # inches: a name at the end of a line
 TITLE = 500  # characters of a title
 SHOWN = 12  # rows of the table below a figure in a notebook
 POINTS = 72.0  # typographic points in an inch
+BREAK = re.compile(r"(?<![<≥=])(?<!CI)\s+(?![%<≥=])")  # where a line may end
 SHEET = Path(__file__).with_name("fedlab.mplstyle")
 
 
@@ -186,11 +189,13 @@ def luminance(rgb: NDArray[np.float64]) -> float:
 
 def metric_label(metric: str) -> str:
     """Return the metric's name for axes and titles."""
-    return METRIC_LABELS.get(metric, metric)
+    return report_metrics.metric_label(metric)
 
 
 def rises(metric: str) -> bool:
     """Return whether a higher value of the metric is better."""
+    if reported := report_metrics.find(metric):
+        return reported.higher_is_better is not False
     return bool(HIGHER_IS_BETTER[metric]) if metric in HIGHER_IS_BETTER else metric != "loss"
 
 
@@ -271,9 +276,9 @@ def headline(ax: Axes, text: str, pad: float = 8) -> None:
 
 
 def filled(text: str, width: Callable[[str], float], room: float) -> list[str]:
-    """Break a text into lines no wider than `room`, as far as single words allow."""
+    """Break a text into lines no wider than `room`, as far as single words allow; "95 %" and "p < 0.05" stay whole."""
     lines: list[str] = []
-    for word in text.split():
+    for word in BREAK.split(text.strip()) if text.strip() else ():
         longer = " ".join([*lines[-1:], word])
         if lines and width(longer) <= room:
             lines[-1] = longer
@@ -337,17 +342,27 @@ def spread(wanted: Sequence[float], gap: float) -> NDArray[np.float64]:
     return placed
 
 
-def end_labels(ax: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 8.5) -> None:
+def end_labels(
+    ax: Axes,
+    ends: Sequence[tuple[float, float, str, str]],
+    size: float = 8.5,
+    most: int = NAME,
+    things: str = "methods",
+    height: float = 0.0,
+) -> dict[str, float]:
     """Label lines at the right edge: names are moved apart and joined to their line's end by a hair line.
 
     ends: (x, y, text, ink) of each line, in data units. The lowest that do not fit beside the axes are counted.
+    most: characters of a name; things: what is counted; height: of the axes in points, if it is known, which saves
+    a layout. Returns the height of each text in data units.
     """
     from matplotlib.transforms import offset_copy
 
-    height, called = inches(ax)[1] * POINTS, names(text for _, _, text, _ in ends)
+    height = height or inches(ax)[1] * POINTS
+    called = names((text for _, _, text, _ in ends), most)
     fit = max(2, int(height / (size * 1.3)))
     if len(ends) > fit:
-        x, y, left = *sorted(ends, key=lambda end: end[1])[0][:2], more(len(ends) - fit + 1, "methods")
+        x, y, left = *sorted(ends, key=lambda end: end[1])[0][:2], more(len(ends) - fit + 1, things)
         ends = [*sorted(ends, key=lambda end: -end[1])[: fit - 1], (x, y, left, GREY)]
         called[left] = left
     column = offset_copy(ax.get_yaxis_transform(), root(ax), x=14, y=0, units="points")
@@ -368,6 +383,8 @@ def end_labels(ax: Axes, ends: Sequence[tuple[float, float, str, str]], size: fl
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": color, "lw": 0.6, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)},
         )
+    heights = low + np.asarray(placed) / height * (high - low)
+    return {text: float(place) for (_, _, text, _), place in zip(ends, heights, strict=True)}
 
 
 def right_of(ax: Axes, place: float, points: float, text: str, **look: Any) -> None:
@@ -387,6 +404,8 @@ def right_of(ax: Axes, place: float, points: float, text: str, **look: Any) -> N
 def stem(text: str) -> str:
     """Return a text as a file name without extension: one part of a path, short enough with an extension of four."""
     words = re.sub(r'[\\/:*?"<>|\ufffd]+', "_", plain(text))
+    held = sys.getfilesystemencoding()  # ASCII in the C locale, if it is not in UTF-8 mode
+    words = words.encode(held, "replace").decode(held).replace("?", "_")
     cut = words.encode("utf-8")[: LONGEST - len(".png")].decode("utf-8", "ignore")
     if not cut.strip(" ._"):
         raise ValueError(f"{text!r} is no file name: give a name with a letter or a digit, without an extension")

@@ -49,8 +49,12 @@ def as_yaml(values: dict[str, Any]) -> str:
 
 
 def _named(values: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of `fedlab.partition` by their names in notebooks; those that are not given at their default."""
-    return {NOTEBOOK.get(name, name): plain(value) for name, value in (signature() | values).items()}
+    """All arguments of `fedlab.partition` by their names in notebooks; those that are not given at their default.
+
+    values: also `dataset`, which comes first.
+    """
+    dataset = {name: values[name] for name in ("dataset",) if name in values}
+    return {NOTEBOOK.get(name, name): plain(value) for name, value in (dataset | signature() | values).items()}
 
 
 def _option(name: str, value: Any) -> str:

@@ -11,6 +11,7 @@ from ipywidgets import Layout
 
 from fedlab.core.registry import nearest
 from fedlab.data.cases import Cases
+from fedlab.data.catalogue import loaded_from
 from fedlab.notebook.live import Screen, picture
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.partitions import Partition
@@ -113,7 +114,9 @@ class Panel:
         content, metadata = picture(drawn.figure, drawn.figure.axes[0].get_title(loc="left"), **QUALITY)
         self.partition, self.drawing, self.png = part, drawn, b64decode(content["image/png"])
         self._shown = content, metadata
-        self.parameters.value, self.yaml.value = as_papermill(self.values), as_yaml(self.values)
+        dataset = loaded_from(self.cases)
+        named = ({} if dataset is None else {"dataset": dataset}) | self.values
+        self.parameters.value, self.yaml.value = as_papermill(named), as_yaml(named)
         if self.screen.shown:
             self.screen.show(content, metadata)
 

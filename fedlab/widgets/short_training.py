@@ -11,8 +11,9 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 
+from fedlab.engine.devices import duration
 from fedlab.experiments.run_folder import Run
-from fedlab.notebook.live import PAUSE, Screen, duration, picture
+from fedlab.notebook.live import PAUSE, Screen, picture
 from fedlab.partitioning.partitions import Partition
 from fedlab.plots import local_vs_global, style
 from fedlab.plots.inputs import SPLITS

@@ -17,6 +17,12 @@ def balance(q: Quadratics, pulls: list[np.ndarray], weights) -> np.ndarray:
     return np.linalg.solve(sum(each), sum(pull @ a for pull, a in zip(each, q.a, strict=True)))
 
 
+def after(goal: np.ndarray, left: np.ndarray, times: int, q: Quadratics) -> np.ndarray:
+    """Where `times` linear steps lead, of each of which `left` is what it leaves of the distance to the goal."""
+    assert np.abs(np.linalg.eigvals(left)).max() < 1  # so that the goal is reached
+    return goal + np.linalg.matrix_power(left, times) @ (q.start - goal)
+
+
 def fedavg_point(q: Quadratics, weights) -> np.ndarray:
     """[sum p (ONE - M_k)]^-1 sum p (ONE - M_k) a_k."""
     return balance(q, [ONE - q.left(k) for k in range(4)], weights)
@@ -51,8 +57,10 @@ def test_fedavg_rests_where_its_closed_form_says(steps, weighting, monkeypatch):
 
 @pytest.mark.parametrize("steps", STEPS)
 def test_fedavg_reaches_its_fixed_point(steps, monkeypatch):  # O14
-    q = Quadratics(monkeypatch, steps, rounds=400)
-    assert np.abs(last("fedavg", q.fed).numbers.numpy() - fedavg_point(q, q.p)).max() < 1e-10
+    q = Quadratics(monkeypatch, steps, rounds=20)
+    left = sum(p * q.left(k) for k, p in enumerate(q.p))
+    found = last("fedavg", q.fed).numbers.numpy()
+    assert np.abs(found - after(fedavg_point(q, q.p), left, 20, q)).max() < 1e-12
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -104,21 +112,21 @@ def test_a_cycle_rests_where_its_affine_maps_compose(order, steps, monkeypatch):
     [(1, STEPS[0], "cases"), (2, STEPS[1], "cases"), (1, STEPS[1], "uniform"), (2, STEPS[0], "uniform")],
 )
 def test_scaffold_reaches_the_optimum_of_the_objective_it_weighs(option, steps, weighting, monkeypatch):  # O13
-    q = Quadratics(monkeypatch, steps, rounds=400, lr=0.3)
+    q = Quadratics(monkeypatch, steps, rounds=120, lr=0.45)
     found = last(f"scaffold(option={option}, weighting={weighting!r})", q.fed).numbers.numpy()
-    assert np.abs(found - q.optimum(q.p if weighting == "cases" else UNIFORM)).max() < 1e-10
+    assert np.abs(found - q.optimum(q.p if weighting == "cases" else UNIFORM)).max() < 1e-7  # fedavg misses it by 1e-3
 
 
 @pytest.mark.parametrize("weighting", ["cases", "uniform"])
 def test_feddyn_with_exact_optima_reaches_the_optimum_and_holds_the_gradients(weighting, monkeypatch):  # O18
-    q = Quadratics(monkeypatch, local_steps=40, rounds=150, lr=0.5)
+    q = Quadratics(monkeypatch, local_steps=40, rounds=60, lr=0.5)
     found = last(f"feddyn(alpha=0.5, weighting={weighting!r})", q.fed).numbers.numpy()
     weights = q.p if weighting == "cases" else UNIFORM
-    assert np.abs(found - q.optimum(weights)).max() < 1e-9
+    assert np.abs(found - q.optimum(weights)).max() < 1e-5
     alphas = 0.5 / (4 * weights)
     for k in range(4):
         held = -alphas[k] * q.fed.schedule.state.gone[k, q.fed.layout.places].numpy()  # the paper's gradient of site k
-        assert np.abs(held - q.gradient(k, found)).max() < 1e-9
+        assert np.abs(held - q.gradient(k, found)).max() < 1e-5
 
 
 @pytest.mark.parametrize("lam", [0.5, 2.0])
@@ -148,11 +156,12 @@ def test_ditto_rests_between_its_own_optimum_and_the_shared_model(monkeypatch):
 
 
 def test_local_training_and_the_bounds_reach_their_optima(monkeypatch):
-    q = Quadratics(monkeypatch, local_steps=500, rounds=10)
+    q = Quadratics(monkeypatch, local_steps=50, rounds=2)
     for k, own in enumerate(ends("local", q.fed)["local"].numbers.numpy()):
-        assert np.abs(own - q.a[k]).max() < 1e-10
-    q = Quadratics(monkeypatch, local_steps=500, rounds=10)
-    assert np.abs(last("centralized", q.fed).numbers.numpy() - q.optimum(q.p)).max() < 1e-10
+        assert np.abs(own - after(q.a[k], q.left(k), 2, q)).max() < 1e-12
+    q = Quadratics(monkeypatch, local_steps=50, rounds=2)
+    left = ONE - q.lr * np.tensordot(q.p, q.A, 1)
+    assert np.abs(last("centralized", q.fed).numbers.numpy() - after(q.optimum(q.p), left, 100, q)).max() < 1e-12
 
 
 @pytest.mark.parametrize("topology", ["ring", "torus", "complete", "star"])

@@ -91,9 +91,9 @@ def test_values_are_the_metric_of_the_model_that_each_site_uses(runs, metric):
 def test_columns_and_interval_order(runs):
     frame = compare(runs)
     assert list(frame) == [
-        "method", "site", "cases", "metric", "value", "low", "high", "interval", "support", "versus", "difference",
-        "difference_low", "difference_high", "p_value", "p_holm", "finding", "seeds", "note", "megabytes", "messages",
-        "steps", "samples", "rounds", "classes",
+        "method", "site", "cases", "metric", "value", "low", "high", "interval", "varied", "support", "versus",
+        "difference", "difference_low", "difference_high", "p_value", "p_holm", "finding", "seeds", "note", "megabytes",
+        "messages", "steps", "samples", "rounds", "classes",
     ]  # fmt: skip
     assert list(frame["method"].unique()) == ["local", "fedavg", "ditto", "centralized"]
     assert (frame["low"] < frame["high"]).all() and (frame["metric"] == "auroc").all()

@@ -14,7 +14,7 @@ from fedlab.core.files import DamagedError
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_text_comes_back_as_written(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.json"
     files.write_json(path, {"text": text})
@@ -42,7 +42,7 @@ def test_what_is_no_json_object_is_damaged(tmp_path, content):
 
 
 @given(st.binary(min_size=1, max_size=40), st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_changed_byte_is_seen(tmp_path_factory, content, data):
     folder = tmp_path_factory.mktemp("folder")
     (folder / "a.bin").write_bytes(content)
@@ -58,7 +58,7 @@ def test_a_changed_byte_is_seen(tmp_path_factory, content, data):
 
 
 @given(st.text(max_size=400))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_file_name_fits_on_any_disk(words):
     name = files.file_name(words, 200)
     assert len(name.encode()) <= 200 and "/" not in name and "\0" not in name

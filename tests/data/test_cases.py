@@ -87,7 +87,7 @@ def test_other_values_have_another_fingerprint(one: list[Any], other: list[Any])
     assert made(extra=alternating(*one, kind)).fingerprint != made(extra=alternating(*other, kind)).fingerprint
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.one_of(st.none(), st.text()), min_size=N, max_size=N)
     | st.lists(st.one_of(st.none(), st.integers(-(2**62), 2**62)), min_size=N, max_size=N)
@@ -246,7 +246,7 @@ def test_blanks_around_a_name_make_no_other_patient() -> None:
 # --- rows
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.permutations(range(N)), st.lists(st.booleans(), min_size=N, max_size=N).filter(any), st.booleans())
 def test_a_mask_is_aligned_by_its_index(order: list[int], chosen: list[bool], by_name: bool) -> None:
     base = cases(N)

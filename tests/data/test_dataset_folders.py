@@ -38,7 +38,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     return folder, content(read(folder))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.sampled_from(NAMES), st.floats(0, 1, exclude_max=True), st.integers(1, 255))
 def test_any_changed_byte_is_named_or_harmless(
     whole: tuple[Path, list[Any]], tmp_path_factory: pytest.TempPathFactory, name: str, place: float, flip: int

@@ -14,7 +14,7 @@ from worlds import CNN, partition
 
 import fedlab
 from fedlab.engine.devices import Load, assign_gpus, device_name, find_device, idle_gpu, on_gpu, throughput
-from fedlab.experiments.processes import PendingRun, _places, _run_one
+from fedlab.experiments.processes import PendingRun, _places, run_one
 from fedlab.learning.settings import Training
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -91,7 +91,7 @@ def test_a_reused_process_moves_to_the_gpu_of_its_next_task(two_gpus, tmp_path):
 
     for name, gpu in zip(names, gpus, strict=True):
         task = PendingRun(fedlab.Experiment(device=name), None, tmp_path)
-        _run_one(run, task, gpu, [], before, None)
+        run_one(run, task, gpu, [], before, None)
     assert seen == gpus == [0, 1, None, 1, 0, 1]
     assert two_gpus.emptied == [0, 1, 1, 0, 1]
 

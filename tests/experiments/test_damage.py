@@ -18,7 +18,7 @@ from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import CODE
 from fedlab.experiments.recorder import Recorder
 
-QUICK = settings(max_examples=50, deadline=None, derandomize=True)
+QUICK = settings(max_examples=20, deadline=None, derandomize=True)
 STORED = (*run_folder.FILES, CHECKSUMS)
 LEFT = ("checkpoint.pt", "rounds.jsonl", "ledger.jsonl", "events.jsonl", "visits.jsonl")
 PLACES = st.one_of(st.floats(0, 1, exclude_max=True), st.integers(-40, -1))  # a share of the file, or from its end
@@ -107,7 +107,7 @@ def test_any_damage_to_a_finished_run_is_named_or_harmless(name, damage, run):
         path.write_bytes(before)
 
 
-@settings(QUICK, max_examples=25)
+@settings(QUICK, max_examples=10)
 @given(name=st.sampled_from(LEFT), damage=DAMAGE)
 def test_any_damage_to_an_unfinished_run_is_named_or_harmless(name, damage, left, one, part, run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("damaged") / "runs"

@@ -74,7 +74,7 @@ def check(found: str, *named: str) -> None:
         assert any(name in found for name in named) and len(found) < 600, found
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(st.sampled_from(PLACES), st.sampled_from(WRONG))
 def test_a_wrong_value_of_an_argument_is_refused_or_works(tmp_path_factory, place, value):
     field, name, argument = place
@@ -84,7 +84,7 @@ def test_a_wrong_value_of_an_argument_is_refused_or_works(tmp_path_factory, plac
 FIELDS = sorted(fedlab.Experiment.model_fields.keys() - {"device", "execution", "precision"})
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(st.sampled_from(FIELDS), st.sampled_from([*WRONG, "true", "none", "[0.5, 0.5, 0.5]", "-" * 100_000, "(" * 5000]))
 def test_a_wrong_value_of_a_field_is_refused_or_works(tmp_path_factory, field, value):
     if field in ("rounds", "local_epochs", "local_steps", "evaluate_every") and value == 10**12:

@@ -65,7 +65,7 @@ def experiment(dataset: str, **changes) -> fedlab.Experiment:
     return fedlab.Experiment(**{**TINY, "dataset": dataset, **changes})
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(name=st.sampled_from(NAMES), how=st.sampled_from(SPELLINGS), runs=st.sampled_from(SPELLINGS))
 def test_however_a_folder_is_written_it_is_one_dataset_and_one_run(name, how, runs, world):
     plain = experiment(str(world / name))

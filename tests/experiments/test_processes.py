@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import textwrap
 import time
 import warnings
@@ -13,11 +11,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from cells import defined
 from worlds import CNN, partition
 
 import fedlab
 from fedlab.experiments import run_folder
-from fedlab.experiments.processes import PendingRun, Speed, _run_one, followed, progress
+from fedlab.experiments.processes import PendingRun, Speed, followed, progress, run_one
 from fedlab.federation import DivergedError
 
 BASE = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 2, "batch_size": 16, "device": "cpu"}
@@ -28,10 +27,13 @@ def base():
     return fedlab.Experiment(**BASE)
 
 
-def test_processes_change_no_bit(base, tmp_path):
-    axes = {"method": ["fedavg", "cyclic"], "seed": [0, 1]}
-    alone = fedlab.grid(base, folder=tmp_path / "alone", **axes)
-    spread = fedlab.grid(base, folder=tmp_path / "spread", workers=2, **axes)
+def test_processes_change_no_bit_and_their_warnings_are_emitted_here(base, tmp_path):
+    base, axes = base.with_(momentum=0.9), {"method": ["scaffold", "cyclic"], "seed": [0]}
+    plain_sgd = "momentum=0.9: its control variates assume plain SGD"
+    with pytest.warns(UserWarning, match=plain_sgd):
+        alone = fedlab.grid(base, folder=tmp_path / "alone", **axes)
+    with pytest.warns(UserWarning, match=plain_sgd):
+        spread = fedlab.grid(base, folder=tmp_path / "spread", workers=2, **axes)
     assert [run.folder.name for run in alone] == [run.folder.name for run in spread]
     for a, b in zip(alone, spread, strict=True):
         pd.testing.assert_frame_equal(a.predictions, b.predictions, check_exact=True)
@@ -56,11 +58,6 @@ def test_a_failure_names_its_run_and_loses_no_other(base, tmp_path):
     assert any("in the run of 'fedavg' with seed 0" in note for note in caught.value.__notes__)
     (run,) = fedlab.grid(base, folder=tmp_path, lr=[0.05])
     assert run.experiment.lr == 0.05
-
-
-def test_what_a_process_warns_of_is_warned_of_here(base, tmp_path):
-    with pytest.warns(UserWarning, match="momentum=0.9: its control variates assume plain SGD"):
-        fedlab.grid(base.with_(momentum=0.9, method="scaffold"), folder=tmp_path, workers=2, seed=[0, 1])
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "two"])
@@ -146,7 +143,7 @@ def test_runs_that_are_followed_tell_of_their_speed_and_device(base, tmp_path, m
     assert "; on 2 GPUs; rounds: fedavg" in lines[-1]
 
 
-def test_a_method_of_a_notebook_cell_reaches_the_processes(tmp_path):
+def test_a_method_of_a_notebook_cell_reaches_the_processes(base, tmp_path, capsys):
     """What is defined where the user types is known to no other process by its name."""
     cell = """
         from fedlab.algorithms import algorithm
@@ -163,24 +160,18 @@ def test_a_method_of_a_notebook_cell_reaches_the_processes(tmp_path):
                 s.w = mean.with_parameters(s.w.parameters + FACTOR * (mean.parameters - s.w.parameters))
                 yield Round({"global": s.w})
     """
-    script = f"""
-        import fedlab
-        from cells import defined
-
-        defined({textwrap.dedent(cell)!r})
-        base = fedlab.Experiment(**{BASE!r}).with_(method="mine")
-        spread = fedlab.grid(base, folder={str(tmp_path / "spread")!r}, workers=2, live=True, seed=[0, 1])
-        alone = fedlab.grid(base, folder={str(tmp_path / "alone")!r}, seed=[0, 1])
-        for a, b in zip(alone, spread):
-            assert a.predictions.equals(b.predictions) and a.folder.name == b.folder.name
-        print("equal")
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    tests = Path(__file__).parents[1]
-    known = {**os.environ, "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=known, encoding="utf-8")
-    assert done.stdout.strip() == "equal", done.stderr
-    assert "2 runs in" in done.stderr
+    defined(textwrap.dedent(cell))
+    try:
+        spread, alone = (
+            fedlab.grid(base.with_(method="mine"), folder=tmp_path / name, seed=[0, 1], **how)
+            for name, how in (("spread", {"workers": 2, "live": True}), ("alone", {}))
+        )
+    finally:
+        fedlab.METHODS.remove("mine")
+    assert "2 runs in" in capsys.readouterr().err
+    for a, b in zip(alone, spread, strict=True):
+        assert a.folder.name == b.folder.name
+        pd.testing.assert_frame_equal(a.predictions, b.predictions, check_exact=True)
 
 
 def test_no_process_is_started_for_what_is_finished(base, tmp_path, monkeypatch):
@@ -202,7 +193,7 @@ def test_a_process_keeps_the_users_number_of_threads(set_by_user, kept, base, tm
         seen.append((os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()))
 
     try:
-        _run_one(run, task, None, [], 3, set_by_user)
+        run_one(run, task, None, [], 3, set_by_user)
     finally:
         torch.set_num_threads(before)
     assert seen == [(kept, 3)]

@@ -34,7 +34,7 @@ def shown(markdown: str) -> str:
     return "".join(found)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.text(MARKS, max_size=40))
 def test_a_text_is_shown_as_it_was_written(text):
     assert shown(as_written(text)) == text

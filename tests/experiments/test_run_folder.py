@@ -64,13 +64,7 @@ def assert_resumes(one: fedlab.Experiment, part, tmp_path, monkeypatch, after: i
 
 
 CUT = {"centralized": 3}  # trainings at a site after which the power goes; some are of the second round or later
-LONG = ("scaffold(option=1)", "ditto", "finetune", "fedrep", "qfedavg", "afl", "split(turns='batch')", "swarm(sync=1)")
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_interrupted_runs_resume_bit_for_bit(method, part, tmp_path, monkeypatch):  # O53
-    after = CUT.get(method, 11 if method in LONG else 6)
-    assert_resumes(experiment(method=method), part, tmp_path, monkeypatch, after)
+LONG = ("scaffold(option=1)", "split(turns='batch')", "swarm(sync=1)")
 
 
 VARIANTS = [
@@ -92,16 +86,16 @@ FAULTS = {
     "stragglers": 0.3,
     "failures": 0.1,
     "participation": "sample(0.9)",
-    "rounds": 6,
+    "rounds": 4,
     "seed": 3,
 }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_runs_with_faults_resume_bit_for_bit(method, part, tmp_path, monkeypatch):  # O53
-    """With absences, partial work, and failures, the other half of the state: what sites keep while they are away."""
+    """Every method, with absences, partial work and failures: also what sites keep while they are away."""
     changes = FAULTS | {"momentum": 0.0, "optimizer": "adam", "lr": 0.01, "batchnorm": "fedbn"}
-    assert_resumes(experiment(method=method, **changes), part, tmp_path, monkeypatch, CUT.get(method, 12))
+    assert_resumes(experiment(method=method, **changes), part, tmp_path, monkeypatch, CUT.get(method, 9))
 
 
 @pytest.mark.parametrize(
@@ -147,16 +141,18 @@ CHILD = """
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
 def test_a_killed_process_resumes_bit_for_bit(part, tmp_path):
-    """SIGKILL in the middle of round 2 of 3, then the same call again in another process."""
+    """SIGKILL in the middle of round 2 of 3, then the same call again in this process."""
     script = tmp_path / "child.py"
     script.write_text(textwrap.dedent(CHILD), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    command = [sys.executable, str(script), str(tmp_path / "cut")]
-    killed = subprocess.run([*command, "7"], env=environment, capture_output=True)
+    command = [sys.executable, str(script), str(tmp_path / "cut"), "7"]
+    killed = subprocess.run(command, env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL
-    subprocess.run([*command, "-1"], env=environment, check=True, capture_output=True)
-    whole = fedlab.run(experiment(method="fedprox(mu=0.1)"), part, folder=tmp_path / "whole")
-    (cut,) = run_folder.find(tmp_path / "cut")
+    (left,) = (tmp_path / "cut").glob("*.unfinished")
+    assert (left / "checkpoint.pt").is_file()
+    cut, whole = (
+        fedlab.run(experiment(method="fedprox(mu=0.1)"), part, folder=tmp_path / to) for to in ("cut", "whole")
+    )
     assert_same_run(cut, whole)
 
 

@@ -169,7 +169,7 @@ def test_values_missing_at_random_leave_the_measure_and_raise_nothing():
 
 
 @given(st.floats(0.2, 0.9), st.integers(0, 1000))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_values_missing_at_one_site_are_a_row_of_their_own(share, seed):
     """Where only how much is missing differs, only the row of missing values is beyond its null."""
     rng, n = np.random.default_rng(seed), 400

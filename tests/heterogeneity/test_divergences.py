@@ -68,7 +68,7 @@ def test_disjoint_sites_of_equal_size_are_at_the_top(sites):
 
 
 @given(TABLES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_mutual_information_is_the_generalised_jensen_shannon(table):
     def bits(p):
         return -(p * np.log2(p)).sum()
@@ -79,7 +79,7 @@ def test_mutual_information_is_the_generalised_jensen_shannon(table):
 
 
 @given(TABLES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_distances_obey_their_inequalities_and_ignore_the_order_of_sites(table):
     pair = table[:2]
     tv, hel = total_variation(pair), hellinger(pair)
@@ -115,7 +115,7 @@ def test_mutual_information_under_the_null_has_its_known_bias():
 
 
 @given(TABLES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_means_over_pairs_by_order_statistics_are_means_over_pairs(table):
     shares = table / table.sum(axis=1, keepdims=True)
     pairs = [(a, b) for a in range(4) for b in range(a)]
@@ -129,7 +129,7 @@ def test_means_over_pairs_by_order_statistics_are_means_over_pairs(table):
 
 
 @given(TABLES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_information_within_layers_obeys_the_chain_rule(table):
     layers = np.stack([table[:, :2], table[:, 1:]], axis=1)[None]  # sites x layer x answers
     joint = layers[0].reshape(4, 4)
@@ -213,7 +213,7 @@ def test_mmd_is_unbiased_and_its_permutation_p_uniform_under_the_null():
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_no_discrepancy_is_below_that_of_identical_sites(seed):
     rng = np.random.default_rng(seed)
     site, classes = rng.integers(0, 3, 30), rng.integers(0, 2, 30)

@@ -55,7 +55,7 @@ def expected_table(value, labels, classes, task, sites=4, sizes=None, seed=0, le
     seed=st.integers(0, 99),
     splits=st.sampled_from(["official", "site"]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_every_case_at_most_once_patients_whole_sizes_exact_and_again(case, sites, seed, splits):
     task, value = case
     cases = made(400, task, patients=320 if splits == "site" else None)
@@ -225,7 +225,7 @@ def test_class_draws_assign_all_cases_and_keep_the_minimum():
 
 
 @given(seed=SEEDS, classes=st.integers(2, 6), sites=st.integers(2, 6), h=st.floats(0.01, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_the_total_variation_of_a_mix_is_its_closed_form(seed, classes, sites, h):
     random = np.random.default_rng(seed)
     pool = random.integers(60, 400, classes)
@@ -238,7 +238,7 @@ def test_the_total_variation_of_a_mix_is_its_closed_form(seed, classes, sites, h
 
 
 @given(seed=SEEDS, classes=st.integers(2, 6), sites=st.integers(1, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_exact_shares_to_less_than_a_case_by_one_common_factor(seed, classes, sites):
     random = np.random.default_rng(seed)
     pool, wanted = random.integers(20, 300, classes), random.dirichlet(np.ones(classes), sites)
@@ -275,7 +275,7 @@ def test_a_class_that_a_test_split_lacks_costs_no_other_class():
 
 
 @given(seed=SEEDS, sites=st.integers(2, 6), classes=st.integers(2, 5), target=st.floats(0, 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_sites_lie_apart_by_the_target_and_no_case_is_lost(seed, sites, classes, target):
     random = np.random.default_rng(seed)
     pool = random.integers(300, 2000, classes)
@@ -318,7 +318,7 @@ def pool_of(seed, findings=4, n=1500):
 
 
 @given(seed=SEEDS, sites=st.integers(1, 5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_findings_have_their_prevalences_to_half_a_case_or_one_where_they_run_out(seed, sites):
     findings, pool = pool_of(seed)
     own = pool @ findings / pool.sum()

@@ -50,7 +50,7 @@ def test_doses_and_schemes_agree_on_which_site_is_large(value):
     splits=st.sampled_from(["official", "site"]),
 )
 @quiet
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_every_case_once_patients_whole_sizes_exact(value, sites, seed, splits):
     cases = made(400, "ordinal", 3, seed=1, patients=300 if splits == "site" else None)
     part = partition(cases, sites, quantity=value, seed=seed, splits=splits)

@@ -3,8 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from worlds import cases as world
 
 import fedlab
@@ -33,17 +31,14 @@ def same_values(found, expected):
     np.testing.assert_allclose(found["value"][kept], expected["value"][kept], rtol=1e-5, atol=1e-5)
 
 
-@given(st.permutations(["Aachen", "Oslo 10", "Oslo 9"]))
-@settings(max_examples=3, deadline=None)
-def test_names_of_sites_do_not_matter(expected, names):
-    called = dict(zip(("north", "south", "west"), names, strict=True))
+def test_names_of_sites_do_not_matter(expected):
+    """Names in another order, and of numbers."""
+    called = {"north": "Oslo 10", "south": "Oslo 9", "west": "Aachen"}
     same_values(table(world(N, **COLUMNS), [called[site] for site in SITES]), expected)
 
 
-@given(st.integers(0, 2**32 - 1))
-@settings(max_examples=3, deadline=None)
-def test_the_order_of_cases_does_not_matter(expected, seed):
-    order = np.random.default_rng(seed).permutation(N)
+def test_the_order_of_cases_does_not_matter(expected):
+    order = np.random.default_rng(1).permutation(N)
     same_values(table(world(N, **COLUMNS).take(order), SITES[order]), expected)
 
 

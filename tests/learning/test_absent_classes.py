@@ -10,7 +10,7 @@ from fedlab.core.rng import stream
 from fedlab.learning.metrics import METRICS, TASK_METRICS, present_classes
 
 OVER_CLASSES = ("auroc", "average_precision", "balanced_accuracy")
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=15, deadline=None)
 
 
 def measure(name, *args):

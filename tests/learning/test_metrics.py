@@ -13,7 +13,7 @@ from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS, TA
 
 SHAPES = ["binary", "multiclass", "multilabel"]
 seeds = st.integers(0, 10**6)
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=15, deadline=None)
 
 
 def measure(name, *args):

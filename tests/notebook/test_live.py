@@ -11,8 +11,9 @@ import pytest
 from nbclient import NotebookClient
 from widget_state import errors, states
 
+from fedlab.engine.devices import duration
 from fedlab.notebook import live
-from fedlab.notebook.live import Live, Screen, duration
+from fedlab.notebook.live import Live, Screen
 
 
 class Timer:

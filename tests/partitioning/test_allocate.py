@@ -33,7 +33,7 @@ def counted(place, strata, shape):
 
 
 @given(SEEDS, st.integers(1, 8), st.integers(1, 6), st.floats(0.1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_raking_meets_both_sums_and_keeps_odds_ratios(seed, sites, strata, steep):
     random = rng(seed)
     odds = np.exp(steep * random.normal(size=(sites, strata)))
@@ -64,7 +64,7 @@ def test_raking_refuses_what_no_table_can_meet(odds):
 
 
 @given(SEEDS, st.integers(1, 7), st.integers(1, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_controlled_rounding_takes_floor_or_ceiling_and_keeps_sums(seed, sites, strata):
     random = rng(seed)
     columns = random.integers(0, 40, strata)
@@ -89,7 +89,7 @@ def test_largest_remainder_is_hamiltons():
 
 
 @given(SEEDS, st.integers(1, 5), st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_single_cases_come_out_within_one_of_the_wanted_table(seed, sites, strata):
     random = rng(seed)
     stratum = random.integers(0, strata, 150)
@@ -103,7 +103,7 @@ def test_single_cases_come_out_within_one_of_the_wanted_table(seed, sites, strat
 
 
 @given(SEEDS, st.integers(2, 5), st.integers(1, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_units_stay_whole_and_sizes_are_exact_where_single_cases_suffice(seed, sites, strata):
     random = rng(seed)
     stratum = random.integers(0, strata, 300)
@@ -171,7 +171,7 @@ def test_a_dose_keeps_the_order_of_sites_and_no_dose_is_equal():
 
 
 @given(st.floats(0, 1), st.integers(1, 12), st.integers(12, 3000), st.integers(0, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_sizes_add_up_and_nobody_falls_below_the_floor(h, sites, total, floor):
     found = sizes(shares(h, SiteEffects(sites, 0)), total, floor)
     assert found.sum() == total
@@ -179,7 +179,7 @@ def test_sizes_add_up_and_nobody_falls_below_the_floor(h, sites, total, floor):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.integers(20, 400), st.integers(20, 400))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_exact_prevalence_to_half_a_case_by_one_common_factor(prevalence, negative, positive):
     wanted, pool = np.array(prevalence), np.array([negative, positive])
     size = largest_remainder(np.ones(len(wanted)), pool.sum())

@@ -55,7 +55,7 @@ def as_kind(ids: list[str], kind: str) -> pd.Series:
     return values.astype(int).astype(kind)  # type: ignore[call-overload]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from(sorted(IDS)),
     st.sampled_from(KINDS),
@@ -91,7 +91,7 @@ def test_every_form_gives_the_case_the_site_that_is_written_beside_it_or_is_refu
         assert found.tolist() == [site[row] if row in rows else None for row in range(N)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.permutations(range(N)), st.sampled_from(["row numbers", "a range", "a column of the table"]))
 def test_a_series_that_counts_rows_is_aligned_by_them(order: list[int], form: str) -> None:
     site = np.array(["A", "B", "C", "A"])[np.arange(N) % 4]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::fedlab.core.warnings.Heterogene
     st.sampled_from(["together", "drop", "allow"]),
     st.integers(0, 1000),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_all_cases_of_a_held_out_site_are_test_cases_and_others_stay(unseen, splits, given_splits, leakage, seed):
     cases = world(160, **({"split": OFFICIAL} if given_splits else {}))
     asked = {"splits": splits, "leakage": leakage, "seed": seed, "geography": 0.5, "prevalence": 0.4}

@@ -76,7 +76,7 @@ def prevalences(part: Partition, split="train") -> np.ndarray:
     task=st.sampled_from(list(CLASSES)),
     splits=st.sampled_from(["official", "site"]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_every_case_is_assigned_once_and_units_stay_whole(seed, sites, doses, task, splits):
     patients = np.random.default_rng(seed).integers(0, 200, 300)
     cases = make(300, task, patient=patients, split=None)
@@ -486,7 +486,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path):
 
 @quiet
 def test_moving_one_dose_moves_one_axis():
-    cases = make(2400, seed=5)
+    cases = make(900, seed=5)
     marks = {"quantity": "Gini", "prevalence": "I(S;Y)", "acquisition": "MMD^2 within class"}
     for moved in marks:
         found = partition(cases, 4, **{moved: 0.6}, seed=2).shift().set_index("measure")
@@ -496,7 +496,7 @@ def test_moving_one_dose_moves_one_axis():
 
 
 def test_shift_is_deterministic_and_knows_its_splits():
-    part = partition(make(500), 3, prevalence=0.6)
+    part = partition(make(200), 3, prevalence=0.6)
     assert part.shift().equals(part.shift())
     assert list(part.shift()) == ["axis", "measure", "value", "null_low", "null", "null_high", "low", "high"]
     value = part.shift(None).set_index("measure")["value"]["TV"]
@@ -505,7 +505,7 @@ def test_shift_is_deterministic_and_knows_its_splits():
 
 
 def test_shift_of_thousands_of_cases_in_a_moment():
-    part = partition(make(6000), 4, prevalence=0.5, acquisition=0.5)
+    part = partition(make(3000), 4, prevalence=0.5, acquisition=0.5)
     _ = part.cases.units
     start = time.thread_time()
     part.shift()

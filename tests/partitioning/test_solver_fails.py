@@ -47,7 +47,7 @@ TABLES = (st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9))
 
 
 @given(*TABLES)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_cell_is_a_floor_or_ceiling_and_sums_are_kept(no_solver, seed, sites, strata):
     table, size, pool = random_table(seed, sites, strata)
     found = controlled_rounding(table, np.random.default_rng(seed))

@@ -412,7 +412,7 @@ def test_names_in_a_hue_can_be_read_on_white(color):
     assert 1.05 / (style.luminance(rgb) + 0.05) >= 4.5
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12))
 def test_spread_places_keep_their_order_distance_and_centre(wanted):
     placed = style.spread(wanted, gap=5)

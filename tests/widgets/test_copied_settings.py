@@ -83,10 +83,18 @@ def test_a_panel_shows_the_partition_of_its_start_and_copies_it(data, start):
     assert parameters.keys() == {"partition_seed", *signature()} - {"seed"}
 
 
+@pytest.mark.parametrize("name", ["phantoms(cases=160, size=16)", "phantoms(160, 16)"])
+def test_what_is_copied_names_the_dataset_that_was_loaded(name):
+    shown = widgets.sites(fedlab.load(name), sites=2, prevalence=0.5)
+    parameters = read(shown.parameters.value)
+    assert next(iter(parameters)) == "dataset" and parameters == yaml.safe_load(shown.yaml.value)
+    assert fedlab.Experiment(**parameters).make_partition().fingerprint == shown.hash
+
+
 names = st.sampled_from(TEXTS) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(names | st.lists(names, max_size=3) | st.floats(allow_nan=False) | st.lists(st.floats(0, 1), max_size=3))
 def test_every_value_is_read_as_it_was_written(value):
     values = {"unseen": value}

@@ -69,6 +69,7 @@ def test_what_is_copied_makes_the_same_partition(cases, start):
     move(shown, "acquisition", 0.15 + 0.15)
     from_yaml = yaml.safe_load(shown.yaml.value)
     assert fedlab.Experiment(**from_yaml).acquisition == 0.3  # by the names of notebooks and experiments
+    assert from_yaml.pop("dataset") == "phantoms(cases=300, size=16)"
     from_yaml["seed"] = from_yaml.pop("partition_seed")
     assert from_yaml == {name: shown.values[name] for name in from_yaml} and set(from_yaml) >= set(start)
     assert fedlab.partition(cases, **from_yaml).fingerprint == shown.hash
@@ -77,6 +78,7 @@ def test_what_is_copied_makes_the_same_partition(cases, start):
         option, first = words.pop(0), words.pop(0)
         given |= yaml.safe_load(first) if option == "-y" else {first: _resolve_type(words.pop(0))}
     given["seed"] = given.pop("partition_seed")  # as notebooks call it
+    assert given.pop("dataset") == "phantoms(cases=300, size=16)"
     assert fedlab.partition(cases, **given).fingerprint == shown.hash
     assert given == shown.values
 
@@ -292,6 +294,7 @@ def test_a_headless_execution_keeps_the_figure_and_every_error(tmp_path, folder)
     stored = [yaml.safe_load(state["value"]) for _, state in states(found) if state.get("description") == "As YAML"]
     (copied,) = [values for values in stored if values["sites"] == START["sites"]]  # as its web page shows it
     cases = fedlab.load("phantoms(cases=300, size=16)")
+    assert copied.pop("dataset") == "phantoms(cases=300, size=16)"
     assert fedlab.partition(cases, seed=copied.pop("partition_seed"), **copied).fingerprint == first.fingerprint
     (error,) = errors(found)  # of the last panel alone
     assert "fewer sites" in error and len(states(found)) > 20

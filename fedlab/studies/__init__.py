@@ -1,0 +1,1 @@
+"""Studies: many experiments planned, run, resumed and put in one table."""
