@@ -46,6 +46,7 @@ ABOVE, LINE, TICK = 0.26, 0.16, 0.17  # inches: name of a panel, a line of text,
 METHOD, SIZE = 26, 8.0  # characters of a method; points of small text
 NUDGE = 0.065  # inches between the marks of two methods at one dose
 INK = "#555555"
+SHOWN = ("axis", "dose", "shift", "method", "value", "low", "high")  # columns of the table that a notebook shows
 
 
 class Panel(NamedTuple):
@@ -126,6 +127,7 @@ def costs_of_heterogeneity(study: Any, metric: str | None = None, *, ax: Axes | 
         for k, line in enumerate(lines):
             y = (len(lines) - k - 0.5) * LINE / height
             ax.text(0, y, line, transform=ax.transAxes, fontsize=SIZE, color=INK, va="center", in_layout=False)
+    table.attrs["shown"] = [column for column in SHOWN if column in table]
     return style.Drawing(style.root(ax), table)
 
 
