@@ -1,7 +1,7 @@
 """Public datasets as folders that `fedlab` reads: one script for each source, one shared writer.
 
 A script defines `DATASETS`, name -> one-line meaning, and `prepare(name, folder, *, limit=None, ...) -> Path`. Every
-script in this folder is found, here and by `fedlab.load`.
+script in this folder is found, here and by `fedlab.load`. `import_images` does the same for images of one's own.
 """
 
 import importlib
@@ -12,9 +12,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from data_prep.importing.imports import import_images
 from fedlab.core.files import resolve, sweep
 from fedlab.core.registry import Registry, nearest
 from fedlab.data.home import home
+
+__all__ = ["import_images", "options", "prepare", "sources"]
 
 ACCESS = ("source", "accept_licence")  # how a user obtains a dataset: not part of its identity or its folder's name
 

@@ -1,13 +1,17 @@
-"""`python -m data_prep pneumoniamnist --size 64 --limit 500`: prepare a dataset and print its folder."""
+"""`python -m data_prep pneumoniamnist --size 64 --limit 500`: prepare a dataset and print its folder.
+
+`python -m data_prep import FOLDER ... NAME` imports images of one's own, see `data_prep.importing.command`.
+"""
 
 import argparse
 import ast
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from data_prep import options, prepare, sources
 from data_prep.fetch import say, show
+from data_prep.importing import command
 from fedlab.core.registry import nearest
 
 HELP = {
@@ -20,31 +24,27 @@ HELP = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are exceptions."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise instead of exiting."""
-        raise ValueError(message)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, or 1 after a one-line message."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        chosen = _chosen(arguments)
+        if given[:1] == [command.IMPORT]:
+            command.run(given[1:])
+            return 0
+        chosen = _chosen(given)
         if chosen.pop("list"):
             show(str(sources()), sys.stdout)
         elif "name" in chosen:
             show(str(prepare(**chosen)), sys.stdout)
         else:
             raise ValueError("name a dataset, e.g. `python -m data_prep pneumoniamnist`, or use --list")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         say(f"data_prep: {' '.join(str(error).split())}")
         return 1
     return 0
 
 
-def _chosen(arguments: list[str] | None) -> dict[str, Any]:
+def _chosen(arguments: list[str]) -> dict[str, Any]:
     """The arguments that were given; refuses unknown ones."""
     known, unknown = _parser().parse_known_args(arguments)
     given = vars(known)
@@ -56,8 +56,11 @@ def _chosen(arguments: list[str] | None) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     """A parser with a flag for every option of any dataset."""
-    about = "Download and convert a public dataset into a folder that fedlab.load reads, and print that folder."
-    parser = _Parser(prog="python -m data_prep", description=about, allow_abbrev=False)
+    about = (
+        "Download and convert a public dataset into a folder that fedlab.load reads, and print that folder. For images"
+        f" of your own: python -m data_prep {command.IMPORT} --help"
+    )
+    parser = command.Parser(prog="python -m data_prep", description=about, allow_abbrev=False)
     parser.add_argument("name", nargs="?", help="name of the dataset, see --list")
     parser.add_argument("--list", action="store_true", help="list the datasets and exit")
     parser.add_argument("--folder", type=Path, help="folder to write; by default in $FEDLAB_DATA or the user's cache")

@@ -16,6 +16,7 @@ from fedlab.analysis.communication import costs
 from fedlab.analysis.comparison import compare
 from fedlab.analysis.split_leakage import leakage
 from fedlab.data.catalogue import DATASETS, load
+from fedlab.data.own_images import import_images
 from fedlab.experiments import run_folder as runs
 from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.observer import register_observer
@@ -42,6 +43,7 @@ __all__ = [
     "dose_response",
     "drift",
     "grid",
+    "import_images",
     "leakage",
     "load",
     "parameters",

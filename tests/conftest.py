@@ -1,5 +1,7 @@
 """One thread a test: sums have one order, and tests can run side by side."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -15,3 +17,22 @@ def precision(request) -> str:
 def tolerance(precision: str) -> float:
     """Relative error that rounding may leave."""
     return {"float64": 1e-12, "float32": 2e-6}[precision]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that have other parameters besides their precision run with each of these in one precision, in turn."""
+    seen: dict[str, dict[str, dict[str, pytest.Item]]] = {}  # test -> other parameters -> precision -> item
+    for item in items:
+        given = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+        precision = given.pop("precision", None)
+        if given and precision in ("float64", "float32"):
+            others = seen.setdefault(item.nodeid.split("[")[0], {})
+            others.setdefault(repr(given), {})[precision] = item
+    left_out = {
+        both[precision]
+        for others in seen.values()
+        for both, precision in zip(others.values(), itertools.cycle(["float32", "float64"]))
+        if len(both) == 2
+    }
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]

@@ -1,8 +1,8 @@
 """Numbers that independent implementations reached on real data, through the public API.
 
 The deterministic federation of PneumoniaMNIST has no randomness at all: every method must land on the same digits. The
-rows above the line were published; those below are rounds 5 and 10 of trajectories whose rounds 25 and 100 agreed to 1e-8
-with an implementation in plain numpy that shares no line with this one.
+rows above the line were published. Those below are rounds 5 and 10 of trajectories that agreed to 1e-8 at rounds 25 and
+100 with an implementation in plain numpy that shares no line with this one.
 """
 
 import os

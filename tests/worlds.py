@@ -1,5 +1,7 @@
 """Small worlds that the laws are stated on: a few dozen cases, a few thousand parameters."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import torch
@@ -40,13 +42,19 @@ def partition(sizes=SIZES, names=None, data: Cases | None = None, held_out: int 
     return Partition.from_sites(data, table)
 
 
+@cache
+def usual_partition() -> Partition:
+    """One for all federations: to make it takes as long as a round of training."""
+    return partition()
+
+
 def settings(**changes) -> FederationSettings:
     given = {"rounds": 2, "local_steps": 3, "batch_size": 8, "lr": 0.05, "device": "cpu", **changes}
     return FederationSettings(**given)
 
 
 def federation(part: Partition | None = None, model: str = CNN, **changes) -> Federation:
-    return Federation(part or partition(), model, settings(**changes))
+    return Federation(part or usual_partition(), model, settings(**changes))
 
 
 def ends(method: str, fed: Federation) -> dict:

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given, settings
@@ -19,19 +17,6 @@ def test_text_comes_back_as_written(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.json"
     files.write_json(path, {"text": text})
     assert files.read_json(path) == {"text": text}
-
-
-def test_text_is_utf8_in_the_c_locale(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from fedlab.core import files;"
-        " print(files.read_text(Path(sys.argv[1])) == chr(214))"
-    )
-    files.write_text(tmp_path / "umlaut.txt", "\u00d6")
-    env = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    found = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "umlaut.txt"], env=env, capture_output=True, text=True, encoding="utf-8"
-    )
-    assert found.stdout.strip() == "True", found.stderr
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1]", b"[" * 100_000])

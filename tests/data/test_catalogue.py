@@ -1,8 +1,6 @@
 """Laws of `load`: a name, a name with options or a path gives cases; leakage is reported; nothing is guessed."""
 
 import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -38,14 +36,6 @@ def test_every_dataset_has_a_one_line_meaning() -> None:
     assert {"phantoms", *data_prep.sources()} == set(DATASETS)
     assert all(meaning and "\n" not in meaning for meaning in DATASETS.values())
     assert "pneumoniamnist" in repr(DATASETS) and "fundus" in DATASETS["retinamnist"]
-
-
-def test_listing_needs_no_heavy_library() -> None:
-    code = "import sys, fedlab; list(fedlab.DATASETS); print(sorted({'pooch', 'requests'} & set(sys.modules)))"
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8").stdout.strip()
-        == "[]"
-    )
 
 
 def test_phantoms_are_those_of_the_function() -> None:

@@ -63,7 +63,7 @@ def test_members_are_read_by_name_in_any_order(kind: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(share=st.floats(0, 1, exclude_max=True))
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_cut_archive_is_named(kind: str, share: float, tmp_path: Path) -> None:
     path = tmp_path / f"cut.{kind}"
     path.write_bytes(KINDS[kind][: int(share * len(KINDS[kind]))])
@@ -75,7 +75,7 @@ def test_a_cut_archive_is_named(kind: str, share: float, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "tar"])  # a plain tar has no checksum of contents
 @given(place=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_changed_byte_is_found(kind: str, place: float, change: int, tmp_path: Path) -> None:
     body = bytearray(KINDS[kind])
     body[int(place * len(body))] ^= change

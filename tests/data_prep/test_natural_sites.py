@@ -407,7 +407,7 @@ def test_volumes_are_centred_scaled_and_told_apart_by_storage(monkeypatch: pytes
 
 
 @given(gain=st.floats(0.01, 1000), offset=st.floats(-1000, 1000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_scaling_undoes_gain_and_offset(gain: float, offset: float) -> None:
     voxels = volume((6, 7, 8))[0].astype(np.float64)
     plain, other = (hippocampus._scaled(v, "v").astype(int) for v in (voxels, voxels * gain + offset))

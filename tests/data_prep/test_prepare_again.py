@@ -98,7 +98,7 @@ def test_the_remedy_of_the_error_works_word_by_word(whole: Path) -> None:
 
 
 @given(file=st.integers(0, 3), place=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.filterwarnings("ignore:.*is prepared again")
 def test_any_changed_byte_is_repaired(file: int, place: float, change: int, whole: Path) -> None:
     before = contents(whole)

@@ -109,7 +109,7 @@ def test_a_hot_pixel_changes_nothing(dtype: str) -> None:
 
 
 @given(gain=st.floats(0.01, 20), offset=st.floats(-500, 500), dtype=st.sampled_from(["float32", "int32", "uint16"]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_scaling_undoes_gain_and_offset(gain: float, offset: float, dtype: str) -> None:
     values = np.random.default_rng(1).normal(600, 100, (12, 12))
     offset, gain = (
@@ -206,7 +206,7 @@ PNG = {mode: grey(values, "PNG") for mode, values in PLAIN.items()}
 
 
 @given(mode=st.sampled_from(sorted(PNG)), place=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_any_changed_byte_of_a_png_is_found(mode: str, place: float, change: int) -> None:
     content = bytearray(PNG[mode])
     content[int(place * len(content))] ^= change
@@ -222,7 +222,7 @@ def test_any_changed_byte_of_a_png_is_found(mode: str, place: float, change: int
     place=st.floats(0, 1, exclude_max=True),
     change=st.integers(1, 255),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_changed_byte_never_ends_in_another_error(kind: str, place: float, change: int) -> None:
     content = bytearray(grey(PLAIN["RGB"], kind))
     content[int(place * len(content))] ^= change
@@ -257,7 +257,7 @@ def nifti(
     packed=st.booleans(),
     kind=st.sampled_from([nibabel.Nifti1Image, nibabel.Nifti2Image]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_volumes_are_what_nibabel_reads(dtype: str, axes: list[str], flips: tuple, packed: bool, kind: type) -> None:
     voxels = np.random.default_rng(0).integers(0, 99, (4, 5, 6)).astype(dtype)
     opposite = {"R": "L", "A": "P", "S": "I"}
@@ -329,7 +329,7 @@ VOLUME = gzip.compress(nifti(np.arange(60, dtype=np.int16).reshape(3, 4, 5)), mt
 
 
 @given(place=st.floats(0, 1, exclude_max=True), change=st.integers(1, 255), cut=st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_any_changed_byte_of_a_packed_volume_is_found(place: float, change: int, cut: bool) -> None:
     spot = int(place * len(VOLUME))
     content = VOLUME[:spot] if cut else VOLUME[:spot] + bytes([VOLUME[spot] ^ change]) + VOLUME[spot + 1 :]

@@ -70,7 +70,7 @@ def test_what_is_no_spreadsheet_is_told() -> None:
 
 
 @given(st.lists(st.floats(0, 120).map(lambda age: round(age, 2)), min_size=1, max_size=20))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_ages_are_read_from_points_commas_and_units(ages: list[float]) -> None:
     forms: list[Callable[[float], str]] = [
         str,

@@ -258,8 +258,15 @@ CORRECTIONS = {  # mode -> a method without corrections, and one for each kind o
 }
 
 
-@pytest.mark.parametrize("changes", SETTINGS, ids=repr)
-@pytest.mark.parametrize(("mode", "method"), [(mode, method) for mode in CORRECTIONS for method in CORRECTIONS[mode]])
+@pytest.mark.parametrize(
+    ("mode", "method", "changes"),
+    [  # every setting in every mode, with its methods in turn
+        (mode, methods[number % len(methods)], changes)
+        for mode, methods in CORRECTIONS.items()
+        for number, changes in enumerate(SETTINGS)
+    ],
+    ids=repr,
+)
 def test_every_setting_has_the_same_effect_in_every_mode(mode, method, changes):
     settings = {**UNEQUAL, "precision": "float64", "lr": 0.01, **changes}
     fed = federation(execution=mode, **settings)

@@ -1,7 +1,5 @@
 """Figures show what their tables hold: marks are at the values, no text touches another, titles claim no more."""
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import matplotlib
@@ -222,18 +220,6 @@ def test_drawing_leaves_no_trace_in_the_global_style():
         figure, _ = plots.curves(fake_run("fedavg"))
         assert dict(matplotlib.rcParams) == before
         assert all(text.get_fontsize() < 12 for text in texts(figure))
-
-
-def test_importing_loads_neither_matplotlib_nor_ipywidgets_and_drawing_no_pyplot():
-    code = """
-import sys, fedlab.plots, pandas as pd
-assert not {"matplotlib", "ipywidgets"} & set(sys.modules)
-frame = pd.DataFrame({"trained_at": ["A", "B"], "tested_on": "A", "value": [0.5, 0.6], "cases": 9, "metric": "auroc"})
-figure, _ = fedlab.plots.transfer(frame)
-assert figure._repr_png_()[0].startswith(b"\\x89PNG")
-assert "matplotlib.pyplot" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_bubbles_have_the_areas_of_their_counts():

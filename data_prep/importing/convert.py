@@ -1,0 +1,130 @@
+"""One case: read, check, window and resample its image and its mask."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep import reader
+from data_prep.importing import grid
+from data_prep.importing.settings import Settings
+from data_prep.reader import Person, Scan
+
+MOST = 64  # different values of a mask; more are grey values
+PLACE = 0.05  # of a voxel, by which the places of an image and its mask may differ
+LUMA = (0.299, 0.587, 0.114)  # shares of red, green and blue in grey (ITU-R BT.601)
+FULL = 255
+
+
+@dataclass(frozen=True)
+class Converted:
+    """An image (channels, height, width[, depth]) with its mask, and what its header says."""
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    person: Person = field(default_factory=Person)
+    notes: tuple[str, ...] = ()
+
+
+def convert(files: Sequence[Path], mask: Path | None, chosen: Settings) -> list[Converted]:
+    """Convert the files of one case: one result, or one for each frame. Raises ValueError with the reason."""
+    scans = reader.read(files, chosen.frames)
+    if mask is not None and len(scans) > 1:
+        raise ValueError(f"{files[0]} holds {len(scans)} frames and has one mask: save the frames as files")
+    return [_converted(scan, mask, chosen, str(files[0])) for scan in scans]
+
+
+def digest(files: Sequence[Path]) -> str:
+    """The sha256 of the files, one after the other."""
+    found = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+def _converted(scan: Scan, mask: Path | None, chosen: Settings, name: str) -> Converted:
+    """Window and resample one scan with its mask."""
+    shape = scan.values.shape[: scan.dimensions]
+    axes = grid.axes(shape, scan.spacing, chosen, name)
+    levels, notes = _levels(scan, chosen, name)
+    levels = np.moveaxis(levels, -1, 0) if scan.colour else levels[None]
+    if chosen.colour == "grey" and len(levels) == 3:
+        levels = np.tensordot(np.array(LUMA, np.float32), levels, axes=(0, 0))[None]
+    image = np.rint(np.clip(grid.image(levels, axes), 0, 1) * FULL).astype(np.uint8)
+    if chosen.colour == "rgb" and len(image) == 1:
+        image = np.repeat(image, 3, axis=0)
+    if image.min() == image.max():
+        notes = (*notes, "has no contrast: all pixels are equal")
+    found = None if mask is None else grid.mask(_checked(mask, scan, name), axes)
+    return Converted(image, found, scan.facts, scan.person, (*scan.notes, *notes))
+
+
+def _levels(scan: Scan, chosen: Settings, name: str) -> tuple[NDArray[np.float32], tuple[str, ...]]:
+    """Grey values or colours as 0 (black) to 1 (white), NaN black."""
+    notes: tuple[str, ...] = ()
+    if chosen.preset and scan.facts.get("modality", "CT") != "CT":
+        raise ValueError(
+            f"{name} has the modality {scan.facts['modality']}: the window {chosen.preset!r} is in Hounsfield units of"
+            " CT; give low and high values, or percentiles"
+        )
+    fixed = chosen.window is not None or chosen.percentiles is not None
+    if chosen.header and scan.window is None and scan.display is None:
+        raise ValueError(f"{name} states no window: give low and high values, or percentiles")
+    if not fixed and scan.display is not None:
+        levels = scan.display
+    else:
+        low, high = chosen.window or _own(scan, chosen, name)
+        levels = reader.share(scan.values.astype(np.float32), low, high)
+        if not fixed and scan.window is not None and scan.facts.get("modality") == "CT":
+            notes = ("CT shown by the window of its header: grey values of different files cannot be compared",)
+    levels = levels.astype(np.float32, copy=False)
+    levels = 1 - levels if scan.inverted else levels
+    if scan.values.dtype.kind == "f":
+        levels = np.where(np.isnan(scan.values), np.float32(0), levels)
+    return levels, notes
+
+
+def _own(scan: Scan, chosen: Settings, name: str) -> tuple[float, float]:
+    """The window of the header, or two percentiles."""
+    if chosen.percentiles is None and scan.window is not None:
+        return scan.window
+    return reader.window(scan.values, name, chosen.percentiles or reader.TAILS)
+
+
+def _checked(path: Path, scan: Scan, name: str) -> NDArray[np.uint8]:
+    """The numbers of a mask that is on the grid of its image; ValueError if it is not."""
+    values, found = reader.mask(path)
+    shape = scan.values.shape[: scan.dimensions]
+    if values.shape != shape:
+        raise ValueError(
+            f"{path} has the shape {_edges(values.shape)} and its image {name} {_edges(shape)}: wanted one"
+        )
+    if (found.affine is None) != (scan.affine is None) and scan.dimensions == 3:
+        without = path if found.affine is None else name
+        raise ValueError(f"{without} states no orientation, its image or mask does: left and right may be exchanged")
+    if found.affine is not None and scan.affine is not None and scan.spacing is not None:
+        apart = np.abs(found.affine - scan.affine)
+        far = PLACE * np.array(scan.spacing).min()
+        corner = apart[:3, :3] @ np.array(shape) + apart[:3, 3]
+        if corner.max() > far:
+            raise ValueError(
+                f"{path} is {corner.max():.3g} mm from its image {name}: the mask was made on another grid, resample it"
+            )
+    numbers = reader.labels(values, str(path))
+    if (count := len(np.unique(numbers))) > MOST:
+        raise ValueError(
+            f"{path} holds {count} different values: a mask numbers its structures 0, 1, ...; this may be a grey"
+            " image, or a mask that was saved as JPEG"
+        )
+    return numbers
+
+
+def _edges(shape: Sequence[int]) -> str:
+    """`512 x 512`"""
+    return " x ".join(map(str, shape))

@@ -1,0 +1,700 @@
+"""Laws of importing one's own images: the right case for each row, the right pixels, nothing lost in silence."""
+
+import hashlib
+import json
+import os
+import signal
+import tarfile
+import time
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from own_scans import dicom, nifti, series
+from PIL import Image
+
+import data_prep
+import fedlab
+from data_prep.__main__ import main
+from data_prep.importing import grid, imports, work
+from data_prep.importing.settings import settings
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FEDLAB_DATA", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def png(path: Path, values: Any = None, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = RNG.integers(0, 256, (12, 12), np.uint8) if values is None else np.asarray(values)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def folders(root: Path, each: int = 4, classes: tuple[str, ...] = ("healthy", "ill")) -> Path:
+    for name in classes:
+        for number in range(each):
+            png(root / name / f"{number}.png")
+    return root
+
+
+def table(path: Path, rows: list[dict[str, Any]], encoding: str = "utf-8", separator: str = ",") -> Path:
+    path.write_text(pd.DataFrame(rows).to_csv(index=False, sep=separator), encoding=encoding, newline="")
+    return path
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def problems(home: Path, name: str) -> dict[str, str]:
+    frame = pd.read_csv(home / f"{name}-problems.csv", keep_default_na=False)
+    return {file or row: reason for file, row, reason in frame.itertuples(index=False)}
+
+
+# --- folders named after classes, and pairs
+
+
+def test_class_folders_become_a_dataset_that_loads_by_its_name(tmp_path: Path, home: Path) -> None:
+    root = folders(tmp_path / "scans", 11)
+    cases = fedlab.import_images(root, name="mine", size=12, licence="CC BY 4.0")
+    again = fedlab.load("mine")
+    assert again.classes == ["healthy", "ill"] and again.labels.tolist() == [0] * 11 + [1] * 11
+    assert again.table["case"].tolist()[9:12] == ["healthy/9", "healthy/10", "ill/0"]
+    assert cases.fingerprint == again.fingerprint and again.card["licence"] == "CC BY 4.0"
+    for case, image in zip(again.table["case"], again.images, strict=True):
+        assert np.array_equal(image[0], np.asarray(Image.open(root / f"{case}.png")))
+    assert sorted(path.name for path in home.iterdir()) == ["mine", "mine-sources.csv"]
+    assert fedlab.partition(again, sites=2).cases.fingerprint == again.fingerprint
+
+
+def test_folders_of_splits_hold_folders_of_classes(tmp_path: Path) -> None:
+    for split in ("Training", "test"):
+        folders(tmp_path / "scans" / split, 2)
+    cases = data_prep.import_images(tmp_path / "scans", name="mine", size=12)
+    assert cases.table["split"].tolist() == ["test"] * 4 + ["train"] * 4
+    assert cases.classes == ["healthy", "ill"]
+
+
+def test_pairs_of_folders_become_images_and_masks(tmp_path: Path, home: Path) -> None:
+    for number in range(3):
+        png(tmp_path / "imagesTr" / f"a_{number}_0000.png")
+        png(tmp_path / "labelsTr" / f"a_{number}.png", np.eye(12, dtype=np.uint8) * 255)
+    png(tmp_path / "imagesTr" / "b_0000.png")
+    png(tmp_path / "labelsTr" / "c.png")
+    cases = data_prep.import_images(tmp_path, name="pairs", size=12)
+    assert cases.task == "segmentation" and cases.structures == ["background", "structure 255"]
+    assert np.array_equal(cases.masks, np.tile(np.eye(12, dtype=np.uint8), (3, 1, 1)))
+    assert cases.card["mask_values"] == {"255": 1}
+    assert problems(home, "pairs") == {
+        "imagesTr/b_0000.png": "labelsTr holds no mask for it",
+        "labelsTr/c.png": "imagesTr holds no image for it",
+    }
+
+
+def test_a_second_import_compares_the_files(tmp_path: Path) -> None:
+    root = folders(tmp_path / "scans")
+    first = data_prep.import_images(root, name="mine", size=12)
+    assert data_prep.import_images(root, name="mine", size=12).fingerprint == first.fingerprint
+    with pytest.raises(FileExistsError, match="wanted mine with options"):
+        data_prep.import_images(root, name="mine", size=16)
+    png(root / "ill" / "0.png")
+    with pytest.raises(FileExistsError, match="imported from other files"):
+        data_prep.import_images(root, name="mine", size=12)
+
+
+# --- tables
+
+
+@pytest.mark.parametrize(
+    ("encoding", "separator"),
+    [("utf-8", ","), ("utf-8-sig", ";"), ("utf-16", ","), ("utf-8", "\t"), ("cp1252", ";")],
+)
+@pytest.mark.filterwarnings("ignore:.*no UTF-8 text")
+def test_tables_in_any_form_are_read(encoding: str, separator: str, tmp_path: Path) -> None:
+    for name in "abcd":
+        png(tmp_path / "scans" / f"{name}.png")
+    rows = [{"file": f"{name}.png", "finding": "Ödem" if name < "c" else "none", "age": "61,5"} for name in "abcd"]
+    found = table(tmp_path / "cases.csv", rows, encoding, separator)
+    cases = data_prep.import_images(
+        tmp_path / "scans", found, name="mine", image="file", label="finding", keep=["age"], size=12
+    )
+    assert cases.classes == ["none", "Ödem"] and cases.labels.tolist() == [1, 1, 0, 0]
+    assert cases.table["age"].tolist() == [61.5] * 4
+
+
+NAMES = ["s1/Käse 1.png", "s1/b.png", "s2/c.png", "s2/d.png"]
+FORMS = {
+    "below": lambda path, root: path,
+    "absolute": lambda path, root: str(root / path),
+    "elsewhere": lambda path, root: f"/old/disk/scans/{path}",
+    "windows": lambda path, root: "D:\\my data\\scans\\" + path.replace("/", "\\"),
+    "network": lambda path, root: "\\\\server\\share\\" + path.replace("/", "\\"),
+    "no end": lambda path, root: path.removesuffix(".png"),
+    "name": lambda path, root: path.split("/")[1],
+    "dots": lambda path, root: f"./{path}",
+    "capitals": lambda path, root: path.upper(),
+    "decomposed": lambda path, root: unicodedata.normalize("NFD", path),
+    "quoted": lambda path, root: f"'{path}'",
+    "uri": lambda path, root: f"file:///data/{path}",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_find_their_files(form: str, tmp_path: Path) -> None:
+    pixels = [np.full((12, 12), 50 * number, np.uint8) for number in range(4)]
+    for path, values in zip(NAMES, pixels, strict=True):
+        png(tmp_path / "scans" / path, values)
+    rows = [{"file": FORMS[form](path, tmp_path / "scans"), "y": number % 2} for number, path in enumerate(NAMES)]
+    found = table(tmp_path / "t.csv", rows)
+    cases = data_prep.import_images(tmp_path / "scans", found, name="x", image="file", label="y", size=12, strict=True)
+    assert cases.images[:, 0, 0, 0].tolist() == [0, 50, 100, 150] and cases.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path: Path, home: Path) -> None:
+    root = tmp_path / "scans"
+    for name in ("a/1.png", "b/1.png", "a/2.png", "a/3.png", "a/4.png", "a/5.png", "a/6.png", "a/left.png"):
+        png(root / name)
+    (root / "a/5.png").write_bytes(b"\x89PNG and no more")
+    rows = [
+        {"file": "a/1.png", "y": "yes", "s": "train"},
+        {"file": "a/1.png", "y": "yes", "s": "train"},  # twice the same
+        {"file": "1", "y": "no", "s": "train"},  # two files
+        {"file": "a/2.png", "y": "no", "s": "train"},
+        {"file": "a/3.png", "y": "no", "s": "train"},
+        {"file": "a/3.png", "y": "yes", "s": "train"},  # twice, not the same
+        {"file": "a/4.png", "y": "", "s": "train"},
+        {"file": "a/5.png", "y": "no", "s": "train"},
+        {"file": "a/6.png", "y": "no", "s": "later"},
+        {"file": "c/1.png", "y": "no", "s": "train"},  # of another folder
+        {"file": "2.jpg", "y": "no", "s": "train"},  # of another format
+        {"file": "", "y": "no", "s": "train"},
+    ]
+    chosen: dict[str, Any] = {"image": "file", "label": "y", "split": "s", "size": 12}
+    path = table(tmp_path / "t.csv", rows)
+    cases = data_prep.import_images(root, path, name="mine", **chosen)
+    assert cases.table["case"].tolist() == ["1", "2"] and cases.card["problems"] == 9
+    frame = pd.read_csv(home / "mine-problems.csv", keep_default_na=False)
+    told = {(file, row): reason for file, row, reason in frame.itertuples(index=False)}
+    expected = {
+        ("1", "row 4"): "it may mean 2 files (a/1.png, b/1.png): write the path below scans",
+        ("a/3.png", "row 6"): "rows say different things of it",
+        ("a/3.png", "row 7"): "rows say different things of it",
+        ("a/4.png", "row 8"): "its label is missing",
+        ("a/6.png", "row 10"): "its split is 'later': wanted train, val, test",
+        ("c/1.png", "row 11"): "there is no such file; a/1.png has a similar name",
+        ("2.jpg", "row 12"): "there is no such file; a/2.png has a similar name",
+        ("", "row 13"): "it names no file",
+        ("b/1.png", ""): "no row of the table names it",
+        ("a/left.png", ""): "no row of the table names it",
+    }
+    assert expected.items() <= told.items()
+    assert told["a/5.png", "row 9"].startswith("it cannot be decoded") and len(told) == len(expected) + 1
+    with pytest.raises(ValueError, match="1: it may mean 2 files"):
+        data_prep.import_images(root, path, name="strict", strict=True, **chosen)
+
+
+def test_strict_stops_at_a_damaged_file_and_writes_nothing(tmp_path: Path, home: Path) -> None:
+    root = folders(tmp_path / "scans")
+    (root / "ill" / "x.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"ill/x\.png: it cannot be decoded"):
+        data_prep.import_images(root, name="mine", size=12, strict=True)
+    assert not (home / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image": "fil"}, "has no column 'fil', found .*: did you mean 'file'"),
+        ({"image": None}, "image is missing"),
+        ({"label": None}, "label is missing"),
+        ({"keep": ["label"]}, "has no column 'label'"),
+        ({"size": "6x"}, "size is '6x': write 64 or 64x64x32"),
+        ({"size": 2}, "whole numbers of pixels or voxels from 4 to 4096"),
+        ({"size": "8x8x8"}, "none of 2 cases could be imported: 2 x it is a picture with 2 axes: wanted a size of 2"),
+        ({"spacing": 1.0}, "states no spacing in mm: give a size in pixels"),
+        ({"window": "lang"}, "window is 'lang': did you mean 'lung'"),
+        ({"window": "5:1"}, "give a lower and a higher value"),
+        ({"fit": "squeeze"}, "fit='squeeze': choose one of 'pad', 'crop', 'stretch'"),
+        ({"classes": ["a"]}, "the label 'b' is none of the classes"),
+        ({"task": "binry"}, "did you mean 'binary'"),
+        ({"name": "../x"}, "name is '../x': use letters"),
+        ({"name": "phantoms"}, "which is a known dataset"),
+        ({"table": "none.csv"}, "there is no table"),
+        ({"folder": "none"}, "is no folder"),
+    ],
+)
+def test_wrong_choices_are_refused(change: dict, message: str, tmp_path: Path) -> None:
+    for name in "ab":
+        png(tmp_path / "scans" / f"{name}.png")
+    found = table(tmp_path / "t.csv", [{"file": f"{name}.png", "y": name} for name in "ab"])
+    chosen = {"folder": tmp_path / "scans", "table": found, "name": "x", "image": "file", "label": "y", **change}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        data_prep.import_images(**chosen)
+
+
+# --- pixels
+
+
+def test_the_grid_is_the_identity_where_nothing_changes() -> None:
+    values = RNG.random((7, 9, 5)).astype(np.float32)
+    axes = grid.axes((7, 9, 5), (1, 2, 3), settings(size="7x9x5", spacing="1x2x3"), "x")
+    assert np.array_equal(grid.image(values, axes), values)
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+@pytest.mark.parametrize("size", [5, 8, 31])
+def test_a_constant_stays_constant_and_a_middle_stays_in_the_middle(fit: str, size: int) -> None:
+    axes = grid.axes((20, 12), (1.0, 1.0), settings(size=size, fit=fit), "x")
+    full = grid.image(np.ones((1, 20, 12), np.float32), axes)[0]
+    covered = grid.mask(np.ones((20, 12), np.uint8), axes)
+    assert full.shape == (size, size) and np.allclose(full, covered)
+    assert covered.all() == (fit != "pad")
+    assert full.any(0).sum() == (size if fit != "pad" else max(1, round(12 * size / 20)))
+    ramp = grid.image(np.add.outer(np.arange(20.0), np.arange(12.0)).astype(np.float32), axes)
+    assert abs(ramp[covered > 0].mean() - 15) < 0.8
+
+
+def test_shrinking_averages_and_masks_take_the_nearest() -> None:
+    board = np.indices((32, 32)).sum(0) % 2
+    axes = grid.axes((32, 32), None, settings(size=8), "x")
+    assert np.abs(grid.image(board.astype(np.float32), axes) - 0.5).max() < 0.1
+    assert set(np.unique(grid.mask((board * 7).astype(np.uint8), axes))) <= {0, 7}
+
+
+def test_millimetres_decide_the_shape(tmp_path: Path) -> None:
+    for name, depth in (("a", 4), ("b", 6)):
+        voxels = RNG.integers(0, 99, (10, 10, depth)).astype(np.int16)
+        nifti(tmp_path / "scans" / name / "x.nii.gz", voxels, np.diag([1.0, 1, 3, 1]))
+    cases = data_prep.import_images(tmp_path / "scans", name="mm", spacing=1.0)
+    assert cases.shape == (1, 10, 10, 18) and not cases.images[0, ..., :3].any() and cases.images[0, ..., 4].any()
+    assert data_prep.import_images(tmp_path / "scans", name="both", spacing=1.0, size="8x8x8").shape == (1, 8, 8, 8)
+    cube = data_prep.import_images(tmp_path / "scans", name="cube", size=9)  # the longest of 10 x 10 x 12 mm fills it
+    assert cube.images[0, 0].any((1, 2)).sum() == 8 and cube.images[0, 0].any((0, 1)).sum() == 9
+
+
+def test_windows_are_what_they_say(tmp_path: Path, home: Path) -> None:
+    ramp = np.linspace(-1500, 1500, 144).reshape(12, 12).astype(np.int16)
+    inverted = {"PhotometricInterpretation": "MONOCHROME1"}
+    for name, tags in {"a": {}, "b": inverted, "c": {"Modality": "MR"}}.items():
+        dicom(tmp_path / "scans" / name / "x.dcm", ramp, WindowCenter=0, WindowWidth=101, **tags)
+    lung = data_prep.import_images(tmp_path / "scans", name="lung", size=12, window="lung")
+    expected = np.rint(np.clip((ramp + 1350.0) / 1500, 0, 1) * 255)
+    assert np.abs(lung.images[0, 0] - expected).max() <= 1
+    assert np.abs(lung.images[1, 0] - (255 - expected)).max() <= 1
+    assert "the window 'lung' is in Hounsfield units of CT" in problems(home, "lung")["c/x.dcm"]
+    given = data_prep.import_images(tmp_path / "scans", name="given", size=12, window="-1000:1000")
+    assert np.abs(given.images[2, 0] - np.rint(np.clip((ramp + 1000.0) / 2000, 0, 1) * 255)).max() <= 1
+    own = data_prep.import_images(tmp_path / "scans", name="own", size=12)
+    assert np.abs(own.images[0, 0] - np.rint(np.clip((ramp + 50.5) / 100, 0, 1) * 255)).max() <= 1
+    tails = data_prep.import_images(tmp_path / "scans", name="tails", size=12, window="10%:90%")
+    assert 0.09 < (tails.images[0] == 0).mean() < 0.12 and 0.09 < (tails.images[0] == 255).mean() < 0.12
+
+
+def test_padding_is_black_also_where_grey_is_inverted(tmp_path: Path) -> None:
+    pixels = RNG.integers(100, 900, (12, 12)).astype(np.int16)
+    pixels[0] = -2000
+    for name in "ab":
+        tags = {"PixelPaddingValue": -2000, "PhotometricInterpretation": "MONOCHROME1"}
+        dicom(tmp_path / "scans" / name / "x.dcm", pixels, Modality="CR", **tags)
+    cases = data_prep.import_images(tmp_path / "scans", name="x", size=12)
+    assert not cases.images[:, :, 0].any() and cases.images[0, 0, 1:].mean() > 100
+
+
+def test_grey_and_colour_together_have_three_channels_or_as_wished(tmp_path: Path) -> None:
+    png(tmp_path / "scans" / "a" / "x.png", np.full((12, 12), 90, np.uint8))
+    png(tmp_path / "scans" / "b" / "x.png", np.full((12, 12, 3), (90, 0, 30), np.uint8))
+    both = data_prep.import_images(tmp_path / "scans", name="both", size=12)
+    assert both.images[:, :, 0, 0].tolist() == [[90, 90, 90], [90, 0, 30]]
+    grey = data_prep.import_images(tmp_path / "scans", name="grey", size=12, colour="grey")
+    assert grey.images[:, :, 0, 0].tolist() == [[90], [30]]
+    assert data_prep.import_images(tmp_path / "scans", name="rgb", size=12, colour="rgb").shape[0] == 3
+
+
+def test_pictures_among_volumes_are_listed(tmp_path: Path, home: Path) -> None:
+    for name in "ab":
+        nifti(tmp_path / "scans" / name / "x.nii", RNG.integers(0, 99, (6, 6, 6)).astype(np.int16))
+    png(tmp_path / "scans" / "b" / "y.png")
+    assert data_prep.import_images(tmp_path / "scans", name="x", size=6).shape == (1, 6, 6, 6)
+    assert problems(home, "x") == {"b/y.png": "it is a picture and most cases are volumes"}
+
+
+def test_frames_become_cases_if_wished(tmp_path: Path, home: Path) -> None:
+    for name in "ab":
+        nifti(tmp_path / "scans" / name / "x.nii", RNG.integers(0, 99, (6, 6, 6, 3)).astype(np.int16))
+    each = data_prep.import_images(tmp_path / "scans", name="each", size=6, frames="each")
+    assert (
+        each.table["case"].tolist()[2:4] == ["a/x-frame3", "b/x-frame1"] and each.labels.tolist() == [0] * 3 + [1] * 3
+    )
+    with pytest.raises(ValueError, match=r"none of 2 cases .* holds 3 volumes"):
+        data_prep.import_images(tmp_path / "scans", name="x", size=6)
+
+
+# --- masks
+
+
+def test_masks_that_do_not_fit_their_image_are_refused(tmp_path: Path, home: Path) -> None:
+    voxels = RNG.integers(0, 99, (6, 7, 8)).astype(np.int16)
+    numbers = RNG.integers(0, 3, (6, 7, 8)).astype(np.uint8)
+    plain, flipped, moved = np.eye(4), np.diag([-1.0, 1, 1, 1]), np.eye(4)
+    flipped[0, 3], moved[0, 3] = 5, 2
+    masks = {
+        "good": nifti(tmp_path / "m" / "good.nii", numbers, plain),
+        "turned": nifti(
+            tmp_path / "m" / "turned.nii", numbers[::-1].copy(), flipped
+        ),  # the same place, stored mirrored
+        "moved": nifti(tmp_path / "m" / "moved.nii", numbers, moved),
+        "small": nifti(tmp_path / "m" / "small.nii", numbers[:5], plain),
+        "half": nifti(tmp_path / "m" / "half.nii", numbers / np.float32(2), plain),
+        "grey": nifti(
+            tmp_path / "m" / "grey.nii", (np.arange(6 * 7 * 8) % 200).reshape(6, 7, 8).astype(np.uint8), plain
+        ),
+        "blank": nifti(tmp_path / "m" / "blank.nii", numbers, plain, sform=0, qform=0),
+    }
+    rows = []
+    for name in masks:
+        nifti(tmp_path / "i" / f"{name}.nii", voxels, plain)
+        rows.append({"image": f"i/{name}.nii", "mask": f"m/{name}.nii"})
+    path = table(tmp_path / "t.csv", rows)
+    cases = data_prep.import_images(
+        tmp_path, path, name="x", image="image", mask="mask", spacing=1, structures=["nothing", "left", "right"]
+    )
+    assert cases.structures == ["nothing", "left", "right"]
+    assert np.array_equal(cases.masks[0], numbers) and np.array_equal(cases.masks[1], numbers)
+    told = problems(home, "x")
+    for name, reason in {
+        "moved": "2 mm from its image",
+        "small": "the shape 5 x 7 x 8 and its image",
+        "half": "a mask numbers its structures",
+        "grey": "holds 200 different values",
+        "blank": "states no orientation",
+    }.items():
+        assert reason in told[f"i/{name}.nii"]
+
+
+# --- round trips
+
+
+def test_phantoms_come_back_from_png(tmp_path: Path) -> None:
+    cases = fedlab.load("phantoms(cases=24, size=20)")
+    rows = []
+    for place, case in enumerate(cases.table["case"]):
+        png(tmp_path / "scans" / f"{case}.png", cases.images[place, 0])
+        png(tmp_path / "scans" / "masks" / f"{case}.png", cases.masks[place])
+        row = cases.table.iloc[place]
+        rows.append({"image": f"{case}.png", "mask": f"masks/{case}.png", "label": cases.classes[row["label"]]})
+        rows[-1] |= {"split": row["split"], "age": row["age"], "patient": row["patient"]}
+    path = table(tmp_path / "t.csv", rows)
+    roles = {role: role for role in ("image", "mask", "label", "split", "patient")}
+    back = fedlab.import_images(
+        tmp_path / "scans", path, name="back", size=20, keep=["age"], classes=cases.classes, task=cases.task, **roles
+    )
+    assert np.array_equal(back.pixel_hashes, cases.pixel_hashes) and np.array_equal(back.labels, cases.labels)
+    assert back.table["split"].tolist() == cases.table["split"].tolist()
+    assert np.allclose(back.table["age"], cases.table["age"])
+    assert np.array_equal(back.units, cases.units)
+    assert np.array_equal(back.masks, cases.masks)
+
+
+def test_volumes_come_back_from_nifti_in_any_orientation(tmp_path: Path) -> None:
+    import nibabel
+
+    pixels = RNG.integers(0, 256, (8, 6, 7, 5)).astype(np.uint8)
+    pixels[:, 0, 0, :2] = 0, 255
+    for place, voxels in enumerate(pixels):
+        image = nibabel.Nifti1Image(voxels, np.diag([1.0, 2, 3, 1]))
+        codes = "".join(pair[place >> axis & 1] for axis, pair in enumerate(("RL", "AP", "SI")))
+        turned = image.as_reoriented(
+            nibabel.orientations.axcodes2ornt(tuple(codes), (("L", "R"), ("P", "A"), ("I", "S")))
+        )
+        target = tmp_path / "scans" / "ab"[place % 2] / f"{place}.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(turned, target)
+    cases = data_prep.import_images(tmp_path / "scans", name="x", spacing="1x2x3", window="0:255")
+    order = [int(case.split("/")[1]) for case in cases.table["case"]]
+    assert np.array_equal(cases.images[:, 0], pixels[order])
+
+
+def test_a_dicom_series_and_a_nifti_file_of_one_volume_are_one_case(tmp_path: Path) -> None:
+    volume = RNG.integers(0, 999, (8, 8, 5)).astype(np.int16)
+    paths = series(tmp_path / "scans" / "a" / "s", volume, PixelSpacing=[1, 1], step=1)
+    series(tmp_path / "scans" / "a" / "t", volume, PixelSpacing=[1, 1], step=1, SeriesInstanceUID="7.7")
+    voxels = data_prep.reader.read(paths)[0].values
+    nifti(tmp_path / "scans" / "b" / "x.nii", voxels, np.eye(4))
+    cases = data_prep.import_images(tmp_path / "scans", name="x", spacing=1, window="0:1000")
+    assert len(cases) == 3 and len(set(cases.pixel_hashes)) == 1
+
+
+# --- persons
+
+SECRETS = {
+    "PatientName": "Mustermann^Erika",
+    "PatientID": "PID-4711",
+    "PatientBirthDate": "19640812",
+    "OtherPatientIDs": "ALT-0815",
+    "PatientAddress": "Heidestrasse 17",
+    "PatientTelephoneNumbers": "02203-555",
+    "PatientMotherBirthName": "Gabler",
+    "AccessionNumber": "ACC99887",
+    "InstitutionName": "Klinikum Musterstadt",
+    "InstitutionAddress": "Klinikweg 3",
+    "ReferringPhysicianName": "Brinkmann^Klaus",
+    "OperatorsName": "Hilde^B",
+    "StationName": "CTROOM7",
+    "DeviceSerialNumber": "SN-123-XY",
+    "StudyID": "ST-55-1",
+    "StudyDate": "20190703",
+    "StudyDescription": "Thorax von Erika",
+    "ProtocolName": "Erika Protokoll",
+    "PatientComments": "wohnt in Koeln",
+    "StudyInstanceUID": "1.2.276.0.7230010.3.1.2.1",
+    "SeriesInstanceUID": "1.2.276.0.7230010.3.1.3.2",
+    "SOPInstanceUID": "1.2.276.0.7230010.3.1.4.3",
+    "FrameOfReferenceUID": "1.2.276.0.7230010.3.1.5.4",
+}
+
+
+def identified(root: Path) -> Path:
+    """Three files of two patients in two hospitals, with names in every field, also nested, private and in paths."""
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    for place, (finding, who) in enumerate((("a", "Erika"), ("b", "Erika"), ("b", "Hans"))):
+        nested = Dataset()
+        nested.PatientName = "Nested^Erika"
+        tags = SECRETS | {"SOPInstanceUID": f"{SECRETS['SOPInstanceUID']}.{place}"}
+        tags |= (
+            {} if who == "Erika" else {"PatientID": "PID-42", "PatientName": "Hans", "InstitutionName": "Praxis Ost"}
+        )
+        scanner = {"Manufacturer": "SIEMENS" if place else "GE", "ManufacturerModelName": "Prisma"}
+        dicom(
+            root / finding / f"{who}-{place}.dcm",
+            RNG.integers(0, 999, (12, 12)).astype(np.int16),
+            Modality="MR",
+            MagneticFieldStrength=3,
+            ReferencedPatientSequence=Sequence([nested]),
+            **tags,
+            **scanner,
+        )
+    return root
+
+
+def test_nothing_of_a_header_that_names_a_person_is_in_the_folder(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = data_prep.import_images(identified(tmp_path / "scans"), name="x", size=12)
+    told = capsys.readouterr().err
+    folder = home / "x"
+    content = b"".join(path.read_bytes() for path in folder.iterdir())
+    content += cases.table.to_csv().encode() + json.dumps(cases.card).encode()
+    words = [*SECRETS.values(), "Nested^Erika", "PID-42", "Praxis Ost", "Hans", "Erika", "Mustermann"]
+    for word in words:
+        for form in (word, word.upper(), word.lower(), word.replace("^", " ")):
+            assert form.encode() not in content, form
+            assert form.encode("utf-16-le") not in content
+            assert form not in told
+    assert "PatientName (3)" in told and "ReferencedPatientSequence" not in told and "StudyInstanceUID (3)" in told
+    assert cases.table["case"].tolist() == ["case-1", "case-2", "case-3"]
+    assert cases.table["patient"].tolist() == ["patient-1", "patient-1", "patient-2"]
+    assert cases.table["institution"].tolist() == ["institution-1", "institution-1", "institution-2"]
+    assert cases.table["field_strength"].tolist() == [3.0] * 3 and cases.card["modality"] == "mri"
+    assert not list(home.glob(".*")) and not list(home.rglob(work.SALT))
+    assert set(fedlab.partition(cases, sites="manufacturer").sites) == {"GE", "SIEMENS"}
+
+
+def test_a_column_that_repeats_a_header_is_refused_and_a_patient_becomes_a_number(tmp_path: Path) -> None:
+    root = identified(tmp_path / "scans")
+    files = ["a/Erika-0.dcm", "b/Erika-1.dcm", "b/Hans-2.dcm"]
+    rows = [{"f": file, "y": file[0], "id": "pid-4711 " if "Erika" in file else "PID-42"} for file in files]
+    path = table(tmp_path / "t.csv", rows)
+    with pytest.raises(ValueError, match=r"column 'id' repeats what the headers say .*PatientID in 3 cases"):
+        data_prep.import_images(root, path, name="x", image="f", label="y", keep=["id"], size=12)
+    cases = data_prep.import_images(root, path, name="x", image="f", label="y", patient="id", size=12)
+    assert cases.table["patient"].tolist() == ["patient-1", "patient-1", "patient-2"]
+
+
+def test_names_of_files_that_tell_the_patient_are_numbered(tmp_path: Path) -> None:
+    for name in ("Meier-1", "Meier-2", "Huber-1"):
+        png(tmp_path / "scans" / f"{name}.png")
+    rows = [{"f": f"{name}.png", "y": name[-1], "p": name.split("-")[0]} for name in ("Meier-1", "Meier-2", "Huber-1")]
+    path = table(tmp_path / "t.csv", rows)
+    cases = data_prep.import_images(tmp_path / "scans", path, name="x", image="f", label="y", patient="p", size=12)
+    assert cases.table["case"].tolist() == ["case-1", "case-2", "case-3"]
+    assert cases.table["patient"].tolist() == ["patient-1", "patient-1", "patient-2"]
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ({"Modality": "US"}, "modality US"),
+        ({"BurnedInAnnotation": "YES"}, "BurnedInAnnotation is YES"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "a secondary capture"),
+        ({"Modality": "CR"}, ""),
+        ({"Modality": "US", "BurnedInAnnotation": "NO"}, ""),
+    ],
+)
+def test_text_in_the_pixels_is_warned_of(
+    tags: dict, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        dicom(tmp_path / "scans" / name / "x.dcm", RNG.integers(0, 99, (12, 12)).astype(np.int16), **tags)
+    cases = data_prep.import_images(tmp_path / "scans", name="x", size=12)
+    told = capsys.readouterr().err
+    assert ("burned into the pixels" in told) == bool(reason) and reason in told
+    assert ("burned" in cases.card["caution"]) == bool(reason)
+
+
+# --- killed, resumed, several processes, dry run
+
+
+def many(root: Path) -> Path:
+    folders(root, 40)
+    (root / "ill" / "bad.png").write_bytes(b"no picture")
+    return root
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a copy of this process")
+def test_a_killed_import_resumes_to_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = many(tmp_path / "scans")
+    monkeypatch.setattr(work, "PART", 5)
+    whole = data_prep.import_images(root, name="whole", size=12, to=tmp_path / "one" / "x")
+    target = tmp_path / "two" / "x"
+    slow = work.one
+    kept = []
+    for _ in range(10):
+        child = os.fork()
+        if not child:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            monkeypatch.setattr(work, "one", lambda *given: (time.sleep(0.002), slow(*given))[1])
+            data_prep.import_images(root, name="whole", size=12, to=target, workers=1)
+            os._exit(0)
+        time.sleep(0.02 + 0.03 * RNG.random())
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kept.append(len(list(target.parent.glob(".x.import/*.json"))))
+        if target.exists():
+            break
+    assert len(kept) > 1 and kept == sorted(kept)
+    before = kept[-1]
+    done = []
+    part = work._part
+    monkeypatch.setattr(work, "_part", lambda *given: (done.append(given), part(*given))[1])
+    again = data_prep.import_images(root, name="whole", size=12, to=target)
+    assert target.exists() and (len(done) == 17 - before or not done)
+    assert contents(target) == contents(tmp_path / "one" / "x") and again.fingerprint == whole.fingerprint
+    assert sorted(path.name for path in target.parent.iterdir()) == ["x", "x-problems.csv", "x-sources.csv"]
+
+
+def test_a_part_with_another_file_is_done_again_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = many(tmp_path / "scans")
+    monkeypatch.setattr(work, "PART", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(imports, "_write", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            data_prep.import_images(root, name="x", size=12)
+    png(root / "healthy" / "7.png", np.full((12, 12), 200, np.uint8))
+    done = []
+    part = work._part
+    monkeypatch.setattr(work, "_part", lambda *given: (done.append(given[0]), part(*given))[1])
+    cases = data_prep.import_images(root, name="x", size=12)
+    assert [item.files[0] for item in done[0]] == [f"healthy/{number}.png" for number in range(5, 10)] and len(
+        done
+    ) == 1
+    assert (cases.images[7] == 200).all()
+
+
+def test_several_processes_write_the_same_folder(tmp_path: Path, home: Path) -> None:
+    root = many(tmp_path / "scans")
+    for workers in (1, 2):
+        data_prep.import_images(root, name="same", size=12, workers=workers, to=home / f"{workers}" / "x")
+    assert contents(home / "1" / "x") == contents(home / "2" / "x")
+
+
+def test_two_processes_do_not_import_to_one_folder(tmp_path: Path, home: Path) -> None:
+    root = many(tmp_path / "scans")
+    home.mkdir()
+    with work.workplace(home / "x"), pytest.raises(FileExistsError, match="another process imports to"):
+        data_prep.import_images(root, name="x", size=12)
+
+
+def test_a_dry_run_writes_a_picture_and_lines_and_nothing_else(tmp_path: Path, home: Path) -> None:
+    root = many(tmp_path / "scans")
+    before = sorted(tmp_path.rglob("*"))
+    cases = fedlab.import_images(root, name="x", size=12, dry_run=True)
+    assert set(tmp_path.rglob("*")) - set(before) == {home, home / "x-dry-run.png", home / "x-dry-run.csv"}
+    assert 10 <= len(cases) <= 12 and set(cases.labels) == {0, 1}
+    lines = pd.read_csv(home / "x-dry-run.csv")
+    assert lines["case"].tolist() == cases.table["case"].tolist()
+    assert Image.open(home / "x-dry-run.png").width > 500
+
+
+# --- the command
+
+
+def test_the_command_imports_and_prints_the_folder(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abcd":
+        dicom(tmp_path / "scans" / f"{name}.dcm", RNG.integers(-999, 999, (12, 12)).astype(np.int16))
+    rows = [{"file": f"{name}.dcm", "y": name > "b", "hospital": name, "scanned": 2019} for name in "abcd"]
+    path = table(tmp_path / "t.csv", rows)
+    words = ["import", str(tmp_path / "scans"), "--table", str(path), "--image", "file", "--label", "y", "--site"]
+    words += ["hospital", "--keep", "scanned", "--window", "-1000:400", "--size", "12x12", "--workers", "1", "mine"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.strip() == str(home / "mine")
+    cases = fedlab.load("mine")
+    assert cases.table["site"].tolist() == list("abcd") and cases.table["scanned"].tolist() == [2019] * 4
+    assert cases.card["command"] == (
+        "python -m data_prep import FOLDER --table=TABLE --size=12x12 --window=-1000:400 --image=file --label=y"
+        " --site=hospital --keep=scanned mine"
+    )
+    assert cases.card["checksums"]["table"] == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tabel", "x.csv"], "cannot use '--tabel': did you mean '--table'"),
+        (["--fit", "squash"], "invalid choice: 'squash'"),
+        ([], "no case was found"),
+    ],
+)
+def test_a_wrong_command_says_what_is_wrong_in_one_line(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scans").mkdir()
+    assert main(["import", str(tmp_path / "scans"), "mine", *words]) == 1
+    told = capsys.readouterr().err.strip()
+    assert message in told and "\n" not in told
+
+
+# --- a real folder
+
+
+def test_mednist_class_folders(tmp_path: Path) -> None:
+    """Some hundred thumbnails of the archive, unpacked, are imported as the preparation script reads them."""
+    roots = [Path(root) for root in os.environ.get("FEDLAB_MIRROR", "").split(os.pathsep) if root]
+    archives = [path for root in roots for path in root.rglob("MedNIST*.tar.gz")]
+    if not archives:
+        pytest.skip("FEDLAB_MIRROR holds no MedNIST archive")
+    wanted = 90
+    with tarfile.open(archives[0]) as packed:
+        for member in packed:
+            if member.isfile() and member.name.endswith(".jpeg") and int(Path(member.name).stem) < wanted:
+                path = tmp_path / "MedNIST" / Path(member.name).parent.name / Path(member.name).name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(packed.extractfile(member).read())  # type: ignore[union-attr]
+                if len(list((tmp_path / "MedNIST").glob("*/*"))) >= 3 * wanted:
+                    break
+    cases = data_prep.import_images(tmp_path / "MedNIST", name="thumbnails", licence="CC BY-SA 4.0")
+    assert len(cases) == 3 * wanted and cases.shape == (1, 64, 64) and len(cases.classes) >= 3
+    for row in (0, len(cases) - 1):
+        with Image.open(tmp_path / "MedNIST" / f"{cases.table['case'].iloc[row]}.jpeg") as image:
+            assert np.array_equal(cases.images[row, 0], np.asarray(image))
