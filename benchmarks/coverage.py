@@ -3,7 +3,7 @@
 python benchmarks/coverage.py [--repeats 400] [--out benchmarks/results/coverage.md]
 
 Every cell draws test sets of a population whose truth is known and counts how often the 95 % interval contains it
-("after"), beside a percentile bootstrap of patients within classes ("before", what fedlab did at first).
+("after"), next to a percentile bootstrap of patients within classes ("before", what fedlab did at first).
 """
 
 import argparse

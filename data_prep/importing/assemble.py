@@ -67,8 +67,8 @@ def draft(
     entries, problems, checksums = _entries(plan, results)
     if not entries:
         reasons = Counter(each.reason for each in problems).most_common(3)
-        told = "; ".join(f"{count} x {reason}" for reason, count in reasons)
-        raise ValueError(f"none of {len(plan.items):,} cases could be imported: {told}")
+        stated = "; ".join(f"{count} x {reason}" for reason, count in reasons)
+        raise ValueError(f"none of {len(plan.items):,} cases could be imported: {stated}")
     names, labels = _labels(plan, entries, classes)
     numbers, parts = _structures(plan, entries, structures)
     table = _table(plan, entries, keep, hide).assign(label=labels)
@@ -190,7 +190,7 @@ def _table(plan: Plan, entries: Sequence[Entry], keep: Sequence[str], hide: Hide
 
 
 def _patients(cells: Sequence[Any], entries: Sequence[Entry]) -> list[str]:
-    """What tells patients apart: the column of the table, else the header; empty if it is not known."""
+    """What identifies patients: the column of the table, else the header; empty if it is not known."""
     if not any("patient" in each for each in cells):
         return [entry.record["patient"] for entry in entries]
     named = tables.names(_texts([each["patient"] for each in cells]))
@@ -237,9 +237,9 @@ def _check_words(columns: dict[str, pd.Series], entries: Sequence[Entry], hide: 
             hidden = "" if pd.isna(value) else hide(str(value))
             fields.update(keyword for keyword, word in entry.record["words"].items() if hidden and word == hidden)
         if fields:
-            told = ", ".join(f"{keyword} in {count:,} cases" for keyword, count in fields.most_common())
+            stated = ", ".join(f"{keyword} in {count:,} cases" for keyword, count in fields.most_common())
             raise ValueError(
-                f"column {name!r} repeats what the headers say of the person ({told}): leave it out, or give it as"
+                f"column {name!r} repeats what the headers say of the person ({stated}): leave it out, or give it as"
                 " --patient, which is replaced by numbers"
             )
 

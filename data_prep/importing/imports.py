@@ -268,9 +268,9 @@ def _failed(made: Draft) -> int:
 def _caution(made: Draft) -> str:
     """What a reader of the card should know."""
     burned = sum(bool(entry.record["burned"]) for entry in made.entries)
-    told = [f"text may be burned into the pixels of {burned:,} cases"] if burned else []
-    told += ["no patients are known"] if "patient" not in made.table else []
-    return "; ".join(told)
+    stated = [f"text may be burned into the pixels of {burned:,} cases"] if burned else []
+    stated += ["no patients are known"] if "patient" not in made.table else []
+    return "; ".join(stated)
 
 
 def _command(table: str | Path | None, name: str, options: dict[str, Any], licence: str, modality: str | None) -> str:
@@ -356,8 +356,10 @@ def _warn(name: str, made: Draft) -> None:
         )
     burned = Counter(entry.record["burned"] for entry in made.entries if entry.record["burned"])
     if burned:
-        told = ", ".join(f"{reason}: {count:,}" for reason, count in burned.most_common())
-        say(f"{name}: text, perhaps names, may be burned into the pixels ({told}): look at them before you share them")
+        stated = ", ".join(f"{reason}: {count:,}" for reason, count in burned.most_common())
+        say(
+            f"{name}: text, perhaps names, may be burned into the pixels ({stated}): look at them before you share them"
+        )
     for group in look_alike(made.classes):
         say(f"{name}: the classes {' and '.join(map(repr, group))} look alike: correct the table if they are one")
 

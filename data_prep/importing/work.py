@@ -112,9 +112,9 @@ def one(item: Item, folder: Path, chosen: Settings, salt: str, index: int = 0) -
         checksum = digest([*files, *([mask] if mask else [])])
         found = convert(files, mask, chosen)
     except (ValueError, OSError, MemoryError) as error:
-        told = (" ".join(str(error).split()) or type(error).__name__).replace(f"{folder}{os.sep}", "")
-        told = f"it{told.removeprefix(item.files[0])}" if told.startswith(f"{item.files[0]} ") else told
-        return Result(index, [], [], [], told, checksum)
+        stated = (" ".join(str(error).split()) or type(error).__name__).replace(f"{folder}{os.sep}", "")
+        stated = f"it{stated.removeprefix(item.files[0])}" if stated.startswith(f"{item.files[0]} ") else stated
+        return Result(index, [], [], [], stated, checksum)
     masks = [each.mask for each in found if each.mask is not None]
     return Result(index, [each.image for each in found], masks, [_record(each, salt) for each in found], "", checksum)
 
@@ -143,13 +143,13 @@ def _processes(workers: int | None, size: int, parts: int) -> int:
 
 def _name(part: Sequence[Item], folder: Path, chosen: Settings) -> str:
     """A name for all that determines the results of a part."""
-    told = [json.dumps(chosen.plain(), sort_keys=True)]
+    stated = [json.dumps(chosen.plain(), sort_keys=True)]
     for item in part:
         for path in (*item.files, *([item.mask] if item.mask else [])):
             stat = (folder / path).stat()
-            told.append(f"{path}\t{stat.st_size}\t{stat.st_mtime_ns}")
-        told.append("")
-    return hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+            stated.append(f"{path}\t{stat.st_size}\t{stat.st_mtime_ns}")
+        stated.append("")
+    return hashlib.sha256("\n".join(stated).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _part(part: Sequence[Item], folder: Path, chosen: Settings, target: Path, salt: str, strict: bool) -> int:

@@ -309,11 +309,14 @@ class Study:
         Raises
         ------
         ValueError
-            If the study names functions of your own, which only this session knows.
+            If the study names functions of your own, which only this process knows.
         """
         own = sorted({name for one in self.experiments for _, name in one.user_names()})
         if own:
-            raise ValueError(f"{', '.join(own)}: defined in this session only, so that no job can run them")
+            raise ValueError(
+                f"{', '.join(own)}: defined in this process only, so that no job can run them: use run(workers=...) or"
+                " run(client=...)"
+            )
         target = files.resolve(path)
         saved = self.save(target.with_suffix(".yaml"))
         folder = self._targets[0].parent
