@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import tarfile
+import threading
 import time
 import unicodedata
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 from own_scans import dicom, nifti, series
 from PIL import Image
+from tqdm.auto import tqdm
 
 import data_prep
 import fedlab
@@ -572,6 +574,7 @@ def test_a_killed_import_resumes_to_the_same_folder(tmp_path: Path, monkeypatch:
         child = os.fork()
         if not child:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            tqdm.set_lock(threading.RLock())  # its usual lock is shared with this process, and would stay locked
             monkeypatch.setattr(work, "one", lambda *given: (time.sleep(0.002), slow(*given))[1])
             data_prep.import_images(root, name="whole", size=12, to=target, workers=1)
             os._exit(0)
