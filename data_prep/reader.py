@@ -84,7 +84,7 @@ def kind(path: Path) -> str | None:
 
 
 def read(paths: Path | Sequence[Path], frames: str = "refuse") -> list[Scan]:
-    """Read a file, or the files of one DICOM series, whatever its format.
+    """Read a file of any known format, or the files of one DICOM series.
 
     Parameters
     ----------

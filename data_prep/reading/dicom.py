@@ -345,13 +345,13 @@ def _curve(dataset: Any, values: NDArray[Any], name: str) -> NDArray[np.float32]
 
 def _notes(dataset: Any) -> tuple[str, ...]:
     """What was done that a reader may not expect."""
-    told = []
+    notes = []
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        told.append("MONOCHROME1: inverted, so that high values are bright")
+        notes.append("MONOCHROME1: inverted, so that high values are bright")
     if dataset.get("Modality") == "CT" and "RescaleIntercept" not in dataset and _is_grey(dataset):
         shared = dataset.get("SharedFunctionalGroupsSequence") or dataset.get("PerFrameFunctionalGroupsSequence")
-        told += [] if shared else ["CT without rescale: its values may not be Hounsfield units"]
-    return tuple(told)
+        notes += [] if shared else ["CT without rescale: its values may not be Hounsfield units"]
+    return tuple(notes)
 
 
 @contextmanager

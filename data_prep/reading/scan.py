@@ -91,8 +91,8 @@ def decoding(name: str, remedy: str = AGAIN) -> Iterator[None]:
         raise
     except Exception as error:  # decoders raise many kinds of errors
         unknown = isinstance(error, UnidentifiedImageError)
-        told = " ".join(str(error).split()) or type(error).__name__
-        reason = f"it is none of {', '.join(FORMATS)}" if unknown else told
+        message = " ".join(str(error).split()) or type(error).__name__
+        reason = f"it is none of {', '.join(FORMATS)}" if unknown else message
         raise DamagedError(f"{name} cannot be decoded ({reason[:LONGEST]}): {remedy}") from error
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient

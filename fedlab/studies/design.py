@@ -27,7 +27,7 @@ class PlannedRun:
     experiment: Experiment
 
     def federation(self) -> tuple[str, str, int]:
-        """What tells the federation of this run from the others of its study."""
+        """What distinguishes the federation of this run from the others of its study."""
         return self.axis, repr(self.dose), self.experiment.partition_seed
 
 

@@ -236,7 +236,7 @@ class Study:
             raise ValueError("no run of this study is finished: call run() first")
         if left := len(self.design.runs) - len(finished):
             warn(f"{left} of {len(self.design.runs)} runs are not finished and left out of the table: call run()")
-        shifts = self._shifts if shift else {}
+        shifts = self._shifts if shift else None
         return study_table(list(self.design.levels()), finished, metric, reference, choice, shifts)
 
     @cached_property

@@ -64,6 +64,8 @@ def test_the_shift_of_the_raised_axis_is_reported(paired):
     part = paired.experiments[-1].make_partition().shift(brief=True).set_index("axis").loc["acquisition"]
     assert shift.loc[0.9, "shift"] == part["value"] and shift.loc[0.9, "measure"] == part["measure"]
     assert shift.loc[0.0, "shift"] < shift.loc[0.9, "shift"]
+    without = paired.table(shift=False)
+    assert without["shift"].isna().all() and set(without["measure"]) == {""}
 
 
 def test_several_partitions_give_one_row_for_the_mean_of_sites(tmp_path):
