@@ -18,6 +18,8 @@ DEMO := 00 10 11 20 30 31 32 40 41 42 51
 ifeq ($(DATASET),phantoms)
 DEMO := 00
 endif
+# One process more than there are cores, since some tests wait for others: a browser, a kernel, a killed process
+pytest = $(1)/python -m pytest -n $$($(1)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadgroup
 quoted = '$(subst ','\'',$(1))'
 PAPERMILL := $(BIN)/papermill --log-level WARNING --no-progress-bar --kernel python3
 SHELL := bash
@@ -48,7 +50,7 @@ lab: env  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
 test: env  ## all tests, notebooks included
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(call pytest,$(BIN))
 
 .lowest/ready: pyproject.toml tests/lowest.py
 	$(PYTHON) -m venv --clear .lowest
@@ -58,13 +60,13 @@ test: env  ## all tests, notebooks included
 
 # PyTorch stays at the version of requirements.lock, since each other one is gigabytes: LOCKED= to test its bounds too
 test-lowest: .lowest/ready  ## the tests with the lowest versions that pyproject.toml allows; TESTS="tests/core -x" for some
-	$(subst .venv,.lowest,$(BIN))/python -m pytest -n 2 --dist loadgroup $(TESTS)
+	$(call pytest,$(subst .venv,.lowest,$(BIN))) $(TESTS)
 
 test-newest:  ## the tests with the newest versions that pyproject.toml allows, in a new environment each time
 	$(PYTHON) -m venv --clear .newest
 	sed -nE '$(patsubst %,/^%==/p;,$(LOCKED))' requirements.lock > .newest/constraints.txt
 	$(subst .venv,.newest,$(BIN))/python -m pip install --quiet --constraint .newest/constraints.txt --editable '.[notebooks,dev]'
-	$(subst .venv,.newest,$(BIN))/python -m pytest -n 2 --dist loadgroup $(TESTS)
+	$(call pytest,$(subst .venv,.newest,$(BIN))) $(TESTS)
 
 gpu: env  ## every method, mode and precision on a GPU against the CPU, in four minutes; says so where there is none
 	$(BIN)/python tests/gpu.py

@@ -158,4 +158,5 @@ def _card(name: str, options: dict[str, Any]) -> dict[str, Any]:
         checksums={},
         options=options,
         modality="mri",
+        orientation="RAS",
     )

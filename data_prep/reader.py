@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from data_prep.reading import dicom, itk, nifti, pictures
+from data_prep.reading import dicom, itk, nifti, pictures, segmentation
 from data_prep.reading.nifti import MILLIMETRES, NIFTI2_HEADER, Volume, volume
 from data_prep.reading.pictures import PHOTOMETRIC, SCARCE, WHITE_IS_ZERO, picture
 from data_prep.reading.scan import FORMATS, FRAMES, Person, Scan, decoding
@@ -30,6 +30,7 @@ __all__ = [
     "Person",
     "Scan",
     "Volume",
+    "companion",
     "decoding",
     "kind",
     "labels",
@@ -46,14 +47,15 @@ PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".gif", ".
 PORTABLE = (".pgm", ".ppm", ".pbm", ".pnm")
 SUFFIXES = {
     "picture": PICTURES + PORTABLE,
-    "dicom": (".dcm", ".dicom", ".ima"),
+    "dicom": (".dcm", ".dicom", ".ima", ".dcm.gz"),
     "nifti": (".nii", ".nii.gz"),
     "mgh": (".mgh", ".mgz"),
     "itk": itk.SUFFIXES,
 }
+HEADER, VOXELS = ".hdr", ".img"  # of one NIfTI or Analyze image in two files
 OTHERS = {
-    ".hdr": "the header of an Analyze or NIfTI pair",
-    ".img": "the voxels of an Analyze or NIfTI pair",
+    HEADER: "the header of an Analyze or NIfTI pair without its voxels (.img)",
+    VOXELS: "the voxels of an Analyze or NIfTI pair without their header (.hdr)",
     ".mnc": "MINC",
     ".par": "PAR/REC",
     ".rec": "PAR/REC",
@@ -74,6 +76,8 @@ def kind(path: Path) -> str | None:
     for found, suffixes in SUFFIXES.items():
         if name.endswith(suffixes):
             return found
+    if path.suffix.lower() == HEADER and companion(path) is not None:
+        return "pair"
     if path.suffix.lower() in OTHERS or name.endswith((".txt", ".csv", ".json", ".xlsx", ".pdf", ".gz", ".zip")):
         return None
     with path.open("rb") as file:
@@ -81,6 +85,15 @@ def kind(path: Path) -> str | None:
     if start[PREAMBLE:] == b"DICM":
         return "dicom"
     return "picture" if start.startswith(MARKS) else None
+
+
+def companion(path: Path) -> Path | None:
+    """The file with the voxels of a header that is a file of its own; None if there is none."""
+    if path.suffix.lower() == HEADER:
+        return next(
+            (path.with_suffix(end) for end in (VOXELS, VOXELS.upper()) if path.with_suffix(end).is_file()), None
+        )
+    return itk.voxels_of(path)
 
 
 def read(paths: Path | Sequence[Path], frames: str = "refuse") -> list[Scan]:
@@ -128,20 +141,28 @@ def read(paths: Path | Sequence[Path], frames: str = "refuse") -> list[Scan]:
         return dicom.scans(several, name, frames)
     if found == "itk":
         return itk.scans(path, name, frames)
-    if path.suffix.lower() in OTHERS:
+    if found is None and path.suffix.lower() in OTHERS:
         raise ValueError(f"{name} is {OTHERS[path.suffix.lower()]}, which is not read: convert it to NIfTI (.nii.gz)")
     if found is None:
         raise ValueError(
             f"{name} is in no format that is read: wanted {', '.join(FORMATS)}, DICOM, NIfTI, MGH, NRRD or MetaImage"
         )
     content = path.read_bytes()
+    voxels = companion(path) if found == "pair" else None
+    if voxels is not None:
+        return nifti.pair(content, voxels.read_bytes(), name, frames)
     if found in ("nifti", "mgh"):
         return nifti.scans(content, name, frames, mgh=found == "mgh")
     return pictures.scans(content, name, frames)
 
 
-def mask(path: Path) -> tuple[NDArray[Any], Scan]:
-    """The numbers of structures in a file, and the file as it was read: pictures by their palette, not its colours."""
+def mask(path: Path, image: Scan | None = None) -> tuple[NDArray[Any], Scan]:
+    """The numbers of structures in a file, and the file as it was read: pictures by their palette, not its colours.
+
+    A DICOM segmentation is put on the grid of the image.
+    """
+    if image is not None and kind(path) == "dicom" and (found := segmentation.mask(path, image)) is not None:
+        return found, Scan(found, image.spacing, image.affine)
     if kind(path) == "picture":
         values = pictures.mask(path.read_bytes(), str(path))
         return values, Scan(values)

@@ -36,12 +36,14 @@ def card(
     caution: str = "",
     modality: str = "",
     structures: Sequence[str] = (),
+    orientation: str = "",
 ) -> dict[str, Any]:
     """The card of a dataset. checksums: official file name -> checksum. options: the user's choices.
 
     modality: kind of image, e.g. "fundus" or "mri". structures: names of the mask values, for segmentation.
+    orientation: "RAS" for volumes whose axes point to the patient's right, to the front and up, which figures turn.
     """
-    given = {"modality": modality, "structures": list(structures)}
+    given = {"modality": modality, "structures": list(structures), "orientation": orientation}
     return {
         "name": name,
         "title": title,

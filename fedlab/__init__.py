@@ -15,6 +15,7 @@ from fedlab.analysis.client_drift import drift, weight_divergence
 from fedlab.analysis.communication import costs
 from fedlab.analysis.comparison import compare
 from fedlab.analysis.split_leakage import leakage
+from fedlab.data.cases import register_figure
 from fedlab.data.catalogue import DATASETS, load
 from fedlab.data.own_images import import_images
 from fedlab.experiments import run_folder as runs
@@ -27,6 +28,7 @@ from fedlab.notebook.live import Live
 from fedlab.notebook.parameter_cell import parameters
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.dose_curve import dose_response
+from fedlab.partitioning.export import export_sites
 from fedlab.partitioning.partitions import Partition
 from fedlab.studies.study import Study
 
@@ -41,6 +43,7 @@ __all__ = [
     "compare",
     "costs",
     "dose_response",
+    "export_sites",
     "drift",
     "grid",
     "import_images",
@@ -56,6 +59,7 @@ __all__ = [
 ]
 
 register_observer(partial(Live, 1, ""))  # of run(..., live=True)
+register_figure(lambda cases, *values, **options: __getattr__("plots").cases(cases, *values, **options))
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,13 @@
 """One thread a test: sums have one order, and tests can run side by side."""
 
 import itertools
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+import warm_kernel
 
 torch.set_num_threads(1)
 
@@ -17,6 +21,13 @@ def precision(request) -> str:
 def tolerance(precision: str) -> float:
     """Relative error that rounding may leave."""
     return {"float64": 1e-12, "float32": 2e-6}[precision]
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Iterator[str]:
+    """The name of a kernel that starts at once; its tests are in the xdist group "notebooks", to share the process."""
+    with tempfile.TemporaryDirectory() as folder, warm_kernel.kernels(Path(folder)) as name:
+        yield name
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -67,6 +67,42 @@ def series(folder: Path, volume: np.ndarray, step: float = 2.0, shift: tuple = (
     return sorted(found)
 
 
+def segmentation(
+    path: Path, numbers: np.ndarray, shift: float = 0.0, overlap: bool = False, kind: str = "BINARY"
+) -> Path:
+    """Write the segments of numbers (rows, columns, slices) on the grid of `series`: frames of one slice of one."""
+    frames, groups = [], []
+    for number in [each for each in np.unique(numbers) if each] + [9] * overlap:
+        for place in range(numbers.shape[2]):
+            segment = (numbers[..., place] == number) | ((number == 9) & (numbers[..., place] > 0))
+            if not segment.any():
+                continue  # as most programs do
+            group = Dataset()
+            group.PlanePositionSequence = [Dataset()]
+            group.PlanePositionSequence[0].ImagePositionPatient = [shift, 0, 2.0 * place]
+            group.SegmentIdentificationSequence = [Dataset()]
+            group.SegmentIdentificationSequence[0].ReferencedSegmentNumber = int(number)
+            frames.append(segment)
+            groups.append(group)
+    shared = Dataset()
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [Dataset()], [Dataset()]
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = AXIAL
+    shared.PixelMeasuresSequence[0].PixelSpacing = [0.5, 0.25]
+    order = np.random.default_rng(1).permutation(len(frames))
+    pixels = np.stack([frames[place] for place in order]).astype(np.uint8)
+    found = header(pixels, Modality="SEG", SegmentationType=kind, SharedFunctionalGroupsSequence=[shared],
+                   PerFrameFunctionalGroupsSequence=[groups[place] for place in order],
+                   SOPClassUID="1.2.840.10008.5.1.4.1.1.66.4", SeriesInstanceUID="5.5",
+                   BitsAllocated=1, BitsStored=1, HighBit=0)  # fmt: skip
+    found.PixelData = np.packbits(pixels.ravel(), bitorder="little").tobytes()
+    found.PixelData += b"\0" * (len(found.PixelData) % 2)
+    found["PixelData"].VR = "OB"
+    found.file_meta.MediaStorageSOPClassUID = found.SOPClassUID
+    found.file_meta.MediaStorageSOPInstanceUID = found.SOPInstanceUID
+    pydicom.dcmwrite(path, found, enforce_file_format=True)
+    return path
+
+
 def nifti(path: Path, voxels: np.ndarray, affine: Any = None, **codes: int) -> Path:
     """Write a NIfTI file. codes: qform and sform, by default as nibabel sets them."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -352,7 +352,8 @@ def test_cuda_that_is_not_there_is_refused_by_a_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.notebook
-def test_a_misspelt_papermill_parameter_stops_the_notebook_before_any_work(tmp_path):
+@pytest.mark.xdist_group("notebooks")
+def test_a_misspelt_papermill_parameter_stops_the_notebook_before_any_work(tmp_path, kernel):
     source = "rounds: int = 1\nout: str = ''", "import fedlab\nfedlab.parameters()", "open(out, 'w')"
     written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in source])
     written.cells[0].metadata["tags"] = ["parameters"]
@@ -361,7 +362,7 @@ def test_a_misspelt_papermill_parameter_stops_the_notebook_before_any_work(tmp_p
     expected = ("ValueError", "unknown parameter 'rouns'", "did you mean 'rounds'")
     with refused(*expected, kind=papermill.PapermillExecutionError):
         papermill.execute_notebook(
-            tmp_path / "nb.ipynb", None, given, kernel_name="python3", language="python", progress_bar=False
+            tmp_path / "nb.ipynb", None, given, kernel_name=kernel, language="python", progress_bar=False
         )
     assert not (tmp_path / "work").exists()
 

@@ -1,10 +1,10 @@
 """From converted cases to the parts of a dataset: table, classes, structures, one shape, and names without persons."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from data_prep import tables
 from data_prep.importing.grid import centred
+from data_prep.importing.labels import JOIN
 from data_prep.importing.matching import natural, stem
 from data_prep.importing.plan import UNNAMED, Item, Plan, Problem
 from data_prep.importing.work import Result
@@ -21,6 +22,7 @@ from fedlab.data.checks import TASKS
 
 HEADER = ("modality", "manufacturer", "model", "field_strength", "body_part")  # columns from headers
 BACKGROUND = "background"
+NEGATIVE = r"(no|non|not|none|normal|healthy|negative|absent|benign|controls?|false)\b"  # how its name begins
 ONLY = "case"  # class of all cases of a dataset without labels
 SHORT = 3  # characters of a patient's name at least, that is looked for in the names of files
 Hide = Callable[[str], str]
@@ -62,8 +64,13 @@ def draft(
     task: str | None,
     classes: Sequence[str] | None,
     structures: Sequence[str] | None,
+    pseudonyms: bool = False,
+    numbered: bool = False,
 ) -> Draft:
-    """Everything that must be known before the first pixel is written."""
+    """Everything that must be known before the first pixel is written.
+
+    pseudonyms: the names of patients are kept. numbered: cases are not named after their files.
+    """
     entries, problems, checksums = _entries(plan, results)
     if not entries:
         reasons = Counter(each.reason for each in problems).most_common(3)
@@ -71,7 +78,7 @@ def draft(
         raise ValueError(f"none of {len(plan.items):,} cases could be imported: {stated}")
     names, labels = _labels(plan, entries, classes)
     numbers, parts = _structures(plan, entries, structures)
-    table = _table(plan, entries, keep, hide).assign(label=labels)
+    table = _table(plan, entries, keep, hide, pseudonyms, numbered).assign(label=labels)
     table = table[["case", "label", *(column for column in table if column not in ("case", "label"))]]
     channels = max(entry.shape[0] for entry in entries)
     shape = (channels, *np.max([entry.shape[1:] for entry in entries], axis=0).tolist())
@@ -104,9 +111,9 @@ def _entries(plan: Plan, results: Iterable[Result]) -> tuple[list[Entry], list[P
         checksums.append(f"{result.checksum}\n")
         if result.problem:
             problems.append(Problem(item.files[0], item.row, result.problem))
-        for frame, (image, record) in enumerate(zip(result.images, result.records, strict=True)):
-            numbers = tuple(map(int, np.unique(result.masks[frame]))) if result.masks else ()
-            entries.append(Entry(result.index, frame, len(result.images), image.shape, record, numbers))
+        for frame, (shape, record) in enumerate(zip(result.shapes, result.records, strict=True)):
+            numbers = result.numbers[frame] if result.numbers else ()
+            entries.append(Entry(result.index, frame, len(result.shapes), shape, record, numbers))
     kinds = Counter(len(entry.shape) for entry in entries)
     if len(kinds) > 1:
         most = kinds.most_common(1)[0][0]
@@ -121,24 +128,37 @@ def _entries(plan: Plan, results: Iterable[Result]) -> tuple[list[Entry], list[P
 
 
 def _labels(plan: Plan, entries: Sequence[Entry], classes: Sequence[str] | None) -> tuple[list[str], list[int]]:
-    """The classes in their order, of the whole plan, and the label of each entry."""
-    found = {item.values["label"] for item in plan.items if "label" in item.values}
-    if not found:
+    """The classes in their order, of the whole plan, and the label of each entry, of several findings a bit mask."""
+    texts = [item.values["label"] for item in plan.items if "label" in item.values]
+    if not texts:
         return [ONLY], [0] * len(entries)
-    names = list(classes) if classes else sorted(found, key=natural)
+    found = {part for text in set(texts) for part in text.split(JOIN) if part}
+    names = list(classes or plan.findings or _ordered(found, plan.multilabel))
     if unknown := sorted(found - set(names)):
         raise ValueError(f"the label {unknown[0]!r} is none of the classes {names}: {nearest(unknown[0], names)}")
-    return names, [names.index(plan.items[entry.index].values["label"]) for entry in entries]
+    place = {name: number for number, name in enumerate(names)}
+    labels = [plan.items[entry.index].values["label"] for entry in entries]
+    if plan.multilabel:
+        return names, [sum(1 << place[part] for part in text.split(JOIN) if part) for text in labels]
+    return names, [place[text] for text in labels]
+
+
+def _ordered(found: Iterable[str], multilabel: bool) -> list[str]:
+    """Classes in natural order; of two, the one that says that there is nothing is first, so that 1 is the finding."""
+    names = sorted(found, key=natural)
+    if len(names) == 2 and not multilabel:
+        names.sort(key=lambda name: not re.match(NEGATIVE, name.casefold()))
+    return names
 
 
 def _task(task: str | None, classes: Sequence[str], plan: Plan) -> str:
     """The task that was wished, or the one that classes and masks suggest."""
     if task is not None and task not in TASKS:
         raise ValueError(f"task is {task!r}: {nearest(task, TASKS)}")
-    if task == "multilabel":
-        raise ValueError("task is 'multilabel', which is not imported: write a script with Cases(images, table, card)")
-    if task is not None:
-        return task
+    if plan.multilabel and task not in (None, "multilabel"):
+        raise ValueError(f"task is {task!r} and the labels are several columns: give one column, or task 'multilabel'")
+    if task is not None or plan.multilabel:
+        return task or "multilabel"
     if plan.segmentation:
         return "segmentation"
     if len(classes) < 2:
@@ -163,13 +183,16 @@ def _structures(
     return numbers, list(structures or [BACKGROUND, *(f"structure {number}" for number in found[1:])])
 
 
-def _table(plan: Plan, entries: Sequence[Entry], keep: Sequence[str], hide: Hide) -> pd.DataFrame:
+def _table(
+    plan: Plan, entries: Sequence[Entry], keep: Sequence[str], hide: Hide, pseudonyms: bool, numbered: bool
+) -> pd.DataFrame:
     """One row for each entry, without anything that names a person."""
     cells = [plan.items[entry.index].values for entry in entries]
     known = _patients(cells, entries)
-    columns: dict[str, Any] = {"case": _cases(plan, entries)}
+    named, pseudonyms = "case" in cells[0], pseudonyms and "patient" in cells[0]
+    columns: dict[str, Any] = {"case": _cases(plan, entries, numbered, pseudonyms)}
     if any(known):
-        columns["patient"] = _numbered(known, "patient")
+        columns["patient"] = _texts(known) if pseudonyms else _numbered(known, "patient")
     for role in ("site", "split"):
         if any(role in each for each in cells):
             columns[role] = _texts([each.get(role, "") for each in cells])
@@ -177,11 +200,16 @@ def _table(plan: Plan, entries: Sequence[Entry], keep: Sequence[str], hide: Hide
         columns["site"] = tables.names(columns["site"])
     for name in keep:
         texts = _texts([each[f"keep:{name}"] for each in cells])
-        columns[name] = tables.ages(texts, f"column {name!r}") if name == "age" else _plain(texts)
-    _check_words({name: columns[name] for name in ("site", *keep) if name in columns}, entries, hide)
+        columns[name] = _whole(texts, tables.ages(texts, f"column {name!r}")) if name == "age" else _plain(texts)
+    copied = ["site", *keep, *(["case"] if named else []), *(["patient"] if pseudonyms else [])]
+    shown = {name: columns[name] for name in copied if name in columns}
+    _check_words(shown, entries, hide)
+    if not pseudonyms:
+        _check_patients(shown, known)
     for name in HEADER:
         values = [entry.record["facts"].get(name) for entry in entries]
-        if name not in columns and any(value is not None for value in values):
+        told = {value for value in values if value is not None}
+        if name not in columns and len(told) > (name == "modality"):  # one modality is on the card
             columns[name] = values
     places = [entry.record["institution"] for entry in entries]
     if any(places) and "institution" not in columns:
@@ -204,10 +232,18 @@ def _numbered(known: Sequence[str], what: str) -> list[str | None]:
     return [f"{what}-{order[name]:0{width}d}" if name else None for name in known]
 
 
-def _cases(plan: Plan, entries: Sequence[Entry]) -> list[str]:
-    """A name for each case: the path of its file; a number if the path may tell who it is."""
+def _cases(plan: Plan, entries: Sequence[Entry], numbered: bool, pseudonyms: bool) -> list[str]:
+    """A name for each case: that of the table, the path of its file, or a number if the path may tell who it is."""
     width = len(str(len(plan.items)))
-    if any(entry.record["tags"] for entry in entries) or any(map(_tells, plan.items)):
+    if "case" in plan.items[0].values:
+        names = {entry.index: plan.items[entry.index].values["case"] for entry in entries}
+        if twice := [name for name, count in Counter(names.values()).items() if count > 1]:
+            raise ValueError(
+                f"{len(twice):,} names of cases are in several rows (first: {twice[0]!r}): make them unique"
+            )
+    elif (
+        numbered or any(entry.record["tags"] for entry in entries) or (not pseudonyms and any(map(_tells, plan.items)))
+    ):
         names = {entry.index: f"case-{entry.index + 1:0{width}d}" for entry in entries}
     else:
         paths = _below({entry.index: plan.items[entry.index].files[0] for entry in entries})
@@ -224,9 +260,9 @@ def _below(paths: dict[int, str]) -> dict[int, str]:
 
 
 def _tells(item: Item) -> bool:
-    """Whether the path of a case holds the name of its patient."""
-    name = item.values.get("patient", "").casefold()
-    return len(name) >= SHORT and name in str(PurePosixPath(item.files[0])).casefold()
+    """Whether the path of a case holds the name of its patient, or a part of it."""
+    name, path = item.values.get("patient", "").casefold(), item.files[0].casefold()
+    return any(part in path for part in (name, *re.findall(r"[^\W\d_]+", name)) if len(part) >= SHORT)
 
 
 def _check_words(columns: dict[str, pd.Series], entries: Sequence[Entry], hide: Hide) -> None:
@@ -244,6 +280,18 @@ def _check_words(columns: dict[str, pd.Series], entries: Sequence[Entry], hide: 
             )
 
 
+def _check_patients(columns: dict[str, pd.Series], known: Sequence[str]) -> None:
+    """Refuse columns that repeat the names of patients, which are replaced by numbers."""
+    names = pd.Series([" ".join(name.split()).casefold() or None for name in known], dtype="string")
+    for column, values in columns.items():
+        same = pd.Series(values).astype("string").str.casefold() == names
+        if len(set(names.dropna())) > 1 and bool(same[names.notna()].fillna(False).all()):
+            raise ValueError(
+                f"column {column!r} repeats the names of patients, which are replaced by numbers: leave it out, or say"
+                " that they are pseudonyms (--pseudonyms)"
+            )
+
+
 def _texts(values: Sequence[str]) -> pd.Series:
     """Text, missing where it is empty."""
     return pd.Series([value or None for value in values], dtype="string")
@@ -255,8 +303,14 @@ def _plain(texts: pd.Series) -> pd.Series:
     if len(known) and not known.str.match(r"^[-+]?0\d").any():
         numbers = pd.to_numeric(known.str.replace(",", ".", regex=False), errors="coerce")
         if numbers.notna().all() and np.isfinite(numbers.to_numpy(np.float64)).all():
-            return pd.to_numeric(texts.str.replace(",", ".", regex=False)).astype("float64")
+            return _whole(texts, pd.to_numeric(texts.str.replace(",", ".", regex=False)).astype("float64"))
     return texts
+
+
+def _whole(texts: pd.Series, numbers: pd.Series) -> pd.Series:
+    """Numbers as integers if every cell is a whole number, written as one."""
+    written = bool(texts.notna().all()) and bool(texts.str.fullmatch(r"[-+]?\d{1,15}").all())
+    return numbers.astype(np.int64) if written and numbers.notna().all() else numbers
 
 
 def summary(problems: Sequence[Problem], most: int = 3) -> Iterator[str]:

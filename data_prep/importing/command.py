@@ -14,7 +14,8 @@ from fedlab.core.registry import nearest
 
 COLUMNS = {
     "image": "path of the image, or of the folder of a DICOM series",
-    "label": "class",
+    "case": "name of the case, by default that of its file",
+    "label": "class; repeat it with one column for each finding, or give --task multilabel if cells list several",
     "mask": "path of the mask",
     "site": "site",
     "patient": "patient, who becomes a number",
@@ -22,7 +23,8 @@ COLUMNS = {
 }
 ABOUT = (
     "Import a folder of images (PNG, JPEG, TIFF, DICOM, NIfTI, NRRD, MetaImage) as a dataset that fedlab.load reads,"
-    " and print its folder. Without --table, FOLDER holds one folder for each class, or two folders images and labels."
+    " and print its folder. Without --table, FOLDER holds one folder for each class, or two folders images and labels,"
+    " or what fedlab.export_sites wrote."
 )
 
 
@@ -70,8 +72,11 @@ def _parser() -> Parser:
     parser.add_argument("name", metavar="NAME", help="name of the dataset, letters, digits and -_.")
     parser.add_argument("--table", type=Path, help="CSV, tab-separated or Excel file with one row for each case")
     for role, meaning in COLUMNS.items():
-        parser.add_argument(f"--{role}", metavar="COLUMN", help=f"column of the table: {meaning}")
+        several: dict[str, Any] = {"action": "append"} if role == "label" else {}
+        parser.add_argument(f"--{role}", metavar="COLUMN", help=f"column of the table: {meaning}", **several)
     parser.add_argument("--keep", metavar="COLUMN", action="append", help="further column to copy; may be repeated")
+    parser.add_argument("--pseudonyms", action="store_true", help="keep the names of patients, which name nobody")
+    parser.add_argument("--numbered", action="store_true", help="number cases, rather than name them after their files")
     parser.add_argument("--size", help="pixels or voxels of the result: 64 or 64x48x32; by default 64")
     parser.add_argument("--spacing", help="mm of a pixel or voxel: 1.0 or 1x1x2; with --size, cropped or padded to it")
     parser.add_argument("--fit", choices=FITS, help="how another aspect ratio gets its size; by default pad")
@@ -79,7 +84,9 @@ def _parser() -> Parser:
     parser.add_argument("--window", help=f"{windows}, header, percentiles, LOW:HIGH or LOW%%:HIGH%%")
     parser.add_argument("--colour", choices=COLOURS, help="channels of the result; by default as the images are")
     parser.add_argument("--frames", choices=FRAMES, help="of a file that holds several pictures or volumes")
-    parser.add_argument("--task", help="binary, multiclass, ordinal or segmentation; by default what labels suggest")
+    parser.add_argument(
+        "--task", help="binary, multiclass, ordinal, multilabel or segmentation; by default what labels suggest"
+    )
     parser.add_argument("--classes", type=_list, help="names of the classes in their order, with commas between")
     parser.add_argument("--structures", type=_list, help="names of the values of masks, background first")
     parser.add_argument("--licence", help=f"licence of the images, for the card; by default {NOT_STATED!r}")

@@ -11,13 +11,17 @@ from numpy.typing import NDArray
 
 from data_prep import reader
 from data_prep.importing import grid
-from data_prep.importing.settings import Settings
+from data_prep.importing.settings import WIDE, WINDOWS, Settings
 from data_prep.reader import Person, Scan
 
 MOST = 64  # different values of a mask; more are grey values
 PLACE = 0.05  # of a voxel, by which the places of an image and its mask may differ
 LUMA = (0.299, 0.587, 0.114)  # shares of red, green and blue in grey (ITU-R BT.601)
 FULL = 255
+AIR = (-3100, -900)  # least values of images in Hounsfield units
+SHOWN = "CT shown from {:g} to {:g} HU: give a window (lung, brain, bone, soft-tissue) for the contrast of one organ"
+OWN = "CT shown by the window of its header: grey values of different files cannot be compared"
+LIKE_CT = "values look like Hounsfield units, shown between percentiles of each file: give the modality ct, or a window"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Converted:
     facts: dict[str, Any] = field(default_factory=dict)
     person: Person = field(default_factory=Person)
     notes: tuple[str, ...] = ()
+    oriented: bool = True
 
 
 def convert(files: Sequence[Path], mask: Path | None, chosen: Settings) -> list[Converted]:
@@ -40,12 +45,17 @@ def convert(files: Sequence[Path], mask: Path | None, chosen: Settings) -> list[
 
 
 def digest(files: Sequence[Path]) -> str:
-    """The sha256 of the files, one after the other."""
+    """The sha256 of the files, and of those with their voxels, one after the other."""
     found = hashlib.sha256()
-    for path in files:
+    for path in whole(files):
         with path.open("rb") as file:
             found.update(hashlib.file_digest(file, "sha256").digest())
     return found.hexdigest()
+
+
+def whole(files: Sequence[Path]) -> list[Path]:
+    """Files, each followed by the one with its voxels if it is a header."""
+    return [each for path in files for each in (path, reader.companion(path)) if each is not None]
 
 
 def _converted(scan: Scan, mask: Path | None, chosen: Settings, name: str) -> Converted:
@@ -62,7 +72,8 @@ def _converted(scan: Scan, mask: Path | None, chosen: Settings, name: str) -> Co
     if image.min() == image.max():
         notes = (*notes, "has no contrast: all pixels are equal")
     found = None if mask is None else grid.mask(_checked(mask, scan, name), axes)
-    return Converted(image, found, scan.facts, scan.person, (*scan.notes, *notes))
+    oriented = scan.dimensions == 2 or scan.affine is not None
+    return Converted(image, found, scan.facts, scan.person, (*scan.notes, *notes), oriented)
 
 
 def _levels(scan: Scan, chosen: Settings, name: str) -> tuple[NDArray[np.float32], tuple[str, ...]]:
@@ -73,21 +84,34 @@ def _levels(scan: Scan, chosen: Settings, name: str) -> tuple[NDArray[np.float32
             f"{name} has the modality {scan.facts['modality']}: the window {chosen.preset!r} is in Hounsfield units of"
             " CT; give low and high values, or percentiles"
         )
-    fixed = chosen.window is not None or chosen.percentiles is not None
+    window = WINDOWS[WIDE] if _is_plain_ct(scan, chosen) else chosen.window
+    fixed = window is not None or chosen.percentiles is not None
     if chosen.header and scan.window is None and scan.display is None:
         raise ValueError(f"{name} states no window: give low and high values, or percentiles")
     if not fixed and scan.display is not None:
         levels = scan.display
     else:
-        low, high = chosen.window or _own(scan, chosen, name)
-        levels = reader.share(scan.values.astype(np.float32), low, high)
-        if not fixed and scan.window is not None and scan.facts.get("modality") == "CT":
-            notes = ("CT shown by the window of its header: grey values of different files cannot be compared",)
+        low, high = map(float, window or _own(scan, chosen, name))
+        levels = reader.share(scan.values.astype(np.float32, copy=False), low, high)
+        if window is not None and chosen.window is None:
+            notes = (SHOWN.format(low, high),)
+        elif not fixed and scan.window is not None and scan.facts.get("modality") == "CT":
+            notes = (OWN,)
+        elif not fixed and scan.window is None and "modality" not in scan.facts and not scan.colour:
+            least = np.nanmin(scan.values)
+            notes = (LIKE_CT,) if AIR[0] <= least <= AIR[1] else ()
     levels = levels.astype(np.float32, copy=False)
     levels = 1 - levels if scan.inverted else levels
     if scan.values.dtype.kind == "f":
         levels = np.where(np.isnan(scan.values), np.float32(0), levels)
     return levels, notes
+
+
+def _is_plain_ct(scan: Scan, chosen: Settings) -> bool:
+    """Whether an image is in Hounsfield units, and nothing is said of its window."""
+    if chosen.header or chosen.window is not None or chosen.percentiles is not None:
+        return False
+    return scan.hounsfield or (chosen.ct and "modality" not in scan.facts and scan.window is None and not scan.colour)
 
 
 def _own(scan: Scan, chosen: Settings, name: str) -> tuple[float, float]:
@@ -99,7 +123,7 @@ def _own(scan: Scan, chosen: Settings, name: str) -> tuple[float, float]:
 
 def _checked(path: Path, scan: Scan, name: str) -> NDArray[np.uint8]:
     """The numbers of a mask that is on the grid of its image; ValueError if it is not."""
-    values, found = reader.mask(path)
+    values, found = reader.mask(path, scan)
     shape = scan.values.shape[: scan.dimensions]
     if values.shape != shape:
         raise ValueError(

@@ -4,6 +4,7 @@ Image and mask share one grid, centred on the middle of the image, so that a mas
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,7 @@ def image(values: NDArray[Any], grid: list[Axis]) -> NDArray[np.float32]:
     for place, axis in enumerate(grid, start=values.ndim - len(grid)):
         edge = found.shape[place]
         if not (axis.step == 1 and len(axis.inside) == edge):
-            weights = _weights(axis, edge)
-            found = np.moveaxis(np.tensordot(weights, found, axes=(1, place)), 0, place)
+            found = _along(found, _weights(axis.inside.tobytes(), axis.step, edge), place)
     return _placed(found, grid)
 
 
@@ -91,11 +91,27 @@ def _axis(edge: int, step: float, count: int, size: int) -> Axis:
     return Axis(inside, step, max(size - count, 0) // 2, size)
 
 
-def _weights(axis: Axis, edge: int) -> NDArray[np.float32]:
-    """Weights (output, input) of a triangle as wide as a step, or as a voxel where that is wider."""
-    apart = np.abs(np.arange(edge) - np.clip(axis.inside, 0, edge - 1)[:, None])
-    weights = np.clip(1 - apart / max(axis.step, 1.0), 0, None)
+@lru_cache(maxsize=32)
+def _weights(inside: bytes, step: float, edge: int) -> NDArray[np.float32]:
+    """Weights (output, input) of a triangle as wide as a step, or as a voxel where that is wider.
+
+    Kept for the next image: most have the shape of the one before.
+    """
+    apart = np.abs(np.arange(edge) - np.clip(np.frombuffer(inside), 0, edge - 1)[:, None])
+    weights = np.clip(1 - apart / max(step, 1.0), 0, None)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _along(values: NDArray[np.float32], weights: NDArray[np.float32], place: int) -> NDArray[np.float32]:
+    """Weights (output, input) applied to one axis; the values are not brought into another order in memory first."""
+    front = np.moveaxis(values, place, 0)
+    shape = (len(weights), *front.shape[1:])
+    if front.flags.f_contiguous:
+        flat = front.reshape(len(front), -1, order="F")
+        found = (flat.T @ weights.T).T.reshape(shape, order="F")
+    else:
+        found = (weights @ front.reshape(len(front), -1)).reshape(shape)
+    return np.moveaxis(found, 0, place)
 
 
 def _placed(values: NDArray[Any], grid: list[Axis]) -> NDArray[Any]:

@@ -20,6 +20,8 @@ from data_prep.fetch import say
 from data_prep.importing import look, work
 from data_prep.importing.assemble import Draft, draft, fill, summary
 from data_prep.importing.convert import digest
+from data_prep.importing.exported import exported
+from data_prep.importing.matching import stem
 from data_prep.importing.plan import UNNAMED, Plan, plan
 from data_prep.importing.settings import Settings, settings
 from fedlab.core.files import read_text, resolve, write_text
@@ -32,6 +34,7 @@ LOOK = 12  # cases in the picture of a dry run
 LINES = 12  # of the table of a dry run
 NOT_STATED = "not stated"
 MODALITIES = {"CT": "ct", "MR": "mri", "CR": "xray", "DX": "xray", "MG": "xray", "US": "ultrasound"}
+RAS = "RAS"  # axes go to the right, to the front and upwards
 IMPORT = "import"  # how the command is called
 
 
@@ -41,12 +44,15 @@ def import_images(
     *,
     name: str,
     image: str | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     mask: str | None = None,
     site: str | None = None,
     patient: str | None = None,
     split: str | None = None,
+    case: str | None = None,
     keep: Sequence[str] = (),
+    pseudonyms: bool = False,
+    numbered: bool = False,
     size: Any = None,
     spacing: Any = None,
     fit: str = "pad",
@@ -67,7 +73,8 @@ def import_images(
 
     PNG, JPEG, TIFF and other pictures, DICOM files and series, NIfTI, MGH, NRRD and MetaImage are read. Without a
     table, the folder holds one folder for each class, or the two folders `images` and `labels` with masks of the same
-    names. No field of a header that names a person is copied: patients and institutions become numbers.
+    names, or what `fedlab.export_sites` wrote. No field of a header that names a person is copied: patients and
+    institutions become numbers.
 
     Parameters
     ----------
@@ -77,11 +84,18 @@ def import_images(
         CSV, tab-separated or Excel file with one row for each case.
     name : str
         Name of the dataset and of its folder.
-    image, label, mask, site, patient, split : str, optional
-        Columns of the table: path of the image (a file, or the folder of a DICOM series), class, path of the mask,
-        site, patient (becomes a number; for DICOM by default the one of the header), split (train, val, test).
+    image, label, mask, site, patient, split, case : str, optional
+        Columns of the table: path of the image (a file, or the folder of a DICOM series), class, path of the mask (of a
+        volume also a DICOM segmentation), site, patient (becomes a number; for DICOM by default the one of the header),
+        split (train, val, test), name of the case (by default that of its file). A sequence of several labels names one
+        column for each finding, with 1 or 0: the task is multilabel. With task="multilabel" the cells of one label
+        column list findings, with | or ; or , between.
     keep : sequence of str
         Further columns to copy.
+    pseudonyms : bool
+        The names of patients in the table stand for nobody outside of it: keep them.
+    numbered : bool
+        Number the cases rather than name them after their files. DICOM files that hold identifiers always are.
     size : int or str, optional
         Pixels or voxels of the result: 64, or "64x48". By default 64, if no spacing is given.
     spacing : float or str, optional
@@ -89,15 +103,15 @@ def import_images(
     fit : {"pad", "crop", "stretch"}
         How an image of another aspect ratio gets its size: padded with black, cropped, or distorted.
     window : str, optional
-        "lung", "brain", "bone" or "soft-tissue" (CT, Hounsfield units), "LOW:HIGH" values, "percentiles" or
-        "LOW%:HIGH%", or "header". By default 8 bits stay as they are, and others are shown as their header says, else
-        between two percentiles.
+        "lung", "brain", "bone", "soft-tissue" or "wide" (CT, Hounsfield units), "LOW:HIGH" values, "percentiles" or
+        "LOW%:HIGH%", or "header". By default 8 bits stay as they are, CT is "wide" (-1000 to 1000 HU) so that all files
+        have one scale, and others are shown as their header says, else between two percentiles.
     colour : {"keep", "grey", "rgb"}
         Channels of the result. By default three if any image is in colour.
     frames : {"refuse", "first", "middle", "each"}
         What to do with a file that holds several pictures or volumes.
     task : str, optional
-        binary, multiclass, ordinal or segmentation. By default what classes and masks suggest.
+        binary, multiclass, ordinal, multilabel or segmentation. By default what classes and masks suggest.
     classes : sequence of str, optional
         Names of the classes in their order. By default sorted.
     structures : sequence of str, optional
@@ -105,7 +119,8 @@ def import_images(
     licence : str
         Licence of the images, for the card.
     modality : str, optional
-        Kind of image, such as "ct" or "xray". By default what DICOM headers say.
+        Kind of image, such as "ct" or "xray". By default what DICOM headers say. With "ct", volumes of other formats
+        are taken to hold Hounsfield units.
     to : str or Path, optional
         The folder to write. By default in `$FEDLAB_DATA`, or the user's cache, under its name.
     strict : bool
@@ -147,17 +162,27 @@ def import_images(
     (['healthy', 'ill'], (1, 16, 16), ['healthy/0', 'healthy/2'])
     """
     keep, classes, structures = _names(keep) or [], _names(classes), _names(structures)
-    columns = {"image": image, "label": label, "mask": mask, "site": site, "patient": patient, "split": split}
-    chosen = settings(size, spacing, fit, window, colour, frames)
+    label = label if isinstance(label, str) or label is None else _single(list(label))
+    orientation = RAS
+    columns: dict[str, Any] = {"image": image, "case": case, "label": label, "mask": mask}
+    columns |= {"site": site, "patient": patient, "split": split}
+    if table is None and not any(columns.values()) and (stored := exported(folder)) is not None:
+        table, columns, keep, pseudonyms = stored.table, {**columns, **stored.columns}, keep or stored.keep, True
+        size, window = size if size or spacing else stored.size, window or stored.window
+        task, classes, structures = task or stored.task, classes or stored.classes, structures or stored.structures
+        orientation = stored.orientation
+        licence, modality = licence if licence != NOT_STATED else stored.licence, modality or stored.modality
+    chosen = settings(size, spacing, fit, window, colour, frames, str(modality).casefold() == "ct")
     target = place(name, to)
-    found = plan(folder, table, columns, keep)
+    found = plan(folder, table, columns, keep, task == "multilabel", classes or ())
     for note in found.notes:
         say(f"{name}: {note}")
     failed = [each for each in found.problems if each.reason != UNNAMED]
     if strict and failed:
         raise ValueError(f"{failed[0].file or failed[0].row}: {failed[0].reason} (and {len(failed) - 1:,} more)")
-    make = partial(draft, keep=keep, task=task, classes=classes, structures=structures)
-    shown = {**{role: column for role, column in columns.items() if column}, "keep": keep}
+    naming: dict[str, Any] = {"pseudonyms": pseudonyms, "numbered": numbered}
+    make: Any = partial(draft, keep=keep, task=task, classes=classes, structures=structures, **naming)
+    shown = {**{role: column for role, column in columns.items() if column}, "keep": keep, **naming}
     options = {**chosen.plain(), **{key: value for key, value in shown.items() if value}}
     options |= {
         key: value for key, value in {"task": task, "classes": classes, "structures": structures}.items() if value
@@ -165,17 +190,18 @@ def import_images(
     if dry_run:
         return _preview(found, chosen, target, make, strict)
     command = _command(table, name, options, licence, modality)
-    card = partial(_card, name, options, licence=licence, modality=modality, command=command, plan=found)
+    stated: dict[str, Any] = {"licence": licence, "modality": modality, "orientation": orientation}
+    card: Any = partial(_card, name, options, command=command, plan=found, **stated)
     if (held := _held(target, card, found)) is not None:
         return held
     with work.workplace(target) as space:
         parts = work.run(found.items, found.folder, chosen, space, workers, strict, name)
         salt = read_text(space / work.SALT)
-        made = make(found, work.results(parts), hide=partial(work.hidden_name, salt=salt))
+        made = make(found, work.results(parts, pixels=False), hide=partial(work.hidden_name, salt=salt))
         _write(target, made, parts, card(made))
         _list(target, made, found)
     shutil.rmtree(space, ignore_errors=True)
-    _report(name, made, target)
+    _report(name, made, target, found)
     return read(target)
 
 
@@ -195,6 +221,11 @@ def _names(names: Sequence[str] | None) -> list[str] | None:
     return [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
 
 
+def _single(names: list[str]) -> str | list[str] | None:
+    """One name alone, or several."""
+    return names if len(names) > 1 else next(iter(names), None)
+
+
 def _held(target: Path, card: Any, found: Plan) -> Cases | None:
     """The cases of a folder that was imported from the same files with the same choices; None if there is none."""
     if not target.exists():
@@ -203,10 +234,11 @@ def _held(target: Path, card: Any, found: Plan) -> Cases | None:
     if not writer.ready(target, wanted, but=("checksums", "classes", "task")):
         return None
     say(f"{wanted['name']}: {target} is imported already; its checksums are compared with those of {found.folder}")
+    from tqdm.auto import tqdm
+
     lines = []
-    for item in found.items:
-        files = [found.folder / path for path in (*item.files, *([item.mask] if item.mask else []))]
-        lines.append(f"{digest(files)}\n")
+    for item in tqdm(found.items, unit="case", desc="comparing", delay=2):
+        lines.append(f"{digest(work.sources(item, found.folder))}\n")
     if writer.held(target).get("checksums") != _checksums(lines, found):
         raise FileExistsError(
             f"{target} was imported from other files than {found.folder} holds now: choose another name, or remove it"
@@ -232,6 +264,7 @@ def _card(
     modality: str | None,
     command: str,
     plan: Plan,
+    orientation: str,
 ) -> dict[str, Any]:
     """The card of an import."""
     kinds = set() if made is None else {entry.record["facts"].get("modality") for entry in made.entries}
@@ -249,6 +282,7 @@ def _card(
         options=options,
         modality=modality or stated,
         structures=[] if made is None else made.structures,
+        orientation=orientation if made is not None and _are_oriented(made) else "",
     )
     notes = {} if made is None else {note: count for note, count in sorted(made.notes.items())}
     changed = {} if made is None else {str(old): new for old, new in made.numbers.items() if old != new}
@@ -259,6 +293,11 @@ def _card(
         "problems": 0 if made is None else _failed(made),
     }
     return {**card, **{key: value for key, value in extra.items() if value}}
+
+
+def _are_oriented(made: Draft) -> bool:
+    """Whether all cases are volumes that state where right, front and up are."""
+    return len(made.shape) == 4 and all(entry.record["oriented"] for entry in made.entries)
 
 
 def _failed(made: Draft) -> int:
@@ -291,8 +330,12 @@ def _command(table: str | Path | None, name: str, options: dict[str, Any], licen
             words.append(f"--window={value[0]:g}:{value[1]:g}")
         elif key == "percentiles":
             words.append(f"--window={value[0]:g}%:{value[1]:g}%")
-        elif key in ("keep", "classes", "structures"):
-            words += [f"{flag}={each}" for each in value] if key == "keep" else [f"{flag}={','.join(value)}"]
+        elif key in ("keep", "label") and not isinstance(value, str):
+            words += [f"{flag}={each}" for each in value]
+        elif key in ("classes", "structures"):
+            words.append(f"{flag}={','.join(value)}")
+        elif value is True:
+            words += [flag] if key in ("pseudonyms", "numbered") else []
         elif key != "window":
             words.append(f"{flag}={value}")
     return shlex.join([*words, name])
@@ -332,7 +375,7 @@ def _csv(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def _report(name: str, made: Draft, target: Path) -> None:
+def _report(name: str, made: Draft, target: Path, found: Plan) -> None:
     """Say what was found, what was left out, and what to be careful about."""
     for note, count in made.notes.most_common():
         say(f"{name}: {note} ({count:,} cases)")
@@ -340,14 +383,20 @@ def _report(name: str, made: Draft, target: Path) -> None:
         say(f"{name}: {line}")
     if made.problems:
         say(f"{name}: all reasons are in {target.with_name(f'{target.name}-problems.csv')}")
-    _warn(name, made)
+    _warn(name, made, found)
+    where = target.with_name(f"{target.name}-sources.csv")
     if any(entry.record["tags"] for entry in made.entries):
-        where = target.with_name(f"{target.name}-sources.csv")
         say(f"{name}: cases, patients and institutions are numbered; {where} says which is which: keep it to yourself")
+    else:
+        say(f"{name}: {where} says which file each case is")
 
 
-def _warn(name: str, made: Draft) -> None:
+def _warn(name: str, made: Draft, found: Plan) -> None:
     """Say which fields of headers identify, and what else to be careful about."""
+    first = str(made.table["case"].iloc[0])
+    item = found.items[made.entries[0].index]
+    if "case" not in item.values and stem(item.files[0]).endswith(first):
+        say(f"{name}: cases are named after their files, e.g. {first!r}: --numbered if such a name tells who it is")
     tags = Counter(tag for entry in made.entries for tag in entry.record["tags"])
     if tags:
         say(
@@ -360,6 +409,9 @@ def _warn(name: str, made: Draft) -> None:
         say(
             f"{name}: text, perhaps names, may be burned into the pixels ({stated}): look at them before you share them"
         )
+    if made.task == "binary":
+        negative, positive = made.classes
+        say(f"{name}: {positive!r} is the positive class (the other: --classes '{positive},{negative}')")
     for group in look_alike(made.classes):
         say(f"{name}: the classes {' and '.join(map(repr, group))} look alike: correct the table if they are one")
 
@@ -388,6 +440,6 @@ def _preview(found: Plan, chosen: Settings, target: Path, make: Any, strict: boo
         say(f"{target.name}: {note} ({count:,} of them)")
     for line in summary(made.problems):
         say(f"{target.name}: {line}")
-    _warn(target.name, made)
+    _warn(target.name, made, found)
     say(f"{target.name}: nothing is imported yet; look at {picture} and {lines}")
     return cases

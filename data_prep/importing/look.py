@@ -30,9 +30,17 @@ def draw(cases: Cases, path: Path) -> None:
                 ax.contour(shown == structure, levels=[0.5], colors=[f"C{structure}"], linewidths=1)
         name = str(cases.table["case"].iloc[number])
         name = name if len(name) <= LONGEST else f"...{name[-LONGEST:]}"
-        ax.set_title(f"{name}\n{cases.classes[cases.labels[number]]}", fontsize=7)
+        ax.set_title(f"{name}\n{_class(cases, number)}", fontsize=7)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def _class(cases: Cases, number: int) -> str:
+    """The class of a case, or its findings."""
+    label = int(cases.labels[number])
+    if cases.task != "multilabel":
+        return cases.classes[label]
+    return ", ".join(name for place, name in enumerate(cases.classes) if label >> place & 1) or "no finding"
 
 
 def _flat(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from data_prep import reader
 from data_prep.archives import hidden
 
 EXAMPLES = 3
@@ -21,12 +22,14 @@ class Files:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.paths = list(_walk(folder))
+        found = list(_walk(folder))
+        headers = _headers(found)
+        self.paths = [path for path in found if path not in headers]
         self._places: dict[tuple[str, ...], list[str]] = {}
         below = {parent.as_posix() for path in self.paths for parent in Path(path).parents} - {"."}
-        for path in (*self.paths, *sorted(below)):
+        for path in (*found, *sorted(below)):
             for end in _ends(path):
-                self._places.setdefault(end, []).append(path)
+                self._places.setdefault(end, []).append(headers.get(path, path))
 
     def find(self, cell: str) -> str:
         """The path, below the folder, of the file or folder that a cell names; LookupError with the reason if none."""
@@ -36,12 +39,19 @@ class Files:
         found = self._matches(parts)
         exact = [path for path in found if _parts(path) == parts]
         found = exact or found
+        if len(found) > 1:  # a scan may have files about it with its name, such as scan.json
+            found = [path for path in found if self.is_image(path)] or found
         if len(found) > 1:
             shown = ", ".join(found[:EXAMPLES]) + (", ..." if len(found) > EXAMPLES else "")
             raise LookupError(f"it may mean {len(found)} files ({shown}): write the path below {self.folder.name}")
         if found:
             return found[0]
         raise LookupError(f"there is no such file{self._near(parts)}")
+
+    def is_image(self, path: str) -> bool:
+        """Whether a file has a format that is read, or one of other images that should be reported."""
+        place = self.folder / path
+        return place.is_file() and (place.suffix.lower() in reader.OTHERS or reader.kind(place) is not None)
 
     def _matches(self, parts: tuple[str, ...]) -> list[str]:
         """Files whose path is the end of this one, or of whose path this one is the end; the longest paths first."""
@@ -67,6 +77,13 @@ def stem(path: str) -> str:
     """A path without the end of its name that says the format."""
     folder, _, name = path.rpartition("/")
     return f"{folder}/{_stem(name)}" if folder else _stem(name)
+
+
+def _headers(paths: Sequence[str]) -> dict[str, str]:
+    """File with voxels -> the file next to it with their header; the two are one image."""
+    heads = {path[: -len(reader.HEADER)].lower(): path for path in paths if path.lower().endswith(reader.HEADER)}
+    voxels = [path for path in paths if path.lower().endswith(reader.VOXELS)]
+    return {path: heads[name] for path in voxels if (name := path[: -len(reader.VOXELS)].lower()) in heads}
 
 
 def _ends(path: str) -> Iterator[tuple[str, ...]]:

@@ -3,25 +3,27 @@
 What cannot be used is listed with its reason; nothing is decoded here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from data_prep import reader, tables
+from data_prep.importing.labels import FINDING, Cells, labelling
 from data_prep.importing.matching import Files, natural, stem
 from data_prep.reading import dicom
 from fedlab.core.files import resolve
 from fedlab.core.registry import nearest
 from fedlab.data.checks import SPLITS
 
-ROLES = ("image", "label", "mask", "site", "patient", "split")
+ROLES = ("image", "case", "label", "mask", "site", "patient", "split")
 IMAGES = ("images", "imagestr", "image", "imgs", "img")  # names of folders, in small letters
 MASKS = ("labels", "labelstr", "masks", "mask", "label", "annotations", "segmentations")
 ENDINGS = ("", "_mask", "-mask", "_seg", "-seg", "_label", "_labels")  # of a mask's name after that of its image
 CHANNEL = "_0000"  # what nnU-Net adds to the names of images
 WORDS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
+Columns = Mapping[str, str | Sequence[str] | None]  # role -> column of the table; of labels perhaps several
 UNNAMED = "no row of the table names it"
 RESERVED = ("case", "label", "patient", "split", "site")
 
@@ -55,10 +57,19 @@ class Plan:
     notes: list[str]
     table: Path | None = None
     segmentation: bool = False
+    multilabel: bool = False
+    findings: tuple[str, ...] = ()  # of a table with one column for each
 
 
-def plan(folder: str | Path, table: str | Path | None, columns: Mapping[str, str | None], keep: Sequence[str]) -> Plan:
-    """Find the cases. columns: role -> column of the table. keep: columns to copy."""
+def plan(
+    folder: str | Path,
+    table: str | Path | None,
+    columns: Columns,
+    keep: Sequence[str],
+    multilabel: bool = False,
+    classes: Sequence[str] = (),
+) -> Plan:
+    """Find the cases. keep: columns to copy. multilabel: cells of the label may hold several of the classes."""
     root = resolve(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is no folder: give the folder that holds the images")
@@ -66,9 +77,13 @@ def plan(folder: str | Path, table: str | Path | None, columns: Mapping[str, str
     if table is None:
         if named := [role for role in ROLES if columns.get(role)] + list(keep):
             raise ValueError(f"{named[0]} names a column and there is no table: give the table (--table cases.csv)")
+        if multilabel:
+            raise ValueError(
+                "task is 'multilabel' and there is no table: give the table with the findings of each case"
+            )
         found = _from_pairs(files) or _from_classes(files)
     else:
-        found = _from_table(files, _table(root, table), columns, keep)
+        found = _from_table(files, _table(root, table), columns, keep, multilabel, classes)
     if not found.items:
         reasons = "; ".join(f"{each.file or each.row}: {each.reason}" for each in found.problems[:3])
         raise ValueError(f"{root}: no case was found ({reasons or 'the table has no rows'}): see `--help`")
@@ -83,7 +98,9 @@ def _table(root: Path, table: str | Path) -> Path:
     raise FileNotFoundError(f"there is no table {resolve(table)}, nor is it in {root}: give its path")
 
 
-def _from_table(files: Files, table: Path, columns: Mapping[str, str | None], keep: Sequence[str]) -> Plan:
+def _from_table(
+    files: Files, table: Path, columns: Columns, keep: Sequence[str], multilabel: bool, classes: Sequence[str]
+) -> Plan:
     """One case for each row."""
     try:
         frame = tables.read(table.name, table.read_bytes())
@@ -91,16 +108,20 @@ def _from_table(files: Files, table: Path, columns: Mapping[str, str | None], ke
         raise ValueError(f"{table} cannot be read as a table ({error}): save it again as CSV") from None
     used = _columns(frame, table, columns, keep)
     texts = [{key: _text(value) for key, value in zip(used, row, strict=True)} for row in _rows(frame, used)]
+    findings = tuple(key.removeprefix(FINDING) for key in used if key.startswith(FINDING))
+    label = labelling(texts, multilabel, classes) if "label" in used or findings else None
     problems: list[Problem] = []
     items: dict[tuple[str, ...], Item] = {}
     rejected: set[tuple[str, ...]] = set()
     copies = 0
     for number, cells in enumerate(texts, start=2):
         row = f"row {number}"
+        file = cells["image"]
         try:
-            item = _item(files, cells, row)
+            file = files.find(file)
+            item = _item(files, file, cells, row, label)
         except LookupError as error:
-            problems.append(Problem(cells["image"], row, str(error)))
+            problems.append(Problem(file, row, str(error)))
             continue
         other = items.get(item.files)
         if other is None and item.files not in rejected:
@@ -114,20 +135,31 @@ def _from_table(files: Files, table: Path, columns: Mapping[str, str | None], ke
             ]
             items.pop(item.files, None)
     named = {path for item in items.values() for path in (*item.files, item.mask)} | {each.file for each in problems}
-    unnamed = [path for path in files.paths if path not in named and _is_image(files, path)]
+    below = tuple(f"{each.file}/" for each in problems if each.file)
+    left = [path for path in files.paths if path not in named and not path.startswith(below)]
+    unnamed = [path for path in left if files.is_image(path)]
     problems += [Problem(path, "", UNNAMED) for path in unnamed]
     notes = [f"{copies:,} rows that repeat another row are left out"] if copies else []
-    return Plan(files.folder, list(items.values()), problems, notes, table, bool(columns.get("mask")))
+    return Plan(
+        files.folder,
+        list(items.values()),
+        problems,
+        notes,
+        table,
+        segmentation="mask" in used,
+        multilabel=multilabel or bool(findings),
+        findings=findings,
+    )
 
 
-def _columns(
-    frame: pd.DataFrame, table: Path, columns: Mapping[str, str | None], keep: Sequence[str]
-) -> dict[str, str]:
-    """Role, or name of a kept column -> column of the table; ValueError for one that it has not."""
-    used = {role: name for role in ROLES if (name := columns.get(role))}
+def _columns(frame: pd.DataFrame, table: Path, columns: Columns, keep: Sequence[str]) -> dict[str, str]:
+    """Role, finding, or name of a kept column -> column of the table; ValueError for one that it has not."""
+    used = {role: name for role in ROLES if isinstance(name := columns.get(role), str) and name}
+    if isinstance(several := columns.get("label"), list | tuple):
+        used |= {f"{FINDING}{name}": str(name) for name in several}
     if "image" not in used:
         raise ValueError(f"image is missing: name the column of {table.name} that holds the files (--image COLUMN)")
-    if "label" not in used and "mask" not in used:
+    if not {"label", "mask"} & set(used) and not columns.get("label"):
         raise ValueError(f"label is missing: name the column of {table.name} that holds the classes (--label COLUMN)")
     names = list(map(str, frame.columns))
     for name in (*used.values(), *keep):
@@ -150,19 +182,20 @@ def _text(value: object) -> str:
     return "" if value is None or pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
 
 
-def _item(files: Files, cells: Mapping[str, str], row: str) -> Item:
+def _item(files: Files, file: str, cells: Cells, row: str, label: Callable[[Cells], str] | None) -> Item:
     """The case of one row; LookupError with the reason if there is none."""
-    found = files.find(cells["image"])
-    members = _members(files, found)
+    members = _members(files, file)
     mask = ""
     if "mask" in cells:
         try:
             mask = files.find(cells["mask"])
         except LookupError as error:
             raise LookupError(f"mask {cells['mask']!r}: {error}") from None
-    values = {key: text for key, text in cells.items() if key not in ("image", "mask")}
-    if not values.get("label", "-"):
-        raise LookupError("its label is missing")
+    values = {key: text for key, text in cells.items() if key not in ("image", "mask") and not key.startswith(FINDING)}
+    if label is not None:
+        values["label"] = label(cells)
+    if not values.get("case", "-"):
+        raise LookupError("the name of its case is missing")
     if (split := values.get("split")) is not None:
         values["split"] = _split(split)
     return Item(members, mask, values, row)
@@ -181,7 +214,7 @@ def _members(files: Files, path: str) -> tuple[str, ...]:
     if not (files.folder / path).is_dir():
         return (path,)
     inside = [each for each in files.paths if each.startswith(f"{path}/")]
-    images = [each for each in inside if _is_image(files, each)]
+    images = [each for each in inside if files.is_image(each)]
     if not images:
         raise LookupError("it is a folder without images")
     if len(images) > 1 and any(reader.kind(files.folder / each) != "dicom" for each in images):
@@ -200,30 +233,31 @@ def _from_pairs(files: Files) -> Plan | None:
     for path in _below(files, masks):
         by_stem.setdefault(stem(path.removeprefix(f"{masks}/")), []).append(path)
     items, problems, used = [], [], set()
-    for path in _below(files, images):
-        name = stem(path.removeprefix(f"{images}/"))
+    groups, notes = _grouped(files, _below(files, images))
+    for group in groups:
+        name = (stem(group[0]) if len(group) == 1 else group[0].rpartition("/")[0]).removeprefix(f"{images}/")
         names = (name, name.removesuffix(CHANNEL))
         found = [mask for each in dict.fromkeys(names) for end in ENDINGS for mask in by_stem.get(f"{each}{end}", [])]
         if len(found) == 1:
-            items.append(Item((path,), found[0]))
+            items.append(Item(group, found[0]))
             used.add(found[0])
         else:
             reason = f"{masks} holds {len(found)} masks for it" if found else f"{masks} holds no mask for it"
-            problems.append(Problem(path, "", reason))
+            problems.append(Problem(group[0], "", reason))
     left = [path for paths in by_stem.values() for path in paths if path not in used]
     problems += [Problem(path, "", f"{images} holds no image for it") for path in left]
-    return Plan(files.folder, items, problems, [], segmentation=True)
+    return Plan(files.folder, items, problems, notes, segmentation=True)
 
 
 def _below(files: Files, top: str) -> list[str]:
     """Images below a folder, in natural order."""
-    found = [path for path in files.paths if path.startswith(f"{top}/") and _is_image(files, path)]
+    found = [path for path in files.paths if path.startswith(f"{top}/") and files.is_image(path)]
     return sorted(found, key=natural)
 
 
 def _from_classes(files: Files) -> Plan:
     """One case for each image, or DICOM series, in a folder named after its class."""
-    images = [path for path in sorted(files.paths, key=natural) if _is_image(files, path)]
+    images = [path for path in sorted(files.paths, key=natural) if files.is_image(path)]
     problems = [Problem(path, "", "it is in no folder that names its class") for path in images if "/" not in path]
     inside = [path for path in images if "/" in path]
     splits = {path.split("/")[0] for path in inside}
@@ -248,8 +282,10 @@ def _is_split(name: str) -> bool:
 
 def _grouped(files: Files, paths: Sequence[str]) -> tuple[list[tuple[str, ...]], list[str]]:
     """Files that are one case: slices of one DICOM series in one folder, and every other file for itself."""
+    from tqdm.auto import tqdm
+
     groups: dict[tuple[str, str], list[str]] = {}
-    for path in paths:
+    for path in tqdm(paths, unit="file", desc="reading headers", delay=2, leave=False):
         key = (path, "")
         if reader.kind(files.folder / path) == "dicom":
             header = _header(files.folder / path)
@@ -271,9 +307,3 @@ def _header(path: Path) -> dicom.Header | None:
         return dicom.header(path)
     except ValueError:
         return None
-
-
-def _is_image(files: Files, path: str) -> bool:
-    """Whether a file has a format that is read, or one of other images that should be reported."""
-    place = files.folder / path
-    return place.suffix.lower() in reader.OTHERS or reader.kind(place) is not None

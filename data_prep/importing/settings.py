@@ -8,7 +8,9 @@ from typing import Any
 from data_prep import reader
 from fedlab.core.registry import choose, nearest
 
+WIDE = "wide"  # of CT if no window is given: one for all files, from air to dense bone
 WINDOWS = {  # lowest and highest value in Hounsfield units: centre and width as radiologists set them
+    WIDE: (-1000.0, 1000.0),
     "lung": (-1350.0, 150.0),
     "brain": (0.0, 80.0),
     "bone": (-500.0, 1300.0),
@@ -26,8 +28,9 @@ class Settings:
     """Choices of an import.
 
     size: of the result, one number for all edges or one for each; None if only the spacing is given. spacing: mm for
-    each axis, or one number; None to scale to the size. window: low and high value, two percentiles, or None for the
-    window that the header states, else percentiles. fit: how an image of another aspect ratio gets its size.
+    each axis, or one number; None to scale to the size. window: low and high value, two percentiles, or None: of CT
+    the wide window, else that of the header, else percentiles. fit: how an image of another aspect ratio gets its size.
+    ct: volumes whose file says nothing of it hold Hounsfield units.
     """
 
     size: tuple[int, ...] | None = None
@@ -39,6 +42,7 @@ class Settings:
     header: bool = False
     colour: str = "keep"
     frames: str = "refuse"
+    ct: bool = False
 
     def plain(self) -> dict[str, Any]:
         """The choices that are not the defaults, as values of JSON."""
@@ -53,6 +57,7 @@ def settings(
     window: Any = None,
     colour: str = "keep",
     frames: str = "refuse",
+    ct: bool = False,
 ) -> Settings:
     """Check choices as a user writes them, such as size="64x64" and window="lung"."""
     choose("fit", fit, FITS)
@@ -72,6 +77,7 @@ def settings(
         fit=fit,
         colour=colour,
         frames=frames,
+        ct=ct,
         **_window(window),
     )
 

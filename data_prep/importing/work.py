@@ -1,24 +1,26 @@
 """Convert many cases in several processes; what is done is kept, so that a killed import resumes.
 
 Results are kept in parts of a few cases, each written as a whole and named after all that determines it: choices, paths
-of its files, their sizes and times. A part that is there is not done again.
+of its files, their sizes and times. A part that is there is not done again. It is a file of pixels, and a .json that
+says what they are.
 """
 
 import hashlib
 import json
+import math
 import os
 import secrets
-import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.importing.convert import Converted, convert, digest
+from data_prep.importing.convert import Converted, convert, digest, whole
 from data_prep.importing.plan import Item
 from data_prep.importing.settings import Settings
 from fedlab.core.files import read_text, write_text
@@ -27,16 +29,24 @@ PART = 24  # cases, kept together
 LITTLE = 2**26  # bytes to read, for which starting processes would take longer than it saves
 SALT = "salt"  # file with the key that hides names while an import is not finished
 LOCK = "import.lock"
+KEPT = ("records", "shapes", "numbers", "problem", "checksum")  # of a result, in the .json of its part
+PIXELS = ".pixels"  # end of the file with the images and masks of a part, one after the other
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one case: results, or the reason why there are none."""
+    """What became of one case: results, or the reason why there are none.
+
+    images, masks: one for each record, or none where they were not read. shapes: of the images. numbers: in the masks.
+    """
 
     index: int
-    images: list[NDArray[np.uint8]]
-    masks: list[NDArray[np.uint8]]
-    records: list[dict[str, Any]]
+    images: list[Pixels] = field(default_factory=list)
+    masks: list[Pixels] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    numbers: list[tuple[int, ...]] = field(default_factory=list)
     problem: str = ""
     checksum: str = ""
 
@@ -84,11 +94,11 @@ def run(
     return [place / name for name in names]
 
 
-def results(parts: Sequence[Path]) -> Iterator[Result]:
+def results(parts: Sequence[Path], pixels: bool = True) -> Iterator[Result]:
     """What became of each case, in their order."""
     start = 0
     for part in parts:
-        for result in _stored(part, start):
+        for result in _stored(part, start, pixels):
             yield result
         start = result.index + 1
 
@@ -103,20 +113,32 @@ def _parts(items: Sequence[Item], folder: Path) -> Iterator[Sequence[Item]]:
             start, size = number + 1, 0
 
 
+def sources(item: Item, folder: Path) -> list[Path]:
+    """The files of a case, and of its mask."""
+    return [folder / path for path in (*item.files, *([item.mask] if item.mask else []))]
+
+
 def one(item: Item, folder: Path, chosen: Settings, salt: str, index: int = 0) -> Result:
     """Convert one case; a file that cannot be used is a problem and no error."""
     files = [folder / path for path in item.files]
-    mask = folder / item.mask if item.mask else None
     checksum = ""
     try:
-        checksum = digest([*files, *([mask] if mask else [])])
-        found = convert(files, mask, chosen)
+        checksum = digest(sources(item, folder))
+        found = convert(files, folder / item.mask if item.mask else None, chosen)
     except (ValueError, OSError, MemoryError) as error:
         stated = (" ".join(str(error).split()) or type(error).__name__).replace(f"{folder}{os.sep}", "")
         stated = f"it{stated.removeprefix(item.files[0])}" if stated.startswith(f"{item.files[0]} ") else stated
-        return Result(index, [], [], [], stated, checksum)
-    masks = [each.mask for each in found if each.mask is not None]
-    return Result(index, [each.image for each in found], masks, [_record(each, salt) for each in found], "", checksum)
+        return Result(index, problem=stated, checksum=checksum)
+    images, masks = [each.image for each in found], [each.mask for each in found if each.mask is not None]
+    return Result(
+        index,
+        images,
+        masks,
+        [_record(each, salt) for each in found],
+        [image.shape for image in images],
+        [tuple(np.unique(mask).tolist()) for mask in masks],
+        checksum=checksum,
+    )
 
 
 def _record(found: Converted, salt: str) -> dict[str, Any]:
@@ -130,6 +152,7 @@ def _record(found: Converted, salt: str) -> dict[str, Any]:
         "tags": list(person.tags),
         "burned": person.burned,
         "notes": list(found.notes),
+        "oriented": found.oriented,
     }
 
 
@@ -145,44 +168,47 @@ def _name(part: Sequence[Item], folder: Path, chosen: Settings) -> str:
     """A name for all that determines the results of a part."""
     stated = [json.dumps(chosen.plain(), sort_keys=True)]
     for item in part:
-        for path in (*item.files, *([item.mask] if item.mask else [])):
-            stat = (folder / path).stat()
-            stated.append(f"{path}\t{stat.st_size}\t{stat.st_mtime_ns}")
+        for path in whole(sources(item, folder)):
+            stat = path.stat()
+            stated.append(f"{os.path.relpath(path, folder)}\t{stat.st_size}\t{stat.st_mtime_ns}")
         stated.append("")
     return hashlib.sha256("\n".join(stated).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _part(part: Sequence[Item], folder: Path, chosen: Settings, target: Path, salt: str, strict: bool) -> int:
     """Convert the cases of one part and keep them; its .json is written last, and says that it is whole."""
-    arrays: dict[str, NDArray[np.uint8]] = {}
     records = []
-    for number, item in enumerate(part):
-        result = one(item, folder, chosen, salt, number)
-        if strict and result.problem:
-            raise ValueError(f"{item.files[0]}: {result.problem}")
-        arrays |= {f"image-{number}-{place}": image for place, image in enumerate(result.images)}
-        arrays |= {f"mask-{number}-{place}": mask for place, mask in enumerate(result.masks)}
-        records.append({"records": result.records, "problem": result.problem, "checksum": result.checksum})
-    scratch = target.with_name(f"{target.name}.{os.getpid()}.npz")
-    np.savez(scratch, allow_pickle=False, **arrays)  # type: ignore[arg-type]
-    scratch.replace(target.with_suffix(".npz"))
-    write_text(target.with_suffix(".json"), json.dumps(records))
+    scratch, crc = target.with_name(f"{target.name}.{os.getpid()}{PIXELS}"), 0
+    with scratch.open("wb") as file:
+        for number, item in enumerate(part):
+            result = one(item, folder, chosen, salt, number)
+            if strict and result.problem:
+                raise ValueError(f"{item.files[0]}: {result.problem}")
+            for array in (*result.images, *result.masks):
+                content = np.ascontiguousarray(array).data
+                crc = zlib.crc32(content, crc)
+                file.write(content)
+            records.append({key: getattr(result, key) for key in KEPT})
+    scratch.replace(target.with_suffix(PIXELS))
+    write_text(target.with_suffix(".json"), json.dumps({"crc": crc, "cases": records}))
     return len(part)
 
 
-def _stored(target: Path, start: int) -> Iterator[Result]:
+def _stored(target: Path, start: int, pixels: bool) -> Iterator[Result]:
     """The results of a part, one case after another."""
-    records = json.loads(read_text(target.with_suffix(".json")))
-    try:
-        with np.load(target.with_suffix(".npz"), allow_pickle=False) as arrays:
-            for number, record in enumerate(records):
-                images = [arrays[f"image-{number}-{place}"] for place in range(len(record["records"]))]
-                masks = [
-                    arrays[f"mask-{number}-{place}"]
-                    for place in range(len(record["records"]))
-                    if f"mask-{number}-{place}" in arrays
-                ]
-                yield Result(start + number, images, masks, record["records"], record["problem"], record["checksum"])
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+    kept = json.loads(read_text(target.with_suffix(".json")))
+    content = np.fromfile(target.with_suffix(PIXELS), np.uint8) if pixels else np.zeros(0, np.uint8)
+    if pixels and zlib.crc32(content.data) != kept["crc"]:
         target.with_suffix(".json").unlink()
-        raise OSError(f"{target.with_suffix('.npz')} is damaged ({error}): run the same command again") from None
+        raise OSError(f"{target.with_suffix(PIXELS)} is damaged: run the same command again, which makes it anew")
+    place = 0
+    for number, record in enumerate(kept["cases"]):
+        found = {key: record[key] for key in KEPT}
+        found |= {key: [tuple(each) for each in record[key]] for key in ("shapes", "numbers")}
+        arrays = []
+        shapes = found["shapes"] + [shape[1:] for shape in found["shapes"][: len(found["numbers"])]]
+        for shape in shapes if pixels else ():
+            arrays.append(content[place : place + math.prod(shape)].reshape(shape))
+            place += arrays[-1].size
+        count = len(found["shapes"])
+        yield Result(start + number, arrays[:count], arrays[count:], **found)

@@ -4,6 +4,7 @@ Values are what the header says they mean: rescaled, without padding, palettes l
 and the inversion (MONOCHROME1) by which the header wants them shown are kept with them.
 """
 
+import gzip
 import io
 import warnings
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from data_prep.reading.stacks import Slice, stack
 REMEDY = "export it again, or convert it to an uncompressed DICOM file"
 NO_IMAGES = {
     "RTDOSE": "a dose",
-    "SEG": "a segmentation",
+    "SEG": "a segmentation, which can be the mask of an image",
     "RTSTRUCT": "contours",
     "RTPLAN": "a treatment plan",
     "PR": "a presentation state",
@@ -47,16 +48,18 @@ class Header:
     placed: bool
     frames: int
     pixels: bool
+    segments: bool = False
 
 
 def header(path: Path) -> Header:
     """Read what decides how files belong together, without pixels."""
-    with _quiet(), decoding(str(path), REMEDY):
-        found = _dataset(path, str(path), stop_before_pixels=True, specific_tags=list(GROUPING))
+    with quiet(), decoding(str(path), REMEDY):
+        found = opened(path, str(path), stop_before_pixels=True, specific_tags=list(GROUPING))
         placed = "ImagePositionPatient" in found and "ImageOrientationPatient" in found
         frames = int(found.get("NumberOfFrames") or 1)
-        pixels = "Rows" in found and str(found.get("Modality")) not in NO_IMAGES
-        return Header(str(found.get("SeriesInstanceUID", "")), placed, frames, pixels)
+        modality = str(found.get("Modality"))
+        pixels = "Rows" in found and modality not in NO_IMAGES
+        return Header(str(found.get("SeriesInstanceUID", "")), placed, frames, pixels, modality == "SEG")
 
 
 def scans(paths: Sequence[Path], name: str = "", frames: str = "refuse") -> list[Scan]:
@@ -65,9 +68,9 @@ def scans(paths: Sequence[Path], name: str = "", frames: str = "refuse") -> list
     frames: what to do with several frames that state no place of their own.
     """
     name = name or str(paths[0])
-    with _quiet():
+    with quiet():
         if len(paths) == 1:
-            return _single(_dataset(paths[0], name), name, frames)
+            return _single(opened(paths[0], name), name, frames)
         return [_series(paths, name)]
 
 
@@ -78,7 +81,7 @@ def _single(dataset: Any, name: str, frames: str) -> list[Scan]:
     count = len(pixels)
     if count > 1 and dataset.get("PerFrameFunctionalGroupsSequence"):
         slices = [
-            Slice(_grey(dataset, values, place, name), *_place(dataset, place), f"frame {place + 1}")
+            Slice(_grey(dataset, values, place, name), *place_of(dataset, place), f"frame {place + 1}")
             for place, values in enumerate(pixels)
         ]
         if _is_grey(dataset) and all(each.position and each.orientation for each in slices):
@@ -89,7 +92,7 @@ def _single(dataset: Any, name: str, frames: str) -> list[Scan]:
 
 def _picture(dataset: Any, pixels: NDArray[Any], place: int, name: str, common: dict[str, Any]) -> Scan:
     """One frame as a picture."""
-    _, _, spacing = _place(dataset, place)
+    _, _, spacing = place_of(dataset, place)
     if not _is_grey(dataset):
         values, full = _colours(dataset, pixels, name)
         return Scan(values, spacing, colour=True, window=(0.0, full), notes=_notes(dataset), **common)
@@ -100,6 +103,7 @@ def _picture(dataset: Any, pixels: NDArray[Any], place: int, name: str, common: 
         window=_window(dataset, place),
         display=_curve(dataset, values, name),
         inverted=_inverted(dataset),
+        hounsfield=_hounsfield(dataset),
         notes=_notes(dataset),
         **common,
     )
@@ -107,7 +111,7 @@ def _picture(dataset: Any, pixels: NDArray[Any], place: int, name: str, common: 
 
 def _series(paths: Sequence[Path], name: str) -> Scan:
     """The slices of one series as a volume."""
-    kept = _distinct([(path, _dataset(path, str(path))) for path in paths])
+    kept = _distinct([(path, opened(path, str(path))) for path in paths])
     datasets = [each for _, each in kept]
     series = {str(each.get("SeriesInstanceUID", "")) for each in datasets}
     if len(series) > 1:
@@ -124,7 +128,7 @@ def _series(paths: Sequence[Path], name: str) -> Scan:
         if len(pixels) != 1:
             raise ValueError(f"{name} holds several files of several frames each: import each file for itself")
         label = str(each.get("InstanceNumber") or path.name)
-        slices.append(Slice(_grey(each, pixels[0], 0, str(path)), *_place(each, 0), f"slice {label}"))
+        slices.append(Slice(_grey(each, pixels[0], 0, str(path)), *place_of(each, 0), f"slice {label}"))
     middle = datasets[len(datasets) // 2]
     inverted = {_inverted(each) for each in datasets}
     if len(inverted) > 1:
@@ -145,8 +149,8 @@ def _placed(
     """Slices with positions as a volume."""
     voxels, affine = stack(slices, name)
     volume = upright(voxels, affine, True, (*_notes(dataset), *extra), name)
-    shown: dict[str, Any] = {"window": window, "inverted": _inverted(dataset), "notes": volume.notes}
-    return Scan(volume.values, volume.spacing, volume.affine, **shown, **common)
+    shown: dict[str, Any] = {"window": window, "inverted": _inverted(dataset), "hounsfield": _hounsfield(dataset)}
+    return Scan(volume.values, volume.spacing, volume.affine, notes=volume.notes, **shown, **common)
 
 
 def _together(persons: list[identity.Person]) -> identity.Person:
@@ -168,15 +172,18 @@ def _distinct(datasets: list[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
     return list(kept.values())
 
 
-def _dataset(path: Path, name: str, **options: Any) -> Any:
+def opened(path: Path, name: str, **options: Any) -> Any:
     """Open a file, with or without its preamble; ValueError if it holds no DICOM."""
     pydicom = library("pydicom", "DICOM")
-    content = path if options else io.BytesIO(path.read_bytes())
+    packed = path.suffix.lower() == ".gz"
+    content: Any = path if options and not packed else io.BytesIO(_content(path, name, packed))
     try:
         found = pydicom.dcmread(content, **options)
     except pydicom.errors.InvalidDicomError:
+        if isinstance(content, io.BytesIO):
+            content.seek(0)
         with decoding(name, REMEDY):
-            found = pydicom.dcmread(path, force=True, **options)
+            found = pydicom.dcmread(content, force=True, **options)
         if "SOPClassUID" not in found and "Rows" not in found:
             raise ValueError(f"{name} is no DICOM file: it has neither a preamble nor an image") from None
     except OSError:
@@ -194,6 +201,13 @@ def _dataset(path: Path, name: str, **options: Any) -> Any:
     return found
 
 
+def _content(path: Path, name: str, packed: bool) -> bytes:
+    """The bytes of a file, unpacked."""
+    content = path.read_bytes()
+    with decoding(name, REMEDY):
+        return gzip.decompress(content) if packed else content
+
+
 def _pixels(dataset: Any, name: str) -> list[NDArray[Any]]:
     """The stored values of each frame; ValueError for what is no image."""
     modality = str(dataset.get("Modality", ""))
@@ -203,6 +217,13 @@ def _pixels(dataset: Any, name: str) -> list[NDArray[Any]]:
         raise ValueError(f"{name} holds {NO_IMAGES[modality]} ({modality}) and no image: leave it out")
     if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ValueError(f"{name} holds no pixels (modality {modality or 'not stated'}): leave it out")
+    if "MOSAIC" in (dataset.get("ImageType") or ()):
+        raise ValueError(f"{name} is a mosaic, many slices in one picture: convert it to NIfTI, e.g. with dcm2niix")
+    return stored(dataset, name)
+
+
+def stored(dataset: Any, name: str) -> list[NDArray[Any]]:
+    """The values of each frame as they are in the file."""
     with decoding(name, REMEDY):
         pixels = dataset.pixel_array
         colour = int(dataset.get("SamplesPerPixel", 1)) > 1
@@ -228,7 +249,9 @@ def _grey(dataset: Any, pixels: NDArray[Any], place: int, name: str) -> NDArray[
             if slope == 0:
                 raise ValueError("its rescale slope is 0, which makes all values equal")
             if (slope, intercept) != (1.0, 0.0):
-                values = (values.astype(np.float64) * slope + intercept).astype(np.float32)
+                exact = values.dtype.itemsize <= 2 and slope in (1.0, -1.0) and intercept.is_integer()  # in float32
+                scaled: Any = values.astype(np.float32 if exact else np.float64)
+                values = (scaled * slope + intercept).astype(np.float32)
     if padding is not None and padding.any():
         values = values.astype(np.float32)
         values[padding] = np.nan
@@ -248,7 +271,7 @@ def _padding(dataset: Any, values: NDArray[Any]) -> NDArray[np.bool_] | None:
 
 def _rescale(dataset: Any, place: int) -> tuple[float, float]:
     """Slope and intercept of a frame; (1, 0) if none are stated."""
-    source = _group(dataset, place, "PixelValueTransformationSequence") or dataset
+    source = group_of(dataset, place, "PixelValueTransformationSequence") or dataset
     slope, intercept = source.get("RescaleSlope"), source.get("RescaleIntercept")
     return float(1 if slope is None else slope), float(intercept or 0)
 
@@ -267,7 +290,7 @@ def _colours(dataset: Any, pixels: NDArray[Any], name: str) -> tuple[NDArray[Any
     return pixels, float(2 ** int(dataset.get("BitsStored", 8)) - 1)
 
 
-def _group(dataset: Any, place: int, keyword: str) -> Any:
+def group_of(dataset: Any, place: int, keyword: str) -> Any:
     """The first item of a functional group of a frame, its own or the shared one; None if there is none."""
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared = dataset.get("SharedFunctionalGroupsSequence") or []
@@ -278,11 +301,11 @@ def _group(dataset: Any, place: int, keyword: str) -> Any:
     return None
 
 
-def _place(dataset: Any, place: int) -> tuple[Any, Any, Any]:
+def place_of(dataset: Any, place: int) -> tuple[Any, Any, Any]:
     """Position (3,), directions (6,) and spacing (row, column) of a frame; None where not stated."""
-    position = (_group(dataset, place, "PlanePositionSequence") or dataset).get("ImagePositionPatient")
-    orientation = (_group(dataset, place, "PlaneOrientationSequence") or dataset).get("ImageOrientationPatient")
-    measures = _group(dataset, place, "PixelMeasuresSequence") or dataset
+    position = (group_of(dataset, place, "PlanePositionSequence") or dataset).get("ImagePositionPatient")
+    orientation = (group_of(dataset, place, "PlaneOrientationSequence") or dataset).get("ImageOrientationPatient")
+    measures = group_of(dataset, place, "PixelMeasuresSequence") or dataset
     spacing = next((measures[key].value for key in SPACINGS if measures.get(key)), None)
     return _numbers(position, 3), _numbers(orientation, 6), _positive(_numbers(spacing, 2))
 
@@ -300,6 +323,13 @@ def _positive(values: tuple[float, ...] | None) -> tuple[float, ...] | None:
     return values if values and min(values) > 0 else None
 
 
+def _hounsfield(dataset: Any) -> bool:
+    """Whether values are Hounsfield units: of CT, rescaled, and to no other unit."""
+    source = group_of(dataset, 0, "PixelValueTransformationSequence") or dataset
+    unit = str(source.get("RescaleType") or "HU").upper()
+    return dataset.get("Modality") == "CT" and "RescaleIntercept" in source and unit.startswith("HU")
+
+
 def _inverted(dataset: Any) -> bool:
     """Whether low values are shown white."""
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
@@ -309,7 +339,7 @@ def _inverted(dataset: Any) -> bool:
 
 def _window(dataset: Any, place: int) -> tuple[float, float] | None:
     """The values that the header shows black and white: of the first window; None if it states none."""
-    source = _group(dataset, place, "FrameVOILUTSequence") or dataset
+    source = group_of(dataset, place, "FrameVOILUTSequence") or dataset
     centre, width = _first(source.get("WindowCenter")), _first(source.get("WindowWidth"))
     exact = str(source.get("VOILUTFunction", "LINEAR")).upper() == "LINEAR_EXACT"
     if centre is None or width is None or width < (0 if exact else 1):
@@ -349,13 +379,12 @@ def _notes(dataset: Any) -> tuple[str, ...]:
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         notes.append("MONOCHROME1: inverted, so that high values are bright")
     if dataset.get("Modality") == "CT" and "RescaleIntercept" not in dataset and _is_grey(dataset):
-        shared = dataset.get("SharedFunctionalGroupsSequence") or dataset.get("PerFrameFunctionalGroupsSequence")
-        notes += [] if shared else ["CT without rescale: its values may not be Hounsfield units"]
+        notes += [] if _hounsfield(dataset) else ["CT without rescale: its values may not be Hounsfield units"]
     return tuple(notes)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the warnings of pydicom, which repeat for each file what is no harm to the pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

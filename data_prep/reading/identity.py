@@ -4,6 +4,7 @@ The list is that of the Basic Application Level Confidentiality Profile (DICOM P
 fields of image files, plus every name of a person, every unique identifier and every private field.
 """
 
+from functools import lru_cache
 from typing import Any
 
 from data_prep.reading.scan import Person
@@ -84,27 +85,39 @@ def _tags(header: Any) -> set[str]:
     """Names of the fields that identify and are not empty, also within sequences."""
     found: set[str] = set()
     for tag in header.keys():  # noqa: SIM118
+        name, nested = _meaning(tag)
+        if not (name or nested) or name in found:
+            continue
         try:
-            field = header[tag]
-            empty = field.is_empty
+            if not _is_filled(header.get_item(tag)):
+                continue
+            found |= {name} - {""}
+            for item in header[tag].value if nested else ():
+                found |= _tags(item)
         except Exception:  # a damaged field is nothing that could be named
             continue
-        if empty:
-            continue
-        if field.tag.is_private:
-            found.add("private fields")
-        elif field.VR == "SQ":
-            found |= {field.keyword} & IDENTIFYING
-            for item in field.value:
-                found |= _tags(item)
-        elif field.keyword in IDENTIFYING or field.VR == "PN" or _unique(field):
-            found.add(field.keyword)
     return found
 
 
-def _unique(field: Any) -> bool:
-    """Whether a field holds a unique identifier of a patient, a study or an image, and not one of the format."""
-    return field.VR == "UI" and field.keyword not in CLASSES
+@lru_cache(maxsize=4096)
+def _meaning(tag: Any) -> tuple[str, bool]:
+    """The name of a field that identifies, empty for others, and whether it holds fields of its own."""
+    from pydicom.datadict import dictionary_has_tag, dictionary_keyword, dictionary_VR
+
+    if tag.is_private:
+        return "private fields", False
+    if not dictionary_has_tag(tag):
+        return "", False
+    keyword, kind = dictionary_keyword(tag), dictionary_VR(tag)
+    unique = kind == "UI" and keyword not in CLASSES
+    return keyword if keyword in IDENTIFYING or kind == "PN" or unique else "", kind == "SQ"
+
+
+def _is_filled(field: Any) -> bool:
+    """Whether a field, decoded or as it is in the file, holds anything; asking the latter decodes nothing."""
+    if isinstance(field.value, bytes):
+        return bool(field.value.strip(b" \0"))
+    return not getattr(field, "is_empty", field.value is None)
 
 
 def _burned(header: Any) -> str:

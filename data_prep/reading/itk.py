@@ -1,5 +1,6 @@
 """NRRD and MetaImage by SimpleITK, turned so that axes go to the right, to the front and upwards."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ from numpy.typing import NDArray
 
 from data_prep.reading.nifti import upright
 from data_prep.reading.scan import Scan, decoding, frames_of, library
+from data_prep.reading.stacks import LPS
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+DETACHED = (".nhdr", ".mhd")  # headers that name the file of the voxels
+DATA_FILE = re.compile(r"^(?:ElementDataFile\s*=|data ?file\s*:)\s*(.+?)\s*$", re.M | re.I)
 COLOURS = (3, 4)  # components of a pixel in colour, the fourth is how opaque it is
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK counts to the left and to the back
 
 
 def scans(path: Path, name: str = "", frames: str = "refuse") -> list[Scan]:
@@ -47,6 +50,13 @@ def scans(path: Path, name: str = "", frames: str = "refuse") -> list[Scan]:
     shape = " x ".join(map(str, reversed(values.shape)))
     chosen = frames_of(len(values), frames, name, f"volumes (its shape is {shape})")
     return [upright(values[place].transpose(2, 1, 0), affine, oriented, (), name) for place in chosen]
+
+
+def voxels_of(path: Path) -> Path | None:
+    """The file that a detached header names; None if there is none, or several."""
+    found = DATA_FILE.search(path.read_text(encoding="latin-1")) if path.suffix.lower() in DETACHED else None
+    named = path.parent / found[1] if found else path
+    return named if named != path and named.is_file() else None
 
 
 def _affine(image: Any, dimension: int) -> NDArray[np.float64]:

@@ -1,7 +1,10 @@
 """NIfTI and MGH volumes by nibabel, turned so that axes go to the right, to the front and upwards."""
 
 import gzip
+import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,12 @@ from data_prep.reading.scan import Scan, decoding, frames_of
 
 MILLIMETRES = {"meter": 1000.0, "micron": 0.001}  # of a unit of length in a NIfTI header; others are mm
 NIFTI2_HEADER = 540  # bytes, the first number of a file
+MARK = slice(344, 347)  # where the header of a NIfTI file says so
+ANALYZE = "an Analyze file states no orientation: left and right may be exchanged"
 AGREE = 0.01  # relative difference of voxel sizes, and of directions, that is rounding
 SHEAR = 0.02  # cosine between two axes, above which voxels are no boxes
+
+Open = Callable[[], Any]  # opens an image with nibabel
 
 
 @dataclass(frozen=True)
@@ -30,23 +37,56 @@ def volume(content: bytes, name: str = "the volume", dtype: DTypeLike | None = N
     Raises ValueError with `name` for a file that is damaged (DamagedError), holds colours or complex numbers, or whose
     orientation cannot be inverted.
     """
-    return _volume(content, name, dtype)[0]
+    return _volume(_single(content), name, dtype)[0]
 
 
-def _volume(content: bytes, name: str, dtype: DTypeLike | None, mgh: bool = False) -> tuple[Volume, Any]:
-    """Decode a file; returns its header, too."""
+def scans(content: bytes, name: str = "the volume", frames: str = "refuse", mgh: bool = False) -> list[Scan]:
+    """Decode a file as volumes whose axes go to the right, to the front and upwards; a single slice is a picture."""
+    return _scans(_single(content, mgh), name, frames)
+
+
+def pair(header: bytes, voxels: bytes, name: str = "the volume", frames: str = "refuse") -> list[Scan]:
+    """Decode a NIfTI or Analyze image whose header and voxels are two files, as `scans` does."""
+    return _scans(partial(_pair, header, voxels), name, frames)
+
+
+def _single(content: bytes, mgh: bool = False) -> Open:
+    """What opens a file, unpacked if it is gzipped."""
     import nibabel
 
-    with decoding(name):
+    def opened() -> Any:
         body = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-        second = NIFTI2_HEADER in (int.from_bytes(body[:4], order) for order in ("little", "big"))
-        nifti = nibabel.Nifti2Image if second else nibabel.Nifti1Image
-        image: Any = (nibabel.MGHImage if mgh else nifti).from_bytes(body)
+        nifti = nibabel.Nifti2Image if _is_second(body) else nibabel.Nifti1Image
+        return (nibabel.MGHImage if mgh else nifti).from_bytes(body)
+
+    return opened
+
+
+def _pair(header: bytes, voxels: bytes) -> Any:
+    """Open an image of two files: NIfTI if its header says so, else Analyze."""
+    import nibabel
+
+    nifti: Any = nibabel.Nifti2Pair if _is_second(header) else nibabel.Nifti1Pair
+    kind = nifti if _is_second(header) or header[MARK] in (b"ni1", b"n+1") else nibabel.Spm99AnalyzeImage
+    files = {"header": io.BytesIO(header), "image": io.BytesIO(voxels)}
+    files |= {"mat": io.BytesIO()} if kind is nibabel.Spm99AnalyzeImage else {}  # a place that SPM may state: none
+    return kind.from_file_map({part: nibabel.FileHolder(fileobj=file) for part, file in files.items()})
+
+
+def _is_second(header: bytes) -> bool:
+    """Whether a header is of NIfTI-2."""
+    return NIFTI2_HEADER in (int.from_bytes(header[:4], order) for order in ("little", "big"))
+
+
+def _volume(opened: Open, name: str, dtype: DTypeLike | None = None) -> tuple[Volume, Any]:
+    """Decode an image; returns its header, too."""
+    with decoding(name):
+        image = opened()
         stored = image.get_data_dtype()
         real = stored.kind in "biuf"
         voxels = np.asarray(image.dataobj, dtype) if real else np.zeros(0)
         affine = np.array(image.affine, np.float64)
-        if not mgh:
+        if hasattr(image.header, "get_xyzt_units"):
             affine[:3] *= MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
     if not real:
         raise ValueError(f"{name} stores {stored} in each voxel: wanted one real number, convert it to grey values")
@@ -55,14 +95,13 @@ def _volume(content: bytes, name: str, dtype: DTypeLike | None, mgh: bool = Fals
     return Volume(voxels, affine, str(stored)), image.header
 
 
-def scans(content: bytes, name: str = "the volume", frames: str = "refuse", mgh: bool = False) -> list[Scan]:
-    """Decode a file as volumes whose axes go to the right, to the front and upwards; a single slice is a picture."""
-    found, header = _volume(content, name, None, mgh)
+def _scans(opened: Open, name: str, frames: str) -> list[Scan]:
+    """Decode an image as volumes."""
+    found, header = _volume(opened, name)
     voxels: Any = found.voxels.astype(np.float32) if found.voxels.dtype == np.float64 else found.voxels
     shape = (*voxels.shape, 1, 1)
     voxels = voxels.reshape(shape[:3] + tuple(edge for edge in shape[3:] if edge > 1))
-    notes: tuple[str, ...]
-    oriented, notes = (True, ()) if mgh else _orientation(header, name)
+    oriented, notes = _orientation(header, name)
     if voxels.ndim == 3:
         return [upright(voxels, found.affine, oriented, notes, name)]
     edges = " x ".join(map(str, voxels.shape))
@@ -93,9 +132,9 @@ def upright(
     placed = affine @ inv_ornt_aff(turn, voxels.shape)
     turned = apply_orientation(voxels, turn)
     spacing = tuple(float(size) for size in voxel_sizes(placed))
-    if not oriented:
-        notes = (*notes, "states no orientation: axes are kept as nibabel reads them")
-    turned = np.ascontiguousarray(turned, turned.dtype.newbyteorder("="))
+    if not oriented and not notes:
+        notes = ("states no orientation: axes are kept as nibabel reads them",)
+    turned = np.array(turned, turned.dtype.newbyteorder("="), order="K")  # the axes stay as they are in memory
     thin = [axis for axis, edge in enumerate(turned.shape) if edge == 1]
     if len(thin) > 1:
         raise ValueError(f"{name} has the shape {' x '.join(map(str, turned.shape))}: wanted a picture or a volume")
@@ -109,8 +148,11 @@ def upright(
 def _orientation(header: Any, name: str) -> tuple[bool, tuple[str, ...]]:
     """Whether a header states an orientation; ValueError if its two ways to state one contradict each other."""
     from nibabel.affines import voxel_sizes
+    from nibabel.freesurfer import MGHImage
     from nibabel.orientations import aff2axcodes
 
+    if not hasattr(header, "get_qform"):
+        return (True, ()) if isinstance(header, MGHImage.header_class) else (False, (ANALYZE,))
     with decoding(name):
         (q, q_code), (s, s_code) = header.get_qform(coded=True), header.get_sform(coded=True)
     if not (q_code and s_code):

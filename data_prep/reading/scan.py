@@ -39,7 +39,8 @@ class Scan:
     values: stored integers, or float32 after rescaling; NaN where the file says that there is no value. spacing: mm for
     each axis, if stated. affine: (4, 4) in mm, of a volume whose orientation is stated. window: values that the header
     shows black and white. display: 0 to 1, where the header has another curve than a window. inverted: low values are
-    white. facts: plain header facts, such as the manufacturer. notes: what was done that a reader may not expect.
+    white. hounsfield: values are Hounsfield units of CT. facts: plain header facts, such as the manufacturer. notes:
+    what was done that a reader may not expect.
     """
 
     values: NDArray[Any]
@@ -49,6 +50,7 @@ class Scan:
     window: tuple[float, float] | None = None
     display: NDArray[np.float32] | None = None
     inverted: bool = False
+    hounsfield: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
     person: Person = field(default_factory=Person, repr=False)
     notes: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ UNEVEN = 0.05  # of the distance between slices, by which distances may differ
 TILT = 0.5  # degrees between the stack and its slices, above which the gantry was tilted
 CLOSE = 1e-3  # mm between two slices that are at the same place
 EXAMPLES = 3
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM and ITK count to the left and to the back
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ def stack(slices: Sequence[Slice], name: str) -> tuple[NDArray[Any], NDArray[np.
     height, width = first.spacing or (1.0, 1.0)
     affine[:3, 0], affine[:3, 1], affine[:3, 2] = across * width, down * height, step
     affine[:3, 3] = positions[0]
-    voxels = np.stack([slices[place].values.T for place in order], axis=2)
-    return voxels, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    voxels = np.stack([slices[place].values for place in order]).transpose(2, 1, 0)
+    return voxels, LPS @ affine
 
 
 def _check_alike(slices: Sequence[Slice], name: str) -> None:

@@ -21,8 +21,12 @@ def share(values: NDArray[Any], low: float, high: float) -> NDArray[Any]:
     """Values from low to high as 0 to 1; lower ones and NaN are 0, higher ones 1, all 0 if low is high."""
     span: Any = max(high - low, np.finfo(np.float32).tiny)
     with np.errstate(over="ignore", invalid="ignore"):
-        found = np.clip((values - low) / span, 0, 1)
-    return np.nan_to_num(found, copy=False)
+        found = np.asarray(values - low)
+        found = np.divide(found, span, out=found if found.dtype.kind == "f" else None)
+        gaps = np.isnan(found.sum())
+    if gaps:
+        found[np.isnan(found)] = 0
+    return np.clip(found, 0, 1, out=found)
 
 
 def scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:

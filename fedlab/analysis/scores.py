@@ -296,11 +296,19 @@ class Score(Estimate):
         if self.method.startswith("MOVER"):
             return self._balanced(level)
         if self.errors is not None:
-            highest = 1.0 if test.classes == 2 or test.y.ndim == 2 else 2.0
-            low, high = means.bounded_mean(test.by_patient(self.errors), 0.0, highest, level)
+            low, high = means.bounded_mean(test.by_patient(self.errors), 0.0, self._highest, level)
             return Interval(min(low, value), max(high, value))
-        df = test.support - 1 if test.metric in OF_CLASSES else None
-        return means.jackknife(value, self.left, test.scale, level, df)
+        return means.jackknife(value, self.left, test.scale, level, self._df)
+
+    @property
+    def _highest(self) -> float:
+        """The largest squared error of a case."""
+        return 1.0 if self.test.classes == 2 or self.test.y.ndim == 2 else 2.0
+
+    @property
+    def _df(self) -> float | None:
+        """Degrees of freedom of the jackknife; None for those of all patients."""
+        return self.test.support - 1 if self.test.metric in OF_CLASSES else None
 
     def _proportion(self, member: NDArray[np.bool_], level: float) -> Interval:
         """The interval of the share of correct decisions among some cases."""
@@ -329,7 +337,29 @@ class Score(Estimate):
         members = [self.test.y == label for label in (0, 1)]
         limits = [self._proportion(member, level) for member in members]
         right = self.right if self.right is not None else np.full(len(self.test.y), np.nan)
-        return sites.mean_of_sites([float(right[member].mean()) for member in members], limits)
+        return sites.weighted_sum([float(right[member].mean()) for member in members], limits, [0.5, 0.5])
+
+    @cached_property
+    def spread(self) -> means.Spread | None:
+        """The standard error over cases; None for an AUROC, for a metric of calibration, and without an interval."""
+        test = self.test
+        if test.binary_auroc or np.isnan(self.cases().low):
+            return None
+        if test.counted is not None:
+            return self._share_spread(test.counted)
+        if test.reported:
+            return None
+        if self.method.startswith("MOVER"):
+            return means.Spread.of_sum([self._share_spread(test.y == label) for label in (0, 1)], 0.5)
+        if self.errors is not None:
+            return means.bounded_spread(test.by_patient(self.errors), 0.0, self._highest)[1]
+        return means.jackknife_spread(self.value, self.left, self._df)
+
+    def _share_spread(self, member: NDArray[np.bool_]) -> means.Spread:
+        """The standard error of the share of correct decisions among some cases."""
+        patient = np.unique(self.test.patient[member], return_inverse=True)[1]
+        right = np.zeros(len(self.test.y)) if self.right is None else self.right
+        return proportions.proportion_spread(np.bincount(patient, right[member]), np.bincount(patient))
 
 
 class Gain(Estimate):
@@ -407,14 +437,25 @@ class MeanOfSites(Estimate):
 
     @property
     def method(self) -> str:
-        return "sum of variances" if self._aurocs else "MOVER"
+        return "sum of variances" if self._aurocs or self._spreads else "MOVER"
+
+    @property
+    def _spreads(self) -> list[means.Spread]:
+        """The standard errors of all sites; empty if a site has none."""
+        found = [site.spread for site in self.sites if isinstance(site, Score)]
+        spreads = [spread for spread in found if spread]
+        return spreads if len(spreads) == len(self.sites) else []
 
     def cases(self, level: float = LEVEL) -> Interval:
         if not self.sites or not np.isfinite(self.value):
             return NONE
         if self._aurocs:
             return sites.mean_auroc(self._aurocs, level) if len(self._aurocs) == len(self.sites) else NONE
-        return sites.mean_of_sites([site.value for site in self.sites], [site.cases(level) for site in self.sites])
+        values, limits = [site.value for site in self.sites], [site.cases(level) for site in self.sites]
+        first = self.sites[0]
+        if (spreads := self._spreads) and isinstance(first, Score):
+            return sites.mean_of_sites(values, spreads, limits, first.test.scale, level)
+        return sites.weighted_sum(values, limits, [1 / len(values)] * len(values))
 
     @property
     def differ(self) -> float:
@@ -432,7 +473,5 @@ class MeanOfSites(Estimate):
 
 def apart(first: Estimate, second: Estimate) -> tuple[float, Interval]:
     """The difference of two estimates on different cases, by MOVER."""
-    value = first.value - second.value
-    below = np.hypot(first.value - first.limits.low, second.limits.high - second.value)
-    above = np.hypot(first.limits.high - first.value, second.value - second.limits.low)
-    return value, Interval(float(value - below), float(value + above))
+    limits = sites.weighted_sum([first.value, second.value], [first.limits, second.limits], [1, -1])
+    return first.value - second.value, limits

@@ -29,8 +29,11 @@ from fedlab.core.files import (
     write_checksums,
     write_json,
 )
+from fedlab.core.typing import Bools
 from fedlab.data.checks import SPLITS, TASKS, check_card, check_images, check_table, each, numbers_of
 from fedlab.data.columns import canonical, kind_of, look_alike
+from fedlab.data.duplicates import Group, duplicates
+from fedlab.data.overview import summary
 from fedlab.data.per_case import chosen_rows
 
 __all__ = ["SPLITS", "TASKS", "Cases", "read"]
@@ -46,7 +49,15 @@ REMEDY = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+_figure: list[Callable[..., Any]] = []
+
+
+def register_figure(draw: Callable[..., Any]) -> None:
+    """Set the function that draws `Cases.show`: figures belong to a package that imports this one."""
+    _figure[:] = [draw]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Cases:
     """Labelled images of one dataset.
 
@@ -194,6 +205,76 @@ class Cases:
         rows = chosen_rows(index, self.table["case"])
         masks = None if self.masks is None else self.masks[rows]
         return Cases(self.images[rows], self.table.iloc[rows], self.card, masks)
+
+    def members(self, name: str) -> Bools:
+        """Which cases (n,) have a class; with overlapping labels, at least that one."""
+        index = self.classes.index(name)
+        return (self.labels >> index & 1 == 1) if self.task == "multilabel" else self.labels == index
+
+    def show(
+        self,
+        where: str | None = None,
+        *,
+        rows: ArrayLike | None = None,
+        by: str | None = None,
+        n: int | None = None,
+        page: int = 1,
+        slice: int | None = None,
+        channel: int | None = None,
+        masks: bool = True,
+        seed: int = 0,
+    ) -> Any:
+        """Draw examples of each site and class, with masks as contours, beside the histogram of their intensities.
+
+        The same as `fedlab.plots.cases(self, ...)`; `fedlab.widgets.cases(self)` has controls for it.
+
+        Parameters
+        ----------
+        where : str, optional
+            A condition on the table, such as "age > 60 and sex == 'F'" or "label == 'nodule'".
+        rows : array-like, optional
+            Row positions, or a mask of the cases.
+        by : str, optional
+            A column of the table, whose values are the rows of the figure, "class", or "case" for every case with its
+            name. The site by default, where there is one, else the class.
+        n : int, optional
+            About how many images a row; of "case", how many on a page.
+        page : int, default 1
+            Further pages show further cases.
+        slice : int, optional
+            Which slice of volumes; the middle one by default.
+        channel : int, optional
+            Which channel; colours by default if there are three, else the first.
+        masks : bool, default True
+            Whether to draw masks.
+        seed : int, default 0
+            The same seed shows the same cases.
+
+        Returns
+        -------
+        Drawing
+            (figure, table). table: a row an image.
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> cases = fedlab.load("phantoms(cases=120, size=16)")
+        >>> figure, table = cases.show("age > 40", n=4)
+        >>> table.groupby("class").size().to_dict()
+        {'nodule': 4, 'normal': 4}
+        """
+        options: dict[str, Any] = {"rows": rows, "by": by, "n": n, "page": page, "slice": slice, "channel": channel}
+        return _figure[0](self, where, **options, masks=masks, seed=seed)
+
+    def duplicates(self) -> list[Group]:
+        """Groups of cases with one image, and in what they differ (label, mask, split, patient, site); worst first."""
+        return duplicates(self.pixel_hashes, self.table, self.masks)
+
+    def __repr__(self) -> str:
+        return summary(self).text()
+
+    def _repr_html_(self) -> str:
+        return summary(self, picture=True).html()
 
     def audit(self) -> pd.DataFrame:
         """Look for leakage between splits: duplicate images, and patients in more than one split.

@@ -18,7 +18,7 @@ def import_images(
     *,
     name: str,
     image: str | None = None,
-    label: str | None = None,
+    label: str | Sequence[str] | None = None,
     mask: str | None = None,
     site: str | None = None,
     patient: str | None = None,
@@ -47,7 +47,8 @@ def import_images(
     name : str
         Name of the dataset: `fedlab.load(name)` loads it again.
     image, label, mask, site, patient, split : str, optional
-        Columns of the table: path of the image, class, path of the mask, site, patient (becomes a number), split.
+        Columns of the table: path of the image, class (or a sequence with one column for each finding), path of the
+        mask, site, patient (becomes a number), split.
     keep : sequence of str
         Further columns of the table to copy, such as "age".
     size : int, str or sequence of int, optional
@@ -55,8 +56,8 @@ def import_images(
     spacing : float, str or sequence of float, optional
         Size of a pixel or voxel in mm.
     window : str or (float, float), optional
-        Values that become black and white: "lung", "brain", "bone" or "soft-tissue" of CT, "LOW:HIGH", "percentiles"
-        or "header".
+        Values that become black and white: "lung", "brain", "bone", "soft-tissue" or "wide" of CT, "LOW:HIGH",
+        "percentiles" or "header". By default CT is "wide", -1000 to 1000 HU.
     to : str or Path, optional
         The folder to write. By default in `$FEDLAB_DATA`, or the user's cache, under its name.
     strict : bool
@@ -66,7 +67,8 @@ def import_images(
     workers : int, optional
         Number of processes. By default one for each core.
     **options
-        fit, colour, frames, task, classes, structures, licence, modality: see `data_prep.import_images`.
+        case, pseudonyms, numbered, fit, colour, frames, task, classes, structures, licence, modality: see
+        `data_prep.import_images`.
 
     Returns
     -------

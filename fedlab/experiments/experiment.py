@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -18,6 +19,7 @@ from fedlab.core.registry import Registry
 from fedlab.core.site_names import site_names
 from fedlab.core.warnings import warn
 from fedlab.data import catalogue
+from fedlab.experiments import overview
 from fedlab.federation import aggregation, attacks, participation
 from fedlab.federation.settings import FederationSettings
 from fedlab.heterogeneity import (
@@ -229,6 +231,17 @@ class Experiment(FederationSettings):
     @classmethod
     def _number_or_column(cls, value: Any) -> Any:
         return value if isinstance(value, str) else site_count(value)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        return overview.differing(self.model_dump(), self._defaults()).items()
+
+    def _repr_html_(self) -> str:
+        return overview.experiment(self.model_dump(), self._defaults()).html()
+
+    @classmethod
+    def _defaults(cls) -> dict[str, Any]:
+        """The default of each field."""
+        return {name: field.default for name, field in cls.model_fields.items()}
 
     def with_(self, **changes: Any) -> "Experiment":
         """Copy the experiment with some fields changed; the copy is validated.

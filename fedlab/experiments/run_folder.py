@@ -27,6 +27,7 @@ from fedlab.core.warnings import warn
 from fedlab.core.weights import Weights
 from fedlab.data import catalogue
 from fedlab.evaluation.evaluate import owners
+from fedlab.experiments import overview
 from fedlab.experiments.experiment import DESCRIBED, Experiment
 from fedlab.experiments.recorder import CHECKPOINT, Recorder
 from fedlab.experiments.report_card import card, environment
@@ -294,6 +295,13 @@ class Run:
     def __repr__(self) -> str:
         described = self._about["experiment"]
         return f"Run({described.get('dataset')}, {self.method}, seed {described.get('seed')}: {self.folder})"
+
+    def _repr_html_(self) -> str | None:
+        try:
+            described = {**self._about["experiment"], "method": self.method}
+            return overview.run(described, self.rounds, self.headline, self.unseen, self.folder).html()
+        except DamagedError:  # named where the run is used
+            return None
 
 
 def _is_intact(path: Path) -> bool:

@@ -23,7 +23,7 @@ from fedlab.heterogeneity.annotation import Annotator
 from fedlab.heterogeneity.log_odds import Levels
 from fedlab.heterogeneity.population import Covariate
 from fedlab.heterogeneity.shift.report import shift as realised
-from fedlab.partitioning import assignment, observe
+from fedlab.partitioning import assignment, observe, overview
 from fedlab.partitioning.assignment import check_split
 from fedlab.partitioning.explicit import Explicit
 from fedlab.partitioning.holdout import Unseen
@@ -31,7 +31,7 @@ from fedlab.partitioning.parts import explicit_parts
 from fedlab.partitioning.splits import clear
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Partition:
     """Cases assigned to sites, made by `fedlab.partition` or `Partition.from_sites`.
 
@@ -130,6 +130,12 @@ class Partition:
         {'north': 80, 'south': 40}
         """
         return cls(**explicit_parts(cases, sites, splits, acquisition, annotation, unseen, seed, leakage))
+
+    def __repr__(self) -> str:
+        return overview.summary(self).text()
+
+    def _repr_html_(self) -> str:
+        return overview.summary(self, picture=True).html()
 
     @property
     def requested(self) -> dict[str, Any]:

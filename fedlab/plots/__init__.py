@@ -1,5 +1,8 @@
 """Figures, one function a question: `(thing, *, ax=None) -> (figure, table)`. A plot never sees a model.
 
+Of cases: `cases` (examples by site and class, with masks and intensities), `intensity` (histograms of each site),
+`duplicates` (identical images side by side).
+
 Of a partition: `partition` (cases by site and class), `samples` (example images), `population` (patients), `shift`
 (measured shift against its null), `sites` (all of these in one figure), `doses` (requested against measured shift).
 
@@ -14,7 +17,10 @@ against the measured shift).
 """
 
 from fedlab.plots.case_mix import partition, population
+from fedlab.plots.case_sheet import cases
+from fedlab.plots.identical import duplicates
 from fedlab.plots.images import leakage, samples
+from fedlab.plots.intensities import intensity
 from fedlab.plots.measured_shift import doses, shift
 from fedlab.plots.method_comparison import communication_cost, ranking
 from fedlab.plots.rounds import curves, forgetting, participation
@@ -27,13 +33,16 @@ from fedlab.plots.style import save
 institutions, presence, price = sites, participation, communication_cost  # earlier names
 
 __all__ = [
+    "cases",
     "communication_cost",
     "costs_of_heterogeneity",
     "curves",
     "distance",
     "doses",
+    "duplicates",
     "forgetting",
     "institutions",
+    "intensity",
     "leakage",
     "local_vs_global",
     "participation",

@@ -115,6 +115,16 @@ def samples(brightness: pd.Series, scanners: int | None) -> str:
     return f"Mean image brightness {level}{tail}"
 
 
+def cases(count: int, total: int, brightness: pd.Series) -> str:
+    """State how many cases were chosen, and the range of mean image brightness over rows.
+
+    count, total: of the cases that were chosen and of all; brightness: mean pixel value of each row, in [0, 1].
+    """
+    level = samples(brightness, None)
+    chosen = f"{count:,} cases" if count == total else f"{count:,} of {total:,} cases"
+    return f"{chosen}: {level[0].lower()}{level[1:]}"
+
+
 def shift(table: pd.DataFrame) -> str:
     """State the axes whose measure lies outside its null interval; table: a row an axis, columns axis and beyond."""
     if table.empty:

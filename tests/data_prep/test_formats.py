@@ -1,5 +1,6 @@
 """Laws of the readers of DICOM, NIfTI, NRRD and pictures: the right values, or a refusal that says why."""
 
+import gzip
 import io
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pydicom
 import pytest
 import SimpleITK
 import tifffile
-from own_scans import AXIAL, dicom, header, nifti, series
+from own_scans import AXIAL, dicom, header, nifti, segmentation, series
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -38,10 +39,13 @@ def refusal(path: Any, frames: str = "refuse") -> str:
 
 # --- the files that pydicom and nibabel ship
 
-REFUSED = {  # part of a name -> reason
+REFUSED = {  # part of a path -> reason
+    "data/0.dcm": "is a mosaic",
+    "data/1.dcm": "is a mosaic",
     "rtdose": "a dose",
     "badVR": "a dose",
-    "liver": "a segmentation",
+    "liver": "a segmentation, which can be the mask of an image",
+    "siemens_dwi": "is a mosaic",
     "rtplan": "a treatment plan",
     "VR_BigEndNoMeta": "a treatment plan",
     "VR_LitEndNoMeta": "a treatment plan",
@@ -67,7 +71,7 @@ REFUSED = {  # part of a name -> reason
     "dconn": "volumes|wanted a picture or a volume",
     "test.mgz": "volumes",
     "example_nifti2": "volumes",
-    ".hdr": "is the header of an Analyze or NIfTI pair",
+    ".hdr": "is the header of an Analyze or NIfTI pair without its voxels",
     ".PAR": "PAR/REC",
     ".mnc": "MINC",
     ".HEAD": "AFNI",
@@ -77,7 +81,6 @@ REFUSED = {  # part of a name -> reason
     ".tck": "fibres",
     ".v": "ECAT",
     ".REC": "PAR/REC",
-    ".dcm.gz": "in no format that is read",
     ".bin": "in no format that is read",
     ".txt": "in no format that is read",
 }
@@ -97,14 +100,14 @@ def test_shipped_files_are_read_as_their_library_reads_them_or_refused_for_a_rea
 
     count = 0
     for path in SHIPPED:
-        reason = next((reason for part, reason in REFUSED.items() if part in path.name), None)
+        reason = next((reason for part, reason in REFUSED.items() if part in f"{path.parent.name}/{path.name}"), None)
         if reason is not None:
             assert re.search(reason, refusal(path)), (path.name, refusal(path))
             continue
         scan = one(path)
         count += 1
         if reader.kind(path) == "dicom":
-            dataset = pydicom.dcmread(path)
+            dataset = pydicom.dcmread(io.BytesIO(gzip.decompress(path.read_bytes())) if path.suffix == ".gz" else path)
             expected = dataset.pixel_array.astype(np.float64)
             if not scan.colour:
                 expected = expected * float(dataset.get("RescaleSlope", 1)) + float(dataset.get("RescaleIntercept", 0))
@@ -216,6 +219,21 @@ def test_a_file_without_preamble_and_syntax_is_read(tmp_path: Path) -> None:
     del dataset.file_meta
     pydicom.dcmwrite(tmp_path / "x.dcm", dataset, implicit_vr=True, little_endian=True)
     assert np.array_equal(one(tmp_path / "x.dcm").values, SLICE)
+
+
+def test_a_packed_file_is_unpacked(tmp_path: Path) -> None:
+    path = dicom(tmp_path / "x.dcm", SLICE)
+    (tmp_path / "x.dcm.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert np.array_equal(one(tmp_path / "x.dcm.gz").values, SLICE)
+    (tmp_path / "x.dcm.gz").write_bytes(gzip.compress(path.read_bytes())[:-20])
+    assert "x.dcm.gz cannot be decoded" in refusal(tmp_path / "x.dcm.gz")
+
+
+def test_a_mosaic_and_an_overlay_in_the_pixels_are_no_picture(tmp_path: Path) -> None:
+    assert "many slices in one picture" in refusal(dicom(tmp_path / "m.dcm", SLICE, ImageType=["ORIGINAL", "MOSAIC"]))
+    pixels = RNG.integers(0, 4096, (6, 8)).astype(np.uint16)
+    marked = pixels | np.uint16(1 << 12)  # an overlay in a bit that is not stored
+    assert np.array_equal(one(dicom(tmp_path / "o.dcm", marked, BitsStored=12, HighBit=11)).values, pixels)
 
 
 def test_a_file_without_an_end_of_name_is_known_by_its_mark(tmp_path: Path) -> None:
@@ -403,6 +421,61 @@ def test_a_single_slice_is_a_picture_as_dicom_stores_it(tmp_path: Path) -> None:
     voxels[2, 3, 0] = 9  # right and front, as axes go to the right and to the front
     scan = one(nifti(tmp_path / "x.nii", voxels))
     assert scan.values.shape == (4, 3) and scan.values[0, 0] == 9 and scan.spacing == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "noted"), [(nibabel.Nifti1Pair, False), (nibabel.Nifti2Pair, False), (nibabel.Spm99AnalyzeImage, True)]
+)
+def test_an_image_in_two_files_is_that_in_one(kind: Any, noted: bool, tmp_path: Path) -> None:
+    voxels = RNG.integers(0, 99, (4, 5, 6)).astype(np.int16)
+    affine = np.diag([-2.0, 3, 4, 1])
+    nibabel.save(kind(voxels, affine), tmp_path / "pair.img")
+    nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / "one.nii")
+    pair, single = one(tmp_path / "pair.hdr"), one(tmp_path / "one.nii")
+    assert np.array_equal(pair.values, single.values) and pair.spacing == single.spacing
+    assert noted == (pair.affine is None) == any("left and right may be exchanged" in note for note in pair.notes)
+    assert "without their header" in refusal(_moved(tmp_path / "pair.img", tmp_path / "alone.img"))
+    assert "without its voxels" in refusal(tmp_path / "pair.hdr")
+
+
+def _moved(path: Path, target: Path) -> Path:
+    return path.rename(target)
+
+
+# --- DICOM segmentations
+
+
+def test_a_segmentation_is_put_on_the_grid_of_its_image(tmp_path: Path) -> None:
+    """Segments that a NIfTI mask and a DICOM segmentation state are the same mask, in whatever order frames come."""
+    (image,) = reader.read(series(tmp_path / "ct", VOLUME))
+    numbers = np.zeros(VOLUME.shape, np.uint8)  # rows, columns, slices, as the files have them
+    numbers[1:4, 2:5, 1:3], numbers[4:, 6:, 3:] = 1, 2
+    path = segmentation(tmp_path / "seg.dcm", numbers)
+    found, scan = reader.mask(path, image)
+    assert np.array_equal(found, numbers.transpose(1, 0, 2)[::-1, ::-1]) and np.array_equal(scan.affine, image.affine)
+    assert "a segmentation, which can be the mask of an image" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"shift": 0.1}, "on another grid"),
+        ({"shift": 100.0}, "on another grid"),
+        ({"overlap": True}, "overlap in 9 voxels of frame"),
+        ({"kind": "FRACTIONAL"}, "type FRACTIONAL"),
+    ],
+)
+def test_segmentations_that_are_no_mask_of_their_image_are_refused(change: dict, reason: str, tmp_path: Path) -> None:
+    (image,) = reader.read(series(tmp_path / "ct", VOLUME))
+    numbers = np.zeros(VOLUME.shape, np.uint8)
+    numbers[1:4, 2:5, 1:3] = 1
+    with pytest.raises(ValueError, match=reason):
+        reader.mask(segmentation(tmp_path / "seg.dcm", numbers, **change), image)
+
+
+def test_a_segmentation_of_a_picture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="its image is no volume with a place"):
+        reader.mask(segmentation(tmp_path / "seg.dcm", np.ones((6, 8, 1), np.uint8)), reader.Scan(SLICE))
 
 
 # --- NRRD and MetaImage

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
-from own_scans import dicom, nifti, series
+from own_scans import dicom, nifti, segmentation, series
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -23,6 +24,7 @@ import fedlab
 from data_prep.__main__ import main
 from data_prep.importing import grid, imports, work
 from data_prep.importing.settings import settings
+from fedlab.data.cases import Cases
 
 RNG = np.random.default_rng(0)
 
@@ -75,6 +77,20 @@ def test_class_folders_become_a_dataset_that_loads_by_its_name(tmp_path: Path, h
         assert np.array_equal(image[0], np.asarray(Image.open(root / f"{case}.png")))
     assert sorted(path.name for path in home.iterdir()) == ["mine", "mine-sources.csv"]
     assert fedlab.partition(again, sites=2).cases.fingerprint == again.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("found", "classes"),
+    [
+        (("nodule", "normal"), ["normal", "nodule"]),
+        (("Benign", "Adenoma"), ["Benign", "Adenoma"]),
+        (("normothermia", "fever"), ["fever", "normothermia"]),
+        (("no tumour", "cyst"), ["no tumour", "cyst"]),
+        (("10", "9"), ["9", "10"]),
+    ],
+)
+def test_the_positive_class_is_the_finding(found: tuple, classes: list[str], tmp_path: Path) -> None:
+    assert data_prep.import_images(folders(tmp_path / "scans", 2, found), name="x", size=12).classes == classes
 
 
 def test_folders_of_splits_hold_folders_of_classes(tmp_path: Path) -> None:
@@ -130,6 +146,59 @@ def test_tables_in_any_form_are_read(encoding: str, separator: str, tmp_path: Pa
     )
     assert cases.classes == ["none", "Ödem"] and cases.labels.tolist() == [1, 1, 0, 0]
     assert cases.table["age"].tolist() == [61.5] * 4
+
+
+def test_several_labels_of_a_case_become_bits(tmp_path: Path, home: Path) -> None:
+    for name in "abcde":
+        png(tmp_path / "scans" / f"{name}.png")
+    columns = [
+        {"f": "a", "Mass": 1, "Edema": 0},
+        {"f": "b", "Mass": "no", "Edema": "yes"},
+        {"f": "c", "Mass": 1, "Edema": 1},
+    ]
+    columns += [{"f": "d", "Mass": 0, "Edema": ""}, {"f": "e", "Mass": -1, "Edema": 0}]
+    listed = ["Mass", "Edema", "Edema|Mass", "No Finding", ""]
+    chosen: dict[str, Any] = {"image": "f", "size": 12}
+    path = table(tmp_path / "columns.csv", columns)
+    found = fedlab.import_images(tmp_path / "scans", path, name="columns", label=["Mass", "Edema"], **chosen)
+    assert found.task == "multilabel" and found.classes == ["Mass", "Edema"] and found.labels.tolist() == [1, 2, 3]
+    told = problems(home, "columns")
+    assert told["d.png"] == "its label 'Edema' is missing: write 0 where the finding is absent"
+    assert told["e.png"] == "its label 'Mass' is '-1': wanted 1 or 0"
+    path = table(tmp_path / "list.csv", [{"f": row["f"], "y": text} for row, text in zip(columns, listed, strict=True)])
+    words = ["import", str(tmp_path / "scans"), "--table", str(path), "--image=f", "--label=y", "--size=12"]
+    assert main([*words, "--task=multilabel", "--classes=Mass,Edema", "list"]) == 0
+    again = fedlab.load("list")
+    assert again.labels.tolist() == [1, 2, 3, 0] and problems(home, "list") == {"e.png": "its label is missing"}
+    assert np.array_equal(again.images[:3], found.images)
+    marks = table(
+        tmp_path / "marks.csv", [{"f": row["f"], "Mass": "x" if row["f"] < "c" else "", "Edema": ""} for row in columns]
+    )
+    marked = data_prep.import_images(tmp_path / "scans", marks, name="marks", label=["Mass", "Edema"], **chosen)
+    assert marked.labels.tolist() == [1, 1, 0, 0, 0]
+    with pytest.raises(ValueError, match="task is 'binary' and the labels are several columns"):
+        data_prep.import_images(tmp_path / "scans", marks, name="x", label=["Mass", "Edema"], task="binary", **chosen)
+
+
+def test_files_about_a_scan_are_not_taken_for_it(tmp_path: Path) -> None:
+    """A cell without the end of a name is the scan, not its scan.json or the second half of a pair."""
+    import nibabel
+
+    for place, name in enumerate("abc"):
+        voxels = np.full((6, 6, 6), 9 * place, np.int16)
+        voxels[0] = 99
+        kind = nibabel.Nifti1Pair if place else nibabel.Nifti1Image
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        nibabel.save(kind(voxels, np.eye(4)), tmp_path / "scans" / f"{name}{'.img' if place else '.nii.gz'}")
+        (tmp_path / "scans" / f"{name}.json").write_text("{}", encoding="utf-8")
+    path = table(tmp_path / "t.csv", [{"f": "a", "y": 0}, {"f": "b", "y": 1}, {"f": "c.img", "y": 1}])
+    chosen: dict[str, Any] = {"image": "f", "label": "y", "size": 6, "window": "0:255", "strict": True}
+    cases = data_prep.import_images(tmp_path / "scans", path, name="x", **chosen)
+    assert cases.images[:, 0, -1, 0, 0].tolist() == [0, 9, 18]
+    with (tmp_path / "scans" / "c.img").open("r+b") as file:
+        file.write(b"\1")
+    with pytest.raises(FileExistsError, match="imported from other files"):
+        data_prep.import_images(tmp_path / "scans", path, name="x", **chosen)
 
 
 NAMES = ["s1/Käse 1.png", "s1/b.png", "s2/c.png", "s2/d.png"]
@@ -300,6 +369,35 @@ def test_windows_are_what_they_say(tmp_path: Path, home: Path) -> None:
     assert 0.09 < (tails.images[0] == 0).mean() < 0.12 and 0.09 < (tails.images[0] == 255).mean() < 0.12
 
 
+def test_ct_without_a_window_has_one_scale_in_all_files(tmp_path: Path, home: Path) -> None:
+    """Two files that differ in their header's window alone become the same image; --window header is each its own."""
+    ramp = np.linspace(-1200, 1200, 144).reshape(12, 12).astype(np.int16)
+    for name, centre in {"a": 40, "b": -600}.items():
+        tags = {"WindowCenter": centre, "WindowWidth": 400, "RescaleSlope": 1, "RescaleIntercept": -24}
+        dicom(tmp_path / "scans" / name / "x.dcm", ramp + 24, **tags)
+    cases = data_prep.import_images(tmp_path / "scans", name="ct", size=12)
+    expected = np.rint(np.clip((ramp + 1000.0) / 2000, 0, 1) * 255)
+    assert np.abs(cases.images[:, 0] - expected).max() <= 1 and len(set(cases.pixel_hashes)) == 1
+    assert any("CT shown from -1000 to 1000 HU" in note for note in cases.card["notes"])
+    own = data_prep.import_images(tmp_path / "scans", name="own", size=12, window="header")
+    assert len(set(own.pixel_hashes)) == 2 and any("cannot be compared" in note for note in own.card["notes"])
+
+
+def test_ct_of_formats_that_do_not_say_so_is_noted_and_scaled_if_stated(tmp_path: Path) -> None:
+    voxels = np.linspace(-1000, 1000, 6**3).reshape(6, 6, 6).astype(np.int16)
+    for name in "ab":
+        nifti(tmp_path / "scans" / name / "x.nii", voxels // (1 + (name == "b")), np.eye(4))
+    plain = data_prep.import_images(tmp_path / "scans", name="plain", size=6)
+    assert plain.card["notes"][next(note for note in plain.card["notes"] if "Hounsfield" in note)] == 1
+    stated = data_prep.import_images(tmp_path / "scans", name="ct", size=6, modality="ct")
+    assert (
+        np.abs(
+            stated.images[:, 0].astype(int) - [np.rint((v + 1000) / 2000 * 255) for v in (voxels, voxels // 2)]
+        ).max()
+        <= 1
+    )
+
+
 def test_padding_is_black_also_where_grey_is_inverted(tmp_path: Path) -> None:
     pixels = RNG.integers(100, 900, (12, 12)).astype(np.int16)
     pixels[0] = -2000
@@ -381,7 +479,119 @@ def test_masks_that_do_not_fit_their_image_are_refused(tmp_path: Path, home: Pat
         assert reason in told[f"i/{name}.nii"]
 
 
+def test_a_series_of_slices_has_one_mask(tmp_path: Path, home: Path) -> None:
+    """A folder of DICOM slices beside a NIfTI mask, or beside a DICOM segmentation, is one case with that mask."""
+    volume = RNG.integers(0, 999, (8, 6, 5)).astype(np.int16)
+    numbers = np.zeros((8, 6, 5), np.uint8)
+    numbers[2:5, 1:4, 1:3] = 1
+    for name in ("p1", "p2"):
+        series(tmp_path / "images" / name, volume, SeriesInstanceUID=f"3.{name[1]}")
+    (scan,) = data_prep.reader.read(sorted((tmp_path / "images" / "p1").iterdir()))
+    (tmp_path / "labels").mkdir()
+    segmentation(tmp_path / "labels" / "p1.dcm", numbers)
+    nifti(tmp_path / "labels" / "p2_seg.nii.gz", numbers.transpose(1, 0, 2)[::-1, ::-1].copy(), scan.affine)
+    cases = data_prep.import_images(tmp_path, name="x", spacing="0.25x0.5x2", window="0:1000", strict=True)
+    assert len(cases) == 2 and cases.shape == (1, 6, 8, 5) and np.array_equal(cases.masks[0], cases.masks[1])
+    assert np.array_equal(cases.masks[0], numbers.transpose(1, 0, 2)[::-1, ::-1])
+
+
 # --- round trips
+
+
+def realised(part: fedlab.Partition) -> Cases:
+    """The cases as the sites of a federation have them."""
+    rows, table = part.rows, part.cases.table.iloc[part.rows].reset_index(drop=True)
+    each = list(zip(rows, part.table["site"], strict=True))
+    table = table.rename(columns={"site": "native_site"}).assign(site=part.table["site"], split=part.table["split"])
+    table["label"] = [int(part.training_labels([row], site)[0]) for row, site in each]
+    masks = None
+    if part.cases.masks is not None:
+        masks = np.concatenate([part.training_masks([row], site) for row, site in each])
+    if "annotated" in part.table:
+        table["true_label"] = part.cases.labels[rows]
+    return Cases(np.concatenate([part.pixels([row], site) for row, site in each]), table, part.cases.card, masks)
+
+
+FEDERATIONS = {  # what is exported -> shape and task
+    "grey with masks": ("png", 1, (12, 10), "binary"),
+    "grey as nifti": ("nifti", 1, (12, 10), "binary"),
+    "colour": ("png", 3, (12, 10), "multiclass"),
+    "volumes with masks": ("nifti", 1, (6, 5, 4), "segmentation"),
+    "several labels": ("png", 1, (9, 9), "multilabel"),
+}
+
+
+@pytest.mark.parametrize("what", FEDERATIONS)
+def test_an_exported_federation_comes_back(what: str, tmp_path: Path) -> None:
+    """Pixels, masks and table have the fingerprint of what the sites see, with names that need care."""
+    format_, channels, shape, task = FEDERATIONS[what]
+    count, rng = 16, np.random.default_rng(3)
+    label = np.arange(count) % (
+        4 if task == "multilabel" else 3 if task == "multiclass" else 1 if task == "segmentation" else 2
+    )
+    classes = {"binary": ["no, none", "Ödem"], "multiclass": ["a", "b", "c"], "segmentation": ["case"]}.get(
+        task, ["m", "n"]
+    )
+    table = pd.DataFrame(
+        {
+            "case": [f"Fall {number}/{'A' if number % 2 else 'a'}:ä" for number in range(count)],
+            "label": label,
+            "patient": [f"p{number // 2}" if number > 3 else None for number in range(count)],
+            "age": 40.0 + np.arange(count) / 3,
+            "stage": [None, *range(1, count)],
+            "scans": np.arange(count) + 2**40,
+            "smoker": np.arange(count) % 2 == 0,
+            "note": [f'"x", {number}\nline' for number in range(count)],
+            "code": [f"00{number}" for number in range(count)],
+            "when": pd.Timestamp("2020-02-29 12:30") + pd.to_timedelta(np.arange(count), "D"),
+        }
+    )
+    card = {"name": "all", "task": task, "classes": classes, "structures": ["nothing", "one", "two"]}
+    masks = rng.integers(0, 3, (count, *shape), np.uint8) if "masks" in what else None
+    cases = Cases(rng.integers(0, 256, (count, channels, *shape), np.uint8), table, card, masks)
+    part = fedlab.partition(cases, sites=2, acquisition=0.6, annotation=0.3 if task == "binary" else 0.0, seed=1)
+    folder = fedlab.export_sites(part, tmp_path / "out", format_)
+    back = fedlab.import_images(folder, name="back", strict=True)
+    expected = realised(part)
+    assert back.fingerprint == expected.fingerprint
+    assert np.array_equal(back.masks, expected.masks) if masks is not None else back.masks is None
+    again = fedlab.partition(back, sites="site")
+    assert again.table["split"].tolist() == part.table["split"].tolist() and again.sites == part.sites
+    for site in folder.glob("*/cases.csv"):  # a site's folder stands alone
+        own = pd.read_csv(site, dtype=str)
+        assert own["image"].map(lambda name, site=site: (site.parent / name).is_file()).all()
+
+
+def test_float_images_come_back_as_the_nearest_of_256_values(tmp_path: Path) -> None:
+    images = RNG.random((6, 1, 8, 8)).astype(np.float16)
+    table = pd.DataFrame({"case": list("abcdef"), "label": [0, 1] * 3, "site": ["x", "x", "x", "y", "y", "y"]})
+    cases = Cases(images, table.assign(split="train"), {"name": "f", "task": "binary", "classes": ["0", "1"]})
+    part = fedlab.partition(cases, sites="site")
+    for format_ in ("png", "nifti"):
+        back = fedlab.import_images(fedlab.export_sites(part, tmp_path / format_, format_), name=format_)
+        assert np.abs(back.images / 255 - images.astype(np.float32)).max() <= 0.5 / 255 + 1e-6
+    assert np.array_equal(
+        data_prep.reader.read(tmp_path / "nifti" / "x" / "images" / "a.nii.gz")[0].values, images[0, 0]
+    )
+
+
+def test_what_an_export_cannot_hold_is_refused(tmp_path: Path) -> None:
+    card = {"name": "f", "task": "binary", "classes": ["0", "1"]}
+    table = pd.DataFrame({"case": list("abcd"), "label": [0, 1] * 2, "site": list("xxyy"), "split": "train"})
+    for shape, format_, column, reason in [
+        ((1, 6, 6, 6), "png", {}, "volumes need format='nifti'"),
+        ((3, 6, 6), "nifti", {}, "PNG holds one or three, NIfTI one"),
+        ((1, 6, 6), "jpeg", {}, "format='jpeg'"),
+        ((1, 6, 6), None, {"ward": ["NA", "1", "2", "3"]}, "column 'ward' holds 'NA', which would not come back"),
+        ((1, 6, 6), None, {"ward": ["1.50", "1", "2", "3"]}, "holds '1.50', which would not come back"),
+        ((1, 6, 6), None, {"image": list("abcd")}, "a column 'image'"),
+    ]:
+        part = fedlab.partition(
+            Cases(np.zeros((4, *shape), np.uint8), table.assign(**column), card), sites="site", leakage="allow"
+        )
+        with pytest.raises(ValueError, match=reason):
+            fedlab.export_sites(part, tmp_path / "out", format_)
+    assert not list(tmp_path.iterdir())
 
 
 def test_phantoms_come_back_from_png(tmp_path: Path) -> None:
@@ -464,7 +674,7 @@ SECRETS = {
 
 
 def identified(root: Path) -> Path:
-    """Three files of two patients in two hospitals, with names in every field, also nested, private and in paths."""
+    """Three files of two patients in two hospitals: names in fields, nested, private, in overlays and in paths."""
     from pydicom.dataset import Dataset
     from pydicom.sequence import Sequence
 
@@ -476,8 +686,8 @@ def identified(root: Path) -> Path:
             {} if who == "Erika" else {"PatientID": "PID-42", "PatientName": "Hans", "InstitutionName": "Praxis Ost"}
         )
         scanner = {"Manufacturer": "SIEMENS" if place else "GE", "ManufacturerModelName": "Prisma"}
-        dicom(
-            root / finding / f"{who}-{place}.dcm",
+        path = dicom(
+            root / finding / f"{who} Mustermann" / f"{who}-{place}.dcm",
             RNG.integers(0, 999, (12, 12)).astype(np.int16),
             Modality="MR",
             MagneticFieldStrength=3,
@@ -485,6 +695,13 @@ def identified(root: Path) -> Path:
             **tags,
             **scanner,
         )
+        whole = pydicom.dcmread(path)
+        whole.add_new(0x00090010, "LO", "ERIKA MAKER")
+        whole.add_new(0x00091001, "UN", b"Private^Erika")
+        for tag, kind, value in ((0x60000010, "US", 12), (0x60000011, "US", 12), (0x60000040, "CS", "G")):
+            whole.add_new(tag, kind, value)
+        whole.add_new(0x60003000, "OW", b"Overlay^Erika 18 b")
+        whole.save_as(path)
     return root
 
 
@@ -496,7 +713,19 @@ def test_nothing_of_a_header_that_names_a_person_is_in_the_folder(
     folder = home / "x"
     content = b"".join(path.read_bytes() for path in folder.iterdir())
     content += cases.table.to_csv().encode() + json.dumps(cases.card).encode()
-    words = [*SECRETS.values(), "Nested^Erika", "PID-42", "Praxis Ost", "Hans", "Erika", "Mustermann"]
+    words = [
+        *SECRETS.values(),
+        "Nested^Erika",
+        "Private^Erika",
+        "Overlay^Erika",
+        "ERIKA MAKER",
+        "scans",
+        "PID-42",
+        "Praxis Ost",
+        "Hans",
+        "Erika",
+        "Mustermann",
+    ]
     for word in words:
         for form in (word, word.upper(), word.lower(), word.replace("^", " ")):
             assert form.encode() not in content, form
@@ -513,7 +742,7 @@ def test_nothing_of_a_header_that_names_a_person_is_in_the_folder(
 
 def test_a_column_that_repeats_a_header_is_refused_and_a_patient_becomes_a_number(tmp_path: Path) -> None:
     root = identified(tmp_path / "scans")
-    files = ["a/Erika-0.dcm", "b/Erika-1.dcm", "b/Hans-2.dcm"]
+    files = ["a/Erika Mustermann/Erika-0.dcm", "b/Erika Mustermann/Erika-1.dcm", "b/Hans Mustermann/Hans-2.dcm"]
     rows = [{"f": file, "y": file[0], "id": "pid-4711 " if "Erika" in file else "PID-42"} for file in files]
     path = table(tmp_path / "t.csv", rows)
     with pytest.raises(ValueError, match=r"column 'id' repeats what the headers say .*PatientID in 3 cases"):
@@ -530,6 +759,40 @@ def test_names_of_files_that_tell_the_patient_are_numbered(tmp_path: Path) -> No
     cases = data_prep.import_images(tmp_path / "scans", path, name="x", image="f", label="y", patient="p", size=12)
     assert cases.table["case"].tolist() == ["case-1", "case-2", "case-3"]
     assert cases.table["patient"].tolist() == ["patient-1", "patient-1", "patient-2"]
+
+
+def test_cases_are_named_as_wished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of files may tell who it is: cases are numbered if wished, or if a patient is named in a path."""
+    rows = [{"f": f"{name}.png", "id": f"S{name[-1]}", "y": name[-1], "p": f"X{name}"} for name in ("meier1", "huber2")]
+    for row in rows:
+        png(tmp_path / "scans" / row["f"])
+    path = table(tmp_path / "t.csv", rows)
+    chosen: dict[str, Any] = {"image": "f", "label": "y", "size": 12}
+
+    def cases(name: str, **options: Any) -> pd.DataFrame:
+        return data_prep.import_images(tmp_path / "scans", path, name=name, **chosen, **options).table
+
+    assert cases("files")["case"].tolist() == ["meier1", "huber2"]
+    assert "cases are named after their files, e.g. 'meier1': --numbered" in capsys.readouterr().err
+    assert cases("numbers", numbered=True)["case"].tolist() == ["case-1", "case-2"]
+    assert cases("own", case="id")["case"].tolist() == ["S1", "S2"]
+    assert cases("hidden", patient="p")["patient"].tolist() == ["patient-1", "patient-2"]
+    kept = cases("kept", patient="p", pseudonyms=True)
+    assert kept["patient"].tolist() == ["Xmeier1", "Xhuber2"] and kept["case"].tolist() == ["meier1", "huber2"]
+    with pytest.raises(ValueError, match="column 'p' repeats the names of patients"):
+        cases("x", patient="p", keep=["p"])
+    table(path, [{**row, "id": "S"} for row in rows])
+    with pytest.raises(ValueError, match="1 names of cases are in several rows"):
+        cases("x", case="id")
+
+
+def test_parts_of_the_name_of_a_patient_in_a_path_are_found(tmp_path: Path) -> None:
+    for name in ("mustermann_erika_01", "b"):
+        png(tmp_path / "scans" / f"{name}.png")
+    rows = [{"f": "mustermann_erika_01", "y": 0, "p": "Mustermann^Erika"}, {"f": "b", "y": 1, "p": "Bo"}]
+    path = table(tmp_path / "t.csv", rows)
+    cases = data_prep.import_images(tmp_path / "scans", path, name="x", image="f", label="y", patient="p", size=12)
+    assert cases.table["case"].tolist() == ["case-1", "case-2"]
 
 
 @pytest.mark.parametrize(
@@ -618,6 +881,20 @@ def test_several_processes_write_the_same_folder(tmp_path: Path, home: Path) -> 
     for workers in (1, 2):
         data_prep.import_images(root, name="same", size=12, workers=workers, to=home / f"{workers}" / "x")
     assert contents(home / "1" / "x") == contents(home / "2" / "x")
+
+
+def test_a_damaged_part_is_named_and_made_again(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = many(tmp_path / "scans")
+    with monkeypatch.context() as patch:
+        patch.setattr(imports, "_list", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(imports, "_write", lambda *given: None)
+        with pytest.raises(KeyboardInterrupt):
+            data_prep.import_images(root, name="x", size=12)
+    part = next((home / ".x.import").glob("*.pixels"))
+    part.write_bytes(b"\xff" + part.read_bytes()[1:])
+    with pytest.raises(OSError, match=r"\.pixels is damaged: run the same command again"):
+        data_prep.import_images(root, name="x", size=12)
+    assert len(data_prep.import_images(root, name="x", size=12)) == 80
 
 
 def test_two_processes_do_not_import_to_one_folder(tmp_path: Path, home: Path) -> None:

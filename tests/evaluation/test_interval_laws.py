@@ -108,7 +108,7 @@ def test_a_slope_is_found_where_it_is():
 
 def test_the_mean_of_sites_is_narrower_and_the_worst_site_below():
     limits = [Interval(0.6, 0.8), Interval(0.7, 0.9), Interval(0.75, 0.95), Interval(0.5, 0.9)]
-    mean = sites.mean_of_sites([0.7, 0.8, 0.85, 0.7], limits)
+    mean = sites.weighted_sum([0.7, 0.8, 0.85, 0.7], limits, [0.25] * 4)
     assert mean.width < min(limit.width for limit in limits)
     worst = sites.worst_site(limits, [Interval(low - 0.05, high + 0.05) for low, high in limits])
     assert worst == pytest.approx((0.5, 0.85))

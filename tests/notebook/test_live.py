@@ -363,10 +363,11 @@ threaded
 """
 
 
-def test_in_a_notebook_every_place_ends_with_the_last_round(tmp_path):
+@pytest.mark.xdist_group("notebooks")
+def test_in_a_notebook_every_place_ends_with_the_last_round(tmp_path, kernel):
     """In a cell, inside `with output:` and inside one of a thread: one picture, the last state."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS.split("---\n")])
-    done = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    done = NotebookClient(notebook, kernel_name=kernel, resources={"metadata": {"path": str(tmp_path)}}).execute()
     (plain,) = done.cells[1].outputs
     assert "image/png" in plain.data and "round 3 of 3" in plain.data["text/plain"]
     kept = [state for name, state in states(done) if name == "OutputModel"]

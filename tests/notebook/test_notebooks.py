@@ -35,9 +35,9 @@ OPTIONS = {  # fewer doses, seeds and methods
 ABOUT = {"11": {"acquisition": 0.0, "annotation": 0.0}, "32": {"acquisition": 0.0}}  # what these vary from the series
 
 
-def execute(notebook: Path, target: Path, *options: str) -> Result:
+def execute(kernel: str, notebook: Path, target: Path, *options: str) -> Result:
     """`papermill` with these options, in this process: to start one takes as long as many a notebook."""
-    command = ["--no-progress-bar", "--kernel", "python3", str(notebook), str(target), *options]
+    command = ["--no-progress-bar", "--kernel", kernel, str(notebook), str(target), *options]
     return CliRunner(env={"OMP_NUM_THREADS": "1"}).invoke(papermill.cli.papermill, command)
 
 
@@ -71,10 +71,10 @@ def shared(tmp_path_factory) -> Path:
 @pytest.mark.notebook
 @pytest.mark.xdist_group("notebooks")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
-def test_notebook_runs(path, shared):
+def test_notebook_runs(path, shared, kernel):
     before = trained(shared)
     options = (*(FEWER if path.stem[:2] in UNTRAINED else QUICK), *OPTIONS.get(path.stem[:2], ()))
-    done = execute(path, shared / path.name, "-p", "out", str(shared), *options)
+    done = execute(kernel, path, shared / path.name, "-p", "out", str(shared), *options)
     assert done.exit_code == 0, str(done.exception)[-3000:]
     assert path.stem != READS or before == trained(shared) != set()
     executed = nbformat.read(shared / path.name, 4)

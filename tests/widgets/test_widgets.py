@@ -263,17 +263,19 @@ def test_an_empty_folder_says_what_to_do(tmp_path, capsys):
 # -- executed notebooks ------------------------------------------------------------------------------------------
 
 
-def executed(tmp_path, *cells: str) -> nbformat.NotebookNode:
+def executed(kernel: str, tmp_path, *cells: str) -> nbformat.NotebookNode:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbformat.write(notebook, tmp_path / "in.ipynb")
     papermill.execute_notebook(
-        tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False, kernel_name="python3", cwd=str(tmp_path)
+        tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False, kernel_name=kernel, cwd=str(tmp_path)
     )
     return nbformat.read(tmp_path / "out.ipynb", 4)
 
 
-def test_a_headless_execution_keeps_the_figure_and_every_error(tmp_path, folder):
+@pytest.mark.xdist_group("notebooks")
+def test_a_headless_execution_keeps_the_figure_and_every_error(tmp_path, folder, kernel):
     found = executed(
+        kernel,
         tmp_path,
         "import fedlab\nfrom fedlab import widgets\ncases = fedlab.load('phantoms(cases=300, size=16)')",
         "panel = widgets.sites(cases, sites=4, prevalence=0.3)\npanel",

@@ -1,6 +1,6 @@
 """Means of scores of patients, differences of such means, and the delete-one-patient jackknife of any other metric."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,27 @@ from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, t_quanti
 
 TINY = 1e-12  # below it a standard error is rounding
 EDGE = 1e-6  # how close to its bounds a value may come before it is transformed
+
+
+class Spread(NamedTuple):
+    """The standard error of an estimate, and its degrees of freedom."""
+
+    error: float
+    df: float
+
+    @classmethod
+    def of_sum(cls, parts: Sequence["Spread"], weight: float = 1.0) -> "Spread":
+        """That of the weighted sum of independent estimates (Satterthwaite 1946).
+
+        Examples
+        --------
+        >>> from fedlab.evaluation.intervals.means import Spread
+        >>> Spread.of_sum([Spread(0.3, 9), Spread(0.4, 9)], weight=0.5)
+        Spread(error=0.25, df=16.6...)
+        """
+        variance = sum(part.error**2 for part in parts)
+        df = variance**2 / sum(part.error**4 / max(part.df, 1.0) for part in parts)
+        return cls(float(weight * np.sqrt(variance)), float(df))
 
 
 class Scale(NamedTuple):
@@ -38,6 +59,8 @@ SCALES: dict[str, Scale] = {
 
 def jackknife(value: float, without: ArrayLike, scale: str, level: float = LEVEL, df: float | None = None) -> Interval:
     """The interval of a metric from its values without each patient, with Student's t on a transformed scale.
+
+    The bias that the values show is part of the error: average precision of few positives lies above that of many.
 
     Parameters
     ----------
@@ -67,16 +90,35 @@ def jackknife(value: float, without: ArrayLike, scale: str, level: float = LEVEL
     >>> [round(limit, 4) for limit in jackknife(error.mean(), without, "log")]
     [0.0274, 0.2641]
     """
+    spread = jackknife_spread(value, without, df)
+    return NONE if spread is None else around(value, t_quantile(spread.df, level) * spread.error, scale)
+
+
+def jackknife_spread(value: float, without: ArrayLike, df: float | None = None) -> Spread | None:
+    """The error of a metric, its bias included, from its values without each patient; None where nothing changes it."""
     left = np.asarray(without, np.float64)
     patients, left = len(left), left[np.isfinite(left)]
     if len(left) < 2 or not np.isfinite(value):
-        return NONE
+        return None
     error = jackknife_error(left, patients)
     if error <= TINY:
-        return NONE
+        return None
+    bias = (patients - 1) * float(left.mean() - value)
+    return Spread(float(np.hypot(error, bias)), patients - 1 if df is None else df)
+
+
+def around(value: float, half: float, scale: str) -> Interval:
+    """The interval of a value, symmetric on a scale, where half its width is `half` times the slope of the scale.
+
+    Examples
+    --------
+    >>> from fedlab.evaluation.intervals.means import around
+    >>> [round(limit, 3) for limit in around(0.9, 0.1, "logit")]
+    [0.748, 0.965]
+    """
     by = SCALES[scale]
     at = float(np.clip(value, by.low, by.high))
-    half = t_quantile(patients - 1 if df is None else df, level) * error * by.slope(at)
+    half = half * by.slope(at)
     return Interval(float(by.inverse(by.forward(at) - half)), float(by.inverse(by.forward(at) + half)))
 
 
@@ -97,15 +139,20 @@ def bounded_mean(values: ArrayLike, low: float = 0.0, high: float = 1.0, level: 
     >>> [round(limit, 4) for limit in found]
     [0.5175, 0.9159]
     """
-    v = (np.asarray(values, np.float64) - low) / (high - low)
-    n = len(v)
-    if n < 2:
+    if len(np.asarray(values)) < 2:
         return NONE
-    mean = float((v.sum() + 0.5) / (n + 1))
-    squares = float(np.sum((v - mean) ** 2) + 0.5 * mean**2 + 0.5 * (1 - mean) ** 2)
-    half = t_quantile(n - 1, level) * np.sqrt(squares / (n * (n + 1))) / (mean * (1 - mean))
-    limits = special.expit(special.logit(mean) + np.array([-half, half]))
-    return Interval(*(float(low + (high - low) * limit) for limit in limits))
+    mean, spread = bounded_spread(values, low, high)
+    limits = around((mean - low) / (high - low), t_quantile(spread.df, level) * spread.error / (high - low), "logit")
+    return Interval(*(low + (high - low) * limit for limit in limits))
+
+
+def bounded_spread(values: ArrayLike, low: float = 0.0, high: float = 1.0) -> tuple[float, Spread]:
+    """The mean of a bounded score of two patients or more, with two pseudo-patients, and its error."""
+    v = np.asarray(values, np.float64)
+    n = len(v)
+    mean = float((v.sum() + (low + high) / 2) / (n + 1))
+    squares = float(np.sum((v - mean) ** 2) + 0.5 * (mean - low) ** 2 + 0.5 * (high - mean) ** 2)
+    return mean, Spread(float(np.sqrt(squares / (n * (n + 1)))), n - 1)
 
 
 def paired_mean(differences: ArrayLike, half_range: float | None = None, level: float = LEVEL) -> Interval:

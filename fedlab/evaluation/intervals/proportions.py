@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from fedlab.evaluation.intervals.interval import LEVEL, Interval, root, t_quantile, z_quantile
+from fedlab.evaluation.intervals.means import Spread
 
 
 def wilson(proportion: float, n: float, quantile: float) -> Interval:
@@ -103,6 +104,32 @@ def clustered_proportion(successes: ArrayLike, images: ArrayLike, level: float =
     low = 0.0 if p <= 0 else special.betaincinv(found, effective - found + 1, tail)
     high = 1.0 if p >= 1 else special.betaincinv(found + 1, effective - found, 1 - tail)
     return Interval(float(low), float(high))
+
+
+def proportion_spread(successes: ArrayLike, images: ArrayLike) -> Spread:
+    """The standard error of a proportion, from the variance between patients.
+
+    Of no or only correct images the proportion is taken half a patient further in.
+
+    Parameters
+    ----------
+    successes, images : array-like, shape (patients,)
+        Correct images, and all images, of each patient; two patients or more.
+
+    Examples
+    --------
+    >>> from fedlab.evaluation.intervals.proportions import proportion_spread
+    >>> round(proportion_spread([1, 1, 1, 0, 1], [1] * 5).error, 3), round(proportion_spread([1] * 5, [1] * 5).error, 3)
+    (0.2, 0.15)
+    """
+    right, count = np.asarray(successes, np.float64), np.asarray(images, np.float64)
+    patients, n = len(right), float(count.sum())
+    p = float(right.sum() / n)
+    variance = patients / (patients - 1) * float(np.sum((right - p * count) ** 2)) / n**2
+    if variance <= 0 or p in (0.0, 1.0):
+        inside = float(np.clip(p, 0.5 / patients, 1 - 0.5 / patients))
+        variance = inside * (1 - inside) / (patients - 1)
+    return Spread(float(np.sqrt(variance)), patients - 1)
 
 
 def balanced_accuracy(right: tuple[int, int], cases: tuple[int, int], level: float = LEVEL) -> Interval:

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from fedlab.evaluation.intervals.auroc import TINY, AurocParts, newcombe_variance
+from fedlab.evaluation.intervals.auroc import TINY, AurocParts, auroc_interval, newcombe_variance
 from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, t_quantile
+from fedlab.evaluation.intervals.means import SCALES, Spread, around
 
 
 def mean_auroc(sites: Sequence[AurocParts], level: float = LEVEL) -> Interval:
     """The mean of the AUROCs of sites, each with the same weight.
 
-    The variance of a site whose AUROC is 1 or 0 is Newcombe's, half a patient further in. Satterthwaite's degrees of
-    freedom; logit scale.
+    As `mean_of_sites` on the logit scale. The variance of a site whose AUROC is 1 or 0 is Newcombe's, half a patient
+    further in.
 
     Parameters
     ----------
@@ -33,39 +34,95 @@ def mean_auroc(sites: Sequence[AurocParts], level: float = LEVEL) -> Interval:
     """
     if not sites or any(site.rarer < 2 for site in sites):
         return NONE
-    variances, shares = [], []
+    spreads = []
     for site in sites:
         first, second = site.variances
         found, k = first + second, site.rarer
         if site.value >= 1 or site.value <= 0 or found <= TINY:
             inside = float(np.clip(site.value, 0.5 / k, 1 - 0.5 / k))
             found = float(newcombe_variance(inside, site.positives, site.negatives))
-            shares.append(found**2 / (k - 1))
+            spreads.append(Spread(np.sqrt(found), k - 1))
         else:
-            shares.append(first**2 / (site.positives - 1) + second**2 / (site.negatives - 1))
-        variances.append(found)
-    total, mean = float(np.sum(variances)), float(np.mean([site.value for site in sites]))
-    at = float(np.clip(mean, 1e-6, 1 - 1e-6))
-    half = t_quantile(total**2 / float(np.sum(shares)), level) * np.sqrt(total) / len(sites) / (at * (1 - at))
-    return Interval(*(float(special.expit(special.logit(at) + sign * half)) for sign in (-1, 1)))
+            df = found**2 / (first**2 / (site.positives - 1) + second**2 / (site.negatives - 1))
+            spreads.append(Spread(np.sqrt(found), df))
+    limits = [auroc_interval(site, level) for site in sites]
+    return mean_of_sites([site.value for site in sites], spreads, limits, "logit", level)
 
 
-def mean_of_sites(values: Sequence[float], limits: Sequence[Interval]) -> Interval:
-    """The mean of any metric over sites, by MOVER from the intervals of the sites (Zou and Donner 2008).
+def mean_of_sites(
+    values: Sequence[float],
+    spreads: Sequence[Spread],
+    limits: Sequence[Interval],
+    scale: str = "identity",
+    level: float = LEVEL,
+) -> Interval:
+    """The mean of any metric over sites, from the errors of the sites.
+
+    Variances of sites are added, with Satterthwaite's degrees of freedom, around the mean on the scale of the metric.
+    MOVER, which adds squared half-widths on either side, keeps the skew of single sites, which a mean of many no longer
+    has, and misses towards the bound of the metric. Where the mean is nearer to that bound than half its width, the
+    scale grows without limit; the limit away from the bound is then not beyond that of MOVER.
+
+    Parameters
+    ----------
+    values : sequence of float
+        The metric at each site.
+    spreads : sequence of Spread
+        The standard error at each site.
+    limits : sequence of Interval
+        Of every site.
+    scale : {"identity", "logit", "atanh", "log"}
+        Of the metric, as in `fedlab.evaluation.intervals.means.jackknife`.
+    level : float
+        Of the interval.
+
+    Examples
+    --------
+    >>> from fedlab.evaluation.intervals.proportions import proportion, proportion_spread
+    >>> from fedlab.evaluation.intervals.sites import mean_of_sites
+    >>> right = [[1] * 18 + [0] * 2, [1] * 14 + [0] * 6]
+    >>> spreads = [proportion_spread(site, [1] * 20) for site in right]
+    >>> limits = [proportion(18, 20), proportion(14, 20)]
+    >>> [round(limit, 2) for limit in mean_of_sites([0.9, 0.7], spreads, limits, "logit")]
+    [0.64, 0.9]
+    """
+    if not values or np.isnan([limit.low for limit in limits]).any():
+        return NONE
+    spread = Spread.of_sum(spreads, 1 / len(values))
+    mean, half, by = float(np.mean(values)), t_quantile(spread.df, level) * spread.error, SCALES[scale]
+    found, mover = around(mean, half, scale), weighted_sum(values, limits, [1 / len(values)] * len(values))
+    if by.high - mean < half:
+        return Interval(max(found.low, mover.low), found.high)
+    return Interval(found.low, min(found.high, mover.high)) if mean - by.low < half else found
+
+
+def weighted_sum(values: Sequence[float], limits: Sequence[Interval], weights: Sequence[float]) -> Interval:
+    """A sum of independent estimates, such as a difference or a slope, by MOVER (Zou and Donner 2008).
+
+    Parameters
+    ----------
+    values : sequence of float
+        The estimates.
+    limits : sequence of Interval
+        Of each.
+    weights : sequence of float
+        Of each, of any sign.
 
     Examples
     --------
     >>> from fedlab.evaluation.intervals.interval import Interval
-    >>> from fedlab.evaluation.intervals.sites import mean_of_sites
-    >>> mean_of_sites([0.5, 0.7], [Interval(0.3, 0.7), Interval(0.6, 0.8)])  # doctest: +ELLIPSIS
-    Interval(low=0.488..., high=0.711...)
+    >>> from fedlab.evaluation.intervals.sites import weighted_sum
+    >>> found = weighted_sum([0.9, 0.8], [Interval(0.8, 0.94), Interval(0.77, 0.83)], [1, -1])
+    >>> [round(limit, 3) for limit in found]
+    [-0.004, 0.15]
     """
     if not values or np.isnan([limit.low for limit in limits]).any():
         return NONE
-    mean, count = float(np.mean(values)), len(values)
-    below = np.sqrt(np.sum([(value - limit.low) ** 2 for value, limit in zip(values, limits, strict=True)])) / count
-    above = np.sqrt(np.sum([(limit.high - value) ** 2 for value, limit in zip(values, limits, strict=True)])) / count
-    return Interval(float(mean - below), float(mean + above))
+    total, below, above = 0.0, 0.0, 0.0
+    for value, limit, weight in zip(values, limits, weights, strict=True):
+        ends = sorted((weight * (limit.low - value), weight * (limit.high - value)))
+        total, below, above = total + weight * value, below + ends[0] ** 2, above + ends[1] ** 2
+    return Interval(float(total - np.sqrt(below)), float(total + np.sqrt(above)))
 
 
 def sidak_level(sites: int, level: float = LEVEL) -> float:
