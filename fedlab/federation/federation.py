@@ -159,7 +159,7 @@ class Federation:
             log=self.round_log,
             sent=self.start,
         )
-        self._exchange_pixel_statistics()
+        self._exchange_statistics()
         if engine.dataset.streamed:
             self.round_log.record_event(
                 "images streamed", "they do not fit into memory: read from a scratch file as needed"
@@ -246,10 +246,14 @@ class Federation:
         kind = CudaGraphEngine if graphs else SequentialEngine
         return kind(flat, dataset, self.task, optimizer_of(settings, decays), settings, needs)
 
-    def _exchange_pixel_statistics(self) -> None:
-        """Count the statistics that sites exchange before the first round to standardise images in the same way."""
+    def _exchange_statistics(self) -> None:
+        """Count what sites exchange before the first round: statistics of intensities, and counts of classes."""
+        sizes = []
         if self.settings.normalisation == "global":
-            up, down = pixel_normalisation.statistics_bytes(self.partition.cases.shape[0])
+            sizes.append(pixel_normalisation.statistics_bytes(self.partition.cases.shape[0]))
+        if self.settings.class_weights == "balanced":  # counts go up, weights down
+            sizes.append((8 * self.task.weighted_classes, 8 * self.task.weighted_classes))
+        for up, down in sizes:
             for name in self.names:
                 self.ledger.record(0, name, "up", "statistics", up)
                 self.ledger.record(0, name, "down", "statistics", down)

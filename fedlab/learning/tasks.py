@@ -43,6 +43,11 @@ class Task:
         return self.name == SEGMENTATION
 
     @property
+    def weighted_classes(self) -> int:
+        """How many class weights there are: of structures, background included, in segmentation."""
+        return 2 if self.name == "binary" else self.outputs
+
+    @property
     def metrics(self) -> list[str]:
         """Names of the metrics reported for this task; the first one selects models and heads tables."""
         return TASK_METRICS[self.name]
@@ -120,7 +125,7 @@ def task_of(cases: Cases, loss: str = "auto", class_weights: str | Sequence[floa
     """
     weights = None if isinstance(class_weights, str) else tuple(float(weight) for weight in class_weights)
     found = _task_with_usual_loss(cases)
-    if weights is not None and len(weights) != (wanted := _weighted_classes(found)):
+    if weights is not None and len(weights) != (wanted := found.weighted_classes):
         raise ValueError(
             f"class_weights lists {len(weights)} numbers for {wanted} {'structures' if found.dense else 'classes'}:"
             " give one for each" + (", background first" if found.dense else "")
@@ -145,11 +150,6 @@ def _task_with_usual_loss(cases: Cases) -> Task:
     if cases.task == "multilabel":
         return Task("multilabel", classes, len(classes), _multilabel_loss, torch.sigmoid, probabilities)
     return Task(cases.task, classes, len(classes), F.cross_entropy, _softmax, probabilities)
-
-
-def _weighted_classes(task: Task) -> int:
-    """How many class weights a task has."""
-    return 2 if task.name == "binary" else task.outputs
 
 
 def _with_loss(task: Task, loss: str, weights: tuple[float, ...] | None) -> Task:
