@@ -14,6 +14,7 @@ from fedlab.algorithms import METHODS
 from fedlab.analysis.client_drift import drift, weight_divergence
 from fedlab.analysis.communication import costs
 from fedlab.analysis.comparison import compare
+from fedlab.analysis.segmented_cases import predicted_masks
 from fedlab.analysis.split_leakage import leakage
 from fedlab.data.catalogue import DATASETS, load
 from fedlab.data.own_images import import_images
@@ -49,6 +50,7 @@ __all__ = [
     "parameters",
     "partition",
     "plots",
+    "predicted_masks",
     "run",
     "runs",
     "weight_divergence",
