@@ -35,11 +35,11 @@ def cases(n: int = 128, shape=(1, 12, 12), classes: int = 2, seed: int = 0, **co
 def masked_cases(n: int = 128, shape=(1, 16, 16), structures: int = 2, seed: int = 0, **columns) -> Cases:
     """Random images with brighter blocks, one for each structure, and the masks of these blocks."""
     rng = np.random.default_rng(seed)
-    images, masks = rng.integers(0, 120, (n, *shape)).astype(np.uint8), np.zeros((n, *shape[1:]), np.uint8)
+    images, masks = rng.integers(0, 60, (n, *shape)).astype(np.uint8), np.zeros((n, *shape[1:]), np.uint8)
     for case in range(n):
         for structure in range(1, structures):
             at = tuple(slice(low, low + edge // 3) for edge in shape[1:] for low in [rng.integers(0, edge // 2)])
-            images[(case, slice(None), *at)] += np.uint8(100 * structure // (structures - 1))
+            images[(case, slice(None), *at)] += np.uint8(130 * structure // (structures - 1))
             masks[(case, *at)] = structure
     table = pd.DataFrame({"case": [f"case-{i:04d}" for i in range(n)], "label": 0, **columns})
     names = ["background", *(f"structure {number}" for number in range(1, structures))]

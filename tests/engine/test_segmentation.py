@@ -174,7 +174,7 @@ def test_what_does_not_suit_masks_is_refused(changes, model, message):
 
 
 def test_what_does_not_suit_labels_is_refused():
-    with pytest.raises(ValueError, match="'unet' segments.*choose a model that classifies"):
+    with pytest.raises(ValueError, match=r"'unet' segments.*choose a model that classifies"):
         build("unet", (1, 16, 16), 1, seed=0)
     with pytest.raises(ValueError, match="loss='dice' compares masks, and this task is binary"):
         federation(loss="dice")
