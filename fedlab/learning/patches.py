@@ -8,6 +8,7 @@ their middle, as MONAI's `sliding_window_inference` with `mode="gaussian"` does.
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from fedlab.core.rng import stream
 from fedlab.core.typing import Ints
 
 RngKey = tuple[int, str, int]  # seed, site, step
+Box = tuple[Any, ...]  # index of a patch in an image: all channels, then a slice for each axis
 SIGMA = 0.125  # of the weights of a window, as a share of its edges
 LEAST = 1e-3  # of these weights
 
@@ -165,7 +167,7 @@ def sliding_window(
     weights = _weights(window, images.device, images.dtype)
     total = padded.new_zeros(1, 1, *padded.shape[2:])
     for box in boxes:
-        total[(..., *box)] += weights
+        total[box] += weights
     result = _added(predict, padded, boxes, weights, batch) / total
     inner = [slice(start, start + edge) for start, edge in zip(before, images.shape[2:], strict=True)]
     return result[(..., *inner)]
@@ -174,7 +176,7 @@ def sliding_window(
 def _added(
     predict: Callable[[Tensor], Tensor],
     images: Tensor,
-    boxes: list[tuple[slice, ...]],
+    boxes: list[Box],
     weights: Tensor,
     batch: int,
 ) -> Tensor:
@@ -183,23 +185,23 @@ def _added(
     result: Tensor | None = None
     for start in range(0, len(every), batch):
         chosen = every[start : start + batch]
-        found = predict(torch.stack([images[k][(..., *box)] for k, box in chosen]))
+        found = predict(torch.stack([images[k][box] for k, box in chosen]))
         if result is None:
             result = found.new_zeros(len(images), found.shape[1], *images.shape[2:])
         for (k, box), one in zip(chosen, found, strict=True):
-            result[k][(..., *box)] += one * weights
+            result[k][box] += one * weights
     assert result is not None
     return result
 
 
-def _boxes(space: Sequence[int], window: Sequence[int], overlap: float) -> list[tuple[slice, ...]]:
+def _boxes(space: Sequence[int], window: Sequence[int], overlap: float) -> list[Box]:
     """Where patches are: they begin at equal distances, the last one ends with the image."""
     starts = []
     for whole, edge in zip(space, window, strict=True):
         step = max(1, int(edge * (1 - overlap)))
         count = 1 + math.ceil((whole - edge) / step)
         starts.append([min(k * step, whole - edge) for k in range(count)])
-    return [tuple(slice(s, s + e) for s, e in zip(each, window, strict=True)) for each in itertools.product(*starts)]
+    return [(..., *(slice(s, s + e) for s, e in zip(each, window, strict=True))) for each in itertools.product(*starts)]
 
 
 def _weights(window: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
