@@ -169,8 +169,8 @@ def sliding_window(
     for box in boxes:
         total[box] += weights
     result = _added(predict, padded, boxes, weights, batch) / total
-    inner = [slice(start, start + edge) for start, edge in zip(before, images.shape[2:], strict=True)]
-    return result[(..., *inner)]
+    inner: Box = (..., *(slice(start, start + edge) for start, edge in zip(before, images.shape[2:], strict=True)))
+    return result[inner]
 
 
 def _added(
