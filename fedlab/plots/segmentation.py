@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 GAP, HEAD = 0.08, 0.16  # between pictures, and above each for its Dice, in widths of a picture
 LARGEST, SHORTEST, TALL, WIDE = 1.7, 0.7, 15.0, 9.6  # inches: width of a picture, least height of a row, all rows
 TRUE, PREDICTED, LINES = "#F0E442", "#56B4E9", ("-", "--", ":")  # colours that differ on grey; of one structure each
+THICK, THIN, COARSE = 1.1, 0.6, 64  # points: lines of contours; pixels of the images that get thick ones
 DRAWN = 6  # methods of a figure
 BAND = 0.17  # inches: the scores of a site with one method
 JITTER = (0.0, 0.5, -0.5, 0.25, -0.25)  # heights of neighbouring points, in halves of a band
@@ -143,7 +144,8 @@ def _contour(ax: Axes, mask: Any, extent: tuple[float, float, float, float], col
     x = left + (np.arange(-1, width + 1) + 0.5) * (right - left) / width
     y = top + (np.arange(-1, height + 1) + 0.5) * (bottom - top) / height
     x, y = np.clip(x, left, right), np.clip(y, top, bottom)
-    ax.contour(x, y, padded, levels=[0.5], colors=color, linewidths=1.1, linestyles=line).set_in_layout(False)
+    look: dict[str, Any] = {"colors": color, "linewidths": THICK if max(mask.shape) <= COARSE else THIN}
+    ax.contour(x, y, padded, levels=[0.5], linestyles=line, **look).set_in_layout(False)
 
 
 def _dice(value: float) -> str:
