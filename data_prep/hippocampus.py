@@ -63,6 +63,7 @@ def _card(name: str, collection: Collection, options: dict[str, Any]) -> dict[st
         checksums=collection.checksums,
         options=options,
         modality="mri",
+        spacing=(1.0, 1.0, 1.0),
     )
 
 

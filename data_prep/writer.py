@@ -36,12 +36,14 @@ def card(
     caution: str = "",
     modality: str = "",
     structures: Sequence[str] = (),
+    spacing: Sequence[float] = (),
 ) -> dict[str, Any]:
     """The card of a dataset. checksums: official file name -> checksum. options: the user's choices.
 
     modality: kind of image, e.g. "fundus" or "mri". structures: names of the mask values, for segmentation.
+    spacing: edges of a voxel in mm, one for each axis, in which distances of masks are measured.
     """
-    given = {"modality": modality, "structures": list(structures)}
+    given = {"modality": modality, "structures": list(structures), "spacing": list(spacing)}
     return {
         "name": name,
         "title": title,
