@@ -58,7 +58,7 @@ def overlap(p: ArrayLike) -> Overlap:
             f"p has shape {found.shape}: wanted (n, 5 x structures), the columns tp1, fp1, fn1, hd1, nsd1, ... of"
             " run.predictions"
         )
-    each = found.reshape(len(found), -1, len(KINDS))
+    each = found.reshape(len(found), found.shape[1] // len(KINDS), len(KINDS))
     return Overlap(*np.moveaxis(each, 2, 0))
 
 
