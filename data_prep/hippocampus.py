@@ -64,6 +64,7 @@ def _card(name: str, collection: Collection, options: dict[str, Any]) -> dict[st
         options=options,
         modality="mri",
         orientation="RAS",
+        spacing=(1.0, 1.0, 1.0),
     )
 
 

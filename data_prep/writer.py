@@ -37,13 +37,20 @@ def card(
     modality: str = "",
     structures: Sequence[str] = (),
     orientation: str = "",
+    spacing: Sequence[float] = (),
 ) -> dict[str, Any]:
     """The card of a dataset. checksums: official file name -> checksum. options: the user's choices.
 
     modality: kind of image, e.g. "fundus" or "mri". structures: names of the mask values, for segmentation.
     orientation: "RAS" for volumes whose axes point to the patient's right, to the front and up, which figures turn.
+    spacing: edges of a voxel in mm, one for each axis, in which distances of masks are measured.
     """
-    given = {"modality": modality, "structures": list(structures), "orientation": orientation}
+    given = {
+        "modality": modality,
+        "structures": list(structures),
+        "orientation": orientation,
+        "spacing": list(spacing),
+    }
     return {
         "name": name,
         "title": title,

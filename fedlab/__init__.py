@@ -14,6 +14,7 @@ from fedlab.algorithms import METHODS
 from fedlab.analysis.client_drift import drift, weight_divergence
 from fedlab.analysis.communication import costs
 from fedlab.analysis.comparison import compare
+from fedlab.analysis.segmented_cases import predicted_masks
 from fedlab.analysis.split_leakage import leakage
 from fedlab.data.cases import register_figure
 from fedlab.data.catalogue import DATASETS, load
@@ -43,8 +44,8 @@ __all__ = [
     "compare",
     "costs",
     "dose_response",
-    "export_sites",
     "drift",
+    "export_sites",
     "grid",
     "import_images",
     "leakage",
@@ -52,6 +53,7 @@ __all__ = [
     "parameters",
     "partition",
     "plots",
+    "predicted_masks",
     "run",
     "runs",
     "weight_divergence",

@@ -6,6 +6,7 @@ ADDRESS CONNECTION_FILE`, which asks it for one and lives as long.
 """
 
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -16,6 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NAME = "warm"  # of the kernel
+IMPORTED = (
+    *("fedlab", "fedlab.plots.picture", "ipywidgets", "scipy.stats", "sklearn.metrics"),
+    *("matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"),
+)
 LAUNCH = """
 import json, os, signal, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
@@ -65,16 +70,9 @@ def path_set(name: str, value: str) -> Iterator[None]:
 
 def serve(listening: socket.socket) -> None:
     """Fork a kernel for each request, forever."""
-    import ipykernel.kernelapp
-    import IPython.core.pylabtools
-    import ipywidgets
-    import matplotlib.backends.backend_agg
-    import matplotlib.backends.backend_svg
-    import scipy.stats
-    import sklearn.metrics
-
-    import fedlab  # noqa: F401
-    import fedlab.plots.picture
+    for name in IMPORTED:
+        importlib.import_module(name)
+    from ipykernel.kernelapp import launch_new_instance
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the kernels
     while True:
@@ -91,7 +89,7 @@ def serve(listening: socket.socket) -> None:
         os.environ.clear()
         os.environ.update(environment)
         sys.argv = ["kernel", "-f", connection]
-        ipykernel.kernelapp.launch_new_instance()
+        launch_new_instance()
         os._exit(0)
 
 

@@ -32,6 +32,21 @@ def cases(n: int = 128, shape=(1, 12, 12), classes: int = 2, seed: int = 0, **co
     return Cases(images, table, card)
 
 
+def masked_cases(n: int = 128, shape=(1, 16, 16), structures: int = 2, seed: int = 0, **columns) -> Cases:
+    """Random images with brighter blocks, one for each structure, and the masks of these blocks."""
+    rng = np.random.default_rng(seed)
+    images, masks = rng.integers(0, 60, (n, *shape)).astype(np.uint8), np.zeros((n, *shape[1:]), np.uint8)
+    for case in range(n):
+        for structure in range(1, structures):
+            at = tuple(slice(low, low + edge // 3) for edge in shape[1:] for low in [rng.integers(0, edge // 2)])
+            images[(case, slice(None), *at)] += np.uint8(130 * structure // (structures - 1))
+            masks[(case, *at)] = structure
+    table = pd.DataFrame({"case": [f"case-{i:04d}" for i in range(n)], "label": 0, **columns})
+    names = ["background", *(f"structure {number}" for number in range(1, structures))]
+    card = {"name": "masked", "task": "segmentation", "classes": ["case"], "structures": names}
+    return Cases(images, table, card, masks)
+
+
 def partition(sizes=SIZES, names=None, data: Cases | None = None, held_out: int = 8) -> Partition:
     """Sites with the first `sizes` cases for training and `held_out` cases each for validation and for test."""
     names = names or [f"Site {chr(65 + k)}" for k in range(len(sizes))]

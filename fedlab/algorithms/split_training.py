@@ -12,7 +12,7 @@ from fedlab.core.weights import Weights, stack
 from fedlab.engine.flat_model import FlatModel
 from fedlab.engine.local_task import Usage
 from fedlab.engine.optimizers import Optimizer, optimizer_of
-from fedlab.engine.split_model import Autocast, Client, Server, u_shaped, vanilla
+from fedlab.engine.split_model import Autocast, Client, Crossing, Passed, Server, each, passed_on, u_shaped, vanilla
 from fedlab.federation import Federation, RoundContext
 from fedlab.federation.channel import CriticalPath
 from fedlab.federation.local_training import naming_site
@@ -41,8 +41,10 @@ class SplitModel:
         ranges = ((0, cut), (back, count)) if tail else ((0, cut),)
         self.client = stages.stage_layout(fed.layout, ranges)
         self.server = stages.stage_layout(fed.layout, ((cut, back),))
-        self._client = Client(*self._side(self.client), cut)
+        passed = self._passed(cut, back) if tail else None
+        self._client = Client(*self._side(self.client), cut, passed)
         self._server = Server(*self._side(self.server))
+        self._server.passed = self._client.passed
 
     def _side(self, layout: StageLayout) -> tuple[FlatModel, Optimizer, Autocast]:
         """Network, optimizer and precision of one side."""
@@ -52,6 +54,15 @@ class SplitModel:
         flat = FlatModel(model, layout, fed.start.vector, frozen_norm=frozen)
         decays = layout.mask("weight")[: layout.trained].to(fed.device)
         return flat, optimizer_of(fed.settings, decays), fed.engine.autocast
+
+    def _passed(self, cut: int, back: int) -> Passed:
+        """What the server would only send back to the sites."""
+        front, middle = (
+            stages.submodel(stages.as_sequential(self.fed.engine.flat.model), (part,))
+            for part in ((0, cut), (cut, back))
+        )
+        images = torch.zeros(2, *self.fed.partition.cases.shape, dtype=self.fed.settings.dtype, device=self.fed.device)
+        return passed_on(front, middle, images)
 
     def keep_clients_local(self) -> None:
         """Keep the client side at the sites: each has its own."""
@@ -134,9 +145,18 @@ class SplitModel:
     def _step(self, images: Tensor, targets: Tensor, round: RoundContext, k: int, path: CriticalPath) -> Tensor:
         """One batch, then a step on either side."""
 
-        def send(tensor: Tensor, direction: str, what: str) -> Tensor:
-            arrived = self.fed.channel.send_tensor(tensor, k, direction, what)
-            path.add_messages([arrived.numel() * arrived.element_size()], same_time=what == "labels")
+        def send(crossing: Crossing, direction: str, what: str) -> Crossing:
+            sizes: list[int] = []
+
+            def deliver(tensor: Tensor) -> Tensor:
+                if not tensor.numel():  # a skip connection that does not travel
+                    return tensor
+                arrived = self.fed.channel.send_tensor(tensor, k, direction, what)
+                sizes.append(arrived.numel() * arrived.element_size())
+                return arrived
+
+            arrived = each(deliver, crossing)
+            path.add_messages([sum(sizes)], same_time=what == "labels")
             return arrived
 
         protocol = u_shaped if self.tail else vanilla

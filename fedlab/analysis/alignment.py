@@ -15,6 +15,7 @@ from fedlab.core.site_names import natural
 from fedlab.evaluation import report_metrics
 from fedlab.evaluation.evaluate import ADAPTED, UNSEEN
 from fedlab.experiments.run_folder import Run
+from fedlab.learning import mask_metrics
 from fedlab.learning.metrics import METRICS, present_classes, targets
 
 POOLED, MEAN, WORST = "pooled", "mean of sites", "worst site"
@@ -29,7 +30,8 @@ class Alignment:
     """What all runs have in common: the metric and the cases.
 
     table: columns case, site, unit, label; site after site. sites: natural order, also those without a case here.
-    split: of the cases; stored: its name in predictions.
+    split: of the cases; stored: its name in predictions. classes: in segmentation the structures but the background;
+    the table then tells in columns "has1", "has2", ... which of them the mask of a case has.
     """
 
     table: pd.DataFrame
@@ -58,9 +60,28 @@ class Alignment:
         rows = self.spans[site]
         return TestSet(self.metric, self.y[rows], self.table["unit"].to_numpy()[rows], len(self.classes))
 
+    @property
+    def segmented(self) -> bool:
+        """Whether predictions are masks."""
+        return self.task == "segmentation"
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The columns of predictions that metrics use."""
+        if self.segmented:
+            return list(mask_metrics.columns(len(self.classes) + 1))
+        return [f"p{index}" for index in range(len(self.classes))]
+
+    def _has(self, site: str) -> NDArray[np.bool_]:
+        """Which structures some mask of a site has, (structures,)."""
+        held = self.table.iloc[self.spans[site]][[f"has{index + 1}" for index in range(len(self.classes))]]
+        return np.asarray(held.to_numpy(bool).any(0))
+
     @cached_property
     def scored(self) -> list[str]:
-        """The sites whose labels define the metric for any prediction."""
+        """The sites whose labels define the metric for any prediction, or whose masks have a structure."""
+        if self.segmented:
+            return [site for site in self.sites if self._has(site).any()]
         if reported := report_metrics.find(self.metric):
             return [site for site in self.sites if reported.is_defined(self.y[self.spans[site]])]
         guess = np.full((len(self.table), len(self.classes)), 1 / len(self.classes))
@@ -73,9 +94,11 @@ class Alignment:
         return int(sum(span.stop - span.start for span in spans))
 
     def present(self, site: str) -> int:
-        """Number of classes that have a case (multi-label: also one without); of several sites the smallest."""
+        """Number of classes, or structures, that have a case (multi-label: also one without); of sites the smallest."""
         if site in (MEAN, WORST):
             return min((self.present(name) for name in self.scored), default=0)
+        if self.segmented:
+            return int(self._has(site).sum())
         y = self.y[self.spans[site]]
         return len(np.unique(y)) if y.ndim == 1 else len(present_classes(y, len(self.classes)))
 
@@ -84,6 +107,9 @@ class Alignment:
         y = self.y[self.spans[site]]
         if not len(y):
             return f"no {self.split} case"
+        if self.segmented:
+            missing = ~self._has(site)
+            return f"no {self.split} case with {self._named(missing)}" if missing.any() else ""
         if self.task == "multilabel":
             absent = {"with": np.atleast_1d(~y.any(0)), "without": np.atleast_1d(y.all(0))}
         else:
@@ -110,12 +136,13 @@ def align(runs: Sequence[Run], metric: str | None, choice: str, split: str, labe
     name = metric or run.headline
     report_metrics.check(name, run.task)  # before any work
     column = _column(runs, labels)
+    classes = run.structures[1:] if run.task == "segmentation" else list(run.classes)
     assigned = run.partition_table[run.partition_table["site"] != "unassigned"]
     external = assigned["site"].isin(run.unseen)
     held_out = assigned[external & (split == "test")]
     parts = ((split, assigned[~external]), (UNSEEN, held_out.assign(site=HELD_OUT + held_out["site"])))
     inside, outside = (
-        Alignment(*_facts(run, cases, column, (choice, split, stored)), list(run.classes), run.task, name)
+        Alignment(*_facts(run, cases, column, (choice, split, stored)), classes, run.task, name)
         for stored, cases in parts
     )
     return inside, outside
@@ -130,10 +157,16 @@ def _facts(
     table = assigned.loc[assigned["split"] == split, ["case", "site"]]
     table = table.iloc[np.argsort(pd.Categorical(table["site"], sites).codes, kind="stable")].reset_index(drop=True)
     if stored == UNSEEN and table.empty:
-        return table.assign(unit=0, label=0), sites, *which
+        return table.assign(unit=0, label=0, **dict.fromkeys(_held(run), False)), sites, *which
     facts = used_predictions(run, choice, stored)[0]
-    facts = facts.iloc[_positions(facts, run, table)][["unit", column]].reset_index(drop=True)
-    return table.join(facts.set_axis(["unit", "label"], axis=1)), sites, *which
+    facts = facts.iloc[_positions(facts, run, table)].reset_index(drop=True)
+    held = {name: facts[f"tp{name[3:]}"] + facts[f"fn{name[3:]}"] > 0 for name in _held(run)}
+    return table.join(facts[["unit", column]].set_axis(["unit", "label"], axis=1)).assign(**held), sites, *which
+
+
+def _held(run: Run) -> list[str]:
+    """Names of the columns that tell which structures a mask has; none in classification."""
+    return [f"has{index}" for index in range(1, len(run.structures))] if run.task == "segmentation" else []
 
 
 def used_predictions(run: Run, choice: str, stored: str, external: str = "average") -> list[pd.DataFrame]:
@@ -173,9 +206,12 @@ def stored_predictions(run: Run, choice: str, stored: str) -> pd.DataFrame:
 def probabilities(
     run: Run, alignment: Alignment, model: str | None = None, external: str = "average"
 ) -> list[NDArray[np.float64]]:
-    """Class probabilities (cases, classes) of each model in use, or of the named one, in the order of the alignment."""
+    """Class probabilities (cases, classes) of each model in use, or of the named one, in the order of the alignment.
+
+    Of a segmentation task the stored numbers (cases, columns) of each case.
+    """
     if alignment.table.empty:
-        return [np.empty((0, len(alignment.classes)))]
+        return [np.empty((0, len(alignment.columns)))]
     found = used_predictions(run, alignment.choice, alignment.stored, external)
     if model is not None:
         every = stored_predictions(run, alignment.choice, alignment.stored)
@@ -185,8 +221,7 @@ def probabilities(
 
 def _aligned(predictions: pd.DataFrame, run: Run, alignment: Alignment) -> NDArray[np.float64]:
     """Class probabilities (cases, classes) in the order of the alignment."""
-    columns = [f"p{index}" for index in range(len(alignment.classes))]
-    return predictions[columns].to_numpy(np.float64)[_positions(predictions, run, alignment.table)]
+    return predictions[alignment.columns].to_numpy(np.float64)[_positions(predictions, run, alignment.table)]
 
 
 def _positions(predictions: pd.DataFrame, run: Run, table: pd.DataFrame) -> NDArray[np.intp]:
@@ -205,6 +240,10 @@ def _column(runs: Sequence[Run], labels: str) -> str:
     labels = FORMER_LABELS.get(labels, labels)
     if labels not in LABELS:
         raise ValueError(f"labels is {labels!r}: {nearest(labels, LABELS)}")
+    if labels != "true" and runs[0].task == "segmentation":
+        raise ValueError(
+            "predicted masks of test cases are compared with the true ones alone: compare with labels='true'"
+        )
     without = [run for run in runs if LABELS[labels] not in run.predictions]
     if without:
         raise ValueError(

@@ -35,6 +35,7 @@ from fedlab.evaluation.intervals.interval import NONE, Interval, support
 from fedlab.evaluation.intervals.repeats import SEEDS
 from fedlab.experiments.run_folder import Run
 from fedlab.federation import ALL
+from fedlab.learning import mask_metrics
 
 __all__ = ["MEAN", "POOLED", "WORST", "Comparison", "compare", "family", "transfer"]
 
@@ -399,7 +400,7 @@ def _support(score: Estimate) -> int:
     """Patients behind a score; of several sites the fewest."""
     if isinstance(score, MeanOfSites):
         return min((_support(site) for site in score.sites), default=0)
-    return score.test.support if isinstance(score, Score) else 0
+    return score.support if isinstance(score, Score) else 0
 
 
 def _difference(gain: Estimate | None, metric: str, margin: float, itself: bool) -> dict[str, Any]:
@@ -574,15 +575,27 @@ def _remark(score: Score, alignment: Alignment, site: str) -> str:
     if site not in alignment.scored and site != POOLED:
         return alignment.remark(site) or f"too few {alignment.split} cases"
     models = [p for seed in score.seeds.values() for p in seed.models]
-    return "predictions are not finite" if not all(np.isfinite(p).all() for p in models) else alignment.remark(site)
+    finite = mask_metrics.is_finite if alignment.segmented else lambda p: bool(np.isfinite(p).all())
+    return "predictions are not finite" if not all(finite(p) for p in models) else alignment.remark(site)
+
+
+def _left_out(score: Score) -> str:
+    """How many cases a metric of masks leaves out: those without the structures in mask and prediction."""
+    models = [p for seed in score.seeds.values() for p in seed.models]
+    counts = sorted({int(mask_metrics.undefined(score.test.metric, p).sum()) for p in models})
+    if not counts or not counts[-1]:
+        return ""
+    shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    where = "in the mask" if score.test.metric == "volume_error" else "in mask and prediction"
+    return f"{shown} of {len(score.test.y)} cases left out: no structure {where}"
 
 
 def _support_remark(score: Score, classes: list[str]) -> str:
     """A note on how much the cases support a value and its interval, or why there is none."""
     test, whole = score.test, len(score.values)
     if not np.isfinite(score.value):
-        return ""
-    said = []
+        return _left_out(score) if test.segmented else ""
+    said = [_left_out(score)] if test.segmented and _left_out(score) else []
     if score.calibrated is not None:
         p_value = tail_probability(score.calibrated, score.value)
         said.append(f"biased upwards: {score.calibrated.mean():.2f} expected if calibrated (p = {p_value:.2g})")
@@ -598,6 +611,6 @@ def _support_remark(score: Score, classes: list[str]) -> str:
     elif np.isnan(score.limits.low):
         known = bool(test.reported and not test.reported.limits and test.counted is None)
         said.append(
-            "no interval, and unbiased: may be below 0" if known else f"no interval for {test.patients} patients"
+            "no interval, and unbiased: may be below 0" if known else f"no interval for {score.patients} patients"
         )
     return "; ".join(said)

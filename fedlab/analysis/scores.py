@@ -19,11 +19,12 @@ from fedlab.evaluation.intervals import auroc, means, proportions, repeats, site
 from fedlab.evaluation.intervals.calibration import ENOUGH, calibrated_ece
 from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, root
 from fedlab.evaluation.report_metrics import ReportMetric
+from fedlab.learning import mask_metrics
 from fedlab.learning.metrics import present_classes
 
 GROUPS = 200  # patients are left out one by one up to so many, else in so many groups
 FEW = 10  # patients below which a mean of scores has no interval
-SCALES = {"brier": "log", "log_loss": "log", "kappa": "atanh"} | dict.fromkeys(
+SCALES = {"brier": "log", "log_loss": "log", "hd95": "log", "volume_error": "log", "kappa": "atanh"} | dict.fromkeys(
     ("auroc", "average_precision", "accuracy", "balanced_accuracy", "sensitivity", "specificity"), "logit"
 )
 RANGES = {"logit": (0.0, 1.0), "log": (0.0, np.inf), "atanh": (-1.0, 1.0), "identity": (-np.inf, np.inf)}
@@ -104,7 +105,17 @@ class TestSet:
     @property
     def scale(self) -> str:
         """The scale of the metric's intervals."""
-        return SCALES.get(self.metric, "identity")
+        return SCALES.get(self.metric, "logit" if self.bounded else "identity")
+
+    @property
+    def segmented(self) -> bool:
+        """Whether the metric is a mean over cases of a score of their masks."""
+        return self.metric in mask_metrics.MASK_METRICS
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the score of a mask is between 0 and 1."""
+        return self.metric in mask_metrics.BOUNDED
 
     @property
     def reported(self) -> ReportMetric | None:
@@ -165,6 +176,9 @@ class TestSet:
             return SeedScore(float("nan"), models=tuple(models))
         value = float(np.mean([measure(self.y, p) for p in models]))
         found = partial(SeedScore, value, models=tuple(models))
+        if self.segmented:
+            left = np.mean([measure(self.y, p, self.without) for p in models], axis=0)
+            return found(left=left, masks=_mean_known([mask_metrics.case_scores(self.metric, p) for p in models]))
         if self.binary_auroc:
             if not (finite and np.isfinite(value)):
                 return found()
@@ -197,6 +211,7 @@ class TestSet:
     def by_patient(self, values: Floats) -> Floats:
         """Values of the cases that count as values of their patients, whose mean is that over cases."""
         member = slice(None) if self.counted is None else self.counted
+        member = np.isfinite(values) if self.segmented else member
         patient = np.unique(self.patient[member], return_inverse=True)[1]
         sums = np.bincount(patient, values[member])
         return np.asarray(sums * len(sums) / len(patient))
@@ -209,7 +224,8 @@ SHARES = {"sensitivity": 1, "specificity": 0}  # metrics that are the accuracy o
 class SeedScore:
     """The metric of one seed's model, without each group of patients, and what closed forms need.
 
-    models: probabilities (n, classes) of each model that the score is the mean of.
+    models: probabilities (n, classes) of each model that the score is the mean of. masks: the score of each case's
+    mask (n,), NaN where it is undefined.
     """
 
     value: float
@@ -217,6 +233,7 @@ class SeedScore:
     right: Floats | None = None
     errors: Floats | None = None
     parts: auroc.AurocParts | None = None
+    masks: Floats | None = None
     models: tuple[Floats, ...] = ()
 
 
@@ -246,6 +263,24 @@ class Score(Estimate):
         return np.asarray(np.mean(each, axis=0)) if each else None
 
     @property
+    def patients(self) -> int:
+        """Patients behind the value: of a metric of masks those with a case for which it is defined."""
+        if not self.test.segmented:
+            return self.test.patients
+        return 0 if self.masks is None else len(self.test.by_patient(self.masks))
+
+    @property
+    def support(self) -> int:
+        """As that of the test set; for a metric of masks the patients behind the value."""
+        return self.patients if self.test.segmented else self.test.support
+
+    @property
+    def masks(self) -> Floats | None:
+        """The mean over seeds of the score of each case's mask, (n,), NaN where it is undefined."""
+        each = [seed.masks for seed in self.seeds.values() if seed.masks is not None]
+        return _mean_known(each) if each else None
+
+    @property
     def right(self) -> Floats | None:
         """The mean over seeds of correct decisions, (n,)."""
         each = [seed.right for seed in self.seeds.values() if seed.right is not None]
@@ -263,6 +298,8 @@ class Score(Estimate):
     @property
     def method(self) -> str:
         test = self.test
+        if test.segmented:
+            return "bounded mean" if test.bounded else "jackknife"
         if test.binary_auroc:
             return "Newcombe"
         if test.counted is not None:
@@ -284,6 +321,8 @@ class Score(Estimate):
         test, value = self.test, self.value
         if not np.isfinite(value):
             return NONE
+        if test.segmented:
+            return self._of_masks(level)
         if test.binary_auroc:
             parts = self.parts
             return NONE if parts is None else auroc.auroc_interval(parts, level)
@@ -309,6 +348,16 @@ class Score(Estimate):
     def _df(self) -> float | None:
         """Degrees of freedom of the jackknife; None for those of all patients."""
         return self.test.support - 1 if self.test.metric in OF_CLASSES else None
+
+    def _of_masks(self, level: float) -> Interval:
+        """The interval of the mean score of masks; none for too few patients with a defined score."""
+        each = self.test.by_patient(self.masks) if self.masks is not None else np.empty(0)
+        if len(each) < FEW:
+            return NONE
+        if not self.test.bounded:
+            return means.jackknife(self.value, self.left, self.test.scale, level, len(each) - 1)
+        low, high = means.bounded_mean(each, 0.0, 1.0, level)
+        return Interval(min(low, self.value), max(high, self.value))
 
     def _proportion(self, member: NDArray[np.bool_], level: float) -> Interval:
         """The interval of the share of correct decisions among some cases."""
@@ -372,12 +421,17 @@ class Gain(Estimate):
             Score(self.test, {seed: s.seeds[seed] for seed in shared}) for s in (score, reference)
         )
         self.values = self.first.values - self.second.values
+        if self.test.segmented:  # over the cases for which both are defined
+            each = [_mask_differences(self.first.seeds[seed], self.second.seeds[seed]) for seed in shared]
+            self.values = np.array([_mean_known([found], axis=1)[0] for found in each])
         if report_metrics.higher_is_better(self.test.metric) is None:
             self.values = np.full(len(shared), np.nan)  # neither the higher nor the lower value is better
         self.range = (-1.0, 1.0) if self.test.scale == "logit" else RANGES["identity"]
 
     @property
     def method(self) -> str:
+        if self.test.segmented:
+            return "paired mean"
         if self.test.binary_auroc:
             return "MOVER"
         if self._discordant:
@@ -400,6 +454,8 @@ class Gain(Estimate):
     def cases(self, level: float = LEVEL) -> Interval:
         if not np.isfinite(self.value):
             return NONE
+        if self.test.segmented:
+            return self._of_masks(level)
         if self.test.binary_auroc:
             first, second = self.first.parts, self.second.parts
             return auroc.paired_auroc_interval(first, second, level) if first and second else NONE
@@ -415,10 +471,34 @@ class Gain(Estimate):
             return means.paired_mean(self.test.by_patient(pair[0] - pair[1]), 0.5, level)
         return means.jackknife(self.value, self.first.left - self.second.left, "identity", level)
 
+    def _of_masks(self, level: float) -> Interval:
+        """The interval of the mean difference of the scores of masks."""
+        pairs = zip(self.first.seeds.values(), self.second.seeds.values(), strict=True)
+        found = self.test.by_patient(_mean_known([_mask_differences(one, two) for one, two in pairs]))
+        if len(found) < FEW:
+            return NONE
+        low, high = means.paired_mean(found, 0.5 if self.test.bounded else None, level)
+        return Interval(min(low, self.value), max(high, self.value))
+
     @property
     def p_value(self) -> float:
         counts = self._discordant
         return proportions.mcnemar(*counts) if counts else super().p_value
+
+
+def _mask_differences(first: SeedScore, second: SeedScore) -> Floats:
+    """Differences of the scores of masks, (n,), NaN where one of them is undefined."""
+    assert first.masks is not None
+    assert second.masks is not None
+    return first.masks - second.masks
+
+
+def _mean_known(rows: Sequence[Floats], axis: int = 0) -> Floats:
+    """The mean of the values that are not NaN, NaN where all of them are."""
+    values = np.asarray(rows, np.float64)
+    known = np.isfinite(values)
+    count = known.sum(axis)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(axis) / np.maximum(count, 1), np.nan)
 
 
 class MeanOfSites(Estimate):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from fedlab.algorithms.split_training import check_cut
 from fedlab.core.rng import stream
@@ -177,5 +178,11 @@ def _activations(fed: Federation, images: torch.Tensor, cut: int) -> Floats:
     front = fed.execution.engine.flat.model[:cut]
     kind = fed.start.vector
     with torch.inference_mode():
-        parts = [front(part.to(kind.device, kind.dtype)).flatten(1) for part in images.split(64)]
+        parts = [_joined(front(part.to(kind.device, kind.dtype))) for part in images.split(64)]
     return torch.cat(parts).double().cpu().numpy()
+
+
+def _joined(smashed: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """All that a site sends of each case, (b, numbers): the activations and the skip connections that cross the cut."""
+    each = (smashed,) if isinstance(smashed, Tensor) else smashed
+    return torch.cat([tensor.flatten(1) for tensor in each], 1)

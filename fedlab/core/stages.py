@@ -114,6 +114,15 @@ def head(layout: Layout, count: int) -> Tensor:
     return mask(layout, first, trained[-1] + 1)
 
 
+def representation(entered: Tensor | tuple[Tensor, ...], dense: bool = False) -> Tensor:
+    """The input of the last stage as one vector a case, (b, d).
+
+    dense: of a network that predicts voxels: the mean over the image of each channel, without skip connections.
+    """
+    first = entered if isinstance(entered, Tensor) else entered[0]
+    return first.flatten(2).mean(2) if dense and first.ndim > 2 else first.flatten(1)
+
+
 def as_sequential(model: nn.Module) -> nn.Sequential:
     """The model as a sequence of stages; ValueError if it is none."""
     if not isinstance(model, nn.Sequential):

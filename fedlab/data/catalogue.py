@@ -5,6 +5,7 @@ module has `sources()`, a registry of names; `options(name)`, keyword arguments 
 **options)`, which returns a folder.
 """
 
+import inspect
 import os
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from fedlab.core.files import resolve
+from fedlab.core.files import read_json, resolve
 from fedlab.core.registry import Registry, nearest
 from fedlab.core.warnings import LeakageWarning, warn
 from fedlab.data.cases import Cases, read
@@ -112,6 +113,21 @@ def described(cases: Cases) -> str:
 def loaded_from(cases: Cases) -> str | None:
     """The text by which these cases were loaded; None if they were made or chosen otherwise."""
     return _LOADED.get(cases)
+
+
+def segments(dataset: str | Path) -> bool:
+    """Whether a dataset is for segmentation, from its arguments or its card; nothing is prepared or loaded."""
+    name = str(dataset).split("(")[0].strip()
+    if isinstance(dataset, str) and name in DATASETS:
+        if name != phantoms.__name__:
+            return "segmentation" in DATASETS[name]
+        bound = inspect.signature(phantoms).bind_partial(*(parsed := _registry().parse(dataset))[1], **parsed[2])
+        return bool(bound.arguments.get("task") == "segmentation")
+    folder = folder_of(dataset)
+    try:
+        return folder is not None and bool(read_json(folder / "card.json").get("task") == "segmentation")
+    except (OSError, ValueError, AttributeError):  # told when it is loaded
+        return False
 
 
 def _count(number: int, what: str) -> str:

@@ -63,6 +63,7 @@ def phantoms(
     size: Annotated[int, Bounds(16, 4096)] = 28,
     dimensions: Literal[2, 3] = 2,
     seed: Count = 0,
+    task: Literal["binary", "segmentation"] = "binary",
 ) -> Cases:
     """Synthetic chest radiographs, or volumes, labelled by whether a lung has a nodule.
 
@@ -79,6 +80,8 @@ def phantoms(
         2 for images, 3 for volumes.
     seed : int
         Seed of cohort and images.
+    task : {"binary", "segmentation"}
+        Whether models find the images with a nodule, or the pixels of nodules; images and masks are the same.
 
     Returns
     -------
@@ -100,15 +103,16 @@ def phantoms(
         )
     table = phantom_table(cases, seed)
     images, masks = phantom_images(table, size, dimensions, seed)
-    return Cases(images, table, phantom_card(), masks)
+    return Cases(images, table, phantom_card(task), masks)
 
 
-def phantom_card() -> dict[str, Any]:
+def phantom_card(task: str = "binary") -> dict[str, Any]:
     """The card: licence, source, columns, and the truth behind the images."""
-    return {
+    structures = {"structures": ["background", "nodule"]} if task == "segmentation" else {}
+    return structures | {
         "name": "phantoms",
         "title": "Chest radiograph phantoms with known heterogeneity",
-        "task": "binary",
+        "task": task,
         "classes": ["normal", "nodule"],
         "licence": "CC0-1.0",
         "source": "drawn by fedlab.data.phantoms",

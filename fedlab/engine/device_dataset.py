@@ -102,15 +102,32 @@ def free_memory(device: torch.device) -> float:
         return float("inf")
 
 
+class MaskRows:
+    """Masks that are read from a scratch file, gathered by rows like those in memory."""
+
+    def __init__(self, masks: StreamedImages) -> None:
+        self.masks = masks
+
+    def __len__(self) -> int:
+        return len(self.masks.all)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.masks.gather(rows)
+
+
 class DeviceDataset:
     """Pixels (n, height, width[, depth], channels) in the type they have on disk, and targets (n,), on the device.
+
+    Targets of a segmentation task are masks (n, height, width[, depth]) of uint8: those that the site's readers drew,
+    and the true ones of test cases.
 
     Rows are addressed by `rows(index)`, where index are positions in the dataset's table. Images become floats,
     channels first in channels-last memory, only when a batch is gathered: in [0, 1], or normalised as the settings say.
     Of a held-out site there are test cases alone, and with normalisation="site" the training images too.
     """
 
-    def __init__(self, partition: Partition, targets: Ints, device: torch.device, settings: Training) -> None:
+    def __init__(self, partition: Partition, targets: Ints | None, device: torch.device, settings: Training) -> None:
+        """targets: those of all cases of the dataset; None takes masks."""
         cases = partition.cases
         self.dtype = settings.dtype
         self.full = 255.0 if cases.images.dtype == np.uint8 else 1.0
@@ -122,9 +139,14 @@ class DeviceDataset:
         stored = torch.uint8 if cases.images.dtype == np.uint8 else torch.float16
         self.space = tuple(space)
         self.device, self.pixels = device, allocate((len(kept), *space, channels), stored, device)
+        masks = allocate((len(kept), *space), torch.uint8, device) if targets is None else None
         for site, index in used:
-            self._fill(partition, site, index)
-        self.targets = torch.from_numpy(np.ascontiguousarray(targets[kept])).to(device)
+            self._fill(partition, site, index, masks)
+        self.targets: Tensor | MaskRows
+        if targets is not None:
+            self.targets = torch.from_numpy(np.ascontiguousarray(targets[kept])).to(device)
+        elif masks is not None:
+            self.targets = MaskRows(masks) if isinstance(masks, StreamedImages) else masks.all
         self.affine = self._normalisation(partition, used, settings.normalisation)
 
     @property
@@ -132,12 +154,17 @@ class DeviceDataset:
         """Whether images are read from a scratch file because they do not fit into the device's memory."""
         return self.pixels.streamed
 
-    def _fill(self, partition: Partition, site: str, index: Ints) -> None:
+    def _fill(
+        self, partition: Partition, site: str, index: Ints, masks: ResidentImages | StreamedImages | None
+    ) -> None:
         for start in range(0, len(index), CHUNK):
             part = index[start : start + CHUNK]
             images = partition.pixels(part, site) if site else np.asarray(partition.cases.images[part])
             channels_last = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 1, -1)))
             self.pixels.write(self._row[part], channels_last)
+            if masks is not None and partition.cases.masks is not None:
+                drawn = partition.training_masks(part, site) if site else np.array(partition.cases.masks[part])
+                masks.write(self._row[part], torch.from_numpy(drawn))
 
     def _normalisation(self, partition: Partition, used: list[SiteCases], policy: str) -> Affine | None:
         if policy == "none":
@@ -159,6 +186,8 @@ class DeviceDataset:
         """Start to read the images of the cases that are gathered next, if images are streamed."""
         if isinstance(self.pixels, StreamedImages):
             self.pixels.prefetch(self._row[index])
+        if isinstance(self.targets, MaskRows):
+            self.targets.masks.prefetch(self._row[index])
 
     def images(self, rows: Tensor) -> Tensor:
         """A batch (b, channels, height, width[, depth]) of floats, channels-last in memory."""

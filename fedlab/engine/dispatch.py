@@ -23,9 +23,10 @@ from fedlab.engine.device_dataset import DeviceDataset
 from fedlab.engine.flat_model import SMALL_MODEL
 from fedlab.engine.local_task import ErrorContext, LocalJob, OnTrained, Trained
 from fedlab.engine.lockstep import mean_group_size
-from fedlab.engine.loop import EVALUATION_BATCH, SequentialEngine
+from fedlab.engine.loop import SequentialEngine
 from fedlab.engine.thread_pool import WorkerPool
 from fedlab.engine.vmap import VmapEngine
+from fedlab.learning.tasks import Surfaces
 
 VMAP_SITES = {"cpu": 6, "cuda": 2}  # sites that step together, on average, from which on vmap is faster
 STREAMS = 8  # sites of a small network that train in parallel on a GPU; a guess until it is measured
@@ -125,10 +126,20 @@ class Execution:
         return found
 
     def predict(self, requests: Sequence[tuple[Weights, Ints]]) -> list[Floats]:
-        """Probabilities (n, classes) of each model for its cases."""
+        """What is stored (n, columns) of each model's cases: probabilities, or counts of voxels."""
         if self.seed_batch is not None:
             return self.seed_batch.predict(self, requests)
         return self.predict_now(requests)
+
+    def predict_masks(
+        self, requests: Sequence[tuple[Weights, Ints, Floats | None]], surfaces: Surfaces | None
+    ) -> list[Floats]:
+        """Numbers (n, columns) of segmented cases, without waiting for other seeds, see `SequentialEngine.predict`."""
+        split = [(w, part, shares) for w, index, shares in requests for part in self._parts(index)]
+        sizes = [len(part) for _, part, _ in split]
+        found = self.pool.map(lambda engine, one: engine.predict(one[0], one[1], one[2], surfaces), split, sizes)
+        ends = np.cumsum([len(index) for _, index, _ in requests])
+        return np.split(torch.cat(found).cpu().numpy(), ends[:-1]) if requests else []
 
     def predict_now(self, requests: Sequence[tuple[Weights, Ints]]) -> list[Floats]:
         """As `predict`, without waiting for other seeds; read from the device in one transfer."""
@@ -182,6 +193,7 @@ class Execution:
 
     def _parts(self, index: Ints) -> list[Ints]:
         """Cases in one part per engine, split where evaluation batches end, so that batches stay the same."""
-        batches = max(1, -(-len(index) // EVALUATION_BATCH))
-        step = -(-batches // self.pool.count) * EVALUATION_BATCH
+        size = self.engine.evaluation_batch
+        batches = max(1, -(-len(index) // size))
+        step = -(-batches // self.pool.count) * size
         return [index[start : start + step] for start in range(0, len(index), step)] or [index]

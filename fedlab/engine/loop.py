@@ -1,5 +1,6 @@
 """The sequential engine: one site after another, trained by a plain loop on the flat model."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fedlab.core.memory import DeviceTimer
-from fedlab.core.stages import as_sequential
-from fedlab.core.typing import Ints
+from fedlab.core.stages import as_sequential, representation
+from fedlab.core.typing import Floats, Ints
 from fedlab.core.weights import Weights
 from fedlab.engine.batches import Batches
 from fedlab.engine.device_dataset import DeviceDataset
@@ -21,9 +22,10 @@ from fedlab.engine.model_check import Needs, autocast
 from fedlab.engine.optimizers import Moments, Optimizer, add_scaled
 from fedlab.learning import augmentation
 from fedlab.learning.settings import Training
-from fedlab.learning.tasks import Task
+from fedlab.learning.tasks import Surfaces, Task
 
 EVALUATION_BATCH = 256
+EVALUATION_VOXELS = 2**20  # of the images of a batch whose voxels are predicted
 
 
 class StoppedError(RuntimeError):
@@ -76,25 +78,57 @@ class SequentialEngine:
             w = replace(w, moments=moments.vectors.clone(), steps=np.array(moments.steps))
         return Trained(w, Usage(loss, job.local_task.steps, self._samples, timer.stop()))
 
-    def predict(self, weights: Weights, index: Ints) -> Tensor:
-        """Probabilities (n, classes) of these cases, in evaluation mode, float64 on the device."""
+    @property
+    def evaluation_batch(self) -> int:
+        """Cases that are predicted at a time."""
+        if not self.task.dense:
+            return EVALUATION_BATCH
+        return max(1, min(EVALUATION_BATCH, EVALUATION_VOXELS // math.prod(self.dataset.space)))
+
+    def predict(
+        self, weights: Weights, index: Ints, shares: Floats | None = None, surfaces: Surfaces | None = None
+    ) -> Tensor:
+        """What is stored (n, columns) of these cases, in evaluation mode, float64 on the device, see `Task.stored`.
+
+        shares: of the models of an ensemble, whose weights are a stack; their probabilities are averaged.
+        """
         rows = self.dataset.rows(index)
         if not len(index):  # a model need not know what to do with an empty batch
-            return rows.new_empty(0, len(self.task.classes), dtype=torch.float64)
+            return rows.new_empty(0, len(self.task.columns), dtype=torch.float64)
+        with torch.no_grad(), self.autocast():  # what a model stores in inference mode could not be trained with
+            parts = rows.split(self.evaluation_batch)
+            if shares is None:
+                self._load_for_evaluation(weights)
+                return torch.cat([self._stored(self._probabilities(part), part, surfaces) for part in parts])
+            found = []
+            for part in parts:
+                mean: Tensor | float = 0.0
+                for k, share in enumerate(shares):
+                    self._load_for_evaluation(weights[k])
+                    mean = mean + float(share) * self._probabilities(part)
+                assert isinstance(mean, Tensor)
+                found.append(self._stored(mean, part, surfaces))
+            return torch.cat(found)
+
+    def _load_for_evaluation(self, weights: Weights) -> None:
         self.flat.load(weights)
         self.flat.model.eval()
-        with torch.no_grad(), self.autocast():  # what a model stores in inference mode could not be trained with
-            return torch.cat([self._probabilities(part) for part in rows.split(EVALUATION_BATCH)])
+
+    def _stored(self, probabilities: Tensor, rows: Tensor, surfaces: Surfaces | None) -> Tensor:
+        """What is stored of the cases in these rows, (b, columns)."""
+        if not self.task.dense:
+            return probabilities
+        return self.task.stored(probabilities, self.dataset.targets[rows], surfaces)
 
     def features(self, weights: Weights, index: Ints) -> Tensor:
-        """Input of the model's last stage for these cases, (n, d), in evaluation mode."""
+        """Input of the model's last stage for these cases, (n, d), in evaluation mode, see `representation`."""
         self.flat.load(weights)
         self.flat.model.eval()
         rows = self.dataset.rows(index)
         with torch.no_grad(), self.autocast():
             front = as_sequential(self.flat.model)[:-1]
-            parts = [front(self.dataset.images(part)) for part in rows.split(EVALUATION_BATCH)]
-        return torch.cat(parts).flatten(1).clone()
+            each = (front(self.dataset.images(part)) for part in rows.split(self.evaluation_batch))
+            return torch.cat([representation(part, self.task.dense) for part in each]).clone()
 
     def full_loss(
         self, weights: Weights, batches: Batches, gradient: bool = True
@@ -216,7 +250,7 @@ class SequentialEngine:
             else:
                 stages = as_sequential(self.flat.model)
                 z = stages[:-1](images)
-                logits, term = stages[-1](z), local_task.term(z.flatten(1), rows)
+                logits, term = stages[-1](z), local_task.term(representation(z, self.task.dense), rows)
             weights = None if local_task.weights is None else local_task.weights[rows]
             loss = self.task.weighted_loss(logits, targets, weights)
             return loss if term is None else loss + term

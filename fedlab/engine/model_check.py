@@ -79,7 +79,7 @@ class ModelCheck:
         """What the model needs; ValueError if it cannot be trained or cannot predict. Each model is tried once."""
         s, task = self.settings, self.task
         model = id(self.function), self.name, self.shape, task.name, task.outputs
-        key = model, self.single, self.device, s.precision, s.batchnorm
+        key = model, self.single, self.device, s.precision, s.batchnorm, s.loss, task.dense
         if key not in _KNOWN:
             _KNOWN[key] = self.function, self._find_needs()
         return _KNOWN[key][1]
@@ -221,9 +221,10 @@ class ModelCheck:
             raise self._refusal(
                 f"returns a {type(found).__name__} for {batch}", "return the logits alone, a tensor (cases, outputs)"
             )
-        if found.shape != (count, self.task.outputs):
+        wanted = (count, self.task.outputs, *(self.shape[1:] if self.task.dense else ()))
+        if found.shape != wanted:
             raise self._refusal(
-                f"returns a tensor of shape {tuple(found.shape)} for {batch}, wanted is {(count, self.task.outputs)}",
+                f"returns a tensor of shape {tuple(found.shape)} for {batch}, wanted is {wanted}",
                 "fix its last stage; keep the dimension of the batch, as by .flatten(1) instead of .squeeze()",
             )
         if not found.is_floating_point():
@@ -234,6 +235,8 @@ class ModelCheck:
         """Compute the gradient of the loss."""
         labels = np.zeros(len(logits), np.int64)
         targets = torch.from_numpy(np.ascontiguousarray(self.task.targets(labels))).to(logits.device)
+        if self.task.dense:
+            targets = torch.zeros((len(logits), *logits.shape[2:]), dtype=torch.uint8, device=logits.device)
         if not logits.requires_grad:
             raise self._refusal(
                 "has outputs that depend on none of its parameters", "check for detach, argmax and torch.no_grad"

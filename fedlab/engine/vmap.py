@@ -13,14 +13,14 @@ from torch.func import functional_call, vmap
 
 from fedlab.core.layout import Layout
 from fedlab.core.memory import DeviceTimer, aligned_counters, aligned_zeros, to_device
-from fedlab.core.stages import as_sequential
+from fedlab.core.stages import as_sequential, representation
 from fedlab.core.typing import Ints
 from fedlab.core.warnings import warn
 from fedlab.core.weights import Weights
 from fedlab.engine.batchable_norms import BatchableNorms
 from fedlab.engine.local_task import ErrorContext, LocalJob, Trained, Usage
 from fedlab.engine.lockstep import lockstep
-from fedlab.engine.loop import EVALUATION_BATCH, SequentialEngine
+from fedlab.engine.loop import SequentialEngine
 from fedlab.engine.model_check import reason
 from fedlab.engine.optimizers import Moments
 
@@ -152,7 +152,7 @@ class ModelStack:
             out = functional_call(model, state, (images,))
             logits = out[0] if has_term else out
             loss = task.weighted_loss(logits, targets, weights)
-            return (loss, out[1].flatten(1)) if has_term else loss
+            return (loss, representation(out[1], task.dense)) if has_term else loss
 
         axes = (0, 0, 0, None if batch.weights is None else 0)
         with self.engine.autocast():
@@ -267,7 +267,7 @@ class _WithFeatures(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Any]:
         stages = as_sequential(self.model)
         z = stages[:-1](x)
         return stages[-1](z), z
@@ -341,11 +341,11 @@ class VmapEngine:
         warn(f"a stack of {sites} sites does not fit into the device's memory: {self.max_sites} at a time from now on")
 
     def predict(self, requests: Sequence[tuple[Weights, Ints]]) -> list[Tensor]:
-        """Probabilities (n, classes) of each model for its cases; models with equally many cases in one batch."""
+        """What is stored (n, columns) of each model's cases; models with equally many cases in one batch."""
         self.model.eval()
-        classes = len(self.engine.task.classes)
+        columns = len(self.engine.task.columns)
         found = {
-            i: self.engine.flat.vector.new_empty(0, classes, dtype=torch.float64)
+            i: self.engine.flat.vector.new_empty(0, columns, dtype=torch.float64)
             for i, (_, index) in enumerate(requests)
             if not len(index)
         }
@@ -357,17 +357,20 @@ class VmapEngine:
         return [found[i] for i in range(len(requests))]
 
     def _predict(self, requests: Sequence[tuple[Weights, Ints]]) -> Tensor:
-        """Probabilities (m, n, classes)."""
+        """What is stored (m, n, columns)."""
         layout = self.engine.flat.layout
         vector = torch.stack([w.vector for w, _ in requests])
         counts = torch.stack([w.counts for w, _ in requests])
         rows = self.engine.dataset.rows(np.stack([index for _, index in requests]))
         state = {name: view.contiguous() for name, view in layout.views(vector).items()} | _counters(layout, counts)
         run = vmap(lambda state, images: functional_call(self.model, state, (images,)))
-        found = []
+        found, step = [], self.engine.evaluation_batch
+        if self.engine.task.dense:
+            step = max(1, step // len(requests))
         with torch.no_grad(), self.engine.autocast(), BatchableNorms():
-            for part in rows.split(EVALUATION_BATCH, 1):
+            for part in rows.split(step, 1):
                 images = self.engine.dataset.images(part.flatten()).unflatten(0, part.shape)
                 logits = run(state, images).double()
-                found.append(self.engine.task.probabilities(logits.flatten(0, 1)).unflatten(0, part.shape))
+                probabilities = self.engine.task.probabilities(logits.flatten(0, 1))
+                found.append(self.engine._stored(probabilities, part.flatten(), None).unflatten(0, part.shape))
         return torch.cat(found, 1)

@@ -25,6 +25,8 @@ def warn_of_absent_classes(
 
     targets: of all cases of all sites, as metrics take them. evaluated: those of each site and split that is scored.
     """
+    if task.dense:  # metrics rest on masks
+        return
     lines = list(_absent(task, targets))
     headline = task.metrics[0]
     for split, meaning in MEANING.items():

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fedlab.core.typing import Floats, Ints
 from fedlab.core.weights import Weights
 from fedlab.evaluation.class_coverage import warn_of_absent_classes
+from fedlab.evaluation.surfaces import surfaces_of
 from fedlab.federation import DivergedError, Ensemble, Federation, Localised, Model
 from fedlab.learning.metrics import METRICS
 
@@ -43,6 +44,7 @@ class Evaluation:
         self.index |= {(site, UNSEEN): part.index(site, "test") for site in self.unseen}
         self.unassigned = part.unassigned("test")
         self.targets = {place: fed.task.targets(self._labels(place)) for place in self.index}
+        self._surfaces = surfaces_of(part.cases) if fed.task.dense else None
         self._ids, self._limited = part.cases.table["case"].to_numpy(), False
         spaced = np.linspace(0, len(self.sites) - 1, min(len(self.sites), CROSS_SITES)).round().astype(int)
         self.travelling = [self.sites[k] for k in spaced]  # whose own models are tried at held-out sites
@@ -53,13 +55,13 @@ class Evaluation:
         """Yield (model, site, split, metric, value) of the model that each site uses."""
         for name, model in models.items():
             for (site, split), predicted in self._predicted(model).items():
-                if not all(np.isfinite(p).all() for p in predicted):
+                if not all(self.fed.task.is_finite(p) for p in predicted):
                     raise DivergedError(
                         f"{site}, round {self.fed.round}: training diverged (predictions are not finite): lower `lr`"
                         " (try a tenth), or shorten local work; this round was not kept"
                     )
                 y = self.targets[site, split]
-                for metric in self.fed.task.metrics:
+                for metric in self.fed.task.round_metrics:
                     measure = METRICS.function(metric)
                     value = np.mean([measure(y, p) for p in predicted]) if len(y) else np.nan
                     yield name, site, split, metric, float(value)
@@ -85,7 +87,7 @@ class Evaluation:
                 requests.append((shared, owner, UNASSIGNED, "test", self.unassigned))
             if owner == "global" and isinstance(shared, Weights):
                 requests += self._adapted(shared)
-        found = self.fed.predict_each([(model, index) for model, _, _, _, index in requests])
+        found = self.fed.predict_each([(model, index) for model, _, _, _, index in requests], self._surfaces)
         return self._frame(np.concatenate(found), choice, requests)
 
     def _is_limited(self, owner: str) -> bool:
@@ -154,7 +156,8 @@ class Evaluation:
         cases, (_, *names, each) = self.fed.partition.cases, zip(*requests, strict=True)
         index, sizes = np.concatenate(each), [len(one) for one in each]
         owner, site, split = (np.repeat(np.array(name, object), sizes) for name in names)
-        annotated = {"annotated": self.fed.labels[index]} if self.fed.partition.annotators else {}
+        by_readers = self.fed.partition.annotators and not self.fed.task.dense
+        annotated = {"annotated": self.fed.labels[index]} if by_readers else {}
         return pd.DataFrame(
             {
                 "model": owner,
@@ -166,7 +169,7 @@ class Evaluation:
                 "label": cases.labels[index],
             }
             | annotated
-            | {f"p{c}": p[:, c] for c in range(p.shape[1])}
+            | {column: p[:, c] for c, column in enumerate(self.fed.task.columns)}
         )
 
 

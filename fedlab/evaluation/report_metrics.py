@@ -15,7 +15,8 @@ from fedlab.core.registry import nearest
 from fedlab.core.typing import Floats
 from fedlab.evaluation.intervals import calibration
 from fedlab.evaluation.intervals.interval import Interval
-from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS
+from fedlab.learning.mask_metrics import MASK_METRICS
+from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS, TASK_METRICS
 
 Labels = NDArray[np.int64]
 Limits = Callable[[Floats, Labels, float, NDArray[Any] | None], tuple[float, Interval]]
@@ -98,10 +99,17 @@ def find(name: str) -> ReportMetric | None:
 
 def check(name: str, task: str) -> None:
     """Raise ValueError for an unknown metric, or one that is not defined for a task."""
+    known = TASK_METRICS["segmentation"] if task == "segmentation" else [*METRICS, *REPORT_METRICS]
+    if (name in MASK_METRICS) != (task == "segmentation") and (name in METRICS or name in REPORT_METRICS):
+        what = "masks" if name in MASK_METRICS else "probabilities"
+        usual = TASK_METRICS.get(task, ["accuracy"])
+        raise ValueError(
+            f"{name} is a metric of {what}, and this task is {task}: compare {', '.join(usual[:-1])} or {usual[-1]}"
+        )
     if name in METRICS:
         return
     if name not in REPORT_METRICS:
-        raise ValueError(f"unknown metric {name!r}: {nearest(name, [*METRICS, *REPORT_METRICS])}")
+        raise ValueError(f"unknown metric {name!r}: {nearest(name, known)}")
     if task != "binary":
         raise ValueError(
             f"{name} is a metric of binary tasks, and this task is {task}: compare accuracy, balanced_accuracy, auroc"

@@ -32,7 +32,7 @@ from fedlab.heterogeneity import (
 )
 from fedlab.heterogeneity.acquisition import presets
 from fedlab.heterogeneity.axes import AXES
-from fedlab.learning import augmentation, settings
+from fedlab.learning import augmentation, losses, settings
 from fedlab.learning.models import MODELS
 from fedlab.partitioning import holdout
 from fedlab.partitioning.build import ARGUMENTS, partition
@@ -44,6 +44,7 @@ CODE: dict[str, Registry] = {  # field -> the functions that its text may name; 
     "topology": TOPOLOGIES,
     "model": MODELS,
     "schedule": settings.SCHEDULES,
+    "loss": losses.LOSSES,
     "participation": participation.SCHEMES,
     "stragglers": participation.STRAGGLING,
     "aggregate": aggregation.RULES,
@@ -57,6 +58,7 @@ CODE: dict[str, Registry] = {  # field -> the functions that its text may name; 
     "annotation": annotation.POLICIES,
     "geography": geography.SCHEMES,
 }
+SEGMENTING = "unet"  # the model by default for a dataset with masks
 DESCRIBED = ("dataset", *(name for name in ARGUMENTS if name != "seed"), "partition_seed")  # fields of a federation
 
 
@@ -95,7 +97,7 @@ class Experiment(FederationSettings):
     partition_seed : int, default 0
         Seed of the partition, 0 or more; `seed` is that of training.
     model : str, default "small_cnn"
-        A name in `fedlab.MODELS`, with arguments as in "small_cnn(width=32)".
+        A name in `fedlab.MODELS`, with arguments as in "small_cnn(width=32)"; "unet" for a segmentation dataset.
     method : str, default "fedavg"
         A name in `fedlab.METHODS`, with arguments as in "fedprox(mu=0.01)".
     rounds : int, default 20
@@ -118,6 +120,12 @@ class Experiment(FederationSettings):
         Factor of the L2 term (weight_decay/2) |w|^2, 0 or more; biases and normalisation layers have none.
     schedule : str, default "constant"
         Learning rate over rounds: "constant", "cosine(final=0.01)", "step(factor=0.1)".
+    loss : str, default "auto"
+        "cross_entropy", "focal(gamma=2)", and with masks "dice_ce", "dice" or "tversky(alpha=0.3, beta=0.7)"; "auto" is
+        cross-entropy in classification and "dice_ce" in segmentation.
+    class_weights : "none", "balanced" or list of float, default "none"
+        Weights of classes in the loss, of structures (background first) in segmentation. "balanced" weighs each
+        inversely to its share of all sites' training cases, or voxels.
     local_optimizer : {"reset", "keep", "share"}, default "reset"
         Optimizer state of a site between rounds: reset, kept, or averaged.
     participation : str, default "all"
@@ -193,6 +201,8 @@ class Experiment(FederationSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise ValueError("; ".join(_plain(detail) for detail in error.errors())) from None
+        if "model" not in values and catalogue.segments(self.dataset):
+            self.__dict__["model"] = SEGMENTING
 
     @classmethod
     def read(cls, name: str, value: Any, hint: Any) -> Any:
@@ -261,7 +271,8 @@ class Experiment(FederationSettings):
         >>> fedlab.Experiment(rounds=5).with_(method="local").method
         'local'
         """
-        return Experiment(**{**self.model_dump(), **changes})
+        usual = () if "model" in self.model_fields_set else ("model",)  # the default depends on the dataset
+        return Experiment(**{**self.model_dump(exclude={*usual}), **changes})
 
     def make_partition(self) -> Partition:
         """Load the dataset and partition it into sites.
@@ -300,6 +311,8 @@ class Experiment(FederationSettings):
         usual = type(self).model_fields["dataset"].default, part.cases.name, found["dataset"]
         if self.dataset not in usual and catalogue.canonical(self.dataset) != found["dataset"]:
             warn(f"dataset={self.dataset!r} has no effect: the partition has the cases of {found['dataset']!r}")
+        if part.cases.task == "segmentation" and "model" not in self.model_fields_set:
+            found["model"] = SEGMENTING
         described = self.with_(**found)
         described._asked = self
         return described
@@ -355,7 +368,10 @@ class Experiment(FederationSettings):
         return self._hashed(self.asked.dataset, part, version)
 
     def _hashed(self, dataset: str, part: Partition, version: int) -> str:
-        fields = self.asked.model_dump(exclude={"execution"}) | {"dataset": dataset}
+        fields = self.asked.model_dump(exclude={"execution"}) | {"dataset": dataset, "model": self.model}
+        for name in ("loss", "class_weights"):  # unknown to runs of earlier versions
+            if fields[name] == type(self).model_fields[name].default:
+                del fields[name]
         text = json.dumps([fields, part.fingerprint, version, *self.user_code()], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 

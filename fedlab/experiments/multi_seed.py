@@ -32,7 +32,8 @@ def worthwhile(experiment: Experiment, partition: Partition) -> bool:
     """Whether lock-step is faster: where sites are batched anyway, or the model is too small to fill the device."""
     if experiment.execution == "vmap":
         return True
-    model = models.build(experiment.model, partition.cases.shape, task_of(partition.cases).outputs, 0)
+    task = task_of(partition.cases)
+    model = models.build(experiment.model, partition.cases.shape, task.outputs, 0, dense=task.dense)
     fits = is_small if find_device(experiment.device).type == "cuda" else is_dense
     return experiment.execution == "auto" and fits(model)
 

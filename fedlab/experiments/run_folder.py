@@ -135,6 +135,11 @@ class Run:
         return list(self._about["classes"])
 
     @property
+    def structures(self) -> list[str]:
+        """Names of the mask values of a segmentation task, background first; empty for other tasks."""
+        return list(self._about.get("structures", []))
+
+    @property
     def task(self) -> str:
         return str(self._about["task"])
 
@@ -180,6 +185,10 @@ class Run:
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """Class probabilities case by case: model, choice, site, split, case, unit, label, p0, p1, ...
+
+        Of a segmentation task, for each structure k but the background, voxels that are rightly (tp1) and wrongly (fp1)
+        called the structure, voxels of it that are missed (fn1), the 95 % Hausdorff distance (hd1, in mm if the card
+        states a spacing) and the normalised surface dice (nsd1), see `fedlab.learning.mask_metrics`.
 
         split: val, test, or unseen for held-out sites. label: the true one; `annotated`, where sites differ in
         annotation, is the one that the site's readers wrote.
@@ -594,6 +603,7 @@ def _about(record: Recorder, experiment: Experiment) -> dict[str, Any]:
         "experiment": experiment.model_dump(),
         "task": cases.task,
         "classes": cases.classes,
+        **({"structures": cases.structures} if cases.task == "segmentation" else {}),
         "headline": record.fed.task.metrics[0],
         "partition": record.fed.partition.spec,
         "unseen": list(record.fed.partition.unseen),

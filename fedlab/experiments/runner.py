@@ -17,6 +17,7 @@ from fedlab.core.files import resolve
 from fedlab.core.registry import nearest
 from fedlab.core.warnings import warn
 from fedlab.data import catalogue
+from fedlab.data.cases import Cases
 from fedlab.data.home import home
 from fedlab.engine.devices import Load, device_name, find_device, idle_gpu
 from fedlab.engine.seed_batching import LockstepRun
@@ -185,10 +186,16 @@ def _combinations(experiment: Experiment, partition: Partition | None, axes: dic
 
 def _check_federations(experiments: list[Experiment], partition: Partition | None) -> None:
     """Make each partition and each model of a grid once; ValueError where one of them is impossible."""
-    distinct = {json.dumps(one.model_dump(include={*DESCRIBED, "model", "batchnorm"})): one for one in experiments}
+    decisive = {*DESCRIBED, "model", "batchnorm", "loss", "class_weights"}
+    distinct = {json.dumps(one.model_dump(include=decisive)): one for one in experiments}
     for one in distinct.values():
-        cases = (partition or _partition_of(one)).cases
-        build(one.model, cases.shape, task_of(cases).outputs, one.seed, one.batchnorm)
+        _check_model(one, (partition or _partition_of(one)).cases)
+
+
+def _check_model(experiment: Experiment, cases: Cases) -> None:
+    """Build the model once; ValueError where model, loss or class weights do not fit the dataset."""
+    task = task_of(cases, experiment.loss, experiment.class_weights)
+    build(experiment.model, cases.shape, task.outputs, experiment.seed, experiment.batchnorm, task.dense)
 
 
 def _unfinished(experiments: list[Experiment], partition: Partition | None, folder: Folder) -> list[PendingRun]:
@@ -229,7 +236,7 @@ def _run(experiment: Experiment, partition: Partition | None, folder: Folder, ob
 def planned_folders(experiments: Sequence[Experiment], folder: Folder) -> list[Path]:
     """The folders in which `run` keeps experiments of one federation and model; ValueError if these are impossible."""
     first, part = experiments[0], _partition_of(experiments[0])
-    build(first.model, part.cases.shape, task_of(part.cases).outputs, first.seed, first.batchnorm)
+    _check_model(first, part.cases)
     return [_target(one, part, folder) for one in experiments]
 
 

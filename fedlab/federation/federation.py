@@ -50,7 +50,7 @@ from fedlab.federation.settings import FederationSettings
 from fedlab.federation.sites import ALL, LocalParameters, OptimizerStates, Site
 from fedlab.learning import models
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRICS
-from fedlab.learning.tasks import Task, task_of
+from fedlab.learning.tasks import Surfaces, Task, task_of, with_balanced_loss
 from fedlab.partitioning import validation
 from fedlab.partitioning.partitions import Partition
 
@@ -110,12 +110,17 @@ class Federation:
         self, partition: Partition, model: str, settings: FederationSettings, seed_batch: LockstepRun | None = None
     ) -> None:
         self.partition, self.settings = partition, settings
-        self.task: Task = task_of(partition.cases)
+        self.task: Task = task_of(partition.cases, settings.loss, settings.class_weights)
         validation.check(partition)
         self.device = find_device(settings.device)
         self.labels = partition.annotated_labels(np.arange(len(partition.cases)))
         self.names = tuple(name for name in partition.sites if name not in partition.unseen)
         attack = Attack.of(settings.attack, len(self.names))
+        if attack.flips_labels and self.task.dense:
+            raise ValueError(
+                f"attack={settings.attack!r} flips the labels of cases, and a segmentation task learns from masks:"
+                " choose an attack on the models, such as 'signflip'"
+            )
         targets = self._training_labels(attack)
         self.sites = [self._site(name, partition.index(name, "train"), targets) for name in self.names]
         everything = np.sort(np.concatenate([site.batches.index for site in self.sites]))
@@ -154,7 +159,7 @@ class Federation:
             log=self.round_log,
             sent=self.start,
         )
-        self._exchange_pixel_statistics()
+        self._exchange_statistics()
         if engine.dataset.streamed:
             self.round_log.record_event(
                 "images streamed", "they do not fit into memory: read from a scratch file as needed"
@@ -182,10 +187,27 @@ class Federation:
         needs = self._needs(model)
         flat = self._flat_model(model, self.settings.seed, needs)
         if dataset is None:
-            dataset = DeviceDataset(self.partition, self.task.targets(labels), self.device, self.settings)
+            targets = None if self.task.dense else self.task.targets(labels)
+            dataset = DeviceDataset(self.partition, targets, self.device, self.settings)
+        self._balance_classes(dataset)
         if seed_batch is not None:
             seed_batch.scheduler.dataset = dataset
         return self._engine_of(flat, needs, dataset)
+
+    def _balance_classes(self, dataset: DeviceDataset) -> None:
+        """Weigh classes by their counts in the training cases, or voxels, of all sites, which these exchange."""
+        if self.settings.class_weights != "balanced":
+            return
+        rows, targets = dataset.rows(self.union.batches.index), dataset.targets
+        if self.task.dense:
+            counts = sum(
+                torch.bincount(targets[part].flatten().long(), minlength=self.task.outputs) for part in rows.split(64)
+            )
+        elif self.task.name == "multilabel":
+            counts = targets[rows].sum(0)
+        else:
+            counts = torch.bincount(targets[rows], minlength=len(self.task.classes))
+        self.task = with_balanced_loss(self.task, self.settings.loss, counts.tolist())  # type: ignore[union-attr]
 
     def _another_engine(self, model: str, first: SequentialEngine) -> SequentialEngine:
         """One more engine on the same images, to train sites in parallel."""
@@ -208,7 +230,7 @@ class Federation:
     def _flat_model(self, model: str, seed: int, needs: Needs, layout: Layout | None = None) -> FlatModel:
         """The network with the initial weights of this seed, on the device; layout: that of another copy."""
         settings, cases = self.settings, self.partition.cases
-        built = models.build(model, cases.shape, self.task.outputs, seed, settings.batchnorm)
+        built = models.build(model, cases.shape, self.task.outputs, seed, settings.batchnorm, self.task.dense)
         built = built.to(device=self.device, dtype=settings.dtype)
         if layout is None:
             pooled = settings.batchnorm == "pooled"
@@ -224,10 +246,14 @@ class Federation:
         kind = CudaGraphEngine if graphs else SequentialEngine
         return kind(flat, dataset, self.task, optimizer_of(settings, decays), settings, needs)
 
-    def _exchange_pixel_statistics(self) -> None:
-        """Count the statistics that sites exchange before the first round to standardise images in the same way."""
+    def _exchange_statistics(self) -> None:
+        """Count what sites exchange before the first round: statistics of intensities, and counts of classes."""
+        sizes = []
         if self.settings.normalisation == "global":
-            up, down = pixel_normalisation.statistics_bytes(self.partition.cases.shape[0])
+            sizes.append(pixel_normalisation.statistics_bytes(self.partition.cases.shape[0]))
+        if self.settings.class_weights == "balanced":  # counts go up, weights down
+            sizes.append((8 * self.task.weighted_classes, 8 * self.task.weighted_classes))
+        for up, down in sizes:
             for name in self.names:
                 self.ledger.record(0, name, "up", "statistics", up)
                 self.ledger.record(0, name, "down", "statistics", down)
@@ -603,8 +629,23 @@ class Federation:
         """
         return self.predict_each([(model, index)])[0]
 
-    def predict_each(self, pairs: Sequence[tuple[Weights | Ensemble, Ints]]) -> list[Floats]:
-        """Probabilities (n, classes) of several models, each for its cases, in parallel."""
+    def predict_each(
+        self, pairs: Sequence[tuple[Weights | Ensemble, Ints]], surfaces: Surfaces | None = None
+    ) -> list[Floats]:
+        """Probabilities (n, classes) of several models, each for its cases, in parallel.
+
+        In segmentation counts of voxels (n, columns), see `fedlab.learning.mask_metrics`; surfaces: measures distances
+        of masks as well. An ensemble averages probabilities, in segmentation those of each voxel.
+        """
+        if self.task.dense and (surfaces is not None or any(isinstance(model, Ensemble) for model, _ in pairs)):
+            self.check_finite()
+            return self.execution.predict_masks(
+                [
+                    (model.models, index, model.shares) if isinstance(model, Ensemble) else (model, index, None)
+                    for model, index in pairs
+                ],
+                surfaces,
+            )
         members = [
             (model.models[k], index) if isinstance(model, Ensemble) else (model, index)
             for model, index in pairs

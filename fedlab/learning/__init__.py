@@ -1,1 +1,5 @@
-"""Models, tasks, augmentation, metrics, and the settings of training."""
+"""Models, tasks, losses, augmentation, metrics, and the settings of training."""
+
+from fedlab.learning import models, segmentation_models
+
+__all__ = ["models", "segmentation_models"]

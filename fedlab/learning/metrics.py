@@ -34,6 +34,7 @@ TASK_METRICS: dict[str, list[str]] = {  # the first one selects models and heads
     "multiclass": _CLASSES,
     "ordinal": [*_CLASSES, "kappa"],
     "multilabel": ["auroc", "average_precision", "accuracy", "brier"],
+    "segmentation": ["dice", "iou", "hd95", "nsd", "volume_error"],  # see `fedlab.learning.mask_metrics`
 }
 BINS = 15
 BLOCK = 2**18  # weights processed at a time, to stay in the CPU's cache

@@ -27,7 +27,9 @@ NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
-def build(text: str, shape: tuple[int, ...], outputs: int, seed: int, batchnorm: str = "avg") -> nn.Sequential:
+def build(
+    text: str, shape: tuple[int, ...], outputs: int, seed: int, batchnorm: str = "avg", dense: bool = False
+) -> nn.Sequential:
     """Build a model by name, with its initial weights.
 
     Parameters
@@ -37,11 +39,13 @@ def build(text: str, shape: tuple[int, ...], outputs: int, seed: int, batchnorm:
     shape : tuple of int
         (channels, height, width[, depth]) of an image.
     outputs : int
-        Numbers that the model returns for a case.
+        Numbers that the model returns for a case, or for each voxel of it.
     seed : int
         Seed of the initial weights.
     batchnorm : str
         "group" replaces every batch normalisation by group normalisation; other values change nothing here.
+    dense : bool, default False
+        Whether the model segments: it returns (cases, outputs, height, width[, depth]).
 
     Returns
     -------
@@ -71,7 +75,7 @@ def build(text: str, shape: tuple[int, ...], outputs: int, seed: int, batchnorm:
         model = _checked(text, model, shape)
     if batchnorm == "group":
         _to_group_norm(model, {})
-    _check_fit(text, model, shape, outputs)
+    _check_fit(text, model, shape, outputs, dense)
     return model
 
 
@@ -287,9 +291,17 @@ def _to_group_norm(module: nn.Module, known: dict[nn.Module, nn.Module]) -> None
             _to_group_norm(child, known)
 
 
-def _check_fit(text: str, model: nn.Module, shape: tuple[int, ...], outputs: int) -> None:
-    """Refuse a model that does not return `outputs` numbers for each of two blank images."""
-    found = _blank_outputs(text, model, shape)
+def _check_fit(text: str, model: nn.Module, shape: tuple[int, ...], outputs: int, dense: bool = False) -> None:
+    """Refuse a model that does not return `outputs` numbers for each of two blank images, or each of their voxels."""
+    found = _blank_outputs(text, model, shape, dense)
+    if dense:
+        _check_masks(text, found, (outputs, *shape[1:]))
+        return
+    if isinstance(found, Tensor) and found.ndim > 2 and found.shape[2:] == shape[1:]:
+        raise ValueError(
+            f"model {text!r} segments: it returns {tuple(found.shape[1:])} for a case, and this task needs {outputs}"
+            " numbers a case: choose a model that classifies, such as model='small_cnn'"
+        )
     if not isinstance(found, Tensor):
         raise ValueError(
             f"model {text!r} returns a {type(found).__name__}, wanted is a tensor of {outputs} numbers a case: let it"
@@ -307,7 +319,21 @@ def _check_fit(text: str, model: nn.Module, shape: tuple[int, ...], outputs: int
         )
 
 
-def _blank_outputs(text: str, model: nn.Module, shape: tuple[int, ...]) -> Any:
+def _check_masks(text: str, found: Any, wanted: tuple[int, ...]) -> None:
+    """Refuse outputs for two blank images that are not logits of each structure and voxel."""
+    if isinstance(found, Tensor) and found.shape == (2, *wanted):
+        return
+    what = f"{tuple(found.shape[1:])} for a case" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    remedy = "let its last stage return logits of each structure and voxel"
+    if isinstance(found, Tensor) and found.ndim == 2:
+        remedy = "it classifies cases, so choose a model that segments, such as model='unet'"
+    raise ValueError(
+        f"model {text!r} returns {what}, a segmentation task needs {wanted} (structures, height, width[, depth]):"
+        f" {remedy}"
+    )
+
+
+def _blank_outputs(text: str, model: nn.Module, shape: tuple[int, ...], dense: bool = False) -> Any:
     """What the model returns for two blank images, in evaluation mode so that no statistic changes."""
     model.eval()
     try:
@@ -317,8 +343,8 @@ def _blank_outputs(text: str, model: nn.Module, shape: tuple[int, ...]) -> Any:
         kind = "" if isinstance(error, RuntimeError) else f"{type(error).__name__}: "
         raise ValueError(
             f"model {text!r} does not fit images of shape {shape} (channels, height, width[, depth]):"
-            f" {kind}{(str(error).splitlines() or [''])[0]}; choose a smaller model (small_cnn, resnet18) or a larger"
-            " image size"
+            f" {kind}{(str(error).splitlines() or [''])[0]}; choose a smaller model"
+            f" ({'unet with a lower depth' if dense else 'small_cnn, resnet18'}) or a larger image size"
         ) from error
     finally:
         model.train()

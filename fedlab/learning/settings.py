@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from fedlab.core import arguments
 from fedlab.core.arguments import Bounds, Count, Fraction, NotNegative
 from fedlab.core.registry import LONGEST, Registry, nearest
-from fedlab.learning import augmentation
+from fedlab.learning import augmentation, losses
 
 __all__ = ["SCHEDULES", "Training", "constant", "cosine", "step"]
 
@@ -69,6 +69,12 @@ class Training(BaseModel):
         Factor of the L2 term (weight_decay/2) |w|^2, 0 or more. It leaves biases and normalisation layers alone.
     schedule : str, default "constant"
         Learning rate over rounds: "constant", "cosine(final=0.01)", "step(factor=0.1)".
+    loss : str, default "auto"
+        "cross_entropy", "focal(gamma=2)", and with masks "dice_ce", "dice" or "tversky(alpha=0.3, beta=0.7)"; "auto" is
+        cross-entropy in classification and "dice_ce" in segmentation.
+    class_weights : "none", "balanced" or list of float, default "none"
+        Weights of classes in the loss, of structures (background first) in segmentation. "balanced" weighs each
+        inversely to its share of all sites' training cases, or voxels.
     batchnorm : {"avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"}, default "avg"
         Batch normalisation across sites: statistics averaged, pooled as those of the union, kept at the sites
         ("silobn", "params_only"), kept with scale and offset ("fedbn"), frozen, or group normalisation instead.
@@ -107,6 +113,8 @@ class Training(BaseModel):
     momentum: Fraction = 0.0
     weight_decay: NotNegative = 0.0
     schedule: str = "constant"
+    loss: str = "auto"
+    class_weights: str | list[float] = "none"
     batchnorm: Literal["avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"] = "avg"
     normalisation: Literal["none", "image", "site", "global"] = "none"
     augment: str = "none"
@@ -153,6 +161,13 @@ class Training(BaseModel):
     def _consistent(self) -> Self:
         SCHEDULES.parse(self.schedule, given=1)
         augmentation.parse(self.augment)
+        weights = self.class_weights
+        if isinstance(weights, str) and weights not in ("none", "balanced"):
+            raise ValueError(
+                f"class_weights={weights!r}: write 'none', 'balanced' or a list of numbers, one for each class"
+            )
+        listed = None if isinstance(weights, str) else tuple(weights)
+        losses.Loss("cross_entropy" if self.loss == "auto" else self.loss, listed)
         if self.optimizer != "sgd" and self.momentum:
             raise ValueError(
                 f"momentum={self.momentum} belongs to optimizer='sgd', found {self.optimizer!r}: remove it"

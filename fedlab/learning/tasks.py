@@ -1,7 +1,7 @@
 """Tasks: the outputs of a model, the loss, the probabilities, and the metrics reported for them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,17 +9,25 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlab.core.typing import Floats
 from fedlab.data.cases import Cases
+from fedlab.learning import mask_metrics
+from fedlab.learning.losses import Loss, balanced
 from fedlab.learning.metrics import TASK_METRICS, targets
+
+SEGMENTATION = "segmentation"
+Surfaces = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Floats]  # predicted and true masks (b, *space) -> (b, S, 2)
 
 
 @dataclass(frozen=True)
 class Task:
     """One kind of prediction.
 
-    name: binary, multiclass, ordinal or multilabel. outputs: numbers a model returns for a case. loss(logits, targets)
-    is the mean over the batch; with reduction="none" the loss of each case (b,). probabilities(logits) has shape
-    (n, classes); for binary tasks two columns, for multi-label tasks one for each class.
+    name: binary, multiclass, ordinal, multilabel or segmentation. classes: kinds of case. outputs: numbers a model
+    returns for a case, or for each voxel of it (b, outputs, *space) in segmentation. loss(logits, targets) is the mean
+    over the cases of the batch; with reduction="none" the loss of each case (b,). probabilities(logits) has shape
+    (n, classes), for binary tasks two columns, for multi-label tasks one for each class; in segmentation
+    (n, structures, *space). columns: names of the numbers that are stored of a case.
     """
 
     name: str
@@ -27,11 +35,49 @@ class Task:
     outputs: int
     loss: Callable[..., Tensor]
     probabilities: Callable[[Tensor], Tensor]
+    columns: tuple[str, ...] = ()
+
+    @property
+    def dense(self) -> bool:
+        """Whether a model predicts every voxel: targets are masks (b, *space)."""
+        return self.name == SEGMENTATION
+
+    @property
+    def weighted_classes(self) -> int:
+        """How many class weights there are: of structures, background included, in segmentation."""
+        return 2 if self.name == "binary" else self.outputs
 
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics reported for this task; the first one selects models and heads tables."""
         return TASK_METRICS[self.name]
+
+    @property
+    def round_metrics(self) -> list[str]:
+        """Those that are reported after each round; distances between surfaces are measured at the end only."""
+        return [name for name in self.metrics if not (self.dense and name in mask_metrics.DISTANCES)]
+
+    def is_finite(self, stored: Floats) -> bool:
+        """Whether the stored numbers (n, columns) are those of a model that did not diverge."""
+        return mask_metrics.is_finite(stored) if self.dense else bool(np.isfinite(stored).all())
+
+    def stored(self, probabilities: Tensor, masks: Tensor, surfaces: Surfaces | None = None) -> Tensor:
+        """The numbers (b, columns) that are stored of cases, in float64: probabilities, or counts of a mask's voxels.
+
+        masks: those that predictions are compared with, (b, *space); not used in classification. surfaces: measures the
+        distances between surfaces, by default NaN.
+        """
+        if not self.dense:
+            return probabilities
+        predicted = probabilities.argmax(1)
+        numbers = probabilities.new_full((len(masks), self.outputs - 1, len(mask_metrics.KINDS)), float("nan"))
+        numbers[..., : mask_metrics.COUNTS] = _counts(predicted, masks, self.outputs).to(numbers.dtype)
+        if surfaces is not None:
+            found = surfaces(*(tensor.to(torch.uint8).cpu().numpy() for tensor in (predicted, masks)))
+            numbers[..., mask_metrics.COUNTS :] = torch.from_numpy(found).to(numbers)
+        diverged = ~torch.isfinite(probabilities.flatten(1)).all(1)
+        numbers.masked_fill_(diverged[:, None, None], float("nan"))
+        return numbers.flatten(1).double()
 
     @property
     def highest_label(self) -> int:
@@ -49,10 +95,22 @@ class Task:
         return targets(labels, self.name, len(self.classes))
 
 
-def task_of(cases: Cases) -> Task:
+def task_of(cases: Cases, loss: str = "auto", class_weights: str | Sequence[float] = "none") -> Task:
     """The task of a dataset, from its card.
 
-    Raises ValueError for segmentation, which no method trains yet.
+    Parameters
+    ----------
+    cases : Cases
+        The dataset.
+    loss : str, default "auto"
+        A name in `fedlab.learning.losses.LOSSES`, with arguments; "auto" is cross-entropy, and with masks "dice_ce".
+    class_weights : "none", "balanced" or sequence of float, default "none"
+        See `fedlab.Experiment`. Balanced weights need the training cases, see `with_balanced_loss`.
+
+    Raises
+    ------
+    ValueError
+        If the loss is one for segmentation and the dataset is for classification, or a weight is missing.
 
     Examples
     --------
@@ -61,18 +119,58 @@ def task_of(cases: Cases) -> Task:
     >>> task = task_of(fedlab.load("phantoms(cases=20)"))
     >>> task.name, task.outputs, task.classes
     ('binary', 1, ('normal', 'nodule'))
+    >>> task = task_of(fedlab.load("phantoms(cases=20, task='segmentation')"))
+    >>> task.name, task.outputs, task.columns
+    ('segmentation', 2, ('tp1', 'fp1', 'fn1', 'hd1', 'nsd1'))
     """
-    classes = tuple(cases.classes)
-    if cases.task == "segmentation":
+    weights = None if isinstance(class_weights, str) else tuple(float(weight) for weight in class_weights)
+    found = _task_with_usual_loss(cases)
+    if weights is not None and len(weights) != (wanted := found.weighted_classes):
         raise ValueError(
-            f"dataset {cases.name!r} is for segmentation, which cannot be trained yet: choose a classification dataset"
-            " (a segmentation dataset can be partitioned, its shift measured, its images rendered by scanners)"
+            f"class_weights lists {len(weights)} numbers for {wanted} {'structures' if found.dense else 'classes'}:"
+            " give one for each" + (", background first" if found.dense else "")
         )
+    return found if loss == "auto" and weights is None else _with_loss(found, loss, weights)
+
+
+def with_balanced_loss(task: Task, loss: str, counts: Sequence[float]) -> Task:
+    """The task with class weights from the number of training cases, or voxels, of each class."""
+    return _with_loss(task, loss, balanced(counts))
+
+
+def _task_with_usual_loss(cases: Cases) -> Task:
+    """The task with cross-entropy, or Dice and cross-entropy."""
+    classes = tuple(cases.classes)
+    probabilities = tuple(f"p{index}" for index in range(len(classes)))
+    if cases.task == SEGMENTATION:
+        columns = mask_metrics.columns(len(cases.structures))
+        return Task(SEGMENTATION, classes, len(cases.structures), Loss("dice_ce"), _softmax, columns)
     if cases.task == "binary":
-        return Task("binary", classes, 1, _binary_loss, _both_classes)
+        return Task("binary", classes, 1, _binary_loss, _both_classes, probabilities)
     if cases.task == "multilabel":
-        return Task("multilabel", classes, len(classes), _multilabel_loss, torch.sigmoid)
-    return Task(cases.task, classes, len(classes), F.cross_entropy, _softmax)
+        return Task("multilabel", classes, len(classes), _multilabel_loss, torch.sigmoid, probabilities)
+    return Task(cases.task, classes, len(classes), F.cross_entropy, _softmax, probabilities)
+
+
+def _with_loss(task: Task, loss: str, weights: tuple[float, ...] | None) -> Task:
+    """The task with another loss; ValueError if that is for segmentation and the task is not."""
+    text = loss if loss != "auto" else "dice_ce" if task.dense else "cross_entropy"
+    found = Loss(text, weights)
+    if found.voxels_only and not task.dense:
+        raise ValueError(
+            f"loss={text!r} compares masks, and this task is {task.name}: use 'cross_entropy' or 'focal', or choose a"
+            " segmentation dataset"
+        )
+    return replace(task, loss=found)
+
+
+def _counts(predicted: Tensor, masks: Tensor, structures: int) -> Tensor:
+    """Voxels (b, structures - 1, 3) that are rightly and wrongly called each structure, and those that are missed."""
+    found = []
+    for structure in range(1, structures):
+        called, true = (predicted == structure).flatten(1), (masks == structure).flatten(1)
+        found.append(torch.stack([(a & b).sum(1) for a, b in ((called, true), (called, ~true), (~called, true))], 1))
+    return torch.stack(found, 1)
 
 
 def _binary_loss(logits: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:

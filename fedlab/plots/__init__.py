@@ -10,6 +10,9 @@ Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `ran
 costs), `communication_cost` (performance against cost), `transfer` (cross-site generalization), `forgetting` (between
 visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
 
+Of runs that segment: `contours` (true and predicted masks of the worst and the median case), `case_scores` (a metric
+of every case by site and method), `volume_agreement` (predicted against true volume).
+
 Of a study: `costs_of_heterogeneity` (performance against the dose of each axis), `distance` (what a method loses
 against the measured shift).
 
@@ -24,6 +27,7 @@ from fedlab.plots.intensities import intensity
 from fedlab.plots.measured_shift import doses, shift
 from fedlab.plots.method_comparison import communication_cost, ranking
 from fedlab.plots.rounds import curves, forgetting, participation
+from fedlab.plots.segmentation import case_scores, contours, volume_agreement
 from fedlab.plots.site_overview import sites
 from fedlab.plots.site_performance import local_vs_global, transfer
 from fedlab.plots.study_costs import costs_of_heterogeneity
@@ -33,8 +37,10 @@ from fedlab.plots.style import save
 institutions, presence, price = sites, participation, communication_cost  # earlier names
 
 __all__ = [
+    "case_scores",
     "cases",
     "communication_cost",
+    "contours",
     "costs_of_heterogeneity",
     "curves",
     "distance",
@@ -56,4 +62,5 @@ __all__ = [
     "shift",
     "sites",
     "transfer",
+    "volume_agreement",
 ]

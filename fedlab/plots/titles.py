@@ -337,3 +337,55 @@ def leakage(table: pd.DataFrame) -> str:
         text += f", {percent(known[last])} at cut {last}"
     within = (table["correlation"] <= table["null_high"]).sum()
     return text + (f"; distance correlation within its null at {count(within, len(table), 'cuts')}" if within else "")
+
+
+# -- figures of segmentation -----------------------------------------------------------------------------------------
+
+
+def contours(table: pd.DataFrame, by: str) -> str:
+    """State the Dice of the worst case over sites with the method that chose the cases, and with the two references.
+
+    table: columns site, which, and one for each method.
+    """
+    worst = table[table["which"] == "worst"]
+    what = "The worst test case" if len(worst) == 1 else "The worst test case of each site"
+    others = [name for name in ("local", "centralized") if name in table and name != by and worst[name].notna().any()]
+    each = [f"{_span(worst[name])} with {short(name)}" for name in [by, *others]]
+    return f"{what} by {short(by)}: Dice {listed(each, whole=True)}"
+
+
+def case_scores(table: pd.DataFrame, metric: str) -> str:
+    """State the range over sites of the median, of up to three methods, else of all together.
+
+    table: columns site, method, median.
+    """
+    known = table.dropna(subset="median")
+    if known.empty:
+        return f"{metric_label(metric)} is undefined for every test case"
+    methods = list(dict.fromkeys(known["method"]))
+    spans = {method: _span(known.loc[known["method"] == method, "median"]) for method in methods}
+    if len(methods) > 3:
+        return f"Median {metric_label(metric)} of a site's cases: {_span(known['median'])} with {len(methods)} methods"
+    text = ", ".join(f"{span} with {short(method)}" for method, span in spans.items())
+    return f"Median {metric_label(metric)} of a site's cases: {text}"
+
+
+def volume_agreement(table: pd.DataFrame, structure: str, unit: str) -> str:
+    """State by how much methods predict too much or too little, as a share of the true volume, up to three methods.
+
+    table: columns method, true and bias over all sites.
+    """
+    known = table[table["true"] > 0].dropna(subset="bias")
+    if known.empty:
+        return f"No test case has {short(structure)} in its mask: volumes cannot be compared"
+    shares = known["bias"] / known["true"]
+    each = [f"{100 * share:+.0f} % ({short(method)})" for method, share in zip(known["method"], shares, strict=True)]
+    text = listed(each, whole=True) if len(each) <= 3 else f"{100 * shares.min():+.0f} % to {100 * shares.max():+.0f} %"
+    return f"Predicted minus true volume of {short(structure)}, mean over test cases: {text}".replace("-", "−")
+
+
+def _span(values: pd.Series) -> str:
+    """Return "0.71 to 0.83", or one number."""
+    known = values.dropna()
+    ends = [f"{known.min():.2f}", f"{known.max():.2f}"] if len(known) else ["–", "–"]
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"

@@ -6,7 +6,7 @@ The two sides meet in tensors that cross the wire and nowhere else; what crossed
 import numpy as np
 import pytest
 import torch
-from worlds import CNN, at_sites, cases, ends, federation, last, partition, same
+from worlds import CNN, at_sites, cases, ends, federation, last, masked_cases, partition, same
 
 import fedlab
 from fedlab.algorithms import start
@@ -16,7 +16,9 @@ from fedlab.engine import split_model
 from fedlab.federation import Federation
 from fedlab.learning.models import MODELS, build
 
-EDGE = {"logistic": 8, "small_cnn": 16, "resnet18": 8, "densenet121": 32}  # of the smallest image that a model takes
+EDGE = {"logistic": 8, "small_cnn": 16, "resnet18": 8, "densenet121": 32} | dict.fromkeys(
+    SEGMENTING := ("unet", "segresnet", "dynunet"), 16
+)  # of the smallest image that a model takes
 
 
 def dimensions() -> list[tuple[str, int]]:
@@ -27,13 +29,16 @@ def cuts(model: str, d: int, count: int) -> list[tuple[int, int]]:
     """Cuts and tails: all of small models in 2D, the first and the last of large ones, the middle one in 3D."""
     if d == 3:
         return [(max(1, count // 2), 0)]
+    if model == "unet":  # every pair, so that skip connections start and end on all sides
+        return [(cut, tail) for cut in range(1, count) for tail in range(count - cut)]
     every = range(1, count) if model != "densenet121" else (1, count - 1)
     return [*((cut, 0) for cut in every), *((cut, 1) for cut in {1, count - 2} if 0 < cut < count - 1)]
 
 
 def world(model: str, d: int, **changes) -> Federation:
     """A few small images or volumes at one site."""
-    data = cases(12, (1, *[EDGE.get(model, 32)] * d))
+    shape = (1, *[EDGE.get(model, 32)] * d)
+    data = masked_cases(12, shape, structures=3) if model in SEGMENTING else cases(12, shape)
     given = {"batch_size": None, "local_steps": 1, "rounds": 1, "lr": 0.5, **changes}
     return federation(partition(sizes=(2,), data=data, held_out=2), model, **given)
 
@@ -59,6 +64,32 @@ def test_a_cut_gives_the_gradients_of_the_whole_model_bit_for_bit(model, d):  # 
                 learnt[span] = side.flat.gradient[at : at + span.stop - span.start]
                 at += span.stop - span.start
         assert torch.equal(learnt, gradient), (cut, tail)
+
+
+def test_skip_connections_cross_once_or_stay_at_the_site():
+    """The five stages of a UNet of two halvings, cut 2 | 1 | 2: the bottom gets one tensor and gives one back.
+
+    The first decoder of the tail uses what enters the bottom, which the site has, so that only its gradient is sent,
+    and the second one the output of the first stage, which never leaves the site. With labels sent all of them cross.
+    """
+    data = masked_cases(12, (1, 16, 16))
+    part, crossed = partition(sizes=(4,), data=data, held_out=4), {}
+    for tail in (0, 2):
+        fed, seen = federation(part, "unet(width=4, depth=2)", batch_size=None, local_steps=1, rounds=1), []
+        fed.channel.hooks.append(seen.append)
+        last(f"split(cut=2, tail={tail})", fed)
+        sent = [m for m in seen if m.what != "weights"]
+        crossed[tail] = [(m.direction, m.what, tuple(t.shape)) for m in sent for t in m.tensors]
+        assert sum(m.nbytes for m in seen) == fed.ledger.frame()["bytes"].sum()
+    shallow, deep, bottom = (4, 4, 8, 8), (4, 8, 4, 4), (4, 16, 4, 4)
+    assert crossed[0] == [
+        ("up", "activations", deep), ("up", "activations", shallow), ("up", "labels", (4, 16, 16)),
+        ("down", "gradients", deep), ("down", "gradients", shallow),
+    ]  # fmt: skip
+    assert crossed[2] == [
+        ("up", "activations", deep), ("down", "features", bottom), ("up", "gradients", bottom),
+        ("up", "gradients", deep), ("down", "gradients", deep),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("tail", [0, 1])

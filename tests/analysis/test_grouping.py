@@ -113,7 +113,8 @@ def test_leakage_is_measured_on_the_partition_of_the_run(runs, home):
 
 OTHER_VALUES = {
     "model": "small_cnn", "rounds": 7, "patience": 3, "local_epochs": 4, "local_steps": 9, "batch_size": None,
-    "optimizer": "adam", "lr": 0.01, "momentum": 0.5, "weight_decay": 0.1, "schedule": "cosine",
+    "loss": "focal", "class_weights": "balanced", "optimizer": "adam", "lr": 0.01,
+    "momentum": 0.5, "weight_decay": 0.1, "schedule": "cosine",
     "local_optimizer": "keep", "participation": "sample(0.5)", "availability": 0.5, "stragglers": 0.2,
     "failures": 0.1, "aggregate": "median", "attack": "signflip(1)", "secure_sum": True, "watch_visits": True,
     "batchnorm": "fedbn", "normalisation": "image", "augment": "flip", "precision": "float64", "device": "auto",

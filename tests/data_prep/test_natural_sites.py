@@ -491,14 +491,14 @@ def test_masks_belong_to_the_identity_of_the_data(tmp_path: Path) -> None:
     assert few.masks is not None and np.array_equal(few.masks, cases.masks[[5, 2]])
 
 
-def test_segmentation_is_dealt_but_not_trained() -> None:
+def test_segmentation_is_partitioned_and_its_task_are_the_structures() -> None:
     cases = outlined()
     part = fedlab.partition(cases, sites=3, quantity=0.5, acquisition=0.5)
     joined = part.table.merge(cases.table, on="case")
     assert len(joined) == 40 and joined.groupby("patient")["site"].nunique().max() == 1
     assert part.counts().to_numpy().sum() == 40 and list(part.counts().columns) == ["eye"]
-    with pytest.raises(ValueError, match="cannot be trained yet: choose a classification dataset"):
-        task_of(cases)
+    task = task_of(cases)
+    assert task.dense and task.outputs == len(cases.structures) and task.metrics[0] == "dice"
 
 
 # --- the official files

@@ -75,7 +75,8 @@ def test_models_take_2d_and_3d_images(name, shape):
         with pytest.raises(ValueError, match=r"does not fit images of shape .* choose a smaller model"):
             build(name, shape, 4, seed=0)
         return
-    assert isinstance(build(name, shape, 4, seed=0), torch.nn.Sequential)
+    dense = getattr(MODELS.function(name), "output", "cases") == "voxels"
+    assert isinstance(build(name, shape, 4, seed=0, dense=dense), torch.nn.Sequential)
 
 
 def test_initial_weights_have_a_name_not_an_ambient_seed():
@@ -146,6 +147,7 @@ OWN = {  # a field, the text in it, and a function of the user's own that the te
     "method": "def mine(fed, mu=0.1):\n    return {}",
     "topology": "def mine(sites, rng):\n    return {}",
     "model": "def mine(shape, outputs, width=4):\n    return {}",
+    "loss": "def mine(logits, targets, weights, share=0.5):\n    return {}",
     "schedule": "def mine(progress, final=0.1):\n    return {}",
     "participation": "def mine(draw, share=0.5):\n    return {}",
     "stragglers": "def mine(share=0.5):\n    return {} * share, False",

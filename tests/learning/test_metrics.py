@@ -9,11 +9,15 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from fedlab.core.rng import stream
+from fedlab.learning.mask_metrics import MASK_METRICS
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS, TASK_METRICS, metric, targets
 
 SHAPES = ["binary", "multiclass", "multilabel"]
 seeds = st.integers(0, 10**6)
 quick = settings(max_examples=15, deadline=None)
+
+
+OF_PROBABILITIES = [name for name in METRICS if name not in MASK_METRICS]
 
 
 def measure(name, *args):
@@ -75,7 +79,7 @@ def test_multiclass_metrics_are_those_of_scikit_learn(seed):
 @given(seeds)
 def test_multilabel_metrics_are_means_of_binary_ones(seed):
     y, p = sample("multilabel", seed)
-    for name in METRICS:
+    for name in OF_PROBABILITIES:
         each = [measure(name, y[:, j], np.column_stack([1 - p[:, j], p[:, j]])) for j in range(3)]
         assert measure(name, y, p) == pytest.approx(np.mean(each), abs=1e-12)
     assert measure("auroc", y, p) == pytest.approx(sk.roc_auc_score(y, p), abs=1e-12)
@@ -83,7 +87,7 @@ def test_multilabel_metrics_are_means_of_binary_ones(seed):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_PROBABILITIES)
 def test_multiplicities_are_repeated_cases(name, shape):
     y, p = sample(shape, 1)
     weights = stream(0, "test", name).poisson(1.0, (30, len(y))).astype(np.uint16)
@@ -95,7 +99,7 @@ def test_multiplicities_are_repeated_cases(name, shape):
     np.testing.assert_allclose(measure(name, y, p, 3.0 * weights), values, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_PROBABILITIES)
 def test_values_do_not_depend_on_how_many_draws_are_taken_at_once(name):
     y, p = sample("multiclass", 2, n=3000)
     weights = stream(0, "test").poisson(1.0, (200, len(y)))
@@ -104,7 +108,7 @@ def test_values_do_not_depend_on_how_many_draws_are_taken_at_once(name):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_PROBABILITIES)
 def test_order_of_cases_does_not_matter(name, shape):
     y, p = sample(shape, 3)
     order = stream(0, "test").permutation(len(y))
@@ -175,7 +179,7 @@ def test_what_is_undefined_is_nan_without_a_warning():
             assert np.isnan(measure(name, one_class, two))
             assert np.isnan(measure(name, one_class, three))
             assert np.isnan(measure(name, [[1, 0], [1, 0], [1, 0]], two))
-        for name in METRICS:
+        for name in OF_PROBABILITIES:
             assert np.isnan(measure(name, np.zeros(0, int), np.zeros((0, 2))))
             assert np.isnan(measure(name, absent, two, np.zeros((4, 3)))).all()
             assert np.isnan(measure(name, absent, np.where(two > 0.85, np.nan, two)))
@@ -184,15 +188,17 @@ def test_what_is_undefined_is_nan_without_a_warning():
 
 
 def test_tasks_name_registered_metrics_headline_first():
-    assert {task: names[0] for task, names in TASK_METRICS.items()} == dict.fromkeys(TASK_METRICS, "auroc")
+    usual = dict.fromkeys(TASK_METRICS, "auroc") | {"segmentation": "dice"}
+    assert {task: names[0] for task, names in TASK_METRICS.items()} == usual
     assert {name for names in TASK_METRICS.values() for name in names} <= set(METRICS)
     assert set(HIGHER_IS_BETTER) == set(METRIC_LABELS) == set(METRICS)
-    assert {name for name, higher in HIGHER_IS_BETTER.items() if not higher} == {"brier", "ece", "log_loss"}
+    lower = {"brier", "ece", "log_loss", "hd95", "volume_error"}
+    assert {name for names in TASK_METRICS.values() for name in names if not HIGHER_IS_BETTER[name]} | lower == lower
     with pytest.raises(ValueError, match="auroc"):
         METRICS.function("auroq")
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_PROBABILITIES)
 def test_better_predictions_score_on_the_better_side(name):
     y, _ = sample("multiclass", 5)
     good, poor = measure(name, y, 0.9 * np.eye(4)[y] + 0.025), measure(name, y, 0.9 * np.eye(4)[(y + 1) % 4] + 0.025)

@@ -27,9 +27,12 @@ FEWER = ("-p", "dataset", "phantoms(cases=400)")
 QUICK = ("-f", str(ROOT / "notebooks" / "presets" / "quick.yaml"), *FEWER, "-p", "model", CNN)
 UNTRAINED = ("10",)  # trains nothing, so it has no rounds and no model
 STUDY = "50"  # its parameters are lists of doses
+SEGMENTS = "61"  # its images have masks, and its runs a folder of their own
+MASKS = ("-p", "dataset", "phantoms(60, 16, 2, 0, 'segmentation')", "-p", "model", "unet(width=2, residual_units=0)")
 OPTIONS = {  # fewer doses, seeds and methods
     "10": ("-p", "seeds", "1"),
     "31": ("-y", "{variants: [fedavg, scaffold]}"),
+    SEGMENTS: MASKS,
     STUDY: ("-y", "{prevalence: [0.0, 1.0], acquisition: [0.0, 1.0], annotation: 0.0}"),
 }
 ABOUT = {"11": {"acquisition": 0.0, "annotation": 0.0}, "32": {"acquisition": 0.0}}  # what these vary from the series
@@ -72,6 +75,9 @@ def shared(tmp_path_factory) -> Path:
 @pytest.mark.xdist_group("notebooks")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
 def test_notebook_runs(path, shared, kernel):
+    if path.stem[:2] == SEGMENTS:
+        shared = shared / SEGMENTS
+        shared.mkdir()
     before = trained(shared)
     options = (*(FEWER if path.stem[:2] in UNTRAINED else QUICK), *OPTIONS.get(path.stem[:2], ()))
     done = execute(kernel, path, shared / path.name, "-p", "out", str(shared), *options)
@@ -147,14 +153,15 @@ def test_presets_are_fields_of_an_experiment(preset):
 def test_defaults_of_notebooks_agree():
     """One experiment runs through the series, so that a run of one notebook is found by the next."""
     defaults: dict = {}
-    for path in [path for path in NOTEBOOKS if path.stem[:2] != STUDY]:
+    for path in [path for path in NOTEBOOKS if path.stem[:2] not in (STUDY, SEGMENTS)]:
         for name, value in re.findall(r"^(\w+): \w+ = (.+?)  #", parameters_cell(path), re.M):
             if name not in ABOUT.get(path.stem[:2], ()):
                 assert defaults.setdefault(name, value) == value, f"{path.stem}: {name}"
 
 
 def test_notebooks_without_a_parameter_in_their_cell_use_that_of_the_others():
-    series = [path for path in NOTEBOOKS if path.stem[:2] not in ("10", "60", STUDY)]  # these have other sites
+    others = ("10", "60", STUDY, SEGMENTS)  # these have other sites
+    series = [path for path in NOTEBOOKS if path.stem[:2] not in others]
     first = experiment(series[0])
     for path in series:
         own = ABOUT.get(path.stem[:2], {})
