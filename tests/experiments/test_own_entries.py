@@ -60,6 +60,13 @@ CELLS = {  # field -> the text of the experiment, a cell, and an edit of it
         """,
     ),
     "schedule": ({"schedule": "mine(0.5)"}, "def mine(progress, final=0.1):\n    return final * BY"),
+    "loss": (
+        {"loss": "mine(2.0)"},
+        """
+        def mine(logits, targets, class_weights, power: float = 1.0):
+            return BY * (logits[:, 0].sigmoid() - targets).abs() ** power
+        """,
+    ),
     "participation": (
         {"participation": "mine(1)"},
         """
