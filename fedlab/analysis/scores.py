@@ -394,6 +394,13 @@ class Score(Estimate):
         test = self.test
         if test.binary_auroc or np.isnan(self.cases().low):
             return None
+        if self.masks is not None:
+            each = test.by_patient(self.masks)
+            return (
+                means.bounded_spread(each)[1]
+                if test.bounded
+                else means.jackknife_spread(self.value, self.left, len(each) - 1)
+            )
         if test.counted is not None:
             return self._share_spread(test.counted)
         if test.reported:

@@ -85,3 +85,14 @@ def test_the_jackknife_of_a_mean_is_students_t_and_a_bias_is_part_of_the_error()
     found = means.jackknife(-(x.mean() ** 2), -(without**2), "identity")
     error = means.jackknife_error(-(without**2), 30)
     assert found.width == pytest.approx(2 * t_quantile(29) * np.hypot(error, bias), rel=1e-3)
+
+
+@pytest.mark.parametrize("failures", [0.0, 0.06])
+def test_the_mean_dice_of_sites_holds_its_level_with_rare_failures(failures):
+    rng, covered = np.random.default_rng(2), []
+    for _ in range(300):
+        dice = [np.where(rng.random(20) < failures, 0.0, rng.beta(16, 3, 20)) for _ in range(4)]
+        spreads, limits = [means.bounded_spread(x)[1] for x in dice], [means.bounded_mean(x) for x in dice]
+        low, high = sites.mean_of_sites([float(x.mean()) for x in dice], spreads, limits, "logit")
+        covered.append(low <= 16 / 19 * (1 - failures) <= high)
+    assert np.mean(covered) > 0.925
