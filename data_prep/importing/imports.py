@@ -396,7 +396,7 @@ def _warn(name: str, made: Draft, found: Plan) -> None:
     first = str(made.table["case"].iloc[0])
     item = found.items[made.entries[0].index]
     if "case" not in item.values and stem(item.files[0]).endswith(first):
-        say(f"{name}: cases are named after their files, e.g. {first!r}: --numbered if such a name tells who it is")
+        say(f"{name}: cases are named after their files, e.g. {first!r}: --numbered if such names identify patients")
     tags = Counter(tag for entry in made.entries for tag in entry.record["tags"])
     if tags:
         say(

@@ -200,7 +200,7 @@ def _stored(target: Path, start: int, pixels: bool) -> Iterator[Result]:
     content = np.fromfile(target.with_suffix(PIXELS), np.uint8) if pixels else np.zeros(0, np.uint8)
     if pixels and zlib.crc32(content.data) != kept["crc"]:
         target.with_suffix(".json").unlink()
-        raise OSError(f"{target.with_suffix(PIXELS)} is damaged: run the same command again, which makes it anew")
+        raise OSError(f"{target.with_suffix(PIXELS)} is damaged: run the same command again, which writes it again")
     place = 0
     for number, record in enumerate(kept["cases"]):
         found = {key: record[key] for key in KEPT}

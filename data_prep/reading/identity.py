@@ -1,4 +1,4 @@
-"""What in a DICOM header tells who a person is: found and listed by name, never copied.
+"""What in a DICOM header identifies a person: found and listed by name, never copied.
 
 The list is that of the Basic Application Level Confidentiality Profile (DICOM PS3.15, annex E), as far as it concerns
 fields of image files, plus every name of a person, every unique identifier and every private field.

@@ -11,7 +11,7 @@ from data_prep.reading.scan import Scan
 from data_prep.reading.stacks import LPS
 
 MOST = 255  # number of a segment
-APART = 0.05  # of a voxel, by which a frame may be beside the grid
+APART = 0.05  # of a voxel, by which a frame may be off the grid
 
 
 def mask(path: Path, image: Scan, name: str = "") -> NDArray[np.uint8] | None:

@@ -31,7 +31,7 @@ class Alignment:
 
     table: columns case, site, unit, label; site after site. sites: natural order, also those without a case here.
     split: of the cases; stored: its name in predictions. classes: in segmentation the structures but the background;
-    the table then tells in columns "has1", "has2", ... which of them the mask of a case has.
+    columns "has1", "has2", ... of the table then say which of them the mask of a case has.
     """
 
     table: pd.DataFrame

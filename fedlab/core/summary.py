@@ -24,16 +24,16 @@ class Summary:
 
     def text(self) -> str:
         """The summary in at most six lines."""
-        facts = [_cut(f"  {what}: {told}") for what, told in self.facts.items() if told][:4]
+        facts = [_cut(f"  {what}: {fact}") for what, fact in self.facts.items() if fact][:4]
         return "\n".join([_cut(self.title), *facts, *([f"  next: {', '.join(self.calls)}"] if self.calls else [])])
 
     def html(self) -> str:
         """The summary as HTML, in which names are text."""
         facts = "".join(
             f'<tr style="background:none"><th style="{FAINT};font-weight:normal">{html.escape(what)}</th>'
-            f'<td style="text-align:left">{html.escape(told)}</td></tr>'
-            for what, told in self.facts.items()
-            if told
+            f'<td style="text-align:left">{html.escape(fact)}</td></tr>'
+            for what, fact in self.facts.items()
+            if fact
         )
         calls = ", ".join(f"<code>{html.escape(call)}</code>" for call in self.calls)
         return (

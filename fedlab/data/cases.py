@@ -224,7 +224,7 @@ class Cases:
         masks: bool = True,
         seed: int = 0,
     ) -> Any:
-        """Draw examples of each site and class, with masks as contours, beside the histogram of their intensities.
+        """Draw examples of each site and class, with masks as contours, next to the histogram of their intensities.
 
         The same as `fedlab.plots.cases(self, ...)`; `fedlab.widgets.cases(self)` has controls for it.
 

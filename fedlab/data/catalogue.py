@@ -126,7 +126,7 @@ def segments(dataset: str | Path) -> bool:
     folder = folder_of(dataset)
     try:
         return folder is not None and bool(read_json(folder / "card.json").get("task") == "segmentation")
-    except (OSError, ValueError, AttributeError):  # told when it is loaded
+    except (OSError, ValueError, AttributeError):  # reported when it is loaded
         return False
 
 

@@ -291,7 +291,7 @@ def _norm(name: str, width: int) -> tuple[str, dict[str, object]]:
 def _halvings(
     model: str, shape: tuple[int, ...], depth: int | None, shallowest: int = 1, deepest: int = DEEPEST
 ) -> int:
-    """The number of halvings: as asked for, or as many as the edges allow; ValueError where they do not fit."""
+    """The number of halvings: as given, or as many as the edges allow; ValueError where they do not fit."""
     edges = shape[1:]
     allowed = 0
     while all(edge % 2 ** (allowed + 1) == 0 for edge in edges):

@@ -143,7 +143,7 @@ def _labels(part: Partition) -> list[str]:
     if part.cases.task != "multilabel":
         return [names[label] for label in labels[part.rows]]
     if wrong := [name for name in names if JOIN in name or name.casefold() == NOTHING]:
-        raise ValueError(f"the finding {wrong[0]!r} cannot be told from others in a list: rename it")
+        raise ValueError(f"the finding {wrong[0]!r} cannot be separated from others in a list: rename it")
     found = [[name for place, name in enumerate(names) if label >> place & 1] for label in labels[part.rows].tolist()]
     return [JOIN.join(each) or NOTHING for each in found]
 

@@ -73,7 +73,7 @@ def cases(
     masks: bool = True,
     seed: int = 0,
 ) -> style.Drawing:
-    """Draw examples of each site and class, with masks as contours, beside the histogram of their intensities.
+    """Draw examples of each site and class, with masks as contours, next to the histogram of their intensities.
 
     The histogram of a row counts up to 64 of its cases (fewer of large images); the grey line is that of all rows
     together. At most 46 rows and 30 classes are drawn, and the others counted.

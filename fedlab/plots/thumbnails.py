@@ -113,7 +113,7 @@ class View:
         return self.masks and self.cases.masks is not None
 
     def legend(self, ax: Axes, left: float, y: float, right: float) -> None:
-        """Name the structures beside their colours, in one line; those that do not fit are counted."""
+        """Name the structures next to their colours, in one line; those that do not fit are counted."""
         if not self.outlined:
             return
         structures = list(names(self.cases.structures[1:], 24).values())

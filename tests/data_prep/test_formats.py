@@ -446,7 +446,7 @@ def _moved(path: Path, target: Path) -> Path:
 
 
 def test_a_segmentation_is_put_on_the_grid_of_its_image(tmp_path: Path) -> None:
-    """Segments that a NIfTI mask and a DICOM segmentation state are the same mask, in whatever order frames come."""
+    """Segments that a NIfTI mask and a DICOM segmentation state are the same mask, in any order of frames."""
     (image,) = reader.read(series(tmp_path / "ct", VOLUME))
     numbers = np.zeros(VOLUME.shape, np.uint8)  # rows, columns, slices, as the files have them
     numbers[1:4, 2:5, 1:3], numbers[4:, 6:, 3:] = 1, 2

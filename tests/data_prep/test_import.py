@@ -162,9 +162,9 @@ def test_several_labels_of_a_case_become_bits(tmp_path: Path, home: Path) -> Non
     path = table(tmp_path / "columns.csv", columns)
     found = fedlab.import_images(tmp_path / "scans", path, name="columns", label=["Mass", "Edema"], **chosen)
     assert found.task == "multilabel" and found.classes == ["Mass", "Edema"] and found.labels.tolist() == [1, 2, 3]
-    told = problems(home, "columns")
-    assert told["d.png"] == "its label 'Edema' is missing: write 0 where the finding is absent"
-    assert told["e.png"] == "its label 'Mass' is '-1': wanted 1 or 0"
+    said = problems(home, "columns")
+    assert said["d.png"] == "its label 'Edema' is missing: write 0 where the finding is absent"
+    assert said["e.png"] == "its label 'Mass' is '-1': wanted 1 or 0"
     path = table(tmp_path / "list.csv", [{"f": row["f"], "y": text} for row, text in zip(columns, listed, strict=True)])
     words = ["import", str(tmp_path / "scans"), "--table", str(path), "--image=f", "--label=y", "--size=12"]
     assert main([*words, "--task=multilabel", "--classes=Mass,Edema", "list"]) == 0
@@ -253,7 +253,7 @@ def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path: Path, home: Pat
     cases = data_prep.import_images(root, path, name="mine", **chosen)
     assert cases.table["case"].tolist() == ["1", "2"] and cases.card["problems"] == 9
     frame = pd.read_csv(home / "mine-problems.csv", keep_default_na=False)
-    told = {(file, row): reason for file, row, reason in frame.itertuples(index=False)}
+    said = {(file, row): reason for file, row, reason in frame.itertuples(index=False)}
     expected = {
         ("1", "row 4"): "it may mean 2 files (a/1.png, b/1.png): write the path below scans",
         ("a/3.png", "row 6"): "rows say different things of it",
@@ -266,8 +266,8 @@ def test_what_cannot_be_used_is_listed_with_its_reason(tmp_path: Path, home: Pat
         ("b/1.png", ""): "no row of the table names it",
         ("a/left.png", ""): "no row of the table names it",
     }
-    assert expected.items() <= told.items()
-    assert told["a/5.png", "row 9"].startswith("it cannot be decoded") and len(told) == len(expected) + 1
+    assert expected.items() <= said.items()
+    assert said["a/5.png", "row 9"].startswith("it cannot be decoded") and len(said) == len(expected) + 1
     with pytest.raises(ValueError, match="1: it may mean 2 files"):
         data_prep.import_images(root, path, name="strict", strict=True, **chosen)
 
@@ -468,7 +468,7 @@ def test_masks_that_do_not_fit_their_image_are_refused(tmp_path: Path, home: Pat
     )
     assert cases.structures == ["nothing", "left", "right"]
     assert np.array_equal(cases.masks[0], numbers) and np.array_equal(cases.masks[1], numbers)
-    told = problems(home, "x")
+    said = problems(home, "x")
     for name, reason in {
         "moved": "2 mm from its image",
         "small": "the shape 5 x 7 x 8 and its image",
@@ -476,11 +476,11 @@ def test_masks_that_do_not_fit_their_image_are_refused(tmp_path: Path, home: Pat
         "grey": "holds 200 different values",
         "blank": "states no orientation",
     }.items():
-        assert reason in told[f"i/{name}.nii"]
+        assert reason in said[f"i/{name}.nii"]
 
 
 def test_a_series_of_slices_has_one_mask(tmp_path: Path, home: Path) -> None:
-    """A folder of DICOM slices beside a NIfTI mask, or beside a DICOM segmentation, is one case with that mask."""
+    """A folder of DICOM slices with a NIfTI mask, or with a DICOM segmentation, is one case with that mask."""
     volume = RNG.integers(0, 999, (8, 6, 5)).astype(np.int16)
     numbers = np.zeros((8, 6, 5), np.uint8)
     numbers[2:5, 1:4, 1:3] = 1
@@ -557,7 +557,7 @@ def test_an_exported_federation_comes_back(what: str, tmp_path: Path) -> None:
     assert np.array_equal(back.masks, expected.masks) if masks is not None else back.masks is None
     again = fedlab.partition(back, sites="site")
     assert again.table["split"].tolist() == part.table["split"].tolist() and again.sites == part.sites
-    for site in folder.glob("*/cases.csv"):  # a site's folder stands alone
+    for site in folder.glob("*/cases.csv"):  # a site's folder can be used alone
         own = pd.read_csv(site, dtype=str)
         assert own["image"].map(lambda name, site=site: (site.parent / name).is_file()).all()
 
@@ -709,7 +709,7 @@ def test_nothing_of_a_header_that_names_a_person_is_in_the_folder(
     tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cases = data_prep.import_images(identified(tmp_path / "scans"), name="x", size=12)
-    told = capsys.readouterr().err
+    said = capsys.readouterr().err
     folder = home / "x"
     content = b"".join(path.read_bytes() for path in folder.iterdir())
     content += cases.table.to_csv().encode() + json.dumps(cases.card).encode()
@@ -730,8 +730,8 @@ def test_nothing_of_a_header_that_names_a_person_is_in_the_folder(
         for form in (word, word.upper(), word.lower(), word.replace("^", " ")):
             assert form.encode() not in content, form
             assert form.encode("utf-16-le") not in content
-            assert form not in told
-    assert "PatientName (3)" in told and "ReferencedPatientSequence" not in told and "StudyInstanceUID (3)" in told
+            assert form not in said
+    assert "PatientName (3)" in said and "ReferencedPatientSequence" not in said and "StudyInstanceUID (3)" in said
     assert cases.table["case"].tolist() == ["case-1", "case-2", "case-3"]
     assert cases.table["patient"].tolist() == ["patient-1", "patient-1", "patient-2"]
     assert cases.table["institution"].tolist() == ["institution-1", "institution-1", "institution-2"]
@@ -811,8 +811,8 @@ def test_text_in_the_pixels_is_warned_of(
     for name in "ab":
         dicom(tmp_path / "scans" / name / "x.dcm", RNG.integers(0, 99, (12, 12)).astype(np.int16), **tags)
     cases = data_prep.import_images(tmp_path / "scans", name="x", size=12)
-    told = capsys.readouterr().err
-    assert ("burned into the pixels" in told) == bool(reason) and reason in told
+    said = capsys.readouterr().err
+    assert ("burned into the pixels" in said) == bool(reason) and reason in said
     assert ("burned" in cases.card["caution"]) == bool(reason)
 
 
@@ -951,8 +951,8 @@ def test_a_wrong_command_says_what_is_wrong_in_one_line(
 ) -> None:
     (tmp_path / "scans").mkdir()
     assert main(["import", str(tmp_path / "scans"), "mine", *words]) == 1
-    told = capsys.readouterr().err.strip()
-    assert message in told and "\n" not in told
+    said = capsys.readouterr().err.strip()
+    assert message in said and "\n" not in said
 
 
 # --- a real folder

@@ -80,8 +80,8 @@ def test_sites_are_batched_and_captured_with_the_same_numbers(method, monkeypatc
     for mode in ("sequential", "vmap", "cuda_graph"):
         fed = world(execution=mode, precision="float64", momentum=0.5)
         found[mode] = at_sites(method, fed)
-        asked = fed.execution.fallback()
-        assert fed.execution.used == {mode} or (method == "moon" and asked), (mode, asked)
+        reason = fed.execution.fallback()
+        assert fed.execution.used == {mode} or (method == "moon" and reason), (mode, reason)
     for mode in ("vmap", "cuda_graph"):
         assert torch.allclose(found[mode].vector, found["sequential"].vector, rtol=0, atol=1e-10), mode
 

@@ -48,7 +48,7 @@ def part():
 
 
 class Runs(dict):
-    """The run of each method, trained when it is first asked for."""
+    """The run of each method, trained when it is first needed."""
 
     def __init__(self, part: Partition, folder: Path) -> None:
         self.part, self.folder = part, folder
