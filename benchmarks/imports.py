@@ -132,17 +132,24 @@ def contents(folder: Path) -> str:
 
 
 def killed(folder: Path, space: Path) -> tuple[int, bool]:
-    """Kill an import at random moments, then let it end; how often, and whether the folder is that of a whole one."""
+    """Kill an import at random moments, then let it end; how often, and whether the folder is that of a whole one.
+
+    One that ends before it is killed begins again.
+    """
     rng, kills = random.Random(0), 0
     target = space / "resumed"
-    for _ in range(KILLS):
+    while kills < KILLS:
         parts = len(list(space.glob(".resumed.import/*.json"))) + rng.randint(0, 3)
         with subprocess.Popen(command(folder, target), **SILENT, start_new_session=True) as process:
             while process.poll() is None and len(list(space.glob(".resumed.import/*.json"))) < parts:
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, 0.3))
-            kills += process.poll() is None
-            os.killpg(process.pid, signal.SIGKILL)
+            running = process.poll() is None
+            kills += running
+            if running:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                shutil.rmtree(target)
     timed(command(folder, target))
     return kills, contents(target) == contents(space / "whole")
 
