@@ -208,8 +208,8 @@ def _table(
         _check_patients(shown, known)
     for name in HEADER:
         values = [entry.record["facts"].get(name) for entry in entries]
-        known = {value for value in values if value is not None}
-        if name not in columns and len(known) > (name == "modality"):  # one modality is on the card
+        stated = {value for value in values if value is not None}
+        if name not in columns and len(stated) > (name == "modality"):  # one modality is on the card
             columns[name] = values
     places = [entry.record["institution"] for entry in entries]
     if any(places) and "institution" not in columns:
