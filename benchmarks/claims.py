@@ -3,6 +3,7 @@
     python benchmarks/claims.py                # all of them; two and a half hours of one core to train
     python benchmarks/claims.py orders normal  # some
     python benchmarks/claims.py --seeds 5      # sooner, with wider intervals
+    python benchmarks/claims.py --kept         # train nothing, from the finished runs alone
 
 Finished runs are kept under --runs and are never trained again, so that a second call only computes the statistics. All
 of them come from `fedlab.compare`: paired differences on the same test cases, with intervals over cases and seeds. The
@@ -39,7 +40,7 @@ TEN, FIVE = 10, 5  # seeds
 MARGIN = 0.02  # the largest difference of two AUROCs that would not matter
 LEVEL = 0.05
 DECAY = 0.01  # AUROC that may be lost where the number of sites grows by the factor e
-YES, NO, UNKNOWN = "holds", "does not hold", "cannot be told"
+YES, NO, UNKNOWN = "holds", "does not hold", "undecided"
 FEDERATIONS = ("phantoms-4",)  # of `benchmarks/methods.py`, on which the last two claims are tried
 
 PREVIOUS = {  # what the page of 2026-11-26 said, by orderings of means and tests over seeds alone
@@ -88,14 +89,24 @@ class Part(NamedTuple):
 
 
 class Runs:
-    """The runs of an experiment for several seeds; what is not in the folder is trained."""
+    """The runs of an experiment for several seeds; what is not in the folder is trained, or left out with `kept`."""
 
-    def __init__(self, pool: ProcessPoolExecutor, folder: Path, seeds: int) -> None:
-        self.pool, self.folder, self.seeds = pool, folder, seeds
+    def __init__(self, pool: ProcessPoolExecutor, folder: Path, seeds: int, kept: bool) -> None:
+        self.pool, self.folder, self.seeds, self.kept = pool, folder, seeds, kept
+        self.finished = {identity(found.experiment): found for found in fedlab.runs.find(folder)} if kept else {}
 
     def __call__(self, seeds: int, base: dict = BASE, **changes) -> list[Run]:
         settings = [{**base, **changes, "seed": seed} for seed in range(min(seeds, self.seeds))]
-        return [found for found in self.pool.map(partial(run, folder=self.folder), settings) if found]
+        if self.kept:
+            each = [self.finished.get(identity(fedlab.Experiment(**setting))) for setting in settings]
+        else:
+            each = list(self.pool.map(partial(run, folder=self.folder), settings))
+        return [found for found in each if found]
+
+
+def identity(experiment: fedlab.Experiment) -> str:
+    """All settings of an experiment but how it is executed, which changes no result."""
+    return str(sorted(experiment.model_dump(exclude={"execution"}).items()))
 
 
 Claim = Callable[[Runs], Verdict]
@@ -133,7 +144,7 @@ def decided(parts: Sequence[Part]) -> list[str]:
 
 
 def together(*words: str) -> str:
-    """A claim holds if all its parts do, does not if one does not, and cannot be told otherwise."""
+    """A claim holds if all its parts do, does not if one does not, and is undecided otherwise."""
     if set(words) == {YES}:
         return YES
     return NO if NO in words else UNKNOWN
@@ -358,6 +369,8 @@ def scanners(runs: Runs) -> Verdict:
     parts, seeds = {}, 0
     for dose in doses:
         group = {p: runs(FIVE, method="fedavg", acquisition=dose, batchnorm=p) for p in ("avg", *policies)}
+        if not all(group.values()):
+            continue
         seeds = len(group["avg"])
         for policy in policies:
             both, named = [*group["avg"], *group[policy]], "fedavg (batchnorm={})".format
@@ -439,8 +452,8 @@ As found, also where they do not hold. Unless said otherwise {settings}. Models 
 Every number is a difference on the same test cases of one partition, with a 95 % interval for new seeds of training and
 new test cases, from `fedlab.compare`; p is adjusted by Holm over the differences of a claim. A difference that is
 claimed to be above 0 *holds* if p < {level} and its interval lies above 0. It *does not hold* if p < {level} and its
-interval lies below 0, or if its 90 % interval lies within ±{margin} ("no different", each at 5 %). Otherwise it *cannot
-be told* from these runs. A claim holds if all of its parts do, and does not hold if one does not. Nothing is said of
+interval lies below 0, or if its 90 % interval lies within ±{margin} ("no different", each at 5 %). Otherwise it is
+*undecided* by these runs. A claim holds if all of its parts do, and does not hold if one does not. Nothing is said of
 other partitions.
 
 The column "2026-11-26" has what was found before: by the ordering of means, and by tests over seeds of training, which
@@ -464,15 +477,18 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=RUNS, help="where run folders are kept")
     parser.add_argument("--seeds", type=int, default=TEN, help="at most so many seeds")
     parser.add_argument("--workers", type=int, help="processes, by default one a core")
+    parser.add_argument("--kept", action="store_true", help="train nothing, take the finished runs that are there")
     given = parser.parse_args()
     warnings.simplefilter("ignore", ProtocolWarning)  # unequal budgets and bad thresholds are not what is claimed
     verdicts = {}
     with ProcessPoolExecutor(given.workers) as pool:
+        runs = Runs(pool, given.runs, given.seeds, given.kept)
         for name in given.claims:
-            verdicts[name] = CLAIMS[name](Runs(pool, given.runs, given.seeds))
+            verdicts[name] = CLAIMS[name](runs)
             print(f"{name}: {verdicts[name].holds}: {verdicts[name].found}", flush=True)
     if given.claims == list(CLAIMS):
         command = "python benchmarks/claims.py" + (f" --seeds {given.seeds}" if given.seeds != TEN else "")
+        command += " --kept" * given.kept
         (HERE / "results" / "claims.md").write_text(page(verdicts, command), encoding="utf-8")
 
 
