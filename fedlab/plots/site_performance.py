@@ -239,9 +239,9 @@ def _gid(row: Any) -> str:
 
 
 def _notes(ax: Axes, table: pd.DataFrame, places: dict[str, float]) -> None:
-    """Write the reason at sites where no method has a value."""
+    """Write the reason at sites where no method has a value, nor an interval as the worst site has."""
     for site, rows in table.groupby("site", sort=False):
-        if rows["value"].notna().any():
+        if rows[["value", "low"]].notna().any(axis=None):
             continue
         note = next((text for text in rows["note"].astype(str) if text.strip() and text != "nan"), "")
         text = f"undefined: {short(note, NOTE)}" if note else "undefined"

@@ -354,6 +354,16 @@ def test_a_mean_over_some_sites_says_so():
     assert plots.curves(run).figure.axes[0].get_ylabel().endswith("macro-average over 3 of 4 sites")
 
 
+@pytest.mark.parametrize("limit", [0.6, np.nan])
+def test_the_worst_site_is_undefined_only_without_an_interval(limit):
+    frame = comparison(3)
+    worst = frame["site"] == "worst site"
+    frame.loc[worst, ["value", "difference", "difference_low", "difference_high"]] = np.nan
+    frame.loc[worst, ["low", "high"]] = limit, limit + 0.1
+    written = [text.get_text() for text in plots.local_vs_global(frame).figure.axes[0].texts]
+    assert ("undefined" in written) == np.isnan(limit)
+
+
 def test_local_vs_global_draws_the_method_asked_for_and_names_those_it_has():
     assert set(plots.local_vs_global(comparison(), method="fedavg").table["method"]) == {
         "local",
