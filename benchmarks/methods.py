@@ -199,7 +199,7 @@ round."""
 NO_INTERVALS = """\
 Mean over seeds, on one partition. These runs are older than the present statistics. Their intervals came from a
 bootstrap within classes that does not hold its level, and were taken off this page with the observed worst site;
-`python benchmarks/methods.py {name} --stored --seeds {seeds}` makes them anew. Differences between two numbers of this
+`python benchmarks/methods.py {name} --stored --seeds {seeds}` computes them again. Differences between two numbers of this
 page are not tested. Gains are over `local`, in the mean of sites."""
 
 
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("federations", nargs="*", default=list(FEDERATIONS), help=f"of {', '.join(FEDERATIONS)}")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--runs", type=Path, default=RUNS, help="where run folders are kept")
-    parser.add_argument("--stored", action="store_true", help="take the settings from the table, choose none anew")
+    parser.add_argument("--stored", action="store_true", help="take the settings from the table, choose none again")
     parser.add_argument("--pages", action="store_true", help="only write the pages again from the tables")
     given = parser.parse_args()
     for name in given.federations:
