@@ -199,7 +199,7 @@ round."""
 NO_INTERVALS = """\
 Mean over seeds, on one partition. These runs are older than the present statistics. Their intervals came from a
 bootstrap within classes that does not hold its level, and were taken off this page with the observed worst site;
-`python benchmarks/methods.py {name} --stored --seeds {seeds}` computes them again. Differences between two numbers of this
+`python benchmarks/methods.py {name} --stored --seeds {seeds}` repeats them. Differences between two numbers of this
 page are not tested. Gains are over `local`, in the mean of sites."""
 
 
