@@ -148,7 +148,7 @@ class CaseBrowser:
             found["page"] = self.page.value
         if "slice" in named and len(self.cases.shape) == 4 and self.slice.value != check_slice(None, self.cases.shape):
             found["slice"] = self.slice.value
-        if self.channel.value is not None:
+        if self.channel.value != ALL:
             found["channel"] = self.channel.value
         if "masks" in named and self.cases.masks is not None and not self.masks.value:
             found["masks"] = False
@@ -250,10 +250,10 @@ def _choices(values: pd.Series) -> list[tuple[str, str]]:
     return [*found, *([("not known", f"{values.name} is None")] if values.isna().any() else [])]
 
 
-def _channels(count: int) -> list[tuple[str, int | None]]:
-    """Options of the channel."""
+def _channels(count: int) -> list[tuple[str, int | str]]:
+    """Options of the channel; the default is `ALL`, since a value of None would select no option."""
     every = [(f"channel {number}", number) for number in range(count)]
-    return [("colours", None), *every] if count == 3 else [("channel 0", None), *every[1:]]
+    return [("colours", ALL), *every] if count == 3 else [("channel 0", ALL), *every[1:]]
 
 
 def _as_html(table: pd.DataFrame) -> str:
