@@ -1,5 +1,6 @@
 """One thread a test: sums have one order, and tests can run side by side."""
 
+import gc
 import itertools
 import tempfile
 from collections.abc import Iterator
@@ -47,3 +48,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     }
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests out of every later search for garbage, which took a twentieth of the time of all tests."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 50)

@@ -43,3 +43,15 @@ def stream(seed: int, *purpose: str | int) -> np.random.Generator:
 def torch_stream(seed: int, *purpose: str | int) -> torch.Generator:
     """The torch generator (CPU) of one purpose, such as "initial weights"."""
     return torch.Generator().manual_seed(_entropy(seed, purpose) % 2**63)
+
+
+def seed_global(seed: int, device: torch.device | None = None) -> None:
+    """Seed the generator that PyTorch's layers draw from on this device, by default the CPU.
+
+    On a CPU this is `torch.manual_seed` without its preparations for GPUs, which take longer than a step of a small
+    network.
+    """
+    if device is None or device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import nn
 
-from fedlab.core.rng import torch_stream
+from fedlab.core.rng import seed_global, torch_stream
 
 
 class LayerRNG:
@@ -35,7 +35,7 @@ class LayerRNG:
     @contextmanager
     def _seeded(self, *key: str | int) -> Iterator[None]:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(torch_stream(self.seed, "layers", *key).initial_seed())
+            seed_global(torch_stream(self.seed, "layers", *key).initial_seed(), self.device)
             yield
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedlab.core.rng import seed_global
 from fedlab.core.warnings import warn
 from fedlab.engine.flat_model import FlatModel
 from fedlab.learning.settings import Training
@@ -113,7 +114,7 @@ class ModelCheck:
         found = []
         for _ in range(2):
             flat.load(start)
-            torch.manual_seed(0)
+            seed_global(0, flat.vector.device)
             before, given = _random_state(flat), images.clone()
             found.append(self._logits(flat, given, "in training"))
             draws = not torch.equal(before, _random_state(flat))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedlab.core.arguments import Bounds
 from fedlab.core.layout import BATCH_NORMS
 from fedlab.core.registry import Registry
-from fedlab.core.rng import torch_stream
+from fedlab.core.rng import seed_global, torch_stream
 
 MODELS = Registry("model")
 Width = Annotated[int, Bounds(1, 1024)]
@@ -66,7 +66,7 @@ def build(
     """
     function, values, named = MODELS.parse(text, given=2)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_stream(seed, "initial weights").initial_seed())
+        seed_global(torch_stream(seed, "initial weights").initial_seed())
         try:
             model = function(shape, outputs, *values, **named)
         except Exception as error:
