@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Leave modules and tests out of every later search for garbage, which took a twentieth of the time of all tests."""
+    """Leave modules and tests out of later searches for garbage, which took a twentieth of the time of all tests."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 50)
