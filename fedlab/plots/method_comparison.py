@@ -9,6 +9,7 @@ import pandas as pd
 
 from fedlab.analysis.communication import costs
 from fedlab.analysis.comparison import compare
+from fedlab.evaluation.report_metrics import higher_is_better
 from fedlab.plots import style, titles
 from fedlab.plots.inputs import SUMMARIES, headline_metric, listed
 from fedlab.plots.names import more, names
@@ -56,6 +57,11 @@ def ranking(
         (positive where the method is better), clear (1 or -1 where p_holm is below 0.05), versus, megabytes,
         sequential steps.
 
+    Raises
+    ------
+    ValueError
+        If the metric is best at a value between, such as calibration_slope.
+
     Examples
     --------
     >>> import tempfile
@@ -69,6 +75,11 @@ def ranking(
     """
     found = listed(runs)
     name = headline_metric(found, metric)
+    if higher_is_better(name) is None:
+        raise ValueError(
+            f"metric={name!r} is best at a value between, so that it ranks no methods: rank them by 'brier' or 'auroc',"
+            f" and draw {name} with fedlab.plots.local_vs_global(runs, {name!r})"
+        )
     table = ranking_table(found, name, reference, by)
     rows, pitch = style.fitting(len(table), ROW)
     shown, left = table.iloc[:rows], [more(len(table) - rows, "methods")] * (len(table) > rows)

@@ -131,6 +131,11 @@ def test_a_metric_that_falls_ranks_the_lowest_first(runs):
     assert ((table["gain"] > 0) == (table["value"] < table.set_index("method")["value"]["local"])).all()
 
 
+def test_a_metric_that_is_best_at_a_value_between_ranks_nothing(runs):
+    with pytest.raises(ValueError, match=r"calibration_slope.*best at a value between.*local_vs_global"):
+        plots.ranking(runs, "calibration_slope")
+
+
 def ranked(**values) -> pd.DataFrame:
     """A table as `plots.ranking` makes it; method = (value, gain, clear)."""
     rows = [(method, *three, "local", 1.0) for method, three in values.items()]
