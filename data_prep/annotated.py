@@ -4,8 +4,9 @@
 an import (`data_prep.importing`), one process for each core.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from data_prep.reading import nifti, pictures
 
 PART = 8  # cases that one process converts at a time
 WORST = 3  # cases that cannot be used, after which the others are not tried
-EXAMPLES = 3
+WHOLE = 0.9  # share of the outlined volume on the grid, below which a case is reported
 NIFTI = (".nii", ".nii.gz")
 BACKGROUND = "background"
 FILES = ("images", "mask", "frame")  # columns of a table of cases that are no columns of the dataset
@@ -71,12 +72,18 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Pair:
-    """An image (channels, axes), its mask, the edges of its voxels in mm, and the structures that it lost."""
+    """An image (channels, axes) and its mask.
+
+    spacing: edges of a voxel in mm. lost: structures of the original that the mask lacks. kept: share of the outlined
+    volume that is on the grid. storage: data type in the file. digests: of the files.
+    """
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     spacing: tuple[float, ...] = ()
     lost: tuple[int, ...] = ()
+    kept: float = 1.0
+    storage: str = ""
     digests: tuple[str, ...] = ()
 
 
@@ -145,7 +152,9 @@ def numbered(
     held = np.unique(numbers)
     if other := sorted(set(held.tolist()) - set(structures)):
         wanted = ", ".join(f"{value} ({name})" for value, name in structures.items())
-        raise ValueError(f"{names[0]} holds the value {other[0]}, but the structures are {wanted}: use the original file")
+        raise ValueError(
+            f"{names[0]} holds the value {other[0]}, but the structures are {wanted}: use the original file"
+        )
     lookup = np.zeros(256, np.uint8)
     lookup[list(structures)] = np.arange(len(structures))
     return lookup[numbers]
@@ -166,7 +175,7 @@ def fill(images: NDArray[np.uint8], masks: NDArray[np.uint8], pairs: Iterable[Pa
                 break
             continue
         images[row], masks[row] = pair.image, pair.mask
-        rest.append(Pair(pair.image[:0], pair.mask[:0], pair.spacing, pair.lost, pair.digests))
+        rest.append(replace(pair, image=pair.image[:0].copy(), mask=pair.mask[:0].copy()))
     if problems:
         raise ValueError("; ".join(problems))
     return rest
@@ -238,10 +247,13 @@ def _measured(table: pd.DataFrame, rest: Sequence[Pair]) -> tuple[pd.DataFrame, 
 
 
 def _report(name: str, rest: Sequence[Pair], found: Found) -> None:
-    """Say which structures are lost in which number of cases."""
+    """Say in how many cases a structure is lost, or cut."""
+    remedy = "choose a larger size"
     for position, structure in enumerate(found.structures.values()):
-        if count := sum(position in pair.lost for pair in rest):
-            say(f"{name}: {structure} is lost in {count:,} of {len(rest):,} cases: choose a larger size, or spacing")
+        if position and (count := sum(position in pair.lost for pair in rest)):
+            say(f"{name}: {structure} is lost in {count:,} of {len(rest):,} cases, too small or outside: {remedy}")
+    if count := sum(pair.kept < WHOLE for pair in rest):
+        say(f"{name}: more than {1 - WHOLE:.0%} of the outlined volume is outside in {count:,} cases: {remedy}")
 
 
 def _converted(
@@ -302,9 +314,10 @@ def _pair(
     image = np.concatenate([convert.pixels(scan, axes, chosen, names[0])[0] for scan in scans])
     mask = _mask(contents[-1], names[-1], frame, first, names[0], found, known)
     small = grid.mask(mask, axes)
-    edges = zip(axes, first.spacing or (), strict=False)
-    lost = np.setdiff1d(mask, small).tolist()
-    return Pair(image, small, tuple(axis.step * edge for axis, edge in edges), tuple(lost), digests)
+    edges = tuple(axis.step * edge for axis, edge in zip(axes, first.spacing or (), strict=False))
+    outlined = int(np.count_nonzero(mask))
+    kept = int(np.count_nonzero(small)) * math.prod(axis.step for axis in axes) / outlined if outlined else 1.0
+    return Pair(image, small, edges, tuple(np.setdiff1d(mask, small).tolist()), kept, digests=digests)
 
 
 def _mask(
@@ -331,5 +344,7 @@ def _scans(content: bytes, name: str, frame: int | None, known: Annotated) -> li
     if frame is None:
         return scans
     if not 0 <= frame < len(scans):
-        raise ValueError(f"{name} holds {len(scans)} frames, and the table names frame {frame}, from 0: use the originals")
+        raise ValueError(
+            f"{name} holds {len(scans)} frames, and the table names frame {frame}, from 0: use the originals"
+        )
     return [scans[frame]]

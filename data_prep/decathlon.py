@@ -8,7 +8,7 @@ volumes are left out. Task 4 has a dataset of its own, `hippocampus`, which crop
 import json
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pandas as pd

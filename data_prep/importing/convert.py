@@ -68,9 +68,7 @@ def _converted(scan: Scan, mask: Path | None, chosen: Settings, name: str) -> Co
     return Converted(image, found, scan.facts, scan.person, (*scan.notes, *notes), oriented)
 
 
-def pixels(
-    scan: Scan, axes: list[grid.Axis], chosen: Settings, name: str
-) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+def pixels(scan: Scan, axes: list[grid.Axis], chosen: Settings, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Window and resample the values of a scan to (channels, axes of the grid); and notes on how."""
     levels, notes = _levels(scan, chosen, name)
     levels = np.moveaxis(levels, -1, 0) if scan.colour else levels[None]
