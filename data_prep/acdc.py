@@ -38,7 +38,7 @@ STRUCTURES = {0: annotated.BACKGROUND, 1: "right ventricle", 2: "myocardium", 3:
 
 def cases(files: local.Files) -> annotated.Found:
     """Two cases for each patient, from the frames that `Info.cfg` names."""
-    found = [match for match in map(INFO.fullmatch, files.paths) if match]
+    found = sorted(filter(None, map(INFO.fullmatch, files.paths)), key=lambda match: int(match[3]))
     if not found:
         raise FileNotFoundError(f"{files.folder} has no patient001/Info.cfg or the like: {TERMS.advice}")
     rows = []

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -284,67 +284,62 @@ def _pairs(
     contents = files.ordered([name for case in cases for name in (*case["images"], case["mask"])])
     for case in cases:
         names = (*case["images"], case["mask"])
-        opened = [next(contents) for _ in names]
-        digests = tuple(local.digest(*each) for each in zip(names, opened, strict=True) if files.loose(each[0]))
+        held = [_File(next(contents), files.where(name), name.lower().endswith(NIFTI)) for name in names]
+        digests = [
+            local.digest(name, file.content) for name, file in zip(names, held, strict=True) if files.loose(name)
+        ]
         try:
-            shown = [files.where(name) for name in names]
-            yield _pair(opened, shown, case.get("frame"), found, known, chosen, digests)
+            yield replace(_pair(held, case.get("frame"), found, known, chosen), digests=tuple(digests))
         except ValueError as error:
             yield str(error)
 
 
-def _pair(
-    contents: Sequence[bytes],
-    names: Sequence[str],
-    frame: int | None,
-    found: Found,
-    known: Annotated,
-    chosen: Settings,
-    digests: tuple[str, ...],
-) -> Pair:
+class _File(NamedTuple):
+    """Content of a file, its path for messages, and whether it is a volume or a picture."""
+
+    content: bytes
+    name: str
+    volume: bool
+
+
+def _pair(held: Sequence[_File], frame: int | None, found: Found, known: Annotated, chosen: Settings) -> Pair:
     """Convert one case; the last of the files is its mask."""
-    scans = [scan for each in zip(contents[:-1], names[:-1], strict=True) for scan in _scans(*each, frame, known)]
-    channels, first = max(len(found.channels), 1), scans[0]
+    *shown, outlines = held
+    scans = [scan for file in shown for scan in _scans(file, frame, known)]
+    channels, first, name = max(len(found.channels), 1), scans[0], shown[0].name
     if len(scans) != channels:
         wanted = f"{channels} ({', '.join(found.channels)})" if channels > 1 else "one"
-        raise ValueError(f"{names[0]} holds {len(scans)} volumes: wanted {wanted}, use the original file")
-    for scan, name in zip(scans, names, strict=False):
-        convert.on_grid(scan.values.shape[: scan.dimensions], scan, first, name, names[0])
-    axes = grid.axes(first.values.shape[: first.dimensions], first.spacing, chosen, names[0])
-    image = np.concatenate([convert.pixels(scan, axes, chosen, names[0])[0] for scan in scans])
-    mask = _mask(contents[-1], names[-1], frame, first, names[0], found, known)
+        raise ValueError(f"{name} holds {len(scans)} volumes: wanted {wanted}, use the original file")
+    for scan, file in zip(scans, shown, strict=False):
+        convert.on_grid(scan.values.shape[: scan.dimensions], scan, first, file.name, name)
+    axes = grid.axes(first.values.shape[: first.dimensions], first.spacing, chosen, name)
+    image = np.concatenate([convert.pixels(scan, axes, chosen, name)[0] for scan in scans])
+    mask = _mask(outlines, frame, first, name, found, known)
     small = grid.mask(mask, axes)
     edges = tuple(axis.step * edge for axis, edge in zip(axes, first.spacing or (), strict=False))
     outlined = int(np.count_nonzero(mask))
     kept = int(np.count_nonzero(small)) * math.prod(axis.step for axis in axes) / outlined if outlined else 1.0
-    return Pair(image, small, edges, tuple(np.setdiff1d(mask, small).tolist()), kept, digests=digests)
+    return Pair(image, small, edges, tuple(np.setdiff1d(mask, small).tolist()), kept)
 
 
-def _mask(
-    content: bytes, name: str, frame: int | None, image: Scan, other: str, found: Found, known: Annotated
-) -> NDArray[np.uint8]:
+def _mask(file: _File, frame: int | None, image: Scan, name: str, found: Found, known: Annotated) -> NDArray[np.uint8]:
     """The mask of an image as positions of structures."""
-    if name.lower().endswith(NIFTI):
-        scans = _scans(content, name, frame, known)
-        if len(scans) > 1:
-            raise ValueError(f"{name} holds {len(scans)} volumes: wanted one mask, use the original file")
-        scan, values = scans[0], scans[0].values
-    else:
-        values = pictures.mask(content, name)
-        scan = Scan(values)
-    values = values if known.recode is None else known.recode(values, name)
-    return numbered(values, scan, image, (name, other), found.structures)
+    scans = _scans(file, frame, known) if file.volume else [Scan(pictures.mask(file.content, file.name))]
+    if len(scans) > 1:
+        raise ValueError(f"{file.name} holds {len(scans)} volumes: wanted one mask, use the original file")
+    values = scans[0].values if known.recode is None else known.recode(scans[0].values, file.name)
+    return numbered(values, scans[0], image, (file.name, name), found.structures)
 
 
-def _scans(content: bytes, name: str, frame: int | None, known: Annotated) -> list[Scan]:
+def _scans(file: _File, frame: int | None, known: Annotated) -> list[Scan]:
     """The volumes or the picture in a file, or one frame of it."""
-    if not name.lower().endswith(NIFTI):
-        return pictures.scans(content, name)
-    scans = nifti.acquired(content, name) if known.acquired else nifti.scans(content, name, "each")
+    if not file.volume:
+        return pictures.scans(file.content, file.name)
+    scans = nifti.acquired(file.content, file.name) if known.acquired else nifti.scans(file.content, file.name, "each")
     if frame is None:
         return scans
     if not 0 <= frame < len(scans):
         raise ValueError(
-            f"{name} holds {len(scans)} frames, and the table names frame {frame}, from 0: use the originals"
+            f"{file.name} holds {len(scans)} frames, and the table names frame {frame}, from 0: use the original files"
         )
     return [scans[frame]]
