@@ -4,6 +4,7 @@
 an import (`data_prep.importing`), one process for each core.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -149,8 +150,7 @@ def numbered(
     Raises ValueError if the mask is on another grid, or holds a value that stands for no structure.
     """
     numbers = convert.numbers(values, found, scan, *names)
-    held = np.unique(numbers)
-    if other := sorted(set(held.tolist()) - set(structures)):
+    if other := sorted(set(convert.held(numbers).tolist()) - set(structures)):
         wanted = ", ".join(f"{value} ({name})" for value, name in structures.items())
         raise ValueError(
             f"{names[0]} holds the value {other[0]}, but the structures are {wanted}: use the original file"
@@ -212,13 +212,14 @@ def _written(
     published = dict(known.published)
     if (checksums := local.checked(folder, files, names, card, found.tables, published)) is None:
         return folder
-    first = _first(_pairs(files, table.iloc[:1], found, known, chosen))
-    count = len(table)
+    pairs, count = _converted(files, table, found, known, chosen), len(table)
+    if isinstance(first := next(pairs), str):
+        raise ValueError(first)
     with (
         writer.canvas(folder, (count, *first.image.shape)) as images,
         writer.canvas(folder, (count, *first.mask.shape)) as masks,
     ):
-        rest = fill(images, masks, _converted(files, table, found, known, chosen), card["name"])
+        rest = fill(images, masks, itertools.chain([first], pairs), card["name"])
         checksums |= local.listing({digest for pair in rest for digest in pair.digests})
         _report(card["name"], rest, found)
         table, stated = _measured(table, rest)
@@ -226,14 +227,6 @@ def _written(
         full |= {"channels": list(found.channels)} if len(found.channels) > 1 else {}
         full |= {"orientation": "RAS"} if images.ndim == 5 and not known.acquired else {}
         return writer.write(folder, images, table, {**full, **local.origin(files, checksums, published)}, masks)
-
-
-def _first(pairs: Iterable[Pair | str]) -> Pair:
-    """The first case, which says what shape all have."""
-    pair = next(iter(pairs))
-    if isinstance(pair, str):
-        raise ValueError(pair)
-    return pair
 
 
 def _measured(table: pd.DataFrame, rest: Sequence[Pair]) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -319,7 +312,7 @@ def _pair(held: Sequence[_File], frame: int | None, found: Found, known: Annotat
     edges = tuple(axis.step * edge for axis, edge in zip(axes, first.spacing or (), strict=False))
     outlined = int(np.count_nonzero(mask))
     kept = int(np.count_nonzero(small)) * math.prod(axis.step for axis in axes) / outlined if outlined else 1.0
-    return Pair(image, small, edges, tuple(np.setdiff1d(mask, small).tolist()), kept)
+    return Pair(image, small, edges, tuple(np.setdiff1d(convert.held(mask), small).tolist()), kept)
 
 
 def _mask(file: _File, frame: int | None, image: Scan, name: str, found: Found, known: Annotated) -> NDArray[np.uint8]:
