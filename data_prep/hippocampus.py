@@ -34,8 +34,7 @@ def prepare(name: str, folder: Path, *, limit: int | None = None, size: int = 48
 
     size: edge length in voxels of 1 mm, 32 to 64. At 48 one volume loses some voxels of its mask, at 64 nothing is cut.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or not SIZES[0] <= size <= SIZES[1]:
-        raise ValueError(f"size is {size!r}: give a whole number of voxels from {SIZES[0]} to {SIZES[1]}")
+    writer.edge(size, SIZES, "voxels")
     collection = Collection(**FACTS)
     card = _card(name, collection, {"size": size, "limit": limit})
     if writer.ready(folder, card):

@@ -209,14 +209,6 @@ class Files:
         self._chosen |= {name: places[0] for name, places in found.items()}
 
 
-def edge(size: object) -> int:
-    """Check an edge length."""
-    least, most = EDGES
-    if not isinstance(size, int) or isinstance(size, bool) or not least <= size <= most:
-        raise ValueError(f"size is {size!r}: give the edge length in pixels, a whole number from {least} to {most}")
-    return size
-
-
 def prepared(folder: Path, card: dict[str, Any], terms: Terms, source: object) -> bool:
     """Whether the folder holds the dataset of this card, whole and, if a source is given, from the files in it.
 

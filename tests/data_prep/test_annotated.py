@@ -101,7 +101,9 @@ def make_acdc(folder: Path) -> None:
             save(top / f"{patient}_frame{frame:02d}.nii.gz", grey((8, 7, 3), seed), spacing=(2, 2, 10))
             mask = outlined((8, 7, 3), (1, 2, 3))
             save(top / f"{patient}_frame{frame:02d}_gt.nii.gz", mask, spacing=(2, 2, 10))
-        (top / "Info.cfg").write_text("ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n")
+        (top / "Info.cfg").write_text(
+            "ED: 1\nES: 12\nGroup: DCM\nHeight: 184.0\nNbFrame: 30\nWeight: 95.0\n", encoding="utf-8"
+        )
 
 
 def make_mnms(folder: Path) -> None:
@@ -253,7 +255,7 @@ def test_the_official_archive_of_the_decathlon_is_checked(tmp_path: Path) -> Non
 def test_a_task_without_its_description_is_named(content: str | None, expected: str, tmp_path: Path) -> None:
     make_brain(tmp_path)
     (stated,) = tmp_path.rglob("dataset.json")
-    stated.unlink() if content is None else stated.write_text(content)
+    stated.unlink() if content is None else stated.write_text(content, encoding="utf-8")
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
         prepared("decathlon_brain", tmp_path)
 
@@ -292,7 +294,7 @@ def test_two_phases_of_acdc_are_one_patient(tmp_path: Path) -> None:
     assert set(cases.table["group"]) == {"dilated cardiomyopathy"} and cases.card["spacing"] == [2, 2, 10]
     assert cases.table["patient"].tolist() == ["patient001"] * 2 + ["patient101"] * 2
     info = next(tmp_path.rglob("Info.cfg"))
-    info.write_text("ED: 1\nGroup: DCM\n")
+    info.write_text("ED: 1\nGroup: DCM\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"Info.cfg names no frame of ES, found None: wanted a line such as 'ES: 12'"):
         prepared("acdc", tmp_path, to=tmp_path / "other")
 
