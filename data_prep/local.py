@@ -345,7 +345,8 @@ def _folder(terms: Terms, source: object, *archives: str) -> Path:
     if folder.is_file() and any(folder.match(pattern) for pattern in archives):
         return folder
     if not folder.is_dir():
-        raise FileNotFoundError(f"source is {str(source)!r}, which is not a folder: {terms.advice}")
+        other = f" or {archives[0]}" if archives and archives[0] != "*" else ""
+        raise FileNotFoundError(f"source is {str(source)!r}, which is not a folder{other}: {terms.advice}")
     return folder
 
 

@@ -1,9 +1,11 @@
 """Laws of public datasets of images with masks: cases are what the files say, or the wrong file is named."""
 
 import gzip
+import hashlib
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -16,7 +18,6 @@ import data_prep
 import fedlab
 from data_prep import acdc, decathlon, fets2022, fundus_disc_cup, mnms, prostate_six_sites
 from data_prep.__main__ import main
-from data_prep.fetch import downloads
 from fedlab.data.cases import Cases, read
 
 TERMS = {
@@ -239,13 +240,18 @@ def test_channels_and_structures_of_the_decathlon_are_those_of_its_file(tmp_path
     assert half.card["spacing"] == [2, 2, 2] and half.shape == (4, 4, 4, 4)
 
 
-def test_the_official_archive_of_the_decathlon_is_checked(tmp_path: Path) -> None:
+def test_the_official_archive_of_the_decathlon_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, archive = "decathlon_brain", tmp_path / "home/downloads/Task01_BrainTumour.tar"
     make_brain(tmp_path / "x")
-    downloads().mkdir(parents=True)
-    with tarfile.open(tmp_path / "Task01_BrainTumour.tar", "w") as tar:
+    archive.parent.mkdir(parents=True)
+    with tarfile.open(archive, "w") as tar:
         tar.add(tmp_path / "x/Task01_BrainTumour", "Task01_BrainTumour")
     with pytest.raises(OSError, match="the published one is md5:240a19d752f0d9e9101544901065d872"):
-        prepared("decathlon_brain", tmp_path / "Task01_BrainTumour.tar")
+        prepared(name, archive)
+    own = replace(decathlon.TASKS[name], md5=hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setitem(decathlon.SETS, name, decathlon._described(name, own))
+    cases = read(data_prep.prepare(name, size=8, accept_licence=True))  # from the cache, without a source
+    assert len(cases) == 2 and cases.card["unchecked"] == [] and list(cases.card["checksums"]) == [archive.name]
 
 
 @pytest.mark.parametrize(
