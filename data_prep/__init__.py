@@ -8,6 +8,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,27 @@ def sources() -> Registry:
     True
     """
     registry = Registry("dataset")
-    for script in pkgutil.iter_modules(__path__):
-        if script.name.startswith("_"):
-            continue
-        source = importlib.import_module(f"{__name__}.{script.name}")
-        for name, meaning in getattr(source, "DATASETS", {}).items():
+    for source in _scripts():
+        for name, meaning in source.DATASETS.items():
             registry.add(partial(source.prepare, name), name=name, meaning=meaning)
     return registry
+
+
+def _scripts() -> Iterator[Any]:
+    """The scripts in this folder, each for the datasets of one source."""
+    for script in pkgutil.iter_modules(__path__):
+        source = None if script.name.startswith("_") else importlib.import_module(f"{__name__}.{script.name}")
+        if hasattr(source, "DATASETS"):
+            yield source
+
+
+def explain(name: str) -> str:
+    """What a dataset is, what it needs, and under which licence: paragraphs for the help of the command."""
+    source = next(source for source in _scripts() if name in source.DATASETS)
+    terms = getattr(source, "TERMS", None) or (source.SETS[name].terms if hasattr(source, "SETS") else None)
+    parts = [f"{name}: {source.DATASETS[name]}", *str(source.__doc__).strip().split("\n\n")]
+    parts += [f"Licence: {terms.licence}: {terms.duty}. See {terms.url}", terms.advice] if terms else []
+    return "\n\n".join(" ".join(part.split()) for part in parts)
 
 
 def options(name: str) -> dict[str, Any]:

@@ -41,8 +41,7 @@ def prepare(name: str, folder: Path, *, limit: int | None = None, size: int = 64
     size: edge length in pixels, 16 to 120, by averaging over areas. classes: 5, or 4 to leave out the basophils, of
     which Jiangxi has one; then there are 619 cases.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or not SIZES[0] <= size <= SIZES[1]:
-        raise ValueError(f"size is {size!r}: give a whole number of pixels from {SIZES[0]} to {SIZES[1]}")
+    writer.edge(size, SIZES)
     if not isinstance(classes, int) or classes not in (4, 5):
         raise ValueError(f"classes is {classes!r}: give 5, or 4 to leave out the basophils")
     collections = {site: Collection(**facts) for site, facts in FACTS.items()}

@@ -50,7 +50,7 @@ def prepare(
     """
     if not isinstance(smallest_site, int) or isinstance(smallest_site, bool) or smallest_site < 1:
         raise ValueError(f"smallest_site is {smallest_site!r}: give a number of cases of at least 1")
-    card = _card(name, {"size": local.edge(size), "smallest_site": smallest_site, "limit": limit})
+    card = _card(name, {"size": writer.edge(size, local.EDGES), "smallest_site": smallest_site, "limit": limit})
     if local.prepared(folder, card, TERMS, source):
         return folder
     TERMS.consent(accept_licence)

@@ -6,6 +6,7 @@ checked against its sha256 in `hippocampus.json`, whether it is in the official 
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_prep import reader, writer
+from data_prep import annotated, reader, writer
 from data_prep.collection import Collection
+from data_prep.reader import Scan
 
 DATASETS = {
     "hippocampus": "anterior and posterior hippocampus in MRI volumes; 260 cases, segmentation, size 32 to 64, CC BY-SA"
@@ -32,8 +34,7 @@ def prepare(name: str, folder: Path, *, limit: int | None = None, size: int = 48
 
     size: edge length in voxels of 1 mm, 32 to 64. At 48 one volume loses some voxels of its mask, at 64 nothing is cut.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or not SIZES[0] <= size <= SIZES[1]:
-        raise ValueError(f"size is {size!r}: give a whole number of voxels from {SIZES[0]} to {SIZES[1]}")
+    writer.edge(size, SIZES, "voxels")
     collection = Collection(**FACTS)
     card = _card(name, collection, {"size": size, "limit": limit})
     if writer.ready(folder, card):
@@ -43,8 +44,9 @@ def prepare(name: str, folder: Path, *, limit: int | None = None, size: int = 48
     chosen = table.iloc[writer.subset(table, limit, "segmentation")].reset_index(drop=True)
     masks = np.zeros((len(chosen), size, size, size), np.uint8)
     with writer.canvas(folder, (len(chosen), 1, size, size, size)) as images:
-        storage = _fill(images, masks, collection, chosen["file"].tolist())
-        return writer.write(folder, images, chosen.drop(columns="file").assign(storage=storage), card, masks)
+        rest = annotated.fill(images, masks, _pairs(collection, chosen["file"].tolist(), size), name)
+        table = chosen.drop(columns="file").assign(storage=[pair.storage for pair in rest])
+        return writer.write(folder, images, table, card, masks)
 
 
 def _card(name: str, collection: Collection, options: dict[str, Any]) -> dict[str, Any]:
@@ -68,21 +70,16 @@ def _card(name: str, collection: Collection, options: dict[str, Any]) -> dict[st
     )
 
 
-def _fill(images: NDArray[np.uint8], masks: NDArray[np.uint8], collection: Collection, files: list[str]) -> list[str]:
-    """Fill images and masks; returns the data type in which each volume was stored."""
-    from tqdm.auto import tqdm
-
-    storage = []
-    contents = collection.read([f"{folder}/{file}" for file in files for folder in ("imagesTr", "labelsTr")])
-    for row, file in tqdm(enumerate(files), "hippocampus", len(files), unit="case", delay=2):
-        scan = reader.volume(next(contents), f"imagesTr/{file}")
-        volume, mask = scan.voxels, reader.volume(next(contents), f"labelsTr/{file}").voxels
-        if volume.shape != mask.shape or volume.ndim != 3:
-            raise ValueError(f"{file} has shape {volume.shape} and its mask {mask.shape}: wanted one 3D shape for both")
-        images[row, 0] = _centred(_scaled(volume, file), images.shape[-1])
-        masks[row] = _centred(reader.labels(mask, f"labelsTr/{file}"), images.shape[-1])
-        storage.append(scan.stored)
-    return storage
+def _pairs(collection: Collection, files: list[str], size: int) -> Iterator[annotated.Pair]:
+    """Each volume with its mask, and the data type in which it was stored."""
+    paths = [(f"imagesTr/{file}", f"labelsTr/{file}") for file in files]
+    contents = collection.read([path for pair in paths for path in pair])
+    for names in paths:
+        volume, mask = (reader.volume(next(contents), name) for name in names)
+        scan, outlined = Scan(volume.voxels), Scan(mask.voxels)
+        numbers = annotated.numbered(mask.voxels, outlined, scan, names[::-1], dict(enumerate(STRUCTURES)))
+        image = _centred(_scaled(volume.voxels, names[0]), size)[None]
+        yield annotated.Pair(image, _centred(numbers, size), storage=volume.stored)
 
 
 def _scaled(volume: NDArray[Any], file: str) -> NDArray[np.uint8]:

@@ -61,7 +61,7 @@ def prepare(
 
     source: the folder of the download. accept_licence: True if you accept CC BY-NC 4.0.
     """
-    card = _card(name, {"size": local.edge(size), "limit": limit})
+    card = _card(name, {"size": writer.edge(size, local.EDGES), "limit": limit})
     if local.prepared(folder, card, TERMS, source):
         return folder
     TERMS.consent(accept_licence)

@@ -7,6 +7,7 @@ download (`source`). Nothing is unpacked: members of an archive are read by name
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +22,7 @@ from data_prep.fetch import say
 from fedlab.core.files import resolve
 from fedlab.core.registry import nearest
 
-DEPTH = 3  # levels of subfolders in which files are searched
+DEPTH = 4  # levels of subfolders in which files are searched
 EDGES = (8, 1024)  # smallest and largest edge in pixels
 DOWNLOAD = "download"  # field of the card: state of the user's files when they were read
 
@@ -59,25 +60,31 @@ class Terms:
 class Files:
     """The files of a download by name, loose in folders or packed in archives; packed ones take precedence.
 
-    source: the user's folder. archives: patterns of the archives to search, e.g. "IXI-T1.tar*". folder: name of the
-    folder in which the images are, if the download has others that may hold files of the same names. A name is that of
-    a file, or the end of its path. Files of one name that differ are refused.
+    source: the user's folder, or one archive of the dataset. archives: patterns of the archives to search, e.g.
+    "IXI-T1.tar*". folder: name of the folder in which the images are, if the download has others that may hold files of
+    the same names. A name is that of a file, or the end of its path. Files of one name that differ are refused.
     """
 
     def __init__(self, terms: Terms, source: object, *archives: str, folder: str = "") -> None:
         self.terms = terms
-        self.folder = _folder(terms, source)
+        self.folder = _folder(terms, source, *archives)
         self.inside = folder
         self.places: dict[str, list[Place]] = {}  # file name -> where there are files of this name
         self._chosen: dict[str, Place] = {}
         loose = list(_walk(self.folder))
         self.state = _state(self.folder, loose)
+        self.size = sum(path.stat().st_size for path in loose)
         for archive in (path for path in loose if any(path.match(pattern) for pattern in archives)):
             with Archive(archive) as packed:
                 for member in packed.names:
                     self._add(archive, member)
-        for path in loose:
+        for path in loose if self.folder.is_dir() else ():
             self._add(self.folder, path.relative_to(self.folder).as_posix())
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of all files, below the folder or in their archive, sorted."""
+        return sorted({member for places in self.places.values() for _, member in places})
 
     def adopt(self, path: Path) -> None:
         """Add a file of any folder to the download."""
@@ -103,7 +110,7 @@ class Files:
             )
         return name, frame
 
-    def expect(self, images: pd.Series) -> None:
+    def expect(self, images: pd.Series, what: str = "images") -> None:
         """Find all images; FileNotFoundError if one is missing, ValueError if one is listed twice or not unique."""
         if images.duplicated().any():
             raise ValueError(f"the table lists {images[images.duplicated()].iloc[0]!r} twice: use the original table")
@@ -111,7 +118,7 @@ class Files:
         if len(missing) or not len(images):
             lacking = f"{len(missing):,} of {len(images):,}" if len(images) else "all"
             first = f" (first: {missing.iloc[0]})" if len(missing) else ""
-            raise FileNotFoundError(f"{self.folder} lacks {lacking} images{first}: {self.terms.advice}")
+            raise FileNotFoundError(f"{self.folder} lacks {lacking} {what}{first}: {self.terms.advice}")
         self._choose(images)
         names: dict[Place, str] = {}
         for name in images:
@@ -128,6 +135,15 @@ class Files:
         wanted = {self._place(name): name for name in names}
         for place, content in _contents(wanted):
             yield wanted[place], content
+
+    def ordered(self, names: Iterable[str]) -> Iterator[bytes]:
+        """Read these files in this order; an archive is opened once."""
+        with ExitStack() as stack:
+            opened: dict[Path, Archive] = {}
+            for container, member in map(self._place, names):
+                if not container.is_dir() and container not in opened:
+                    opened[container] = stack.enter_context(Archive(container))
+                yield opened[container].read(member) if container in opened else (container / member).read_bytes()
 
     def where(self, name: str) -> str:
         """The path of a file, or its member and archive, for a message."""
@@ -193,14 +209,6 @@ class Files:
         self._chosen |= {name: places[0] for name, places in found.items()}
 
 
-def edge(size: object) -> int:
-    """Check an edge length."""
-    least, most = EDGES
-    if not isinstance(size, int) or isinstance(size, bool) or not least <= size <= most:
-        raise ValueError(f"size is {size!r}: give the edge length in pixels, a whole number from {least} to {most}")
-    return size
-
-
 def prepared(folder: Path, card: dict[str, Any], terms: Terms, source: object) -> bool:
     """Whether the folder holds the dataset of this card, whole and, if a source is given, from the files in it.
 
@@ -212,7 +220,7 @@ def prepared(folder: Path, card: dict[str, Any], terms: Terms, source: object) -
     if source is None:
         return True
     try:
-        root = _folder(terms, source)
+        root = _folder(terms, source, "*")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; or leave source out: {folder} is prepared already") from None
     return writer.held(folder).get(DOWNLOAD) == _state(root, list(_walk(root)))
@@ -239,20 +247,43 @@ def convert(
     files.expect(images)
     rows = writer.subset(table, card["options"]["limit"], card["task"])
     table, images = table.iloc[rows], images.iloc[rows]
-    packed = [name for name in images if not files.loose(name)]
-    checksums = files.checksums([*tables, *packed], published)  # before hours of decoding
-    if writer.ready(folder, card, but=("checksums",)):
-        say(f"{card['name']}: {folder} is prepared already; its checksums are compared with those of {files.folder}")
-        digests = [_digest(name, content) for name, content in files.each(images) if files.loose(name)]
-        _compare(folder, files, checksums | _listing(digests))
+    if (checksums := checked(folder, files, images, card, tables, published)) is None:
         return folder
     with writer.canvas(folder, (len(table), *shape)) as pixels:
-        checksums |= _fill(pixels, files, images, decode)
-        unchecked = sorted(set(checksums) - set(published))
-        if unchecked:
-            say(f"{card['name']}: no checksum is published for {', '.join(unchecked)}: not checked, sha256 on the card")
-        origin = {"checksums": checksums, "unchecked": unchecked, DOWNLOAD: files.state}
-        return writer.write(folder, pixels, table, {**card, **origin})
+        checksums |= listing(_fill(pixels, files, images, decode))
+        return writer.write(folder, pixels, table, {**card, **origin(files, checksums, published)})
+
+
+def checked(
+    folder: Path,
+    files: Files,
+    names: Iterable[str],
+    card: dict[str, Any],
+    tables: Sequence[str],
+    published: dict[str, str],
+) -> dict[str, str] | None:
+    """Checksums of the tables and of the archives with these files, before hours of decoding.
+
+    None if the folder is prepared already, from the same files.
+    """
+    names = list(names)
+    checksums = files.checksums([*tables, *(name for name in names if not files.loose(name))], published)
+    if not writer.ready(folder, card, but=("checksums",)):
+        return checksums
+    say(f"{card['name']}: {folder} is prepared already; its checksums are compared with those of {files.folder}")
+    loose = [name for name in names if files.loose(name)]
+    digests = [digest(name, content) for name, content in zip(loose, files.ordered(loose), strict=True)]
+    _compare(folder, files, checksums | listing(digests))
+    return None
+
+
+def origin(files: Files, checksums: dict[str, str], published: dict[str, str]) -> dict[str, Any]:
+    """The fields of the card on where the cases come from; says which checksums could not be compared."""
+    unchecked = sorted(set(checksums) - set(published))
+    if unchecked:
+        named = ", ".join(unchecked)
+        say(f"{files.terms.name}: no checksum is published for {named}: not checked, sha256 on the card")
+    return {"checksums": checksums, "unchecked": unchecked, DOWNLOAD: files.state}
 
 
 def _compare(folder: Path, files: Files, checksums: dict[str, str]) -> None:
@@ -268,8 +299,8 @@ def _compare(folder: Path, files: Files, checksums: dict[str, str]) -> None:
 
 def _fill(
     pixels: NDArray[np.uint8], files: Files, images: pd.Series, decode: Callable[..., NDArray[np.uint8]]
-) -> dict[str, str]:
-    """Decode each image into its row; returns one checksum of all loose files, independent of their order."""
+) -> list[str]:
+    """Decode each image into its row; returns the digests of loose files."""
     from tqdm.auto import tqdm
 
     rows = {name: row for row, name in enumerate(images)}
@@ -277,19 +308,19 @@ def _fill(
     for name, content in tqdm(files.each(rows), total=len(rows), unit="case", desc=files.terms.name, delay=2):
         pixels[rows[name]] = decode(content, name=files.where(name))
         if files.loose(name):
-            digests.append(_digest(name, content))
-    return _listing(digests)
+            digests.append(digest(name, content))
+    return digests
 
 
-def _digest(name: str, content: bytes) -> str:
+def digest(name: str, content: bytes) -> str:
     """The line that `sha256sum` prints for a file."""
     return f"{hashlib.sha256(content).hexdigest()}  {name}\n"
 
 
-def _listing(digests: list[str]) -> dict[str, str]:
-    """One checksum of all loose files."""
-    digest = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-    return {"loose images": f"sha256:{digest}"} if digests else {}
+def listing(digests: Iterable[str]) -> dict[str, str]:
+    """One checksum of all loose files, independent of their order."""
+    lines = sorted(digests)
+    return {"loose images": f"sha256:{hashlib.sha256(''.join(lines).encode()).hexdigest()}"} if lines else {}
 
 
 def picture(content: bytes, size: int, mode: str = "RGB", name: str = "the picture") -> NDArray[np.uint8]:
@@ -306,18 +337,24 @@ def picture(content: bytes, size: int, mode: str = "RGB", name: str = "the pictu
     return values[None] if values.ndim == 2 else np.moveaxis(values, 2, 0)
 
 
-def _folder(terms: Terms, source: object) -> Path:
-    """Check the folder of a download."""
+def _folder(terms: Terms, source: object, *archives: str) -> Path:
+    """Check the folder of a download, or its one archive."""
     if source is None or not str(source):
         raise FileNotFoundError(f"source is missing: {terms.advice}")
     folder = resolve(str(source))
+    if folder.is_file() and any(folder.match(pattern) for pattern in archives):
+        return folder
     if not folder.is_dir():
-        raise FileNotFoundError(f"source is {str(source)!r}, which is not a folder: {terms.advice}")
+        other = f" or {archives[0]}" if archives and archives[0] != "*" else ""
+        raise FileNotFoundError(f"source is {str(source)!r}, which is not a folder{other}: {terms.advice}")
     return folder
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Files of a folder and a few levels of subfolders, upper levels first, without hidden files."""
+    if folder.is_file():
+        yield folder
+        return
     level = [folder]
     for _ in range(DEPTH + 1):
         entries = sorted((entry for path in level for entry in os.scandir(path)), key=lambda entry: entry.path)
@@ -332,7 +369,8 @@ def _state(folder: Path, paths: Sequence[Path]) -> str:
     for path in sorted(paths):
         stat = path.stat()
         times = f"\t{stat.st_size}\t{stat.st_mtime_ns}\t{stat.st_ctime_ns}\n"
-        digest.update(os.fsencode(path.relative_to(folder)) + times.encode())
+        below = path.relative_to(folder) if folder.is_dir() else path.name
+        digest.update(os.fsencode(below) + times.encode())
     return digest.hexdigest()
 
 

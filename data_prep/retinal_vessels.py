@@ -34,8 +34,7 @@ SIZES = (64, 512)
 
 def prepare(name: str, folder: Path, *, limit: int | None = None, size: int = 256) -> Path:
     """Write both sites as one folder. size: edge length in pixels, 64 to 512. A pixel at least half vessel is one."""
-    if isinstance(size, bool) or not isinstance(size, int) or not SIZES[0] <= size <= SIZES[1]:
-        raise ValueError(f"size is {size!r}: give a whole number of pixels from {SIZES[0]} to {SIZES[1]}")
+    writer.edge(size, SIZES)
     collections = {site: Collection(**facts) for site, facts in FACTS.items()}
     card = _card(name, collections, {"size": size, "limit": limit})
     if writer.ready(folder, card):

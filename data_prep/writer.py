@@ -66,6 +66,13 @@ def card(
     }
 
 
+def edge(size: object, sizes: tuple[int, int], what: str = "pixels") -> int:
+    """Check an edge length. sizes: the least and the largest one."""
+    if isinstance(size, bool) or not isinstance(size, int) or not sizes[0] <= size <= sizes[1]:
+        raise ValueError(f"size is {size!r}: give a whole number of {what} from {sizes[0]} to {sizes[1]}")
+    return size
+
+
 def held(folder: Path) -> dict[str, Any]:
     """The card of a folder; empty if it has none that can be read."""
     try:

@@ -62,6 +62,14 @@ def _converted(scan: Scan, mask: Path | None, chosen: Settings, name: str) -> Co
     """Window and resample one scan with its mask."""
     shape = scan.values.shape[: scan.dimensions]
     axes = grid.axes(shape, scan.spacing, chosen, name)
+    image, notes = pixels(scan, axes, chosen, name)
+    found = None if mask is None else grid.mask(_checked(mask, scan, name), axes)
+    oriented = scan.dimensions == 2 or scan.affine is not None
+    return Converted(image, found, scan.facts, scan.person, (*scan.notes, *notes), oriented)
+
+
+def pixels(scan: Scan, axes: list[grid.Axis], chosen: Settings, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Window and resample the values of a scan to (channels, axes of the grid); and notes on how."""
     levels, notes = _levels(scan, chosen, name)
     levels = np.moveaxis(levels, -1, 0) if scan.colour else levels[None]
     if chosen.colour == "grey" and len(levels) == 3:
@@ -71,9 +79,7 @@ def _converted(scan: Scan, mask: Path | None, chosen: Settings, name: str) -> Co
         image = np.repeat(image, 3, axis=0)
     if image.min() == image.max():
         notes = (*notes, "has no contrast: all pixels are equal")
-    found = None if mask is None else grid.mask(_checked(mask, scan, name), axes)
-    oriented = scan.dimensions == 2 or scan.affine is not None
-    return Converted(image, found, scan.facts, scan.person, (*scan.notes, *notes), oriented)
+    return image, notes
 
 
 def _levels(scan: Scan, chosen: Settings, name: str) -> tuple[NDArray[np.float32], tuple[str, ...]]:
@@ -124,11 +130,31 @@ def _own(scan: Scan, chosen: Settings, name: str) -> tuple[float, float]:
 def _checked(path: Path, scan: Scan, name: str) -> NDArray[np.uint8]:
     """The numbers of a mask that is on the grid of its image; ValueError if it is not."""
     values, found = reader.mask(path, scan)
-    shape = scan.values.shape[: scan.dimensions]
-    if values.shape != shape:
+    return numbers(values, found, scan, str(path), name)
+
+
+def numbers(values: NDArray[Any], found: Scan, scan: Scan, path: str, name: str) -> NDArray[np.uint8]:
+    """The numbers of a mask, from its values and the file as it was read; ValueError if it does not fit its image."""
+    on_grid(values.shape, found, scan, path, name)
+    labels = reader.labels(values, path)
+    if (count := len(held(labels))) > MOST:
         raise ValueError(
-            f"{path} has the shape {_edges(values.shape)} and its image {name} {_edges(shape)}: wanted one"
+            f"{path} holds {count} different values: a mask numbers its structures 0, 1, ...; this may be a grey"
+            " image, or a mask that was saved as JPEG"
         )
+    return labels
+
+
+def held(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The values in a mask, sorted; in the order of memory, since to reorder a large volume takes longer."""
+    return np.unique(labels.ravel(order="K"))
+
+
+def on_grid(edges: tuple[int, ...], found: Scan, scan: Scan, path: str, name: str) -> None:
+    """Raise ValueError unless a mask, or another channel, has the shape and the place of an image."""
+    shape = scan.values.shape[: scan.dimensions]
+    if edges != shape:
+        raise ValueError(f"{path} has the shape {_edges(edges)} and its image {name} {_edges(shape)}: wanted one")
     if (found.affine is None) != (scan.affine is None) and scan.dimensions == 3:
         without = path if found.affine is None else name
         raise ValueError(f"{without} states no orientation, its image or mask does: left and right may be exchanged")
@@ -140,13 +166,6 @@ def _checked(path: Path, scan: Scan, name: str) -> NDArray[np.uint8]:
             raise ValueError(
                 f"{path} is {corner.max():.3g} mm from its image {name}: the mask was made on another grid, resample it"
             )
-    numbers = reader.labels(values, str(path))
-    if (count := len(np.unique(numbers))) > MOST:
-        raise ValueError(
-            f"{path} holds {count} different values: a mask numbers its structures 0, 1, ...; this may be a grey"
-            " image, or a mask that was saved as JPEG"
-        )
-    return numbers
 
 
 def _edges(shape: Sequence[int]) -> str:

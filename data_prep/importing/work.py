@@ -86,10 +86,10 @@ def run(
     open_ = [number for number, name in enumerate(names) if not (place / f"{name}.json").is_file()]
     done = sum(len(part) for number, part in enumerate(parts) if number not in set(open_))
     files = [folder / path for number in open_ for item in parts[number] for path in item.files]
-    processes = _processes(workers, sum(path.stat().st_size for path in files), len(open_))
+    count = processes(workers, sum(path.stat().st_size for path in files), len(open_))
     jobs = (delayed(_part)(parts[number], folder, chosen, place / names[number], salt, strict) for number in open_)
     with tqdm(total=len(items), initial=done, unit="case", desc=title, delay=1) as bar:
-        for finished in Parallel(n_jobs=processes, return_as="generator_unordered", batch_size=1)(jobs):
+        for finished in Parallel(n_jobs=count, return_as="generator_unordered", batch_size=1)(jobs):
             bar.update(finished)
     return [place / name for name in names]
 
@@ -156,7 +156,7 @@ def _record(found: Converted, salt: str) -> dict[str, Any]:
     }
 
 
-def _processes(workers: int | None, size: int, parts: int) -> int:
+def processes(workers: int | None, size: int, parts: int) -> int:
     """How many processes: as wished, or one for each core if there is enough to do."""
     if workers is not None:
         return max(1, min(workers, parts))

@@ -45,6 +45,20 @@ def scans(content: bytes, name: str = "the volume", frames: str = "refuse", mgh:
     return _scans(_single(content, mgh), name, frames)
 
 
+def acquired(content: bytes, name: str = "the volume") -> list[Scan]:
+    """Decode a file as volumes whose axes stay as they are stored, e.g. slices along the last; none has a place.
+
+    For oblique slices, such as short axes of hearts, of which the nearest anatomical axis differs between patients.
+    """
+    from nibabel.affines import voxel_sizes
+
+    found, _ = _volume(_single(content), name)
+    voxels: Any = found.voxels.astype(np.float32) if found.voxels.dtype == np.float64 else found.voxels
+    series = voxels.reshape(*(*voxels.shape, 1, 1)[:3], -1)
+    spacing = tuple(float(size) for size in voxel_sizes(found.affine))
+    return [Scan(series[..., place], spacing) for place in range(series.shape[3])]
+
+
 def pair(header: bytes, voxels: bytes, name: str = "the volume", frames: str = "refuse") -> list[Scan]:
     """Decode a NIfTI or Analyze image whose header and voxels are two files, as `scans` does."""
     return _scans(partial(_pair, header, voxels), name, frames)

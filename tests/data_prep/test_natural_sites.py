@@ -420,9 +420,9 @@ def test_scaling_undoes_gain_and_offset(gain: float, offset: float) -> None:
         ((np.full((30, 30, 30), 7, np.uint8), np.zeros((30, 30, 30), np.uint8)), "no contrast"),
         (
             (volume((30, 30, 30))[0], np.zeros((30, 30, 31), np.uint8)),
-            r"shape \(30, 30, 30\) and its mask \(30, 30, 31\)",
+            "has the shape 30 x 30 x 31 and its image imagesTr/z.nii.gz 30 x 30 x 30",
         ),
-        ((volume((30, 30, 30))[0], np.full((30, 30, 30), 3, np.uint8)), "holds the value 3.*'posterior'"),
+        ((volume((30, 30, 30))[0], np.full((30, 30, 30), 3, np.uint8)), "holds the value 3.*2 \\(posterior\\)"),
     ],
 )
 def test_a_volume_that_does_not_fit_is_named(
