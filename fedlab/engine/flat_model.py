@@ -64,7 +64,7 @@ class FlatModel:
         self.load(weights)
         found, whole = weights.to("cpu").state_dict(), self.model.state_dict()
         kept = whole.keys() | dict(self.model.named_parameters()).keys()  # not buffers that are never stored
-        extra = {name: tensor.to("cpu").clone() for name, tensor in whole.items() if name not in found}
+        extra = {name: _kept(tensor) for name, tensor in whole.items() if name not in found}
         return {name: tensor for name, tensor in found.items() if name in kept} | extra
 
     def differentiate(self, loss: Tensor) -> None:
@@ -160,3 +160,8 @@ def parameter_count(model: nn.Module) -> int:
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """The batch normalisation layers of a model."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """A copy in the host's memory, in its usual order."""
+    return tensor.to("cpu").clone(memory_format=torch.contiguous_format)

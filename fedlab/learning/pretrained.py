@@ -26,7 +26,7 @@ HOLDERS = ("state_dict", "model_state_dict", "model")  # keys under which traini
 PREFIXES = ("module.", "model.", "_orig_mod.")  # of wrappers, removed where every name has them
 OF_RUNS = "weights.safetensors"  # in the folder of a run
 SHARED = "global"  # the model of a run that is taken
-LISTED = 6  # tensors that an error names
+LISTED = 12  # tensors that an error names
 
 
 @dataclass(frozen=True)
