@@ -70,7 +70,7 @@ class ModelCheck:
     name: str
     function: Callable[..., Any]
     make: Callable[[int, Needs], FlatModel]
-    start: tuple[str, str]
+    start: tuple[str, ...]
     frozen: bool
     shape: tuple[int, ...]
     task: Task

@@ -48,7 +48,7 @@ from fedlab.federation.rounds import Ensemble, Localised, Model, RoundContext, S
 from fedlab.federation.server import Server
 from fedlab.federation.settings import FederationSettings
 from fedlab.federation.sites import ALL, LocalParameters, OptimizerStates, Site
-from fedlab.learning import models, networks, pretrained
+from fedlab.learning import models, networks, pretrained, trainable
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRICS
 from fedlab.learning.tasks import Surfaces, Task, task_of, with_balanced_loss
 from fedlab.partitioning import validation
@@ -227,7 +227,7 @@ class Federation:
             name=model,
             function=models.MODELS.parse(model, given=2)[0],
             make=lambda seed, needs: self._flat_model(model, seed, needs),
-            start=(self.settings.trainable, self.weights_version),
+            start=(self.settings.trainable, trainable.version(self.settings.trainable), self.weights_version),
             frozen=self.settings.trainable != "all",
             shape=self.partition.cases.shape,
             task=self.task,

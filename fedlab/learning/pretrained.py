@@ -97,6 +97,8 @@ def read(name: str) -> WeightsFile:
 def load(model: nn.Module, file: WeightsFile) -> list[str]:
     """Load the file's tensors into a model; the names in its last stage if these keep their initial weights.
 
+    A model may have the attribute `names_in_files`, name in published files -> its own name.
+
     Raises
     ------
     ValueError
@@ -104,9 +106,11 @@ def load(model: nn.Module, file: WeightsFile) -> list[str]:
         last stage could be taken over.
     """
     wanted, head = model.state_dict(), head_names(model)
+    published: Mapping[str, str] = getattr(model, "names_in_files", {})
+    found = {published.get(name, name): tensor for name, tensor in file.tensors.items()}
     parameters = {name for name, _ in model.named_parameters()}
     body = [name for name in wanted if name not in head]
-    wrong = _differences(wanted, file.tensors)
+    wrong = _differences(wanted, found)
     if body and not any(name in parameters and name not in wrong for name in body):
         raise _misfit(file, wrong, "no tensor before the last stage matches")
     if body and any(name in head for name in wrong) and all(_at(name, head) for name in wrong):
@@ -115,8 +119,8 @@ def load(model: nn.Module, file: WeightsFile) -> list[str]:
         raise _misfit(file, wrong, "they do not match the model")
     else:
         left_out = []
-    for name in wanted.keys() & file.tensors.keys() - set(left_out):
-        tensor = file.tensors[name]
+    for name in wanted.keys() & found.keys() - set(left_out):
+        tensor = found[name]
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"weights={file.name!r}: {name} holds numbers that are not finite: use another file")
         wanted[name].copy_(tensor)

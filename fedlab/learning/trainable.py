@@ -81,6 +81,12 @@ def check(text: str) -> None:
         raise ValueError(f"trainable={text!r} names nothing to train: write 'all', 'head', or names of stages")
 
 
+def version(text: str) -> str:
+    """What identifies a function of the user's own that the text names; empty without one."""
+    name = text.partition("(")[0].strip()
+    return TRAINABLE.fingerprint(name) if name in TRAINABLE else ""
+
+
 def restrict(model: nn.Module, text: str, seed: int) -> None:
     """Freeze what is not trained, and add the adapters, in place.
 

@@ -1,6 +1,7 @@
 """Files of weights: what is read, what is taken over, and what is refused before anything is trained."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -117,11 +118,11 @@ def test_a_missing_broken_or_dangerous_file_is_refused_before_training(tmp_path)
     class Whole(nn.Module):
         pass
 
-    whole = saved(tmp_path / "zip.pt", network().state_dict())
+    whole = Path(saved(tmp_path / "zip.pt", network().state_dict()))
     nan = network().state_dict()
     nan["0.0.weight"][0] = torch.nan
     save_file(network().state_dict(), tmp_path / "cut.safetensors")
-    for name, content in (("empty.pt", b""), ("text.pt", b"no weights"), ("cut.pt", open(whole, "rb").read()[:900])):
+    for name, content in (("empty.pt", b""), ("text.pt", b"no weights"), ("cut.pt", whole.read_bytes()[:900])):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-9])
     refused = {
