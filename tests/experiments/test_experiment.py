@@ -147,6 +147,7 @@ OWN = {  # a field, the text in it, and a function of the user's own that the te
     "method": "def mine(fed, mu=0.1):\n    return {}",
     "topology": "def mine(sites, rng):\n    return {}",
     "model": "def mine(shape, outputs, width=4):\n    return {}",
+    "trainable": "def mine(model, generator, share=1):\n    return set({})",
     "loss": "def mine(logits, targets, weights, share=0.5):\n    return {}",
     "schedule": "def mine(progress, final=0.1):\n    return {}",
     "participation": "def mine(draw, share=0.5):\n    return {}",
