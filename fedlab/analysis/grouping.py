@@ -122,6 +122,8 @@ def _settings(run: Run) -> dict[str, Any]:
     fields = dict(experiment.model_dump() if hasattr(experiment, "model_dump") else vars(experiment))
     left_out = NOT_COMPARED | (FEDERATION_FIELDS if getattr(run, "partition_fingerprint", None) else set())
     code = {f"the code of {name}": version for name, version in getattr(run, "code", {}).items()}
+    if version := getattr(run, "weights_version", ""):
+        fields["weights"] = version
     return {name: value for name, value in fields.items() if name not in left_out} | code
 
 

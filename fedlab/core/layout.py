@@ -1,12 +1,14 @@
 """Positions of a model's tensors in its flat vector.
 
 The vector holds the P trained parameters in the order of the model's stages, then the Q other floating numbers
-(normalisation statistics, and parameters that are not trained). Each tensor starts at a multiple of 256 bytes, as a
-GPU's vectorised kernels need; the gaps between tensors are padding, which is always zero and never counted, sent or
-saved.
+(normalisation statistics). Each tensor starts at a multiple of 256 bytes, as a GPU's vectorised kernels need; the gaps
+between tensors are padding, which is always zero and never counted, sent or saved.
+
+Frozen tensors are no part of the vector: parameters with requires_grad=False, and the buffers of modules that hold
+frozen parameters only. Every copy of a model has the same ones, so they are never sent, averaged, clipped or attacked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,6 +20,7 @@ from fedlab.core.memory import ALIGNMENT
 
 BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)  # by type, since names do not tell ("downsample.1")
 NORMS = (*BATCH_NORMS, nn.GroupNorm, nn.LayerNorm)
+FACTORS = ("lora_a", "lora_b")  # of low-rank adapters, which do not make the module that holds them a trained one
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Entry:
     """One tensor of the model and its position in the vector.
 
     kind: weight (decays), bias, norm, batchnorm (scale and offset), mean or variance (running statistics of a batch
-    norm), or buffer (others, and parameters that are not trained).
+    norm), or buffer (others).
     """
 
     name: str
@@ -62,16 +65,16 @@ class Layout:
 
     @classmethod
     def of(cls, model: nn.Module, *, pooled: bool = False, channels_last: bool = True) -> "Layout":
-        """Lay out a model: trained parameters in stage order, then those that are not trained, then floating buffers.
+        """Lay out a model: trained parameters in stage order, then floating buffers.
 
-        Tables of integers are no part of it: they are the same in every copy of the model.
+        Frozen tensors and tables of integers are no part of it: they are the same in every copy of the model.
         """
-        kinds, buffers = _kinds(model), dict(model.named_buffers())
+        kinds, frozen = _kinds(model), {id(b) for module in frozen_modules(model) for b in module.buffers()}
+        buffers = {name: b for name, b in model.named_buffers() if id(b) not in frozen}
         parameters = [(name, p.shape, kinds[name]) for name, p in model.named_parameters() if p.requires_grad]
-        fixed = [(name, p.shape, "buffer") for name, p in model.named_parameters() if not p.requires_grad]
         floating = [(name, b.shape, kinds[name]) for name, b in buffers.items() if b.is_floating_point()]
         counters = tuple(name for name, b in buffers.items() if not b.is_floating_point() and not b.ndim)
-        found = [Entry(name, tuple(shape), 0, kind) for name, shape, kind in parameters + fixed + floating]
+        found = [Entry(name, tuple(shape), 0, kind) for name, shape, kind in parameters + floating]
         entries, trained, size = place(found, len(parameters))
         return cls(entries, counters, trained, size, pooled, channels_last)
 
@@ -110,6 +113,19 @@ class Layout:
         """
         inside = [entry for entry in self.entries if entry.stop <= vector.shape[-1]]
         return {entry.name: _view(vector, entry, self.channels_last) for entry in inside}
+
+
+def frozen_modules(model: nn.Module) -> Iterator[nn.Module]:
+    """Modules that hold frozen parameters only, factors of adapters aside; those inside them are not listed.
+
+    They stay in evaluation mode, so that their statistics never move and their dropout is off.
+    """
+    own = [p for name, p in model.named_parameters() if name.rpartition(".")[2] not in FACTORS]
+    if own and not any(p.requires_grad for p in own):
+        yield model
+        return
+    for child in model.children():
+        yield from frozen_modules(child)
 
 
 def place(found: Sequence[Entry], trainable: int) -> tuple[tuple[Entry, ...], int, int]:

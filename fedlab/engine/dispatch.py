@@ -20,7 +20,7 @@ from fedlab.core.typing import Floats, Ints
 from fedlab.core.weights import Weights
 from fedlab.engine.cuda_graph import StreamPool
 from fedlab.engine.device_dataset import DeviceDataset
-from fedlab.engine.flat_model import SMALL_MODEL
+from fedlab.engine.flat_model import SMALL_MODEL, parameter_count
 from fedlab.engine.local_task import ErrorContext, LocalJob, OnTrained, Trained
 from fedlab.engine.lockstep import mean_group_size
 from fedlab.engine.loop import SequentialEngine
@@ -52,7 +52,7 @@ class SeedBatch(Protocol):
 
 def is_small(model: nn.Module) -> bool:
     """Whether one step of the network leaves most of a GPU, or of several cores, unused."""
-    return sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL
+    return parameter_count(model) < SMALL_MODEL
 
 
 def is_dense(model: nn.Module) -> bool:
@@ -76,7 +76,7 @@ class Execution:
         seed_batch: "SeedBatch | None" = None,
     ) -> None:
         """make_engine: one more engine on the same device dataset. seed_batch: runs in lock-step with this one."""
-        self.device, self.parameters = engine.flat.vector.device, engine.flat.layout.parameters
+        self.device, self.parameters = engine.flat.vector.device, parameter_count(engine.flat.model)
         self.dense, self.seed_batch = is_dense(engine.flat.model), seed_batch
         self.engine, self.mode, self.pool = engine, mode, self._make_pool(engine, make_engine, mode)
         self.used: set[str] = set()

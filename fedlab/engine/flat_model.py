@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlab.core.layout import Layout
+from fedlab.core.layout import Layout, frozen_modules
 from fedlab.core.memory import aligned_counters, aligned_zeros
 from fedlab.core.weights import Weights
 
@@ -19,8 +19,8 @@ SMALL_MODEL = 1_000_000  # parameters below which a step uses little of a GPU or
 class FlatModel:
     """A model bound to flat vectors, see `fedlab.core.layout.Layout`.
 
-    vector (size,): all parameters and floating buffers. parameters, buffers: views of its trainable part and of the
-    rest, which are normalisation statistics. gradient (trained,). counts (integer buffers,).
+    vector (size,): all trained parameters and floating buffers. parameters, buffers: views of its trainable part and of
+    the rest, which are normalisation statistics. gradient (trained,). counts (integer buffers,).
     """
 
     def __init__(
@@ -40,8 +40,9 @@ class FlatModel:
         self._bind()
 
     def batch_norms(self) -> list[_BatchNorm]:
-        """The batch normalisation layers."""
-        return batch_norms(self.model)
+        """The batch normalisation layers that are not frozen with the module that holds them."""
+        frozen = {id(each) for module in frozen_modules(self.model) for each in module.modules()}
+        return [norm for norm in batch_norms(self.model) if id(norm) not in frozen]
 
     def load(self, weights: Weights) -> None:
         """Copy the weights of one model (not of a stack) into this one."""
@@ -57,13 +58,13 @@ class FlatModel:
         return out
 
     def state_dict(self, weights: Weights) -> dict[str, Tensor]:
-        """Name -> tensor in the host's memory, all that the model's `load_state_dict` wants: also tables of integers
-        and the second names of shared tensors, which weights do not have.
+        """Name -> tensor in the host's memory, all that the model's `load_state_dict` wants: also frozen tensors,
+        tables of integers and the second names of shared tensors, which weights do not have.
         """
         self.load(weights)
         found, whole = weights.to("cpu").state_dict(), self.model.state_dict()
         kept = whole.keys() | dict(self.model.named_parameters()).keys()  # not buffers that are never stored
-        extra = {name: tensor.to("cpu").clone() for name, tensor in whole.items() if name not in found}
+        extra = {name: _kept(tensor) for name, tensor in whole.items() if name not in found}
         return {name: tensor for name, tensor in found.items() if name in kept} | extra
 
     def differentiate(self, loss: Tensor) -> None:
@@ -93,20 +94,23 @@ class FlatModel:
             torch._foreach_copy_(self._slots, gradients)
 
     def train(self, model: nn.Module | None = None) -> None:
-        """Put this model, or another of its architecture, into training mode."""
+        """Put this model, or another of its architecture, into training mode, except for what is frozen."""
         model = self.model if model is None else model
         if model in self._in_training and model.training:
             return  # visiting every module would take most of the host's time for a small site
         self._in_training.add(model)
         model.train()
+        for module in frozen_modules(model):
+            module.eval()
         if self.frozen_norm:
             for module in batch_norms(model):
                 module.eval()
 
     def _bind(self) -> None:
-        """Move every tensor of the model into the flat vectors, keeping its value."""
+        """Move every tensor of the model that is not frozen into the flat vectors, keeping its value."""
         values = self.layout.views(self.vector)
-        parameters = dict(self.model.named_parameters())
+        self._arrange_frozen()
+        parameters = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if elsewhere := parameters.keys() - values.keys():
             raise ValueError(
                 f"stages of the model share {', '.join(sorted(elsewhere))}, so it cannot be cut between them: give each"
@@ -131,7 +135,33 @@ class FlatModel:
                 module, _, attribute = name.rpartition(".")
                 self.model.get_submodule(module)._buffers[attribute] = view
 
+    def _arrange_frozen(self) -> None:
+        """Put frozen convolution kernels into the memory format of the others."""
+        for parameter in self.model.parameters():
+            if not parameter.requires_grad and parameter.ndim > 3 and self.layout.channels_last:
+                parameter.data = parameter.detach().movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def share_frozen(source: nn.Module, target: nn.Module) -> None:
+    """Let a copy of a model use the memory of the frozen parameters of `source`, and copy all buffers."""
+    known, buffers = dict(source.named_parameters()), dict(source.named_buffers())
+    for name, parameter in target.named_parameters():
+        if not parameter.requires_grad:
+            parameter.data = known[name].detach()
+    for name, buffer in target.named_buffers():
+        buffer.copy_(buffers[name])
+
+
+def parameter_count(model: nn.Module) -> int:
+    """The number of parameters that a step computes with, trained or frozen."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """The batch normalisation layers of a model."""
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """A copy in the host's memory, in its usual order."""
+    return tensor.to("cpu").clone(memory_format=torch.contiguous_format)

@@ -64,12 +64,15 @@ class ModelCheck:
     """How a model is tried.
 
     name: as the user wrote it. function: that builds it. make: (seed, needs) -> a new model with the initial weights of
-    the seed. shape: of an image. single: whether some batch in training has one case.
+    the seed. start: what identifies its file of weights and what is frozen. frozen: whether something may be. shape: of
+    an image. single: whether some batch in training has one case.
     """
 
     name: str
     function: Callable[..., Any]
     make: Callable[[int, Needs], FlatModel]
+    start: tuple[str, ...]
+    frozen: bool
     shape: tuple[int, ...]
     task: Task
     settings: Training
@@ -80,7 +83,7 @@ class ModelCheck:
         """What the model needs; ValueError if it cannot be trained or cannot predict. Each model is tried once."""
         s, task = self.settings, self.task
         model = id(self.function), self.name, self.shape, task.name, task.outputs
-        key = model, self.single, self.device, s.precision, s.batchnorm, s.loss, task.dense
+        key = model, self.start, self.single, self.device, s.precision, s.batchnorm, s.loss, task.dense
         if key not in _KNOWN:
             _KNOWN[key] = self.function, self._find_needs()
         return _KNOWN[key][1]
@@ -93,7 +96,7 @@ class ModelCheck:
                 needs = self._try(Needs(channels_last=False))
             except ValueError:
                 raise error from None
-        if not str(self.function.__module__).startswith("fedlab."):
+        if self.frozen or not str(self.function.__module__).startswith("fedlab."):
             needs = replace(needs, seeded=self._depends_on_seed(needs))
         return needs
 
@@ -126,11 +129,15 @@ class ModelCheck:
                 "gives other outputs in training when it gets the same images, weights and random numbers of PyTorch",
                 "let it draw with torch, and keep what changes in buffers",
             )
-        for name, buffer in self._constants(flat).items():
-            if not torch.equal(buffer, constants[name]):
+        for name, tensor in self._constants(flat).items():
+            if not torch.equal(tensor, constants[name]):
+                frozen = tensor.is_floating_point()
                 raise self._refusal(
-                    f"changes its buffer {name!r} of {_kind(buffer)} in training, which sites cannot average",
-                    "keep what changes in buffers of floats",
+                    f"changes {'the frozen' if frozen else 'its buffer'} {name!r} of {_kind(tensor)} in training,"
+                    f" which {'nothing may change' if frozen else 'sites cannot average'}",
+                    "train the module that holds it, or let it change nothing in evaluation mode"
+                    if frozen
+                    else "keep what changes in buffers of floats",
                 )
         if self.single:
             flat.load(start)
@@ -200,9 +207,10 @@ class ModelCheck:
         return torch.random.fork_rng(devices=[flat.vector.device] if flat.vector.is_cuda else [])
 
     def _constants(self, flat: FlatModel) -> dict[str, Tensor]:
-        """Copies of the buffers that are no part of the weights: tables of integers."""
+        """Copies of the tensors that are no part of the weights: frozen ones, and tables of integers."""
         known = {entry.name for entry in flat.layout.entries} | {*flat.layout.counters}
-        return {name: buffer.clone() for name, buffer in flat.model.named_buffers() if name not in known}
+        tensors = {**dict(flat.model.named_parameters()), **dict(flat.model.named_buffers())}
+        return {name: tensor.detach().clone() for name, tensor in tensors.items() if name not in known}
 
     def _logits(self, flat: FlatModel, images: Tensor, mode: str) -> Tensor:
         """The model's outputs (b, outputs); ValueError if it returns something else."""

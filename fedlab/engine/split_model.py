@@ -3,7 +3,8 @@
 They exchange tensors in a protocol only (`vanilla`, `u_shaped`), through `send`: a function (tensors, direction, what)
 -> the tensors that arrive. Activations at the cut layer are called smashed data in the literature. In a network with
 skip connections they are a tuple: what the next stage gets, and the skip connections that cross the cut. With a tail
-the client keeps what its last stages get as its first ones made it, see `Passed`: an empty tensor is in its place.
+the client keeps what its last stages get as its first ones made it, see `Passed`: an empty tensor is in its place. No
+gradient is sent for frozen stages: down for what they made, up where the tail alone is trained.
 """
 
 import contextlib
@@ -65,7 +66,7 @@ class SplitPart:
     def read(self, keep_optimizer: bool) -> Weights:
         """The present weights; keep_optimizer: with the optimizer's state."""
         w = self.flat.read()
-        if not (keep_optimizer and self.optimizer.slots):
+        if not (keep_optimizer and self.optimizer.slots and self.has_parameters):
             return w
         return replace(w, moments=self.moments.vectors.clone(), steps=np.array(self.moments.steps))
 
@@ -101,13 +102,17 @@ class Client(SplitPart):
         self.passed, self._kept_gradients = passed or Passed(), dict[int, Tensor]()
         stages = list(flat.model.children())
         self.front, self.tail = nn.Sequential(*stages[:cut]), nn.Sequential(*stages[cut:])
-        self.trains_front = any(True for _ in self.front.parameters())
+        self.trains_front = any(parameter.requires_grad for parameter in self.front.parameters())
 
     def forward(self, images: Tensor) -> Crossing:
         """Activations at the cut layer (smashed data)."""
         self.flat.free_gradients()
         _, self._smashed = self._forward(self.front, images, leaf=False)
         return without(self._smashed, self.passed.unused)
+
+    def needed(self, gradient: Crossing) -> Crossing:
+        """What the client needs of the gradient at the cut layer: nothing for what frozen stages made."""
+        return without(gradient, [at for at, made in enumerate(_parts(self._smashed)) if not made.requires_grad])
 
     def loss(self, features: Crossing, labels: Tensor, task: Task) -> tuple[Tensor, Crossing]:
         """(loss, gradient at the second cut), with labels that stay at the site."""
@@ -206,7 +211,7 @@ def vanilla(client: Client, server: Server, images: Tensor, labels: Tensor, task
     assert isinstance(sent, Tensor)
     loss, gradient = server.loss(smashed, sent, task)
     if client.trains_front:
-        client.backward(send(gradient, "down", "gradients"))
+        client.backward(send(client.needed(gradient), "down", "gradients"))
     return loss
 
 
@@ -214,7 +219,8 @@ def u_shaped(client: Client, server: Server, images: Tensor, labels: Tensor, tas
     """Train on one batch whose labels stay at the site (Vepakomma 2018, arXiv:1812.00564); its loss."""
     features = server.forward(send(client.forward(images), "up", "activations"))
     loss, gradient = client.loss(send(features, "down", "features"), labels, task)
-    gradient = server.backward(send(gradient, "up", "gradients"))
+    if server.has_parameters or client.trains_front:
+        gradient = server.backward(send(gradient, "up", "gradients"))
     if client.trains_front:
-        client.backward(send(gradient, "down", "gradients"))
+        client.backward(send(client.needed(gradient), "down", "gradients"))
     return loss

@@ -18,6 +18,7 @@ from fedlab.core.typing import Ints
 from fedlab.core.warnings import warn
 from fedlab.core.weights import Weights
 from fedlab.engine.batchable_norms import BatchableNorms
+from fedlab.engine.flat_model import share_frozen
 from fedlab.engine.local_task import ErrorContext, LocalJob, Trained, Usage
 from fedlab.engine.lockstep import lockstep
 from fedlab.engine.loop import SequentialEngine
@@ -309,9 +310,13 @@ class VmapEngine:
         layout, vector, counts = w.layout, torch.stack([w.vector, w.vector]), torch.stack([w.counts, w.counts])
         try:
             self.model = copy.deepcopy(flat.model)
+            share_frozen(flat.model, self.model)
             run = vmap(lambda state, images: functional_call(self.model, state, (images,)))
             for training in (True, False):
-                self.model.train(training)
+                if training:
+                    flat.train(self.model)
+                else:
+                    self.model.eval()
                 state = {name: view.clone() for name, view in layout.views(vector).items()}
                 with torch.set_grad_enabled(training), self.engine.autocast(), BatchableNorms():
                     leaves = [state[name].requires_grad_(training) for name in layout.views(flat.gradient)]

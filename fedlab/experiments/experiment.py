@@ -32,7 +32,7 @@ from fedlab.heterogeneity import (
 )
 from fedlab.heterogeneity.acquisition import presets
 from fedlab.heterogeneity.axes import AXES
-from fedlab.learning import augmentation, losses, settings
+from fedlab.learning import augmentation, losses, pretrained, settings, trainable
 from fedlab.learning.models import MODELS
 from fedlab.partitioning import holdout
 from fedlab.partitioning.build import ARGUMENTS, partition
@@ -45,6 +45,7 @@ CODE: dict[str, Registry] = {  # field -> the functions that its text may name; 
     "model": MODELS,
     "schedule": settings.SCHEDULES,
     "loss": losses.LOSSES,
+    "trainable": trainable.TRAINABLE,
     "participation": participation.SCHEMES,
     "stragglers": participation.STRAGGLING,
     "aggregate": aggregation.RULES,
@@ -146,6 +147,13 @@ class Experiment(FederationSettings):
         Also evaluate a travelling model after each visit to a site.
     batchnorm : {"avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"}, default "avg"
         How batch normalisation is treated across sites.
+    weights : str, optional
+        File of weights to start from: safetensors, a file of `torch.save`, or a run folder. Its content identifies the
+        run. Names and shapes must match the model except for the last stage, which keeps its initial weights where it
+        differs.
+    trainable : str, default "all"
+        What is trained: "all", "head" (the last stage), names of stages and parameters as in "3, 4*, head", or
+        "lora(rank=4, alpha=8)". The rest is frozen and never travels: sites are assumed to hold the file of weights.
     normalisation : {"none", "image", "site", "global"}, default "none"
         Statistics that standardise intensities; they decide which scanner differences survive.
     augment : str, default "none"
@@ -195,6 +203,7 @@ class Experiment(FederationSettings):
     method: str = "fedavg"
 
     _asked: "Experiment | None" = PrivateAttr(None)
+    _weights_version: str = PrivateAttr("")
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -358,7 +367,7 @@ class Experiment(FederationSettings):
     def identity(self, part: Partition, version: int) -> str:
         """Hash of all that decides the result: fields, partition, own functions, format of the folder.
 
-        A folder of cases counts by its content, not by the place where it lies.
+        A folder of cases and a file of weights count by their content, not by the place where they lie.
         """
         asked = self.asked.dataset
         return self._hashed(part.cases.name if catalogue.folder_of(asked) else asked, part, version)
@@ -369,11 +378,19 @@ class Experiment(FederationSettings):
 
     def _hashed(self, dataset: str, part: Partition, version: int) -> str:
         fields = self.asked.model_dump(exclude={"execution"}) | {"dataset": dataset, "model": self.model}
-        for name in ("loss", "class_weights"):  # unknown to runs of earlier versions
+        self._weights_version = pretrained.version(self.weights)
+        if self.weights is not None:
+            fields["weights"] = self._weights_version
+        for name in ("loss", "class_weights", "weights", "trainable"):  # unknown to runs of earlier versions
             if fields[name] == type(self).model_fields[name].default:
                 del fields[name]
         text = json.dumps([fields, part.fingerprint, version, *self.user_code()], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+    @property
+    def weights_version(self) -> str:
+        """Hash of the file of weights when the run was identified; empty without a file, or before."""
+        return self._weights_version
 
     def user_code(self) -> list[str]:
         """What identifies each user function that a field names, and the content of files that its text names."""

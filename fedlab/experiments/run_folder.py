@@ -168,6 +168,11 @@ class Run:
         """Name -> version of each function of the user's own that the experiment names."""
         return dict(self._about.get("code", {}))
 
+    @property
+    def weights_version(self) -> str:
+        """Hash of the file of weights from which the run started; empty if there was none."""
+        return str(self._about.get("weights", ""))
+
     @cached_property
     def partition_table(self) -> pd.DataFrame:
         """The site and split of each case: columns case, site, split; held-out sites included."""
@@ -485,7 +490,9 @@ def finished(target: Path, experiment: Experiment, part: Partition) -> Run:
     if not (target / ABOUT).is_file():
         raise DamagedError(f"{target} is damaged: it has no {ABOUT}: {remedy}")
     run = read(target)
-    asked, stored = (one.model_dump(exclude={*DESCRIBED, "execution"}) for one in (experiment, run.experiment))
+    asked, stored = (
+        one.model_dump(exclude={*DESCRIBED, "execution", "weights"}) for one in (experiment, run.experiment)
+    )
     if stored != asked or run._about.get("partition_fingerprint", part.fingerprint) != part.fingerprint:
         raise DamagedError(f"{target} is damaged: it holds the files of another run: {remedy}")
     _remove_scratch(target)  # of a process that was killed before it came to it
@@ -610,6 +617,7 @@ def _about(record: Recorder, experiment: Experiment) -> dict[str, Any]:
         "partition_fingerprint": record.fed.partition.fingerprint,
         "fingerprints": record.fed.partition.fingerprints,
         "code": experiment.code_versions(),
+        **({"weights": record.fed.weights_version} if record.fed.weights_version else {}),
     }
 
 

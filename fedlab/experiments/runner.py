@@ -30,7 +30,8 @@ from fedlab.experiments.processes import PendingRun, run_in_processes
 from fedlab.experiments.recorder import Recorder
 from fedlab.experiments.run_folder import Run
 from fedlab.federation import Federation
-from fedlab.learning.models import build
+from fedlab.learning import pretrained
+from fedlab.learning.networks import network
 from fedlab.learning.tasks import task_of
 from fedlab.partitioning.partitions import Partition
 
@@ -186,16 +187,18 @@ def _combinations(experiment: Experiment, partition: Partition | None, axes: dic
 
 def _check_federations(experiments: list[Experiment], partition: Partition | None) -> None:
     """Make each partition and each model of a grid once; ValueError where one of them is impossible."""
-    decisive = {*DESCRIBED, "model", "batchnorm", "loss", "class_weights"}
+    decisive = {*DESCRIBED, "model", "batchnorm", "loss", "class_weights", "weights", "trainable", "precision"}
     distinct = {json.dumps(one.model_dump(include=decisive)): one for one in experiments}
     for one in distinct.values():
         _check_model(one, (partition or _partition_of(one)).cases)
 
 
 def _check_model(experiment: Experiment, cases: Cases) -> None:
-    """Build the model once; ValueError where model, loss or class weights do not fit the dataset."""
+    """Build the model once; ValueError where model, weights, loss or class weights do not fit the dataset."""
     task = task_of(cases, experiment.loss, experiment.class_weights)
-    build(experiment.model, cases.shape, task.outputs, experiment.seed, experiment.batchnorm, task.dense)
+    file = None if experiment.weights is None else pretrained.read(experiment.weights)
+    about = experiment.model, experiment, cases.shape, task.outputs
+    network(*about, seed=experiment.seed, dense=task.dense, file=file)
 
 
 def _unfinished(experiments: list[Experiment], partition: Partition | None, folder: Folder) -> list[PendingRun]:
@@ -281,11 +284,21 @@ def _execute(
             return run_folder.finished(target, experiment, part)
         work.mkdir(parents=True, exist_ok=True)
         fed = Federation(part, experiment.model, experiment, lockstep)
+        _check_weights(experiment, fed)
         if reason := idle_gpu(experiment, fed.device, _load(fed, 1 if lockstep is None else MAX_RUNS)):
             warn(reason)
-        with threads_for(fed.layout.parameters, fed.device):
+        with threads_for(fed.execution.parameters, fed.device):
             record = _train(experiment, fed, work, observer)
             return run_folder.finish(record, experiment, target)
+
+
+def _check_weights(experiment: Experiment, fed: Federation) -> None:
+    """Refuse a file of weights that has changed since the folder of the run was named after its content."""
+    if experiment.weights_version not in ("", fed.weights_version):
+        raise ValueError(
+            f"weights={experiment.weights!r} has changed since the run was planned: run the experiment again, and the"
+            " file's present content identifies it"
+        )
 
 
 def _load(fed: Federation, runs: int) -> Load:
@@ -293,7 +306,7 @@ def _load(fed: Federation, runs: int) -> Load:
     batches = [min(fed.settings.batch_size or site.cases, site.cases) for site in fed.sites]
     streamed = any(event == "images streamed" for _, _, event, _ in fed.round_log.events)
     space = tuple(fed.partition.cases.shape[1:])
-    return Load(fed.layout.parameters, space, max(batches), sum(batches) * runs, streamed)
+    return Load(fed.execution.parameters, space, max(batches), sum(batches) * runs, streamed)
 
 
 def _train(experiment: Experiment, fed: Federation, work: Path, observer: Observer | None) -> Recorder:

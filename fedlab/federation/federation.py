@@ -34,7 +34,7 @@ from fedlab.engine.cuda_graph import CudaGraphEngine
 from fedlab.engine.device_dataset import DeviceDataset
 from fedlab.engine.devices import find_device
 from fedlab.engine.dispatch import Execution
-from fedlab.engine.flat_model import FlatModel
+from fedlab.engine.flat_model import FlatModel, share_frozen
 from fedlab.engine.loop import SequentialEngine
 from fedlab.engine.model_check import ModelCheck, Needs
 from fedlab.engine.optimizers import optimizer_of
@@ -48,7 +48,7 @@ from fedlab.federation.rounds import Ensemble, Localised, Model, RoundContext, S
 from fedlab.federation.server import Server
 from fedlab.federation.settings import FederationSettings
 from fedlab.federation.sites import ALL, LocalParameters, OptimizerStates, Site
-from fedlab.learning import models
+from fedlab.learning import models, networks, pretrained, trainable
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRICS
 from fedlab.learning.tasks import Surfaces, Task, task_of, with_balanced_loss
 from fedlab.partitioning import validation
@@ -88,6 +88,8 @@ class Federation:
         Labels as the annotators of each site wrote them.
     ledger : Ledger
         Bytes and messages that crossed so far.
+    weights_version : str
+        Hash of the file of weights that `start` comes from; empty if there is none.
 
     Examples
     --------
@@ -131,7 +133,11 @@ class Federation:
         scheme = s.participation, s.availability, s.stragglers, s.failures
         self.participation = Participation(self.names, self.shares, s.seed, *scheme)
         self.schedule, self.round_log = Schedule(settings, self.participation), RoundLog()
+        self._file = None if s.weights is None else pretrained.read(s.weights)
+        self._left_out: tuple[str, ...] = ()
+        self.weights_version = "" if self._file is None else self._file.version
         engine = self._engine(model, targets, seed_batch)
+        self._file = None
         self.layout, self.start = engine.flat.layout, engine.flat.read()
         self.private = LocalParameters(self.layout, settings.batchnorm, self.start, len(self.sites))
         self.optimizers = OptimizerStates(settings.local_optimizer, self.private)
@@ -165,6 +171,7 @@ class Federation:
                 "images streamed", "they do not fit into memory: read from a scratch file as needed"
             )
         self._warn_of_minorities(targets)
+        self._warn_of_a_new_head()
 
     # -- construction ------------------------------------------------------------------------------------------------
 
@@ -211,7 +218,7 @@ class Federation:
 
     def _another_engine(self, model: str, first: SequentialEngine) -> SequentialEngine:
         """One more engine on the same images, to train sites in parallel."""
-        flat = self._flat_model(model, self.settings.seed, first.needs, first.flat.layout)
+        flat = self._flat_model(model, self.settings.seed, first.needs, first.flat)
         return self._engine_of(flat, first.needs, first.dataset)
 
     def _needs(self, model: str) -> Needs:
@@ -220,6 +227,8 @@ class Federation:
             name=model,
             function=models.MODELS.parse(model, given=2)[0],
             make=lambda seed, needs: self._flat_model(model, seed, needs),
+            start=(self.settings.trainable, trainable.version(self.settings.trainable), self.weights_version),
+            frozen=self.settings.trainable != "all",
             shape=self.partition.cases.shape,
             task=self.task,
             settings=self.settings,
@@ -227,14 +236,21 @@ class Federation:
             single=any(site.batches.size == 1 for site in self.sites),
         ).needs()
 
-    def _flat_model(self, model: str, seed: int, needs: Needs, layout: Layout | None = None) -> FlatModel:
-        """The network with the initial weights of this seed, on the device; layout: that of another copy."""
-        settings, cases = self.settings, self.partition.cases
-        built = models.build(model, cases.shape, self.task.outputs, seed, settings.batchnorm, self.task.dense)
-        built = built.to(device=self.device, dtype=settings.dtype)
-        if layout is None:
+    def _flat_model(self, model: str, seed: int, needs: Needs, first: FlatModel | None = None) -> FlatModel:
+        """The network with the weights of the file, or the initial ones of this seed, on the device.
+
+        first: another copy, which has the same frozen tensors and the same layout.
+        """
+        settings, about = self.settings, (self.partition.cases.shape, self.task.outputs)
+        found = networks.network(model, settings, *about, seed=seed, dense=self.task.dense, file=self._file)
+        built = found.model.to(device=self.device)
+        if first is None:
             pooled = settings.batchnorm == "pooled"
             layout = Layout.of(built, pooled=pooled, channels_last=needs.channels_last)
+            self._left_out = found.left_out
+        else:
+            layout = first.layout
+            share_frozen(first.model, built)
         needs.prepare(built)
         return FlatModel(built, layout, frozen_norm=settings.batchnorm == "frozen")
 
@@ -257,6 +273,13 @@ class Federation:
             for name in self.names:
                 self.ledger.record(0, name, "up", "statistics", up)
                 self.ledger.record(0, name, "down", "statistics", down)
+
+    def _warn_of_a_new_head(self) -> None:
+        """Warn and record that the last stage does not come from the file of weights."""
+        if self._left_out:
+            what = f"the last stage ({', '.join(self._left_out)}) of weights={self.settings.weights!r} does not fit"
+            self.round_log.record_event("head not loaded", f"{what}: it keeps its initial weights")
+            warn(f"{what}, and keeps its initial weights; all before it is taken over")
 
     def _warn_of_minorities(self, labels: Ints) -> None:
         """Warn that a robust rule cannot tell a malicious site from an honest one with other patients."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from fedlab.core import arguments
 from fedlab.core.arguments import Bounds, Count, Fraction, NotNegative
 from fedlab.core.registry import LONGEST, Registry, nearest
-from fedlab.learning import augmentation, losses
+from fedlab.learning import augmentation, losses, trainable
 
 __all__ = ["SCHEDULES", "Training", "constant", "cosine", "step"]
 
@@ -78,6 +78,12 @@ class Training(BaseModel):
     batchnorm : {"avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"}, default "avg"
         Batch normalisation across sites: statistics averaged, pooled as those of the union, kept at the sites
         ("silobn", "params_only"), kept with scale and offset ("fedbn"), frozen, or group normalisation instead.
+    weights : str, optional
+        File of weights to start from: safetensors, a file of `torch.save`, or a run folder. Names and shapes must match
+        the model except for the last stage, which keeps its initial weights where it differs.
+    trainable : str, default "all"
+        What is trained: "all", "head" (the last stage), names of stages and parameters as in "3, 4*, head", or
+        "lora(rank=4, alpha=8)". The rest is frozen and never travels: sites are assumed to hold the file of weights.
     normalisation : {"none", "image", "site", "global"}, default "none"
         Statistics that standardise intensities: of each image, of each site, or of all sites. It decides which
         scanner differences survive.
@@ -116,6 +122,8 @@ class Training(BaseModel):
     loss: str = "auto"
     class_weights: str | list[float] = "none"
     batchnorm: Literal["avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"] = "avg"
+    weights: str | None = None
+    trainable: str = "all"
     normalisation: Literal["none", "image", "site", "global"] = "none"
     augment: str = "none"
     precision: Literal["float32", "float64", "bf16"] = "float32"
@@ -147,6 +155,10 @@ class Training(BaseModel):
     def read(cls, name: str, value: Any, hint: Any) -> Any:
         """The value of a field; numbers may be given as text, and as NumPy holds them."""
         value = _plain(value)
+        if name == "trainable" and isinstance(value, list | tuple) and all(isinstance(each, str) for each in value):
+            return ", ".join(value)
+        if name == "weights" and isinstance(value, str):
+            return None if SPELT.get(value.strip().lower(), "") is None else value
         if isinstance(value, str) and hint is not str and get_origin(hint) is not Literal:
             value = _literal(value, hint)
         whole = isinstance(value, float) and value.is_integer() and not arguments.fits(value, hint)
@@ -161,6 +173,7 @@ class Training(BaseModel):
     def _consistent(self) -> Self:
         SCHEDULES.parse(self.schedule, given=1)
         augmentation.parse(self.augment)
+        trainable.check(self.trainable)
         weights = self.class_weights
         if isinstance(weights, str) and weights not in ("none", "balanced"):
             raise ValueError(

@@ -29,7 +29,7 @@ class LockstepMethod:
 
     def advance(self) -> None:
         """Train and evaluate one round."""
-        with threads_for(self.fed.layout.parameters, self.fed.device):
+        with threads_for(self.fed.execution.parameters, self.fed.device):
             self.record.add(next(self._rounds))
 
     def curve(self, metric: str, split: str) -> pd.DataFrame:

@@ -67,6 +67,13 @@ CELLS = {  # field -> the text of the experiment, a cell, and an edit of it
             return BY * (logits[:, 0].sigmoid() - targets).abs() ** power
         """,
     ),
+    "trainable": (
+        {"trainable": "mine"},
+        """
+        def mine(model, generator):
+            return {name for name, _ in list(model.named_parameters())[:BY]}
+        """,
+    ),
     "participation": (
         {"participation": "mine(1)"},
         """
