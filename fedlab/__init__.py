@@ -14,6 +14,7 @@ from fedlab.algorithms import METHODS
 from fedlab.analysis.client_drift import drift, weight_divergence
 from fedlab.analysis.communication import costs
 from fedlab.analysis.comparison import compare
+from fedlab.analysis.joining.verdicts import verdict
 from fedlab.analysis.segmented_cases import predicted_masks
 from fedlab.analysis.split_leakage import leakage
 from fedlab.data.cases import register_figure
@@ -56,6 +57,7 @@ __all__ = [
     "predicted_masks",
     "run",
     "runs",
+    "verdict",
     "weight_divergence",
     "widgets",
 ]

@@ -10,6 +10,8 @@ Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `ran
 costs), `communication_cost` (performance against cost), `transfer` (cross-site generalization), `forgetting` (between
 visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
 
+Of sites that may join: `verdict` (the gain of each site, the verdict, and the counts behind it).
+
 Of runs that segment: `contours` (true and predicted masks of the worst and the median case), `case_scores` (a metric
 of every case by site and method), `volume_agreement` (predicted against true volume).
 
@@ -24,6 +26,7 @@ from fedlab.plots.case_sheet import cases
 from fedlab.plots.identical import duplicates
 from fedlab.plots.images import leakage, samples
 from fedlab.plots.intensities import intensity
+from fedlab.plots.joining import verdict
 from fedlab.plots.measured_shift import doses, shift
 from fedlab.plots.method_comparison import communication_cost, ranking
 from fedlab.plots.rounds import curves, forgetting, participation
@@ -62,5 +65,6 @@ __all__ = [
     "shift",
     "sites",
     "transfer",
+    "verdict",
     "volume_agreement",
 ]
