@@ -14,6 +14,8 @@ from fedlab.algorithms import METHODS
 from fedlab.analysis.client_drift import drift, weight_divergence
 from fedlab.analysis.communication import costs
 from fedlab.analysis.comparison import compare
+from fedlab.analysis.joining.absent_sites import leave_one_out
+from fedlab.analysis.joining.conformal_sets import conformal
 from fedlab.analysis.joining.verdicts import verdict
 from fedlab.analysis.segmented_cases import predicted_masks
 from fedlab.analysis.split_leakage import leakage
@@ -43,6 +45,7 @@ __all__ = [
     "Partition",
     "Study",
     "compare",
+    "conformal",
     "costs",
     "dose_response",
     "drift",
@@ -50,6 +53,7 @@ __all__ = [
     "grid",
     "import_images",
     "leakage",
+    "leave_one_out",
     "load",
     "parameters",
     "partition",

@@ -10,7 +10,8 @@ Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `ran
 costs), `communication_cost` (performance against cost), `transfer` (cross-site generalization), `forgetting` (between
 visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
 
-Of sites that may join: `verdict` (the gain of each site, the verdict, and the counts behind it).
+Of sites that may join: `verdict` (the gain of each site, the verdict, and the counts behind it), `conformal` (coverage
+and size of prediction sets).
 
 Of runs that segment: `contours` (true and predicted masks of the worst and the median case), `case_scores` (a metric
 of every case by site and method), `volume_agreement` (predicted against true volume).
@@ -21,6 +22,7 @@ against the measured shift).
 `save` writes a figure to files.
 """
 
+from fedlab.plots.calibrated_sites import conformal
 from fedlab.plots.case_mix import partition, population
 from fedlab.plots.case_sheet import cases
 from fedlab.plots.identical import duplicates
@@ -43,6 +45,7 @@ __all__ = [
     "case_scores",
     "cases",
     "communication_cost",
+    "conformal",
     "contours",
     "costs_of_heterogeneity",
     "curves",

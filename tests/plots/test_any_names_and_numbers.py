@@ -61,6 +61,13 @@ def judged_sites(sites: list[str], method: str) -> pd.DataFrame:
                         negative_transfer=True, may_join=True)  # fmt: skip
 
 
+def prediction_sets(sites: list[str]) -> pd.DataFrame:
+    """A frame as `fedlab.conformal` makes it, for two ways of calibration."""
+    table = pd.DataFrame({"site": [*sites, "pooled"], "class": "all classes", "own": 1234.0, "tests": 4321})
+    numbers = {"coverage": 0.85, "low": 0.8, "high": 0.9, "band_low": 0.85, "band_high": 0.95, "size": 12.25}
+    return pd.concat([table.assign(calibration=way, **numbers) for way in ("pooled", "site")], ignore_index=True)
+
+
 def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
     """Every plot of these sites, classes and methods, as a function."""
     part = AnyPartition(sites, classes, column)
@@ -99,16 +106,34 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
         "participation": lambda: plots.participation(any_run(sites)),
         "leakage": lambda: plots.leakage(leaked, n=40),
         "verdict": lambda: plots.verdict(judged),
+        "conformal": lambda: plots.conformal(prediction_sets(sites)),
     }
 
 
 PLOTS = [
     *("partition", "samples", "samples, cases", "population", "sites", "shift", "curves", "local_vs_global"),
     *("local_vs_global, one method", "transfer", "ranking", "communication_cost", "forgetting", "participation"),
-    "verdict", "leakage",
+    "verdict", "conformal", "leakage",
 ]  # fmt: skip
-LIKE_OTHERS = {"verdict", "curves", "communication_cost", "forgetting", "samples, cases"}  # in how they are bounded
-WITH_SITES = {"partition", "samples", "population", "sites", "local_vs_global", "transfer", "participation", "verdict"}
+LIKE_OTHERS = {
+    "verdict",
+    "conformal",
+    "curves",
+    "communication_cost",
+    "forgetting",
+    "samples, cases",
+}  # in how they are bounded
+WITH_SITES = {
+    "partition",
+    "samples",
+    "population",
+    "sites",
+    "local_vs_global",
+    "transfer",
+    "participation",
+    "verdict",
+    "conformal",
+}
 WITH_CLASSES = {"partition", "samples", "samples, cases"}
 WITH_METHODS = {"curves", "local_vs_global", "ranking", "communication_cost"}
 
