@@ -11,7 +11,7 @@ costs), `communication_cost` (performance against cost), `transfer` (cross-site 
 visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
 
 Of sites that may join: `verdict` (the gain of each site, the verdict, and the counts behind it), `conformal` (coverage
-and size of prediction sets).
+and size of prediction sets), `recalibration` (gain in log loss).
 
 Of runs that segment: `contours` (true and predicted masks of the worst and the median case), `case_scores` (a metric
 of every case by site and method), `volume_agreement` (predicted against true volume).
@@ -22,7 +22,7 @@ against the measured shift).
 `save` writes a figure to files.
 """
 
-from fedlab.plots.calibrated_sites import conformal
+from fedlab.plots.calibrated_sites import conformal, recalibration
 from fedlab.plots.case_mix import partition, population
 from fedlab.plots.case_sheet import cases
 from fedlab.plots.identical import duplicates
@@ -63,6 +63,7 @@ __all__ = [
     "presence",
     "price",
     "ranking",
+    "recalibration",
     "samples",
     "save",
     "shift",

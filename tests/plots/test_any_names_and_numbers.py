@@ -68,6 +68,14 @@ def prediction_sets(sites: list[str]) -> pd.DataFrame:
     return pd.concat([table.assign(calibration=way, **numbers) for way in ("pooled", "site")], ignore_index=True)
 
 
+def recalibrated(sites: list[str]) -> pd.DataFrame:
+    """A frame as `recalibrate` makes it, for both ways."""
+    table = pd.DataFrame({"site": sites, "cases": 40, "tests": 90, "parameter": 1.5, "note": ""})
+    numbers = {"log_loss_gain": 0.02, "log_loss_low": 0.01, "log_loss_high": 0.03}
+    table = table.assign(slope_before=0.5, slope_after=1.0)
+    return pd.concat([table.assign(by=way, **numbers) for way in ("temperature", "intercept")], ignore_index=True)
+
+
 def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
     """Every plot of these sites, classes and methods, as a function."""
     part = AnyPartition(sites, classes, column)
@@ -106,6 +114,7 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
         "participation": lambda: plots.participation(any_run(sites)),
         "leakage": lambda: plots.leakage(leaked, n=40),
         "verdict": lambda: plots.verdict(judged),
+        "recalibration": lambda: plots.recalibration(recalibrated(sites)),
         "conformal": lambda: plots.conformal(prediction_sets(sites)),
     }
 
@@ -113,7 +122,7 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
 PLOTS = [
     *("partition", "samples", "samples, cases", "population", "sites", "shift", "curves", "local_vs_global"),
     *("local_vs_global, one method", "transfer", "ranking", "communication_cost", "forgetting", "participation"),
-    "verdict", "conformal", "leakage",
+    "verdict", "conformal", "recalibration", "leakage",
 ]  # fmt: skip
 LIKE_OTHERS = {
     "verdict",
