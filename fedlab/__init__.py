@@ -15,6 +15,7 @@ from fedlab.analysis.client_drift import drift, weight_divergence
 from fedlab.analysis.communication import costs
 from fedlab.analysis.comparison import compare
 from fedlab.analysis.joining.absent_sites import leave_one_out
+from fedlab.analysis.joining.coalitions import contributions
 from fedlab.analysis.joining.conformal_sets import conformal
 from fedlab.analysis.joining.verdicts import verdict
 from fedlab.analysis.segmented_cases import predicted_masks
@@ -46,6 +47,7 @@ __all__ = [
     "Study",
     "compare",
     "conformal",
+    "contributions",
     "costs",
     "dose_response",
     "drift",
