@@ -11,7 +11,8 @@ costs), `communication_cost` (performance against cost), `transfer` (cross-site 
 visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
 
 Of sites that may join: `verdict` (the gain of each site, the verdict, and the counts behind it), `conformal` (coverage
-and size of prediction sets), `recalibration` (gain in log loss).
+and size of prediction sets), `recalibration` (gain in log loss),
+`contributions` (of each site).
 
 Of runs that segment: `contours` (true and predicted masks of the worst and the median case), `case_scores` (a metric
 of every case by site and method), `volume_agreement` (predicted against true volume).
@@ -28,7 +29,7 @@ from fedlab.plots.case_sheet import cases
 from fedlab.plots.identical import duplicates
 from fedlab.plots.images import leakage, samples
 from fedlab.plots.intensities import intensity
-from fedlab.plots.joining import verdict
+from fedlab.plots.joining import contributions, verdict
 from fedlab.plots.measured_shift import doses, shift
 from fedlab.plots.method_comparison import communication_cost, ranking
 from fedlab.plots.rounds import curves, forgetting, participation
@@ -47,6 +48,7 @@ __all__ = [
     "communication_cost",
     "conformal",
     "contours",
+    "contributions",
     "costs_of_heterogeneity",
     "curves",
     "distance",

@@ -1,4 +1,4 @@
-"""Whether sites should join: the verdict of each site (`verdict`)."""
+"""Whether sites should join: the verdict of each site (`verdict`), and what each adds (`contributions`)."""
 
 from __future__ import annotations
 
@@ -155,3 +155,74 @@ def _legend(ax: Axes, table: pd.DataFrame) -> float:
         if box.width <= room * dpi:
             break
     return max(HEADER, float(box.height / dpi * style.POINTS))
+
+
+# -- contributions ---------------------------------------------------------------------------------------------------
+
+PARTS = {"leave_one_out": ("low", "high", "^", "#009E73", "lost without the site"),
+         "shapley": ("shapley_low", "shapley_high", "D", style.BLUE, "Shapley value")}  # fmt: skip
+
+
+def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawing:
+    """Draw what each site contributes: what is lost without it, and its Shapley value, with 95 % intervals.
+
+    The sites with most training cases are on top; those that do not fit are counted.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The frame of `fedlab.contributions`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Drawing
+        (figure, table). table: the frame, from the largest site to the smallest.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import fedlab
+    >>> lost = {"leave_one_out": [0.02, 0.01], "low": [0.01, -0.01], "high": [0.03, 0.03], "metric": "auroc"}
+    >>> frame = pd.DataFrame({"site": ["A", "B"], "cases": [50, 90], **lost, "patients": 40, "seeds": 3})
+    >>> fedlab.plots.contributions(frame).table["site"].tolist()
+    ['B', 'A']
+    """
+    found = pd.DataFrame(table)
+    found = found.set_index("site").loc[by_size(found.set_index("site")["cases"])].reset_index()
+    rows, pitch = style.fitting(len(found), ROW)
+    shown, left = found.iloc[:rows], len(found) - rows
+    parts = [part for part in PARTS if part in found and found[part].notna().any()]
+    with style.page(ax, 8.5, 1.7 + pitch * (rows + (left > 0))) as ax:
+        called = names(shown["site"])
+        labels = [f"{called[site]}  n={n:,}" for site, n in zip(shown["site"], shown["cases"], strict=True)]
+        labels += [more(left, "sites")] * (left > 0)
+        ax.set_yticks(range(len(labels)), labels)
+        ax.set_ylim(len(labels) - 0.4, -0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
+        for k, part in enumerate(parts):
+            low, high, marker, color, text = PARTS[part]
+            y = np.arange(rows) + (k - (len(parts) - 1) / 2) * 0.3
+            ax.hlines(y, shown[low], shown[high], colors=color, lw=1.2)
+            ax.plot(shown[part], y, marker=marker, color=color, ls="none", ms=5.5, mew=0, label=text)
+        label = style.metric_label(str(found["metric"].iloc[0]))
+        counts = f"{found['patients'].iloc[0]:,} validation patients of all sites"
+        ax.set_xlabel(f"contribution to {label} (right of 0: better), 95 % interval;\n{counts}; n: training cases")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, borderpad=0.2, ncols=2)
+        style.headline(ax, contributions_title(found, parts), pad=HEADER)
+    return style.Drawing(style.root(ax), found)
+
+
+def contributions_title(table: pd.DataFrame, parts: list[str]) -> str:
+    """Count the sites whose contribution differs from 0, by the 95 % interval."""
+    said = []
+    for part in parts:
+        low, high, *_, text = PARTS[part]
+        helps, harms = int((table[low] > 0).sum()), int((table[high] < 0).sum())
+        harm = f", below 0 at {harms}" if harms else ""
+        said.append(f"{text} above 0 at {helps or 'none'} of {len(table)} sites{harm}")
+    title = "; ".join(said) or "Contributions of sites"
+    return f"{title[0].upper()}{title[1:]} (95 % CI)"

@@ -76,6 +76,13 @@ def recalibrated(sites: list[str]) -> pd.DataFrame:
     return pd.concat([table.assign(by=way, **numbers) for way in ("temperature", "intercept")], ignore_index=True)
 
 
+def contributed(sites: list[str]) -> pd.DataFrame:
+    """A frame as `fedlab.contributions` makes it."""
+    table = pd.DataFrame({"site": sites, "cases": range(len(sites)), "metric": "auroc", "patients": 40, "seeds": 1})
+    lost = {"leave_one_out": 0.02, "low": 0.01, "high": 0.03}
+    return table.assign(**lost, shapley=0.1, shapley_low=-0.1, shapley_high=0.2)
+
+
 def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
     """Every plot of these sites, classes and methods, as a function."""
     part = AnyPartition(sites, classes, column)
@@ -114,6 +121,7 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
         "participation": lambda: plots.participation(any_run(sites)),
         "leakage": lambda: plots.leakage(leaked, n=40),
         "verdict": lambda: plots.verdict(judged),
+        "contributions": lambda: plots.contributions(contributed(sites)),
         "recalibration": lambda: plots.recalibration(recalibrated(sites)),
         "conformal": lambda: plots.conformal(prediction_sets(sites)),
     }
@@ -122,9 +130,11 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
 PLOTS = [
     *("partition", "samples", "samples, cases", "population", "sites", "shift", "curves", "local_vs_global"),
     *("local_vs_global, one method", "transfer", "ranking", "communication_cost", "forgetting", "participation"),
-    "verdict", "conformal", "recalibration", "leakage",
+    "verdict", "conformal", "recalibration", "contributions", "leakage",
 ]  # fmt: skip
 LIKE_OTHERS = {
+    "recalibration",
+    "contributions",
     "verdict",
     "conformal",
     "curves",
@@ -133,6 +143,8 @@ LIKE_OTHERS = {
     "samples, cases",
 }  # in how they are bounded
 WITH_SITES = {
+    "recalibration",
+    "contributions",
     "partition",
     "samples",
     "population",
