@@ -1,6 +1,6 @@
 """Is the verdict of a site right, and do prediction sets cover there? A simulation, and phantoms with strong shift.
 
-python benchmarks/verdict.py [--repeats 400] [--splits 200] [--out benchmarks/results/verdict.md]
+python benchmarks/verdict.py [--repeats 400] [--splits 100] [--out benchmarks/results/verdict.md]
 
 The first part draws test sets of a site whose truth is known: two models of known AUROC with calibrated probabilities
 that agree in part. The second trains once, and divides the held-out cases of each site at random into validation and
@@ -133,7 +133,7 @@ def _cell(value: object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=400, help="test sets of a cell")
-    parser.add_argument("--splits", type=int, default=200, help="random splits into validation and test cases")
+    parser.add_argument("--splits", type=int, default=100, help="random splits into validation and test cases")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/verdict.md"))
     given = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -157,8 +157,8 @@ def main() -> None:
 ## Is the verdict right?
 
 A site with a local model of AUROC {AUROC}, prevalence {PREVALENCE}, calibrated models whose noise agrees to
-{AGREEMENT}, margin {MARGIN}; {given.repeats} test sets a cell (standard error at 5 %: {error:.3f}). A "join" is wrong where the true
-gain is 0 or below. Largest share of wrong joins: {joins}.
+{AGREEMENT}, margin {MARGIN}; {given.repeats} test sets a cell (standard error at 5 %: {error:.3f}).
+A "join" is wrong where the true gain is 0 or below. Largest share of wrong joins: {joins}.
 
 {markdown(said)}
 

@@ -159,8 +159,10 @@ def _legend(ax: Axes, table: pd.DataFrame) -> float:
 
 # -- contributions ---------------------------------------------------------------------------------------------------
 
-PARTS = {"leave_one_out": ("low", "high", "^", "#009E73", "lost without the site"),
-         "shapley": ("shapley_low", "shapley_high", "D", style.BLUE, "Shapley value")}  # fmt: skip
+PARTS = {  # limits, marker, colour, names in the legend and in the title
+    "leave_one_out": ("low", "high", "^", "#009E73", "lost without the site", "a loss without the site"),
+    "shapley": ("shapley_low", "shapley_high", "D", style.BLUE, "Shapley value", "a Shapley value above 0"),
+}
 
 
 def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawing:
@@ -204,7 +206,7 @@ def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawi
         ax.spines["left"].set_visible(False)
         ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
         for k, part in enumerate(parts):
-            low, high, marker, color, text = PARTS[part]
+            low, high, marker, color, text, _ = PARTS[part]
             y = np.arange(rows) + (k - (len(parts) - 1) / 2) * 0.3
             ax.hlines(y, shown[low], shown[high], colors=color, lw=1.2)
             ax.plot(shown[part], y, marker=marker, color=color, ls="none", ms=5.5, mew=0, label=text)
@@ -220,9 +222,9 @@ def contributions_title(table: pd.DataFrame, parts: list[str]) -> str:
     """Count the sites whose contribution differs from 0, by the 95 % interval."""
     said = []
     for part in parts:
-        low, high, *_, text = PARTS[part]
+        low, high, *_, shown = PARTS[part]
         helps, harms = int((table[low] > 0).sum()), int((table[high] < 0).sum())
         harm = f", below 0 at {harms}" if harms else ""
-        said.append(f"{text} above 0 at {helps or 'none'} of {len(table)} sites{harm}")
+        said.append(f"{shown} is shown at {helps or 'none'} of {len(table)} sites{harm}")
     title = "; ".join(said) or "Contributions of sites"
     return f"{title[0].upper()}{title[1:]} (95 % CI)"
