@@ -93,14 +93,14 @@ def verdict(
     ----------
     runs : sequence of Run
         Of one federation: `local`, one federated method or more, perhaps `ensemble`; perhaps also the runs of
-        `fedlab.leave_one_out`, which tell what a site gains without giving. Of several federated methods the one is
+        `fedlab.leave_one_out`, which show what a site gains without giving. Of several federated methods the one is
         judged that is best on validation cases (mean of sites).
     margin : float, default 0.02
         The largest difference that would not matter, in units of the metric, fixed before the results are seen.
     metric : str or sequence of str, optional
         A metric, or two: the second one decides where the first one cannot tell. By default AUROC, then the Brier
-        score, which tells more from few cases, for binary tasks; the Brier score for other classification; Dice for
-        segmentation.
+        score, which is more precise with few cases, for binary tasks; the Brier score for other classification; Dice
+        for segmentation.
     method : str, optional
         The federated method to judge, or its family.
     choice : {"best", "last"}, default "best"
