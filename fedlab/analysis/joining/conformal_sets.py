@@ -174,16 +174,15 @@ def _scored(run: Run, split: str, choice: str, score: str) -> Scored:
     alignment = align([run], "brier", choice, split, labels)[0]
     p = probabilities(run, alignment)[0]
     site = np.array([alignment.sites.index(name) for name in alignment.table["site"]], np.int64)
-    scores = 1 - p if score == "lac" else aps(p, _uniform(alignment, int(run.experiment.seed)))
+    scores = 1 - p if score == "lac" else aps(p, _uniform(run, alignment))
     return Scored(scores, alignment.y, site, alignment.table["unit"].to_numpy(), alignment.sites)
 
 
-def _uniform(alignment: Alignment, seed: int) -> Floats:
-    """One random number a case, (n,), which no order of rows changes."""
-    order = np.argsort(alignment.table["case"].astype(str).to_numpy(), kind="stable")
-    drawn = np.empty(len(order))
-    drawn[order] = stream(seed, "prediction sets", alignment.split).random(len(order))
-    return drawn
+def _uniform(run: Run, alignment: Alignment) -> Floats:
+    """One random number a case, (n,), which neither the order of rows nor the splits change."""
+    cases = np.unique(run.partition_table["case"].astype(str))
+    drawn = pd.Series(stream(int(run.experiment.seed), "prediction sets").random(len(cases)), index=cases)
+    return drawn.loc[alignment.table["case"].astype(str)].to_numpy(np.float64)
 
 
 def aps(p: Floats, u: Floats) -> Floats:
