@@ -14,6 +14,10 @@ from fedlab.algorithms import METHODS
 from fedlab.analysis.client_drift import drift, weight_divergence
 from fedlab.analysis.communication import costs
 from fedlab.analysis.comparison import compare
+from fedlab.analysis.joining.absent_sites import leave_one_out
+from fedlab.analysis.joining.coalitions import contributions
+from fedlab.analysis.joining.conformal_sets import conformal
+from fedlab.analysis.joining.verdicts import verdict
 from fedlab.analysis.segmented_cases import predicted_masks
 from fedlab.analysis.split_leakage import leakage
 from fedlab.data.cases import register_figure
@@ -42,6 +46,8 @@ __all__ = [
     "Partition",
     "Study",
     "compare",
+    "conformal",
+    "contributions",
     "costs",
     "dose_response",
     "drift",
@@ -49,6 +55,7 @@ __all__ = [
     "grid",
     "import_images",
     "leakage",
+    "leave_one_out",
     "load",
     "parameters",
     "partition",
@@ -56,6 +63,7 @@ __all__ = [
     "predicted_masks",
     "run",
     "runs",
+    "verdict",
     "weight_divergence",
     "widgets",
 ]

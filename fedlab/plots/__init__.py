@@ -10,6 +10,10 @@ Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `ran
 costs), `communication_cost` (performance against cost), `transfer` (cross-site generalization), `forgetting` (between
 visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
 
+Of sites that may join: `verdict` (the gain of each site, the verdict, and the counts behind it), `conformal` (coverage
+and size of prediction sets), `recalibration` (gain in log loss),
+`contributions` (of each site).
+
 Of runs that segment: `contours` (true and predicted masks of the worst and the median case), `case_scores` (a metric
 of every case by site and method), `volume_agreement` (predicted against true volume).
 
@@ -19,11 +23,13 @@ against the measured shift).
 `save` writes a figure to files.
 """
 
+from fedlab.plots.calibrated_sites import conformal, recalibration
 from fedlab.plots.case_mix import partition, population
 from fedlab.plots.case_sheet import cases
 from fedlab.plots.identical import duplicates
 from fedlab.plots.images import leakage, samples
 from fedlab.plots.intensities import intensity
+from fedlab.plots.joining import contributions, verdict
 from fedlab.plots.measured_shift import doses, shift
 from fedlab.plots.method_comparison import communication_cost, ranking
 from fedlab.plots.rounds import curves, forgetting, participation
@@ -40,7 +46,9 @@ __all__ = [
     "case_scores",
     "cases",
     "communication_cost",
+    "conformal",
     "contours",
+    "contributions",
     "costs_of_heterogeneity",
     "curves",
     "distance",
@@ -57,10 +65,12 @@ __all__ = [
     "presence",
     "price",
     "ranking",
+    "recalibration",
     "samples",
     "save",
     "shift",
     "sites",
     "transfer",
+    "verdict",
     "volume_agreement",
 ]

@@ -49,6 +49,40 @@ def any_run(sites: list[str], method: str = "fedavg") -> SimpleNamespace:
     return run
 
 
+def judged_sites(sites: list[str], method: str) -> pd.DataFrame:
+    """A frame as `fedlab.verdict` makes it, with every verdict in turn."""
+    words = ["join", "stay local", "cannot tell", "ensemble", "gain without giving"]
+    table = pd.DataFrame({"site": sites, "verdict": [words[k % 5] for k in range(len(sites))], "method": method})
+    for prefix in ("", "ensemble_", "free_"):
+        table[prefix + "low"], table[prefix + "high"] = -0.02, 0.05
+        table[(prefix or "") + "gain"] = 0.01
+    table["metric"] = [("auroc", "brier")[k % 2] for k in range(len(sites))]
+    return table.assign(patients=range(1200, 1200 + len(sites)), rarer=7.0, margin=0.02, p_holm=0.001,
+                        negative_transfer=True, may_join=True)  # fmt: skip
+
+
+def prediction_sets(sites: list[str]) -> pd.DataFrame:
+    """A frame as `fedlab.conformal` makes it, for two ways of calibration."""
+    table = pd.DataFrame({"site": [*sites, "pooled"], "class": "all classes", "own": 1234.0, "tests": 4321})
+    numbers = {"coverage": 0.85, "low": 0.8, "high": 0.9, "band_low": 0.85, "band_high": 0.95, "size": 12.25}
+    return pd.concat([table.assign(calibration=way, **numbers) for way in ("pooled", "site")], ignore_index=True)
+
+
+def recalibrated(sites: list[str]) -> pd.DataFrame:
+    """A frame as `recalibrate` makes it, for both ways."""
+    table = pd.DataFrame({"site": sites, "cases": 40, "tests": 90, "parameter": 1.5, "note": ""})
+    numbers = {"log_loss_gain": 0.02, "log_loss_low": 0.01, "log_loss_high": 0.03}
+    table = table.assign(slope_before=0.5, slope_after=1.0)
+    return pd.concat([table.assign(by=way, **numbers) for way in ("temperature", "intercept")], ignore_index=True)
+
+
+def contributed(sites: list[str]) -> pd.DataFrame:
+    """A frame as `fedlab.contributions` makes it."""
+    table = pd.DataFrame({"site": sites, "cases": range(len(sites)), "metric": "auroc", "patients": 40, "seeds": 1})
+    lost = {"leave_one_out": 0.02, "low": 0.01, "high": 0.03}
+    return table.assign(**lost, shapley=0.1, shapley_low=-0.1, shapley_high=0.2)
+
+
 def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
     """Every plot of these sites, classes and methods, as a function."""
     part = AnyPartition(sites, classes, column)
@@ -63,6 +97,7 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
     headline = [SimpleNamespace(headline="auroc")]
     frame = comparison(sites, tuple(methods), undefined=(0,))
     frame["note"] = frame["note"].where(frame["note"] == "", "a long note about $x$ and <b>y</b>; " * 20)
+    judged = judged_sites(sites, methods[1])
     leak = pd.DataFrame({"cut": range(1, 30), "unexplained": 0.5, "correlation": 0.4, "null_high": 0.1})
     images = np.zeros((40, 1, 4, 4), np.float32)
     leaked = SimpleNamespace(
@@ -85,16 +120,41 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
         "forgetting": lambda: plots.forgetting(any_run(sites)),
         "participation": lambda: plots.participation(any_run(sites)),
         "leakage": lambda: plots.leakage(leaked, n=40),
+        "verdict": lambda: plots.verdict(judged),
+        "contributions": lambda: plots.contributions(contributed(sites)),
+        "recalibration": lambda: plots.recalibration(recalibrated(sites)),
+        "conformal": lambda: plots.conformal(prediction_sets(sites)),
     }
 
 
 PLOTS = [
     *("partition", "samples", "samples, cases", "population", "sites", "shift", "curves", "local_vs_global"),
     *("local_vs_global, one method", "transfer", "ranking", "communication_cost", "forgetting", "participation"),
-    "leakage",
-]
-LIKE_OTHERS = {"curves", "communication_cost", "forgetting", "samples, cases"}  # in how they are bounded
-WITH_SITES = {"partition", "samples", "population", "sites", "local_vs_global", "transfer", "participation"}
+    "verdict", "conformal", "recalibration", "contributions", "leakage",
+]  # fmt: skip
+LIKE_OTHERS = {
+    "recalibration",
+    "contributions",
+    "verdict",
+    "conformal",
+    "curves",
+    "communication_cost",
+    "forgetting",
+    "samples, cases",
+}  # in how they are bounded
+WITH_SITES = {
+    "recalibration",
+    "contributions",
+    "partition",
+    "samples",
+    "population",
+    "sites",
+    "local_vs_global",
+    "transfer",
+    "participation",
+    "verdict",
+    "conformal",
+}
 WITH_CLASSES = {"partition", "samples", "samples, cases"}
 WITH_METHODS = {"curves", "local_vs_global", "ranking", "communication_cost"}
 

@@ -1,0 +1,230 @@
+"""Whether sites should join: the verdict of each site (`verdict`), and what each adds (`contributions`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from fedlab.analysis.joining import verdicts
+from fedlab.analysis.joining.rule import CANNOT, ENSEMBLE, FREE, JOIN, STAY, VERDICTS
+from fedlab.plots import style
+from fedlab.plots.inputs import by_size
+from fedlab.plots.names import listed, more, names
+from fedlab.plots.names import name as short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ROW, TWO_LINES = 0.46, 0.36  # inches: a site, and one whose texts may have two lines
+HEADER = 24.0  # height in points of the heads of columns
+NAMED = 3  # sites that a title names
+WORD, COUNTS = 12.0, 132.0  # points right of the axes: the verdict and the counts behind it
+INK = {JOIN: "#00614a", FREE: "#00614a", ENSEMBLE: "#8a5a00", STAY: "#a34700", CANNOT: "#606060"}
+KINDS = (("gain", "", 0.0, "D", style.BLUE), ("ensemble_gain", "ensemble_", 0.22, "h", "#E69F00"),
+         ("free_gain", "free_", 0.4, "^", "#009E73"))  # fmt: skip
+SHOWN = ["site", "verdict", "metric", "patients", "rarer", "gain", "low", "high", "may_join", "note"]
+
+
+def verdict(
+    runs: Any, margin: float = 0.02, metric: str | list[str] | None = None, *, ax: Axes | None = None, **options: Any
+) -> style.Drawing:
+    """Draw the gain of each site with its 95 % interval, the margin, and the verdict with the counts behind it.
+
+    Of the ensemble and of the model that is trained without the site there are smaller marks. A site that has no
+    interval is named with its counts. The largest test sets are on top; sites that do not fit are counted.
+
+    Parameters
+    ----------
+    runs : list of Run, or pandas.DataFrame
+        As for `fedlab.verdict`, or the frame that it made.
+    margin : float, default 0.02
+        The largest difference that would not matter; that of the frame if one is given.
+    metric : str or list of str, optional
+        As for `fedlab.verdict`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+    **options
+        `method` and `choice` of `fedlab.verdict`.
+
+    Returns
+    -------
+    Drawing
+        (figure, table). table: that of `fedlab.verdict`, from the largest test set to the smallest.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import fedlab
+    >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = fedlab.plots.verdict(fedlab.grid(base, folder=folder, method=["local", "fedavg"])).table
+    >>> sorted(table["site"])
+    ['Site A', 'Site B']
+    """
+    table = pd.DataFrame(runs if isinstance(runs, pd.DataFrame) else verdicts.verdict(runs, margin, metric, **options))
+    table = table.set_index("site").loc[by_size(table.set_index("site")["patients"])].reset_index()
+    rows, pitch = style.fitting(len(table), ROW)
+    shown, left = table.iloc[:rows], len(table) - rows
+    with style.page(ax, 9.5, 1.7 + pitch * (rows + (left > 0))) as ax:
+        _rows(ax, shown, left, pitch)
+        edge = float(table["margin"].iloc[0])
+        ax.axvspan(-edge, edge, color=style.PALE, alpha=0.5, lw=0, zorder=0)
+        ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
+        _marks(ax, shown)
+        for y, row in enumerate(shown.to_dict("records")):
+            _word(ax, y, row, pitch)
+        measured = [style.metric_label(name) for name in dict.fromkeys(shown["metric"])]
+        ax.set_xlabel(f"gain over the local model, {' or '.join(measured)}, 95 % interval; grey: margin of ±{edge:g}")
+        style.right_of(ax, ax.get_ylim()[1], WORD, "verdict", va="bottom", color="#555555")
+        style.right_of(ax, ax.get_ylim()[1], COUNTS, "test patients\n(rarer class)", va="bottom", color="#555555")
+        style.headline(ax, title(table), pad=_legend(ax, shown) + 6)
+    table.attrs["shown"] = SHOWN
+    return style.Drawing(style.root(ax), table)
+
+
+def title(table: pd.DataFrame) -> str:
+    """Count the sites of each verdict, and say where a gain is shown after Holm."""
+    counts = table["verdict"].value_counts()
+    parts = [f"{word} at {counts[word]}" for word in VERDICTS if word in counts]
+    sites = f"{len(table)} site{'s' * (len(table) != 1)}"
+    if len(parts) == 1 and len(table) > 1:
+        parts = [parts[0].replace(f"at {len(table)}", "at all")]
+    text = f"Verdicts of {sites}: {listed(parts, whole=True)}"
+    gaining = list(table.loc[table["p_holm"] < verdicts.ONE_SIDED, "site"])
+    if len(table) < 2:
+        return text
+    if not gaining:
+        return text + "; no gain is shown (Holm)"
+    where = listed(gaining) if len(gaining) <= NAMED else f"{len(gaining)} sites"
+    return text + f"; a gain of {short(table['method'].iloc[0])} is shown at {where} (Holm)"
+
+
+def _rows(ax: Axes, table: pd.DataFrame, left: int, pitch: float) -> None:
+    """Label the rows with sites, and with the metric where it is not the same at all sites."""
+    called, several = names(table["site"]), table["metric"].nunique() > 1
+    labels = [
+        called[site] + f"{',' if pitch < TWO_LINES else chr(10)} {style.metric_label(metric)}" * several
+        for site, metric in zip(table["site"], table["metric"], strict=True)
+    ]
+    labels += [more(left, "sites")] * (left > 0)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+
+
+def _marks(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw the gains of the sites with their intervals."""
+    crowded = table[["ensemble_low", "free_low"]].notna().any(axis=1)
+    top = np.arange(len(table)) - 0.12 * crowded.to_numpy(float)
+    for name, prefix, below, marker, color in KINDS:
+        main = not below
+        ax.hlines(top + below, table[prefix + "low"], table[prefix + "high"], colors=color, lw=1.6 if main else 0.9)
+        known = table[name].where(table[prefix + "low"].notna())
+        ax.plot(known, top + below, marker=marker, color=color, ls="none", ms=6.5 if main else 4.5, mew=0)
+
+
+def _word(ax: Axes, y: int, row: dict[str, Any], pitch: float) -> None:
+    """Write the verdict and its counts right of the axes."""
+    harmed = row["negative_transfer"] and row["verdict"] == STAY and pitch >= TWO_LINES
+    word = row["verdict"] + "\n(negative transfer)" * harmed
+    bold = "normal" if row["verdict"] == CANNOT else "bold"
+    style.right_of(ax, y, WORD, word, va="center", color=INK[row["verdict"]], weight=bold)
+    rarer = "" if np.isnan(row["rarer"]) else f" ({row['rarer']:.0f})"
+    style.right_of(ax, y, COUNTS, f"{row['patients']:,}{rarer}", va="center", color="#333333")
+
+
+def _legend(ax: Axes, table: pd.DataFrame) -> float:
+    """Name the marks above the axes, in as few lines as fit; return the height of the legend in points."""
+    from matplotlib.lines import Line2D
+
+    method = names(table["method"])[str(table["method"].iloc[0])]
+    texts = {"gain": method, "ensemble_gain": "ensemble of local models", "free_gain": f"{method} without the site"}
+    drawn = [kind for kind in KINDS if table[kind[1] + "low"].notna().any() or kind[0] == "gain"]
+    handles = [Line2D([], [], color=color, marker=marker, lw=1.1, ms=5.5, mew=0) for *_, marker, color in drawn]
+    look: dict[str, Any] = {"loc": "lower left", "borderaxespad": 0, "borderpad": 0.2}
+    dpi, room = style.root(ax).dpi, 0.95 * style.inches(ax)[0]
+    for columns in range(len(drawn), 0, -1):
+        legend = ax.legend(handles, ["-"] * len(drawn), bbox_to_anchor=(0, 1), ncols=columns, **look)
+        for text, (name, *_) in zip(legend.get_texts(), drawn, strict=True):
+            text.set_text(texts[name])
+        style.lend_fonts(legend)
+        box = legend.get_window_extent()
+        if box.width <= room * dpi:
+            break
+    return max(HEADER, float(box.height / dpi * style.POINTS))
+
+
+# -- contributions ---------------------------------------------------------------------------------------------------
+
+PARTS = {  # limits, marker, colour, names in the legend and in the title
+    "leave_one_out": ("low", "high", "^", "#009E73", "lost without the site", "a loss without the site"),
+    "shapley": ("shapley_low", "shapley_high", "D", style.BLUE, "Shapley value", "a Shapley value above 0"),
+}
+
+
+def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawing:
+    """Draw what each site contributes: what is lost without it, and its Shapley value, with 95 % intervals.
+
+    The sites with most training cases are on top; those that do not fit are counted.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        The frame of `fedlab.contributions`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    Drawing
+        (figure, table). table: the frame, from the largest site to the smallest.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import fedlab
+    >>> lost = {"leave_one_out": [0.02, 0.01], "low": [0.01, -0.01], "high": [0.03, 0.03], "metric": "auroc"}
+    >>> frame = pd.DataFrame({"site": ["A", "B"], "cases": [50, 90], **lost, "patients": 40, "seeds": 3})
+    >>> fedlab.plots.contributions(frame).table["site"].tolist()
+    ['B', 'A']
+    """
+    found = pd.DataFrame(table)
+    found = found.set_index("site").loc[by_size(found.set_index("site")["cases"])].reset_index()
+    rows, pitch = style.fitting(len(found), ROW)
+    shown, left = found.iloc[:rows], len(found) - rows
+    parts = [part for part in PARTS if part in found and found[part].notna().any()]
+    with style.page(ax, 8.5, 1.7 + pitch * (rows + (left > 0))) as ax:
+        called = names(shown["site"])
+        labels = [f"{called[site]}  n={n:,}" for site, n in zip(shown["site"], shown["cases"], strict=True)]
+        labels += [more(left, "sites")] * (left > 0)
+        ax.set_yticks(range(len(labels)), labels)
+        ax.set_ylim(len(labels) - 0.4, -0.6)
+        ax.tick_params(axis="y", length=0)
+        ax.spines["left"].set_visible(False)
+        ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
+        for k, part in enumerate(parts):
+            low, high, marker, color, text, _ = PARTS[part]
+            y = np.arange(rows) + (k - (len(parts) - 1) / 2) * 0.3
+            ax.hlines(y, shown[low], shown[high], colors=color, lw=1.2)
+            ax.plot(shown[part], y, marker=marker, color=color, ls="none", ms=5.5, mew=0, label=text)
+        label = style.metric_label(str(found["metric"].iloc[0]))
+        counts = f"{found['patients'].iloc[0]:,} validation patients of all sites"
+        ax.set_xlabel(f"contribution to {label} (right of 0: better), 95 % interval;\n{counts}; n: training cases")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, borderpad=0.2, ncols=2)
+        style.headline(ax, contributions_title(found, parts), pad=HEADER)
+    return style.Drawing(style.root(ax), found)
+
+
+def contributions_title(table: pd.DataFrame, parts: list[str]) -> str:
+    """Count the sites whose contribution differs from 0, by the 95 % interval."""
+    said = []
+    for part in parts:
+        low, high, *_, shown = PARTS[part]
+        helps, harms = int((table[low] > 0).sum()), int((table[high] < 0).sum())
+        harm = f", below 0 at {harms}" if harms else ""
+        said.append(f"{shown} is shown at {helps or 'none'} of {len(table)} sites{harm}")
+    title = "; ".join(said) or "Contributions of sites"
+    return f"{title[0].upper()}{title[1:]} (95 % CI)"
