@@ -42,7 +42,9 @@ class SegmentedCases:
     predicted : dict
         Method -> the masks that it predicts, of the same shape.
     structures : list of str
-        Names of the values of masks, background first.
+        Names of the structures of masks, background first.
+    overlap : bool
+        Whether structures may overlap, see `fedlab.data.cases.Cases`.
     """
 
     table: pd.DataFrame
@@ -51,6 +53,7 @@ class SegmentedCases:
     truth: Masks = field(repr=False)
     predicted: dict[str, Masks] = field(repr=False)
     structures: list[str]
+    overlap: bool = False
 
 
 def predicted_masks(
@@ -113,7 +116,9 @@ def predicted_masks(
     federations: dict[str, Federation] = {}
     predicted = {run.method: _masks(run, part, choice, table, rows, federations) for run in chosen}
     images = [_acquired(part, site, row) for site, row in zip(table["site"], rows, strict=True)]
-    return SegmentedCases(table, by, np.stack(images), np.asarray(masks[rows]), predicted, chosen[0].structures)
+    return SegmentedCases(
+        table, by, np.stack(images), np.asarray(masks[rows]), predicted, chosen[0].structures, part.cases.overlap
+    )
 
 
 def _dice(run: Run, choice: str) -> pd.DataFrame:
@@ -151,7 +156,7 @@ def _masks(
         model.load_state_dict(run.weights(_used_model(run, choice, str(site)), choice))
         with torch.no_grad(), engine.autocast():
             logits = model(engine.dataset.images(engine.dataset.rows(rows[cases.index])))
-        found[cases.index] = logits.argmax(1).to(torch.uint8).cpu().numpy()
+        found[cases.index] = engine.task.masks(engine.task.probabilities(logits.double())).cpu().numpy()
     return found
 
 

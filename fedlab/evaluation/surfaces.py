@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from fedlab.core.typing import Floats
 from fedlab.data.cases import Cases
+from fedlab.data.structures import region
 from fedlab.learning.tasks import Surfaces
 
 
@@ -24,8 +25,8 @@ def surfaces_of(cases: Cases) -> Surfaces:
         found = np.empty((len(true), structures - 1, 2))
         for case, (mask, truth) in enumerate(zip(predicted, true, strict=True)):
             for structure in range(1, structures):
-                pair = mask == structure, truth == structure
-                found[case, structure - 1] = surface_measures(*pair, spacing, tolerance)
+                own, true_one = (region(each, structure, cases.overlap) for each in (mask, truth))
+                found[case, structure - 1] = surface_measures(own, true_one, spacing, tolerance)
         return found
 
     return measure

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from fedlab.core.arguments import NotNegative
 from fedlab.core.registry import Registry
+from fedlab.data.structures import region
 
 LOSSES = Registry("loss")
 SMOOTH = 1e-5  # added to numerator and denominator of an overlap, as in MONAI
@@ -44,6 +45,8 @@ class Loss:
     class_weights : tuple of float, optional
         One weight for each class, background included, or for each label or structure where they may overlap; two
         weights (negative, positive) for a single output.
+    overlap : bool, default False
+        Whether targets are masks of structures that may overlap, with one bit for each output.
 
     Raises
     ------
@@ -64,6 +67,7 @@ class Loss:
 
     text: str
     class_weights: tuple[float, ...] | None = None
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         if self.class_weights is not None and not (
@@ -82,7 +86,7 @@ class Loss:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the name only."""
-        return Loss, (self.text, self.class_weights)
+        return Loss, (self.text, self.class_weights, self.overlap)
 
     @property
     def voxels_only(self) -> bool:
@@ -91,6 +95,8 @@ class Loss:
 
     def __call__(self, logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         """The mean over the batch; with reduction="none" the loss of each case (b,)."""
+        if self.overlap:
+            targets = torch.stack([region(targets, bit + 1, True) for bit in range(logits.shape[1])], 1)
         each = self._function(logits, targets)
         if each.shape != logits.shape[:1]:
             raise ValueError(
@@ -310,7 +316,7 @@ def focal(logits: Tensor, targets: Tensor, class_weights: ClassWeights = None, g
         each = each * uncertain.clamp(min=torch.finfo(each.dtype).tiny) ** gamma  # 0**gamma may have no derivative
     weights = _class_weights(class_weights, logits, targets)
     if weights is not None:
-        each = each * _of_each(weights, targets, exclusive or logits.shape[1] == 1).reshape_as(each)
+        each = each * _of_each(weights, targets, targets.ndim < logits.ndim).reshape_as(each)
     return each.flatten(1).mean(1) if each.ndim > 1 else each
 
 

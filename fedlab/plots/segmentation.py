@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedlab.analysis.alignment import of_used_models, stored_predictions
 from fedlab.core.registry import nearest
 from fedlab.core.site_names import natural
+from fedlab.data.structures import region
 from fedlab.learning import mask_metrics
 from fedlab.plots import style, titles
 from fedlab.plots.images import flat
@@ -83,7 +84,7 @@ def contours(found: Any, *, ax: Axes | None = None) -> style.Drawing:
             image, cuts = _slices(found.images[row], masks)
             for column, cut in enumerate(cuts):
                 box = column * (1 + GAP), row * high + HEAD, high - HEAD - GAP
-                _picture(ax, image, cuts[0], cut if column else None, box, len(found.structures))
+                _picture(ax, image, cuts[0], cut if column else None, box, found)
                 words = "true mask" if not column else _dice(case[methods[column - 1]])
                 ax.text(box[0] + 0.5, box[1] - 0.02, words, ha="center", va="bottom", fontsize=8.5)
         ax.set_xlim(0, columns * (1 + GAP) - GAP)
@@ -121,7 +122,7 @@ def _picture(
     truth: NDArray[np.uint8],
     predicted: NDArray[np.uint8] | None,
     box: tuple[float, float, float],
-    structures: int,
+    found: Any,
 ) -> None:
     """Draw an image with the true contour, and the predicted one if there is one. box: left, top, height."""
     left, top, height = box
@@ -130,8 +131,9 @@ def _picture(
     look: dict[str, Any] = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6), "interpolation": "nearest"}
     ax.imshow(image, extent=extent, **look).set_in_layout(False)
     for mask, color in ((truth, TRUE), (predicted, PREDICTED)):
-        for structure in range(1, structures if mask is not None else 1):
-            _contour(ax, mask == structure, extent, color, LINES[(structure - 1) % len(LINES)])
+        for structure in range(1, len(found.structures)) if mask is not None else ():
+            own = region(mask, structure, found.overlap)
+            _contour(ax, own, extent, color, LINES[(structure - 1) % len(LINES)])
 
 
 def _contour(ax: Axes, mask: Any, extent: tuple[float, float, float, float], color: str, line: str) -> None:
