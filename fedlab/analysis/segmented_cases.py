@@ -17,7 +17,7 @@ from fedlab.core.registry import nearest
 from fedlab.core.site_names import natural
 from fedlab.experiments.run_folder import Run
 from fedlab.federation import Federation
-from fedlab.learning.mask_metrics import case_scores, columns
+from fedlab.learning.mask_metrics import case_scores, stored_numbers
 from fedlab.partitioning.partitions import Partition
 
 REFERENCES = ("local", "centralized")
@@ -124,7 +124,7 @@ def predicted_masks(
 def _dice(run: Run, choice: str) -> pd.DataFrame:
     """Dice of each test case with the model that its site uses: columns case, site, dice, empty (the true mask)."""
     found = of_used_models(stored_predictions(run, choice, "test")).reset_index(drop=True)
-    stored = found[list(columns(len(run.structures)))].to_numpy(np.float64)
+    stored = stored_numbers(found, len(run.structures))
     true = sum(found[f"tp{k}"] + found[f"fn{k}"] for k in range(1, len(run.structures)))
     return found[["case", "site"]].assign(dice=case_scores("dice", stored), empty=np.asarray(true) == 0)
 

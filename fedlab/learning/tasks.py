@@ -17,7 +17,7 @@ from fedlab.learning.losses import Loss, balanced
 from fedlab.learning.metrics import TASK_METRICS, targets
 
 SEGMENTATION = "segmentation"
-Surfaces = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Floats]  # predicted and true masks (b, *space) -> (b, S, 2)
+Surfaces = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Floats]  # predicted and true masks (b, *space) -> (b, S, 5)
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Task:
 
     @property
     def round_metrics(self) -> list[str]:
-        """Those that are reported after each round; distances between surfaces are measured at the end only."""
-        return [name for name in self.metrics if not (self.dense and name in mask_metrics.DISTANCES)]
+        """Those that are reported after each round; surfaces and lesions are measured at the end only."""
+        return [name for name in self.metrics if not (self.dense and name in mask_metrics.FINAL)]
 
     def is_finite(self, stored: Floats) -> bool:
         """Whether the stored numbers (n, columns) are those of a model that did not diverge."""
@@ -84,7 +84,7 @@ class Task:
         """The numbers (b, columns) that are stored of cases, in float64: probabilities, or counts of a mask's voxels.
 
         masks: those that predictions are compared with, (b, *space); not used in classification. surfaces: measures the
-        distances between surfaces, by default NaN.
+        distances between surfaces and counts lesions, by default NaN.
         """
         if not self.dense:
             return probabilities
@@ -140,7 +140,7 @@ def task_of(cases: Cases, loss: str = "auto", class_weights: str | Sequence[floa
     ('binary', 1, ('normal', 'nodule'))
     >>> task = task_of(fedlab.load("phantoms(cases=20, task='segmentation')"))
     >>> task.name, task.outputs, task.columns
-    ('segmentation', 2, ('tp1', 'fp1', 'fn1', 'hd1', 'nsd1'))
+    ('segmentation', 2, ('tp1', 'fp1', 'fn1', 'hd1', 'nsd1', 'lesions1', 'hits1', 'false1'))
     """
     weights = None if isinstance(class_weights, str) else tuple(float(weight) for weight in class_weights)
     found = _task_with_usual_loss(cases)

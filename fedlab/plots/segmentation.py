@@ -14,6 +14,7 @@ from fedlab.analysis.alignment import of_used_models, stored_predictions
 from fedlab.core.registry import nearest
 from fedlab.core.site_names import natural
 from fedlab.data.structures import region
+from fedlab.evaluation import report_metrics
 from fedlab.learning import mask_metrics
 from fedlab.plots import style, titles
 from fedlab.plots.images import flat
@@ -180,7 +181,8 @@ def case_scores(runs: Any, metric: str | None = None, *, ax: Axes | None = None,
     runs : list of Run
         Runs of one federation with a segmentation task.
     metric : str, optional
-        A metric of masks, such as "dice" or "hd95"; the headline metric of the runs by default.
+        A metric of masks, such as "dice" or "hd95", or of one structure, "dice[core]"; the headline metric of the runs
+        by default.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     choice : {"last", "best"}, default "last"
@@ -211,8 +213,11 @@ def case_scores(runs: Any, metric: str | None = None, *, ax: Axes | None = None,
     """
     found = _segmentation(runs)
     name = metric or str(found[0].headline)
-    if name not in mask_metrics.MASK_METRICS:
-        raise ValueError(f"{name!r} is no metric of masks: {nearest(name, mask_metrics.MASK_METRICS)}")
+    base, structure = mask_metrics.of_structure(name)
+    if base not in mask_metrics.MASK_METRICS:
+        raise ValueError(f"{name!r} is no metric of masks: {nearest(base, mask_metrics.MASK_METRICS)}")
+    if structure:
+        report_metrics.check(name, "segmentation", found[0].structures[1:])
     scores = _scores(found, name, choice)
     table = _distributions(scores, name)
     methods, sites = list(dict.fromkeys(table["method"])), sorted(table["site"].unique(), key=natural)
@@ -233,7 +238,7 @@ def case_scores(runs: Any, metric: str | None = None, *, ax: Axes | None = None,
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
-        if name in mask_metrics.BOUNDED:
+        if base in mask_metrics.BOUNDED:
             ax.set_xlim(-0.02, 1.02)
         left = [more(len(sites) - fit, "sites")] * (len(sites) > fit)
         left += [more(len(methods) - DRAWN, "methods")] * (len(methods) > DRAWN)
@@ -263,8 +268,12 @@ def _scores(runs: list[Any], metric: str, choice: str) -> pd.DataFrame:
     parts = []
     for run in runs:
         stored = _stored(run, choice)
-        numbers = stored[list(mask_metrics.columns(len(run.structures)))].to_numpy(np.float64)
-        values = mask_metrics.case_scores(metric, numbers)
+        base, structure = mask_metrics.of_structure(metric)
+        numbers = mask_metrics.stored_numbers(stored, len(run.structures))
+        if structure:
+            first = (run.structures.index(structure) - 1) * len(mask_metrics.KINDS)
+            numbers = numbers[:, first : first + len(mask_metrics.KINDS)]
+        values = mask_metrics.case_scores(base, numbers)
         parts.append(stored[["site", "case"]].assign(method=run.method, value=values))
     return pd.concat(parts).groupby(["method", "site", "case"], sort=False)["value"].mean().reset_index()
 
