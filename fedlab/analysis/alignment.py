@@ -151,10 +151,10 @@ def align(runs: Sequence[Run], metric: str | None, choice: str, split: str, labe
         raise ValueError("every comparison of test cases includes held-out sites: choose split='test'")
     run = runs[0]
     name = metric or run.headline
-    report_metrics.check(name, run.task, run.structures[1:])  # before any work
+    classes = run.structures[1:] if run.task == "segmentation" else list(run.classes)
+    report_metrics.check(name, run.task, classes)  # before any work
     check_stored(runs, name)
     column = _column(runs, labels)
-    classes = run.structures[1:] if run.task == "segmentation" else list(run.classes)
     assigned = run.partition_table[run.partition_table["site"] != "unassigned"]
     external = assigned["site"].isin(run.unseen)
     held_out = assigned[external & (split == "test")]
