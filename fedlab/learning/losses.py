@@ -93,6 +93,11 @@ class Loss:
         """Whether the loss is for segmentation only."""
         return bool(getattr(LOSSES.parse(self.text, given=3)[0], "voxels_only", False))
 
+    @property
+    def grades_only(self) -> bool:
+        """Whether the loss is for ordered classes only."""
+        return bool(getattr(LOSSES.parse(self.text, given=3)[0], "grades_only", False))
+
     def __call__(self, logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         """The mean over the batch; with reduction="none" the loss of each case (b,)."""
         if self.overlap:
@@ -320,7 +325,47 @@ def focal(logits: Tensor, targets: Tensor, class_weights: ClassWeights = None, g
     return each.flatten(1).mean(1) if each.ndim > 1 else each
 
 
+@LOSSES.add
+def ordinal(logits: Tensor, targets: Tensor, class_weights: ClassWeights = None) -> Tensor:
+    """Squared earth mover's distance of predicted and true grade: grades far from the true one cost more (Hou 2016).
+
+    The sum over grades of the squared difference of both cumulative distributions, with softmax probabilities. A
+    prediction that is sure of grade k costs |k - true grade|. With two grades it is (1 - p)**2, p that of the true one.
+
+    Parameters
+    ----------
+    logits, targets : Tensor
+        (b, C) and class indices (b,), see `fedlab.learning.losses`; for ordinal tasks.
+    class_weights : sequence of float, optional
+        A case counts with the weight of its grade.
+
+    Returns
+    -------
+    Tensor of shape (b,)
+        The loss of each case, 0 to C - 1.
+
+    References
+    ----------
+    Hou, Yu & Samaras 2016, arXiv:1611.05916.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedlab.learning.losses import ordinal
+    >>> sure = 50 * torch.eye(4)[:3]  # of grades 0, 1 and 2
+    >>> ordinal(sure, torch.tensor([0, 0, 0]))
+    tensor([0., 1., 2.])
+    """
+    logits = _in_full_precision(logits)
+    apart = (logits.softmax(1) - _one_hot(logits, targets)).cumsum(1)[:, :-1]  # the last is 0
+    weights = _class_weights(class_weights, logits, targets)
+    each = (apart**2).sum(1)
+    each = each if weights is None else each * weights[targets.long()]
+    return each.flatten(1).mean(1) if each.ndim > 1 else each
+
+
 dice_ce.voxels_only = dice.voxels_only = tversky.voxels_only = True  # type: ignore[attr-defined]
+ordinal.grades_only = True  # type: ignore[attr-defined]
 
 
 def _exclusive(logits: Tensor, targets: Tensor) -> bool:

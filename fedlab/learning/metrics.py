@@ -32,7 +32,7 @@ _CLASSES = ["auroc", "average_precision", "accuracy", "balanced_accuracy", "brie
 TASK_METRICS: dict[str, list[str]] = {  # the first one selects models and heads tables
     "binary": _CLASSES,
     "multiclass": _CLASSES,
-    "ordinal": [*_CLASSES, "kappa"],
+    "ordinal": ["kappa", *_CLASSES],
     "multilabel": ["auroc", "average_precision", "accuracy", "brier"],
     "segmentation": [  # see `fedlab.learning.mask_metrics`
         "dice",

@@ -129,7 +129,7 @@ def task_of(cases: Cases, loss: str = "auto", class_weights: str | Sequence[floa
     Raises
     ------
     ValueError
-        If the loss is one for segmentation and the dataset is for classification, or a weight is missing.
+        If the loss is one for segmentation, or for grades, and the dataset is not, or a weight is missing.
 
     Examples
     --------
@@ -173,13 +173,18 @@ def _task_with_usual_loss(cases: Cases) -> Task:
 
 
 def _with_loss(task: Task, loss: str, weights: tuple[float, ...] | None) -> Task:
-    """The task with another loss; ValueError if that is for segmentation and the task is not."""
+    """The task with another loss; ValueError if that is for segmentation, or for grades, and the task is not."""
     text = loss if loss != "auto" else "dice_ce" if task.dense else "cross_entropy"
     found = Loss(text, weights, task.overlap)
     if found.voxels_only and not task.dense:
         raise ValueError(
             f"loss={text!r} compares masks, and this task is {task.name}: use 'cross_entropy' or 'focal', or choose a"
             " segmentation dataset"
+        )
+    if found.grades_only and task.name != "ordinal":
+        raise ValueError(
+            f"loss={text!r} compares grades, and this task is {task.name}: use 'cross_entropy' or 'focal', or give the"
+            " card the task 'ordinal' if its classes have an order"
         )
     return replace(task, loss=found)
 
