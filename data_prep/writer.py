@@ -36,18 +36,21 @@ def card(
     caution: str = "",
     modality: str = "",
     structures: Sequence[str] = (),
+    overlap: bool = False,
     orientation: str = "",
     spacing: Sequence[float] = (),
 ) -> dict[str, Any]:
     """The card of a dataset. checksums: official file name -> checksum. options: the user's choices.
 
     modality: kind of image, e.g. "fundus" or "mri". structures: names of the mask values, for segmentation.
+    overlap: whether structures may overlap, so that mask values have one bit for each but the background.
     orientation: "RAS" for volumes whose axes point to the patient's right, to the front and up, which figures turn.
     spacing: edges of a voxel in mm, one for each axis, in which distances of masks are measured.
     """
     given = {
         "modality": modality,
         "structures": list(structures),
+        "overlap": overlap,
         "orientation": orientation,
         "spacing": list(spacing),
     }

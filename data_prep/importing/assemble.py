@@ -50,6 +50,7 @@ class Draft:
     task: str
     classes: list[str]
     structures: list[str]
+    overlap: bool  # whether structures may overlap, with one bit for each in the masks
     numbers: dict[int, int]  # in a mask -> in the dataset
     shape: tuple[int, ...]
     checksums: list[str]
@@ -64,12 +65,14 @@ def draft(
     task: str | None,
     classes: Sequence[str] | None,
     structures: Sequence[str] | None,
+    overlap: bool = False,
     pseudonyms: bool = False,
     numbered: bool = False,
 ) -> Draft:
     """Everything that must be known before the first pixel is written.
 
-    pseudonyms: the names of patients are kept. numbered: cases are not named after their files.
+    overlap: values of masks have one bit for each structure. pseudonyms: the names of patients are kept. numbered:
+    cases are not named after their files.
     """
     entries, problems, checksums = _entries(plan, results)
     if not entries:
@@ -77,13 +80,16 @@ def draft(
         stated = "; ".join(f"{count} x {reason}" for reason, count in reasons)
         raise ValueError(f"none of {len(plan.items):,} cases could be imported: {stated}")
     names, labels = _labels(plan, entries, classes)
-    numbers, parts = _structures(plan, entries, structures)
+    overlap = (overlap and plan.segmentation) or bool(plan.structures)
+    numbers, parts = _structures(plan, entries, structures, overlap)
     table = _table(plan, entries, keep, hide, pseudonyms, numbered).assign(label=labels)
     table = table[["case", "label", *(column for column in table if column not in ("case", "label"))]]
     channels = max(entry.shape[0] for entry in entries)
     shape = (channels, *np.max([entry.shape[1:] for entry in entries], axis=0).tolist())
     notes = Counter(note for entry in entries for note in entry.record["notes"])
-    return Draft(entries, problems, table, _task(task, names, plan), names, parts, numbers, shape, checksums, notes)
+    return Draft(
+        entries, problems, table, _task(task, names, plan), names, parts, overlap, numbers, shape, checksums, notes
+    )
 
 
 def fill(found: Draft, results: Iterable[Result], images: NDArray[np.uint8], masks: NDArray[np.uint8] | None) -> None:
@@ -167,12 +173,21 @@ def _task(task: str | None, classes: Sequence[str], plan: Plan) -> str:
 
 
 def _structures(
-    plan: Plan, entries: Sequence[Entry], structures: Sequence[str] | None
+    plan: Plan, entries: Sequence[Entry], structures: Sequence[str] | None, overlap: bool
 ) -> tuple[dict[int, int], list[str]]:
     """Number in a mask -> number in the dataset, and the names of the structures, background first."""
     if not plan.segmentation:
         return {}, []
     found = sorted({number for entry in entries for number in entry.numbers} | {0})
+    if overlap:
+        bits = max(len(plan.structures), max(found).bit_length())
+        names = structures or [BACKGROUND, *(plan.structures or [f"structure {bit + 1}" for bit in range(bits)])]
+        if not 1 <= bits < len(names) or (plan.structures and bits != len(names) - 1):
+            raise ValueError(
+                f"masks have {bits} structures that may overlap: wanted a name for each and for the background first,"
+                f" found {list(names)}"
+            )
+        return {number: number for number in found}, list(names)
     if structures and max(found) < len(structures):
         return {number: number for number in found}, list(structures)
     if structures and len(structures) != len(found):

@@ -16,7 +16,7 @@ COLUMNS = {
     "image": "path of the image, or of the folder of a DICOM series",
     "case": "name of the case, by default that of its file",
     "label": "class; repeat it with one column for each finding, or give --task multilabel if cells list several",
-    "mask": "path of the mask",
+    "mask": "path of the mask; may be repeated, for structures that overlap",
     "site": "site",
     "patient": "patient, who becomes a number",
     "split": "train, val or test",
@@ -72,7 +72,7 @@ def _parser() -> Parser:
     parser.add_argument("name", metavar="NAME", help="name of the dataset, letters, digits and -_.")
     parser.add_argument("--table", type=Path, help="CSV, tab-separated or Excel file with one row for each case")
     for role, meaning in COLUMNS.items():
-        several: dict[str, Any] = {"action": "append"} if role == "label" else {}
+        several: dict[str, Any] = {"action": "append"} if role in ("label", "mask") else {}
         parser.add_argument(f"--{role}", metavar="COLUMN", help=f"column of the table: {meaning}", **several)
     parser.add_argument("--keep", metavar="COLUMN", action="append", help="further column to copy; may be repeated")
     parser.add_argument("--pseudonyms", action="store_true", help="keep the names of patients, which name nobody")
@@ -88,7 +88,8 @@ def _parser() -> Parser:
         "--task", help="binary, multiclass, ordinal, multilabel or segmentation; by default what labels suggest"
     )
     parser.add_argument("--classes", type=_list, help="names of the classes in their order, with commas between")
-    parser.add_argument("--structures", type=_list, help="names of the values of masks, background first")
+    parser.add_argument("--structures", type=_list, help="names of the structures of masks, background first")
+    parser.add_argument("--overlap", action="store_true", help="values of masks have one bit for each structure")
     parser.add_argument("--licence", help=f"licence of the images, for the card; by default {NOT_STATED!r}")
     parser.add_argument("--modality", help="kind of image, e.g. ct, mri, xray; by default what DICOM headers say")
     parser.add_argument("--to", type=Path, help="folder to write; by default in $FEDLAB_DATA or the user's cache")

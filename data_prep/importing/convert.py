@@ -36,12 +36,15 @@ class Converted:
     oriented: bool = True
 
 
-def convert(files: Sequence[Path], mask: Path | None, chosen: Settings) -> list[Converted]:
-    """Convert the files of one case: one result, or one for each frame. Raises ValueError with the reason."""
+def convert(files: Sequence[Path], masks: Sequence[Path], chosen: Settings) -> list[Converted]:
+    """Convert the files of one case: one result, or one for each frame. Raises ValueError with the reason.
+
+    masks: the mask, or one for each structure that may overlap others, which then has one bit.
+    """
     scans = reader.read(files, chosen.frames)
-    if mask is not None and len(scans) > 1:
+    if masks and len(scans) > 1:
         raise ValueError(f"{files[0]} holds {len(scans)} frames and has one mask: save the frames as files")
-    return [_converted(scan, mask, chosen, str(files[0])) for scan in scans]
+    return [_converted(scan, masks, chosen, str(files[0])) for scan in scans]
 
 
 def digest(files: Sequence[Path]) -> str:
@@ -58,12 +61,15 @@ def whole(files: Sequence[Path]) -> list[Path]:
     return [each for path in files for each in (path, reader.companion(path)) if each is not None]
 
 
-def _converted(scan: Scan, mask: Path | None, chosen: Settings, name: str) -> Converted:
-    """Window and resample one scan with its mask."""
+def _converted(scan: Scan, masks: Sequence[Path], chosen: Settings, name: str) -> Converted:
+    """Window and resample one scan with its masks."""
     shape = scan.values.shape[: scan.dimensions]
     axes = grid.axes(shape, scan.spacing, chosen, name)
     image, notes = pixels(scan, axes, chosen, name)
-    found = None if mask is None else grid.mask(_checked(mask, scan, name), axes)
+    each = [grid.mask(_checked(mask, scan, name), axes) for mask in masks]
+    found = each[0] if each else None
+    if len(each) > 1:
+        found = np.bitwise_or.reduce([(mask > 0).astype(np.uint8) << np.uint8(bit) for bit, mask in enumerate(each)])
     oriented = scan.dimensions == 2 or scan.affine is not None
     return Converted(image, found, scan.facts, scan.person, (*scan.notes, *notes), oriented)
 

@@ -23,6 +23,7 @@ class Exported:
     licence: str
     modality: str | None
     orientation: str
+    overlap: bool = False
 
 
 def exported(folder: str | Path) -> Exported | None:

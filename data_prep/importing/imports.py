@@ -45,7 +45,7 @@ def import_images(
     name: str,
     image: str | None = None,
     label: str | Sequence[str] | None = None,
-    mask: str | None = None,
+    mask: str | Sequence[str] | None = None,
     site: str | None = None,
     patient: str | None = None,
     split: str | None = None,
@@ -62,6 +62,7 @@ def import_images(
     task: str | None = None,
     classes: Sequence[str] | None = None,
     structures: Sequence[str] | None = None,
+    overlap: bool = False,
     licence: str = NOT_STATED,
     modality: str | None = None,
     to: str | Path | None = None,
@@ -89,7 +90,8 @@ def import_images(
         volume also a DICOM segmentation), site, patient (becomes a number; for DICOM by default the one of the header),
         split (train, val, test), name of the case (by default that of its file). A sequence of several labels names one
         column for each finding, with 1 or 0: the task is multilabel. With task="multilabel" the cells of one label
-        column list findings, with | or ; or , between.
+        column list findings, with | or ; or , between. A sequence of several masks names one column for each
+        structure, which may overlap the others; every value of such a mask but 0 is the structure.
     keep : sequence of str
         Further columns to copy.
     pseudonyms : bool
@@ -115,7 +117,10 @@ def import_images(
     classes : sequence of str, optional
         Names of the classes in their order. By default sorted.
     structures : sequence of str, optional
-        Names of the values of the masks, background first.
+        Names of the structures of the masks, background first. By default those of several columns of masks.
+    overlap : bool
+        Values of the masks have one bit for each structure, so that structures may overlap: 1 is the first, 2 the
+        second, 3 both. Several columns of masks imply it.
     licence : str
         Licence of the images, for the card.
     modality : str, optional
@@ -162,7 +167,7 @@ def import_images(
     (['healthy', 'ill'], (1, 16, 16), ['healthy/0', 'healthy/2'])
     """
     keep, classes, structures = _names(keep) or [], _names(classes), _names(structures)
-    label = label if isinstance(label, str) or label is None else _single(list(label))
+    label, mask = (each if isinstance(each, str) or each is None else _single(list(each)) for each in (label, mask))
     orientation = RAS
     columns: dict[str, Any] = {"image": image, "case": case, "label": label, "mask": mask}
     columns |= {"site": site, "patient": patient, "split": split}
@@ -170,7 +175,7 @@ def import_images(
         table, columns, keep, pseudonyms = stored.table, {**columns, **stored.columns}, keep or stored.keep, True
         size, window = size if size or spacing else stored.size, window or stored.window
         task, classes, structures = task or stored.task, classes or stored.classes, structures or stored.structures
-        orientation = stored.orientation
+        orientation, overlap = stored.orientation, overlap or stored.overlap
         licence, modality = licence if licence != NOT_STATED else stored.licence, modality or stored.modality
     chosen = settings(size, spacing, fit, window, colour, frames, str(modality).casefold() == "ct")
     target = place(name, to)
@@ -180,7 +185,7 @@ def import_images(
     failed = [each for each in found.problems if each.reason != UNNAMED]
     if strict and failed:
         raise ValueError(f"{failed[0].file or failed[0].row}: {failed[0].reason} (and {len(failed) - 1:,} more)")
-    naming: dict[str, Any] = {"pseudonyms": pseudonyms, "numbered": numbered}
+    naming: dict[str, Any] = {"pseudonyms": pseudonyms, "numbered": numbered, "overlap": overlap}
     make: Any = partial(draft, keep=keep, task=task, classes=classes, structures=structures, **naming)
     shown = {**{role: column for role, column in columns.items() if column}, "keep": keep, **naming}
     options = {**chosen.plain(), **{key: value for key, value in shown.items() if value}}
@@ -282,6 +287,7 @@ def _card(
         options=options,
         modality=modality or stated,
         structures=[] if made is None else made.structures,
+        overlap=made is not None and made.overlap,
         orientation=orientation if made is not None and _are_oriented(made) else "",
     )
     notes = {} if made is None else {note: count for note, count in sorted(made.notes.items())}
@@ -330,12 +336,12 @@ def _command(table: str | Path | None, name: str, options: dict[str, Any], licen
             words.append(f"--window={value[0]:g}:{value[1]:g}")
         elif key == "percentiles":
             words.append(f"--window={value[0]:g}%:{value[1]:g}%")
-        elif key in ("keep", "label") and not isinstance(value, str):
+        elif key in ("keep", "label", "mask") and not isinstance(value, str):
             words += [f"{flag}={each}" for each in value]
         elif key in ("classes", "structures"):
             words.append(f"{flag}={','.join(value)}")
         elif value is True:
-            words += [flag] if key in ("pseudonyms", "numbered") else []
+            words += [flag] if key in ("pseudonyms", "numbered", "overlap") else []
         elif key != "window":
             words.append(f"{flag}={value}")
     return shlex.join([*words, name])
@@ -362,7 +368,7 @@ def _list(target: Path, made: Draft, found: Plan) -> None:
         rows = [(each.file, each.row, each.reason) for each in made.problems]
         write_text(problems, _csv(("file", "row", "reason"), rows))
     items = [found.items[entry.index] for entry in made.entries]
-    rows = [(case, item.files[0], item.mask) for case, item in zip(made.table["case"], items, strict=True)]
+    rows = [(case, item.files[0], ";".join(item.masks)) for case, item in zip(made.table["case"], items, strict=True)]
     write_text(target.with_name(f"{target.name}-sources.csv"), _csv(("case", "file", "mask"), rows))
 
 
@@ -430,7 +436,8 @@ def _preview(found: Plan, chosen: Settings, target: Path, make: Any, strict: boo
     masks = np.zeros((len(made.entries), *made.shape[1:]), np.uint8) if made.structures else None
     fill(made, results, images, masks)
     card = {"name": target.name, "task": made.task, "classes": made.classes}
-    cases = Cases(images, made.table, card | ({"structures": made.structures} if made.structures else {}), masks)
+    card |= {"structures": made.structures, "overlap": made.overlap} if made.structures else {}
+    cases = Cases(images, made.table, card, masks)
     picture, lines = (target.with_name(f"{target.name}-dry-run{end}") for end in (".png", ".csv"))
     look.draw(cases, picture)
     write_text(lines, made.table.head(LINES).to_csv(index=False))

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlab.data.cases import Cases
+from fedlab.data.structures import region
 
 COLUMNS = 4
 INCHES = 2.4  # edge of one case
@@ -26,8 +27,11 @@ def draw(cases: Cases, path: Path) -> None:
         ax.imshow(np.moveaxis(picture, 0, -1) if len(picture) == 3 else picture[0], cmap="gray", vmin=0, vmax=255)
         if cases.masks is not None:
             shown = _flat(np.asarray(cases.masks[number])[None])[0]
-            for structure in range(1, int(shown.max(initial=0)) + 1):
-                ax.contour(shown == structure, levels=[0.5], colors=[f"C{structure}"], linewidths=1)
+            for structure in range(1, len(cases.structures)):
+                own = region(shown, structure, cases.overlap)
+                if not own.any():
+                    continue
+                ax.contour(own, levels=[0.5], colors=[f"C{structure}"], linewidths=1)
         name = str(cases.table["case"].iloc[number])
         name = name if len(name) <= LONGEST else f"...{name[-LONGEST:]}"
         ax.set_title(f"{name}\n{_class(cases, number)}", fontsize=7)

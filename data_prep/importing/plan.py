@@ -23,17 +23,18 @@ MASKS = ("labels", "labelstr", "masks", "mask", "label", "annotations", "segment
 ENDINGS = ("", "_mask", "-mask", "_seg", "-seg", "_label", "_labels")  # of a mask's name after that of its image
 CHANNEL = "_0000"  # what nnU-Net adds to the names of images
 WORDS = {"training": "train", "validation": "val", "valid": "val", "dev": "val", "testing": "test"}
-Columns = Mapping[str, str | Sequence[str] | None]  # role -> column of the table; of labels perhaps several
+Columns = Mapping[str, str | Sequence[str] | None]  # role -> column of the table; of labels and masks perhaps several
+STRUCTURE = "mask:"  # before the name of a column of masks, where there are several
 UNNAMED = "no row of the table names it"
 RESERVED = ("case", "label", "patient", "split", "site")
 
 
 @dataclass(frozen=True)
 class Item:
-    """The files of one case, below the folder, its mask, and what the table says of it: column -> text."""
+    """The files of one case and of its masks, below the folder, and what the table says of it: column -> text."""
 
     files: tuple[str, ...]
-    mask: str = ""
+    masks: tuple[str, ...] = ()
     values: Mapping[str, str] = field(default_factory=dict)
     row: str = ""  # where it is in the table, for messages
 
@@ -59,6 +60,7 @@ class Plan:
     segmentation: bool = False
     multilabel: bool = False
     findings: tuple[str, ...] = ()  # of a table with one column for each
+    structures: tuple[str, ...] = ()  # of a table with one column of masks for each
 
 
 def plan(
@@ -109,6 +111,7 @@ def _from_table(
     used = _columns(frame, table, columns, keep)
     texts = [{key: _text(value) for key, value in zip(used, row, strict=True)} for row in _rows(frame, used)]
     findings = tuple(key.removeprefix(FINDING) for key in used if key.startswith(FINDING))
+    structures = tuple(key.removeprefix(STRUCTURE) for key in used if key.startswith(STRUCTURE))
     label = labelling(texts, multilabel, classes) if "label" in used or findings else None
     problems: list[Problem] = []
     items: dict[tuple[str, ...], Item] = {}
@@ -126,7 +129,7 @@ def _from_table(
         other = items.get(item.files)
         if other is None and item.files not in rejected:
             items[item.files] = item
-        elif other is not None and (other.mask, other.values) == (item.mask, item.values):
+        elif other is not None and (other.masks, other.values) == (item.masks, item.values):
             copies += 1
         else:
             rejected.add(item.files)
@@ -134,7 +137,7 @@ def _from_table(
                 Problem(item.files[0], each.row, "rows say different things of it") for each in (other, item) if each
             ]
             items.pop(item.files, None)
-    named = {path for item in items.values() for path in (*item.files, item.mask)} | {each.file for each in problems}
+    named = {path for item in items.values() for path in (*item.files, *item.masks)} | {each.file for each in problems}
     below = tuple(f"{each.file}/" for each in problems if each.file)
     left = [path for path in files.paths if path not in named and not path.startswith(below)]
     unnamed = [path for path in left if files.is_image(path)]
@@ -146,9 +149,10 @@ def _from_table(
         problems,
         notes,
         table,
-        segmentation="mask" in used,
+        segmentation="mask" in used or bool(structures),
         multilabel=multilabel or bool(findings),
         findings=findings,
+        structures=structures,
     )
 
 
@@ -157,9 +161,11 @@ def _columns(frame: pd.DataFrame, table: Path, columns: Columns, keep: Sequence[
     used = {role: name for role in ROLES if isinstance(name := columns.get(role), str) and name}
     if isinstance(several := columns.get("label"), list | tuple):
         used |= {f"{FINDING}{name}": str(name) for name in several}
+    if isinstance(several := columns.get("mask"), list | tuple):
+        used |= {f"{STRUCTURE}{name}": str(name) for name in several}
     if "image" not in used:
         raise ValueError(f"image is missing: name the column of {table.name} that holds the files (--image COLUMN)")
-    if not {"label", "mask"} & set(used) and not columns.get("label"):
+    if not columns.get("label") and not columns.get("mask"):
         raise ValueError(f"label is missing: name the column of {table.name} that holds the classes (--label COLUMN)")
     names = list(map(str, frame.columns))
     for name in (*used.values(), *keep):
@@ -185,20 +191,24 @@ def _text(value: object) -> str:
 def _item(files: Files, file: str, cells: Cells, row: str, label: Callable[[Cells], str] | None) -> Item:
     """The case of one row; LookupError with the reason if there is none."""
     members = _members(files, file)
-    mask = ""
-    if "mask" in cells:
+    masks = []
+    for text in (text for key, text in cells.items() if key == "mask" or key.startswith(STRUCTURE)):
         try:
-            mask = files.find(cells["mask"])
+            masks.append(files.find(text))
         except LookupError as error:
-            raise LookupError(f"mask {cells['mask']!r}: {error}") from None
-    values = {key: text for key, text in cells.items() if key not in ("image", "mask") and not key.startswith(FINDING)}
+            raise LookupError(f"mask {text!r}: {error}") from None
+    values = {
+        key: text
+        for key, text in cells.items()
+        if key not in ("image", "mask") and not key.startswith((FINDING, STRUCTURE))
+    }
     if label is not None:
         values["label"] = label(cells)
     if not values.get("case", "-"):
         raise LookupError("the name of its case is missing")
     if (split := values.get("split")) is not None:
         values["split"] = _split(split)
-    return Item(members, mask, values, row)
+    return Item(members, tuple(masks), values, row)
 
 
 def _split(text: str) -> str:
@@ -239,7 +249,7 @@ def _from_pairs(files: Files) -> Plan | None:
         names = (name, name.removesuffix(CHANNEL))
         found = [mask for each in dict.fromkeys(names) for end in ENDINGS for mask in by_stem.get(f"{each}{end}", [])]
         if len(found) == 1:
-            items.append(Item(group, found[0]))
+            items.append(Item(group, (found[0],)))
             used.add(found[0])
         else:
             reason = f"{masks} holds {len(found)} masks for it" if found else f"{masks} holds no mask for it"
@@ -272,7 +282,7 @@ def _from_classes(files: Files) -> Plan:
             )
             continue
         values = {"label": parts[1], "split": _split(parts[0])} if divided else {"label": parts[0]}
-        items.append(Item(group, "", values))
+        items.append(Item(group, (), values))
     return Plan(files.folder, items, problems, notes)
 
 

@@ -114,8 +114,8 @@ def _parts(items: Sequence[Item], folder: Path) -> Iterator[Sequence[Item]]:
 
 
 def sources(item: Item, folder: Path) -> list[Path]:
-    """The files of a case, and of its mask."""
-    return [folder / path for path in (*item.files, *([item.mask] if item.mask else []))]
+    """The files of a case, and of its masks."""
+    return [folder / path for path in (*item.files, *item.masks)]
 
 
 def one(item: Item, folder: Path, chosen: Settings, salt: str, index: int = 0) -> Result:
@@ -124,7 +124,7 @@ def one(item: Item, folder: Path, chosen: Settings, salt: str, index: int = 0) -
     checksum = ""
     try:
         checksum = digest(sources(item, folder))
-        found = convert(files, folder / item.mask if item.mask else None, chosen)
+        found = convert(files, [folder / path for path in item.masks], chosen)
     except (ValueError, OSError, MemoryError) as error:
         stated = (" ".join(str(error).split()) or type(error).__name__).replace(f"{folder}{os.sep}", "")
         stated = f"it{stated.removeprefix(item.files[0])}" if stated.startswith(f"{item.files[0]} ") else stated

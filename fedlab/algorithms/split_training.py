@@ -127,9 +127,10 @@ class SplitModel:
             for step in range(first, last):
                 index = site.batches.at(step)
                 rows = engine.dataset.rows(index)
-                images = engine.augment(engine.dataset.images(rows), [(site.batches.seed, site.name, step)])
+                gathered = engine.dataset.images(rows), engine.dataset.targets[rows]
+                images, targets = engine.augment(*gathered, [(site.batches.seed, site.name, step)])
                 with engine.layer_rng.at(site.name, step):
-                    total += self._step(images, engine.dataset.targets[rows], round, k, path)
+                    total += self._step(images, targets, round, k, path)
                 samples += len(index)
                 if options.reset_server:
                     self._server.reset_optimizer()

@@ -31,7 +31,8 @@ class Alignment:
 
     table: columns case, site, unit, label; site after site. sites: natural order, also those without a case here.
     split: of the cases; stored: its name in predictions. classes: in segmentation the structures but the background;
-    columns "has1", "has2", ... of the table then say which of them the mask of a case has.
+    columns "has1", "has2", ... of the table then say which of them the mask of a case has. metric: as it was named;
+    "dice[core]" is about the cases' one structure.
     """
 
     table: pd.DataFrame
@@ -58,28 +59,44 @@ class Alignment:
     def test_set(self, site: str) -> TestSet:
         """The cases of a site, or of all sites, with the patient of each."""
         rows = self.spans[site]
-        return TestSet(self.metric, self.y[rows], self.table["unit"].to_numpy()[rows], len(self.classes))
+        return TestSet(self.base, self.y[rows], self.table["unit"].to_numpy()[rows], len(self.classes))
 
     @property
     def segmented(self) -> bool:
         """Whether predictions are masks."""
         return self.task == "segmentation"
 
+    @property
+    def base(self) -> str:
+        """The metric without the name of a structure."""
+        return mask_metrics.of_structure(self.metric)[0] if self.segmented else self.metric
+
+    @property
+    def scored_classes(self) -> list[str]:
+        """The classes that the metric is about: one structure if the metric names it, else all."""
+        structure = mask_metrics.of_structure(self.metric)[1] if self.segmented else ""
+        return [structure] if structure else self.classes
+
     @cached_property
     def columns(self) -> list[str]:
         """The columns of predictions that metrics use."""
         if self.segmented:
-            return list(mask_metrics.columns(len(self.classes) + 1))
+            every, kinds = mask_metrics.columns(len(self.classes) + 1), len(mask_metrics.KINDS)
+            first = self.classes.index(self.scored_classes[0]) * kinds
+            return list(every[first : first + kinds * len(self.scored_classes)])
         return [f"p{index}" for index in range(len(self.classes))]
 
     def _has(self, site: str) -> NDArray[np.bool_]:
-        """Which structures some mask of a site has, (structures,)."""
-        held = self.table.iloc[self.spans[site]][[f"has{index + 1}" for index in range(len(self.classes))]]
+        """Which structures that are scored some mask of a site has, (structures,)."""
+        names = [f"has{self.classes.index(name) + 1}" for name in self.scored_classes]
+        held = self.table.iloc[self.spans[site]][names]
         return np.asarray(held.to_numpy(bool).any(0))
 
     @cached_property
     def scored(self) -> list[str]:
         """The sites whose labels define the metric for any prediction, or whose masks have a structure."""
+        if self.segmented and self.base in mask_metrics.ALWAYS:
+            return [site for site in self.sites if self.size(site)]
         if self.segmented:
             return [site for site in self.sites if self._has(site).any()]
         if reported := report_metrics.find(self.metric):
@@ -121,7 +138,7 @@ class Alignment:
 
     def _named(self, chosen: NDArray[np.bool_]) -> str:
         """The names of classes in a sentence, the first few of many."""
-        names = [repr(name) for name, one in zip(self.classes, chosen, strict=True) if one]
+        names = [repr(name) for name, one in zip(self.scored_classes, chosen, strict=True) if one]
         if len(names) > NAMED:
             return f"{', '.join(names[:NAMED])} or {len(names) - NAMED} more"
         return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
@@ -134,9 +151,10 @@ def align(runs: Sequence[Run], metric: str | None, choice: str, split: str, labe
         raise ValueError("every comparison of test cases includes held-out sites: choose split='test'")
     run = runs[0]
     name = metric or run.headline
-    report_metrics.check(name, run.task)  # before any work
-    column = _column(runs, labels)
     classes = run.structures[1:] if run.task == "segmentation" else list(run.classes)
+    report_metrics.check(name, run.task, classes)  # before any work
+    check_stored(runs, name)
+    column = _column(runs, labels)
     assigned = run.partition_table[run.partition_table["site"] != "unassigned"]
     external = assigned["site"].isin(run.unseen)
     held_out = assigned[external & (split == "test")]
@@ -146,6 +164,17 @@ def align(runs: Sequence[Run], metric: str | None, choice: str, split: str, labe
         for stored, cases in parts
     )
     return inside, outside
+
+
+def check_stored(runs: Sequence[Run], metric: str) -> None:
+    """Raise ValueError for a metric of lesions and a run of an earlier version, which counted none."""
+    if mask_metrics.of_structure(metric)[0] in mask_metrics.LESIONS:
+        without = [run for run in runs if "lesions1" not in run.predictions]
+        if without:
+            raise ValueError(
+                f"{without[0].method!r} was trained by an earlier version, which counted no lesions: run it again in"
+                " another folder, or compare dice"
+            )
 
 
 def _facts(
@@ -221,7 +250,9 @@ def probabilities(
 
 def _aligned(predictions: pd.DataFrame, run: Run, alignment: Alignment) -> NDArray[np.float64]:
     """Class probabilities (cases, classes) in the order of the alignment."""
-    return predictions[alignment.columns].to_numpy(np.float64)[_positions(predictions, run, alignment.table)]
+    return predictions.reindex(columns=alignment.columns).to_numpy(np.float64)[
+        _positions(predictions, run, alignment.table)
+    ]
 
 
 def _positions(predictions: pd.DataFrame, run: Run, table: pd.DataFrame) -> NDArray[np.intp]:

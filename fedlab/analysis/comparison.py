@@ -18,6 +18,7 @@ from fedlab.analysis.alignment import (
     WORST,
     Alignment,
     align,
+    check_stored,
     probabilities,
     stored_predictions,
 )
@@ -95,6 +96,7 @@ class Comparison(pd.DataFrame):
             return self._readable()._repr_html_()  # type: ignore[no-any-return]
 
 
+EACH = "[*]"  # after the name of a metric of masks: that of each structure
 VALUE = ("value", "low", "high")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
 
@@ -138,7 +140,8 @@ def compare(
         Name of a metric, or several, each a block of rows; by default the headline metric of the runs. Besides those of
         `fedlab.learning.metrics`, for binary tasks: "sensitivity" and "specificity" (of the decision p > 0.5),
         "calibration_slope" (1 is best, below it probabilities are too extreme), "calibration_intercept" (0 is best,
-        above it they are too low) and "squared_calibration_error" (unbiased, so that it may be below 0).
+        above it they are too low) and "squared_calibration_error" (unbiased, so that it may be below 0). In
+        segmentation "dice[core]" is the Dice of the structure "core", and "dice[*]" that of each structure.
     reference : str, default "local"
         Method (or its family) to which differences are taken: "local" gives the benefit of federation,
         "centralized" the gap that remains. Differences are NaN where no run has it.
@@ -220,10 +223,11 @@ def compare(
         raise ValueError(f"margin={margin!r}: give the largest difference that would not matter, above 0")
     if draws is not None:
         warn("compare(draws=...) has no effect: intervals are no longer drawn by a bootstrap", DeprecationWarning)
-    names = _names(metric)
+    names = _names(metric, runs)
     (inside, outside), methods = align(runs, names[0], choice, split, labels), by_setting(runs, by)
     for name in names[1:]:
-        report_metrics.check(name or inside.metric, inside.task)
+        report_metrics.check(name or inside.metric, inside.task, inside.classes)
+        check_stored(runs, name or inside.metric)
     versus = find_reference(list(methods), reference)
     remarks = _remarks_on_methods(methods, versus, by)
     for method, group in methods.items():
@@ -467,11 +471,15 @@ def _disagreements(scores: dict[str, dict[str, Estimate]]) -> dict[tuple[str, st
     return found
 
 
-def _names(metric: str | Sequence[str] | None) -> list[str | None]:
-    """The metrics to compare; None is the headline metric."""
-    if metric is None or isinstance(metric, str):
-        return [metric]
-    names = list(metric)
+def _names(metric: str | Sequence[str] | None, runs: Sequence[Run]) -> list[str | None]:
+    """The metrics to compare; None is the headline metric. "dice[*]" names that of each structure."""
+    if metric is None:
+        return [None]
+    structures = list(runs[0].structures[1:]) if len(runs) and runs[0].task == "segmentation" else []
+    names = []
+    for name in [metric] if isinstance(metric, str) else list(metric):
+        each = structures if str(name).endswith(EACH) else []
+        names += [f"{name.removesuffix(EACH)}[{structure}]" for structure in each] or [name]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"metric={names!r}: name one metric or more, each once")
     return [*names]
@@ -586,7 +594,7 @@ def _left_out(score: Score) -> str:
     if not counts or not counts[-1]:
         return ""
     shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    where = "in the mask" if score.test.metric == "volume_error" else "in mask and prediction"
+    where = "in the mask" if score.test.metric in mask_metrics.OF_TRUE else "in mask and prediction"
     return f"{shown} of {len(score.test.y)} cases left out: no structure {where}"
 
 

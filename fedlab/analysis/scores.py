@@ -24,7 +24,14 @@ from fedlab.learning.metrics import present_classes
 
 GROUPS = 200  # patients are left out one by one up to so many, else in so many groups
 FEW = 10  # patients below which a mean of scores has no interval
-SCALES = {"brier": "log", "log_loss": "log", "hd95": "log", "volume_error": "log", "kappa": "atanh"} | dict.fromkeys(
+SCALES = {
+    "brier": "log",
+    "log_loss": "log",
+    "hd95": "log",
+    "volume_error": "log",
+    "false_lesions": "log",
+    "kappa": "atanh",
+} | dict.fromkeys(
     ("auroc", "average_precision", "accuracy", "balanced_accuracy", "sensitivity", "specificity"), "logit"
 )
 RANGES = {"logit": (0.0, 1.0), "log": (0.0, np.inf), "atanh": (-1.0, 1.0), "identity": (-np.inf, np.inf)}

@@ -17,7 +17,7 @@ from fedlab.core.registry import nearest
 from fedlab.core.site_names import natural
 from fedlab.experiments.run_folder import Run
 from fedlab.federation import Federation
-from fedlab.learning.mask_metrics import case_scores, columns
+from fedlab.learning.mask_metrics import case_scores, stored_numbers
 from fedlab.partitioning.partitions import Partition
 
 REFERENCES = ("local", "centralized")
@@ -42,7 +42,9 @@ class SegmentedCases:
     predicted : dict
         Method -> the masks that it predicts, of the same shape.
     structures : list of str
-        Names of the values of masks, background first.
+        Names of the structures of masks, background first.
+    overlap : bool
+        Whether structures may overlap, see `fedlab.data.cases.Cases`.
     """
 
     table: pd.DataFrame
@@ -51,6 +53,7 @@ class SegmentedCases:
     truth: Masks = field(repr=False)
     predicted: dict[str, Masks] = field(repr=False)
     structures: list[str]
+    overlap: bool = False
 
 
 def predicted_masks(
@@ -113,13 +116,15 @@ def predicted_masks(
     federations: dict[str, Federation] = {}
     predicted = {run.method: _masks(run, part, choice, table, rows, federations) for run in chosen}
     images = [_acquired(part, site, row) for site, row in zip(table["site"], rows, strict=True)]
-    return SegmentedCases(table, by, np.stack(images), np.asarray(masks[rows]), predicted, chosen[0].structures)
+    return SegmentedCases(
+        table, by, np.stack(images), np.asarray(masks[rows]), predicted, chosen[0].structures, part.cases.overlap
+    )
 
 
 def _dice(run: Run, choice: str) -> pd.DataFrame:
     """Dice of each test case with the model that its site uses: columns case, site, dice, empty (the true mask)."""
     found = of_used_models(stored_predictions(run, choice, "test")).reset_index(drop=True)
-    stored = found[list(columns(len(run.structures)))].to_numpy(np.float64)
+    stored = stored_numbers(found, len(run.structures))
     true = sum(found[f"tp{k}"] + found[f"fn{k}"] for k in range(1, len(run.structures)))
     return found[["case", "site"]].assign(dice=case_scores("dice", stored), empty=np.asarray(true) == 0)
 
@@ -151,7 +156,7 @@ def _masks(
         model.load_state_dict(run.weights(_used_model(run, choice, str(site)), choice))
         with torch.no_grad(), engine.autocast():
             logits = model(engine.dataset.images(engine.dataset.rows(rows[cases.index])))
-        found[cases.index] = logits.argmax(1).to(torch.uint8).cpu().numpy()
+        found[cases.index] = engine.task.masks(engine.task.probabilities(logits.double())).cpu().numpy()
     return found
 
 

@@ -74,7 +74,8 @@ class Cases:
         multilabel or segmentation.
     masks : ndarray of uint8, shape (n, height, width[, depth]), optional
         Segmentation masks, required for task segmentation: indices into the card's `structures`, background first.
-        Classes and labels are then kinds of case; one class will do, with label 0 for all.
+        Where the card has `overlap` true, structures may overlap, and a value has one bit for each: bit j for
+        structure j + 1. Classes and labels are then kinds of case; one class will do, with label 0 for all.
 
     Raises
     ------
@@ -127,8 +128,13 @@ class Cases:
 
     @property
     def structures(self) -> list[str]:
-        """Names of the mask values, background first; the classes if the card has no `structures`."""
+        """Names of the structures of masks, background first; the classes if the card has no `structures`."""
         return list(self.card.get("structures", self.card["classes"]))
+
+    @property
+    def overlap(self) -> bool:
+        """Whether structures may overlap, so that a value of a mask has one bit for each but the background."""
+        return self.masks is not None and bool(self.card.get("overlap", False))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -163,7 +169,8 @@ class Cases:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of task, classes, table, pixels and masks; it identifies the data in every run folder."""
-        digest = hashlib.blake2b(json.dumps([self.task, self.classes, self.shape]).encode(), digest_size=16)
+        facts = [self.task, self.classes, self.shape, *["overlap"] * self.overlap]
+        digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16)
         for column in sorted(self.table.columns):
             digest.update(column.encode() + "\x1f".join(canonical(self.table[column])).encode())
         for pixel_hash in self.pixel_hashes:

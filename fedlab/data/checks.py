@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedlab.core.registry import nearest
 from fedlab.data.columns import check_columns, is_absent, kind_of
+from fedlab.data.structures import MOST, highest_value
 
 TASKS = ("binary", "multiclass", "ordinal", "multilabel", "segmentation")
 SPLITS = ("train", "val", "test")
@@ -156,13 +157,21 @@ def _check_masks(masks: NDArray[np.uint8] | None, table: pd.DataFrame, card: dic
         raise ValueError(
             f"the card's structures are {names!r}: list a different name for each value of the masks, background first"
         )
+    overlap = card.get("overlap", False)
+    if not isinstance(overlap, bool) or (overlap and len(names) > MOST + 1):
+        raise ValueError(
+            f"the card has overlap={overlap!r} and {len(names) - 1} structures without the background: write true or"
+            f" false, and true for at most {MOST} structures"
+        )
     if masks is None:
         raise ValueError("a segmentation dataset has no masks: add masks.npy, or give the card another task")
+    most = highest_value(len(names), overlap)
     for number, mask in enumerate(each(masks)):
-        if (top := int(mask.max(initial=0))) >= len(names):
+        if (top := int(mask.max(initial=0))) > most:
+            remedy = f"give each but the background one bit, 0..{most} in all" if overlap else f"number them 0..{most}"
             raise ValueError(
                 f"the mask of case {table['case'].iloc[number]!r} holds the value {top}, but the structures are"
-                f" {list(names)}: number them 0..{len(names) - 1}"
+                f" {list(names)}: {remedy}"
             )
 
 

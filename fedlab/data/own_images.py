@@ -19,7 +19,7 @@ def import_images(
     name: str,
     image: str | None = None,
     label: str | Sequence[str] | None = None,
-    mask: str | None = None,
+    mask: str | Sequence[str] | None = None,
     site: str | None = None,
     patient: str | None = None,
     split: str | None = None,
@@ -48,7 +48,8 @@ def import_images(
         Name of the dataset: `fedlab.load(name)` loads it again.
     image, label, mask, site, patient, split : str, optional
         Columns of the table: path of the image, class (or a sequence with one column for each finding), path of the
-        mask, site, patient (becomes a number), split.
+        mask (or a sequence with one column for each structure that may overlap others), site, patient (becomes a
+        number), split.
     keep : sequence of str
         Further columns of the table to copy, such as "age".
     size : int, str or sequence of int, optional
@@ -67,7 +68,7 @@ def import_images(
     workers : int, optional
         Number of processes. By default one for each core.
     **options
-        case, pseudonyms, numbered, fit, colour, frames, task, classes, structures, licence, modality: see
+        case, pseudonyms, numbered, fit, colour, frames, task, classes, structures, overlap, licence, modality: see
         `data_prep.import_images`.
 
     Returns

@@ -53,6 +53,7 @@ COLUMNS = {
 }
 LUNG, DENSITY, HAZE = 0.24, 0.04, 0.04  # intensity of the lungs, its spread between patients and within one
 VESSELS, NOISE = 0.20, 0.046  # intensity of vessels at the hilum; standard deviation of the acquisition noise
+CORE = 0.6  # of a nodule's reach: where its core ends
 NODES = {"vessels": 11, "haze": 5}  # control points along each axis of these random fields
 MOST_PIXELS = 10**11
 BLOCK = 2**17  # pixels drawn at a time, to stay in the CPU's cache; each block has its own noise stream
@@ -64,6 +65,7 @@ def phantoms(
     dimensions: Literal[2, 3] = 2,
     seed: Count = 0,
     task: Literal["binary", "segmentation"] = "binary",
+    overlap: bool = False,
 ) -> Cases:
     """Synthetic chest radiographs, or volumes, labelled by whether a lung has a nodule.
 
@@ -82,6 +84,8 @@ def phantoms(
         Seed of cohort and images.
     task : {"binary", "segmentation"}
         Whether models find the images with a nodule, or the pixels of nodules; images and masks are the same.
+    overlap : bool
+        Whether masks have two structures that overlap, the nodule and the core inside it; for segmentation.
 
     Returns
     -------
@@ -90,11 +94,17 @@ def phantoms(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from fedlab.data.phantoms import phantoms
     >>> cases = phantoms(cases=100)
     >>> cases.images.shape, int(cases.labels.sum())
     ((100, 1, 28, 28), 34)
+    >>> cases = phantoms(cases=20, task="segmentation", overlap=True)
+    >>> cases.structures, np.unique(cases.masks).tolist()  # background, nodule, nodule and core
+    (['background', 'nodule', 'core'], [0, 1, 3])
     """
+    if overlap and task != "segmentation":
+        raise ValueError(f"phantoms(task={task!r}, overlap=True): labels do not overlap, choose task='segmentation'")
     pixels = cases * size**dimensions
     if pixels > MOST_PIXELS:
         raise ValueError(
@@ -102,13 +112,14 @@ def phantoms(
             f" {MOST_PIXELS:,} are drawn: choose fewer or smaller images"
         )
     table = phantom_table(cases, seed)
-    images, masks = phantom_images(table, size, dimensions, seed)
-    return Cases(images, table, phantom_card(task), masks)
+    images, masks = phantom_images(table, size, dimensions, seed, overlap)
+    return Cases(images, table, phantom_card(task, overlap), masks)
 
 
-def phantom_card(task: str = "binary") -> dict[str, Any]:
+def phantom_card(task: str = "binary", overlap: bool = False) -> dict[str, Any]:
     """The card: licence, source, columns, and the truth behind the images."""
-    structures = {"structures": ["background", "nodule"]} if task == "segmentation" else {}
+    structures: dict[str, Any] = {"structures": ["background", "nodule"]} if task == "segmentation" else {}
+    structures |= {"structures": ["background", "nodule", "core"], "overlap": True} if overlap else {}
     return structures | {
         "name": "phantoms",
         "title": "Chest radiograph phantoms with known heterogeneity",
@@ -189,7 +200,7 @@ def _splits(n: int, seed: int) -> NDArray[np.str_]:
 
 
 def phantom_images(
-    table: pd.DataFrame, size: int = 28, dimensions: int = 2, seed: int = 0
+    table: pd.DataFrame, size: int = 28, dimensions: int = 2, seed: int = 0, core: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw the images of a cohort.
 
@@ -206,13 +217,15 @@ def phantom_images(
         2 for images, 3 for volumes.
     seed : int
         Seed of anatomy, position, exposure and noise.
+    core : bool
+        Whether masks say where the core of a nodule is, the part within 0.6 of its reach.
 
     Returns
     -------
     images : ndarray of uint8, shape (n, 1, size, size[, size])
         The images.
     masks : ndarray of uint8, shape (n, size, size[, size])
-        1 inside a nodule, else 0.
+        1 inside a nodule, 3 inside its core if that is requested, else 0.
 
     Examples
     --------
@@ -236,11 +249,14 @@ def phantom_images(
         block = {name: column[rows] for name, column in columns.items()}
         y, x, z = _coordinates(block, shape)
         fields = {name: _field(points[patient[rows]], y, x, z) for name, points in nodes.items()}
-        profile, inside = _nodule(block, y, x, z)
+        profile, distance = _nodule(block, y, x, z)
         clear = block["exposure"] * (_thorax(block, fields, y, x, z) + block["contrast"] * profile)
         noise = NOISE * stream(seed, "noise", rows.start).standard_normal(clear.shape, dtype=np.float32)
         images[rows] = np.rint(255 * (clear + noise).clip(0, 1))
-        masks[rows] = inside & (block["contrast"] > 0)
+        drawn = block["contrast"] > 0
+        masks[rows] = (distance < 1) & drawn
+        if core:
+            masks[rows] |= ((distance < CORE) & drawn).astype(np.uint8) << np.uint8(1)
     cut = shape[1 : dimensions + 1]
     return images.reshape(-1, 1, *cut), masks.reshape(-1, *cut)
 
@@ -391,8 +407,8 @@ def _breasts(y: Array, x: Array, z: Array) -> Array:
     return _edge(1 - ((np.abs(x) - 0.45) / 0.34) ** 2 - ((y - 0.36) / 0.26) ** 2 - _depth(z, -0.6, 0.3), 0.2)
 
 
-def _nodule(block: Columns, y: Array, x: Array, z: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """Profile (0..1) and extent of a nodule, also for patients who have none."""
+def _nodule(block: Columns, y: Array, x: Array, z: Array) -> tuple[Array, Array]:
+    """Profile (0..1) of a nodule and distance from its middle (1 at its border), also for patients who have none."""
     width = block["body_width"] + block["build"]
     dy = y + 0.10 - 0.48 * block["nodule_y"]
     dx = x - block["side"] * width * (0.48 + 0.22 * block["nodule_x"])
@@ -401,4 +417,4 @@ def _nodule(block: Columns, y: Array, x: Array, z: Array) -> tuple[Array, NDArra
     reach = block["radius"] * (1 + 0.6 * block["spiculated"] * spikes)
     distance = np.sqrt(dy**2 + dx**2 + dz**2) / reach
     profile = _edge(1 - distance, 0.15) * (1 - block["ring"] * np.exp(-((distance / 0.5) ** 2)))
-    return profile, distance < 1
+    return profile, distance

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlab.core.typing import Floats, Ints
+from fedlab.data.structures import MOST, region
 
 Pixels = NDArray[np.uint8]
 RAS = "RAS"  # the card's orientation of volumes whose axes point right, to the front and up
@@ -54,15 +55,17 @@ def thumbnail(image: NDArray[Any], slice: int | None, channel: int | None, most:
     return np.ascontiguousarray(np.broadcast_to(np.moveaxis(rounded, 0, -1), (*rounded.shape[1:], 3)))
 
 
-def outlines(mask: Pixels, slice: int | None, most: int, upright: bool = False) -> dict[int, Floats]:
+def outlines(
+    mask: Pixels, slice: int | None, most: int, upright: bool = False, overlap: bool = False
+) -> dict[int, Floats]:
     """Structure -> the share of it in each pixel of the thumbnail, (height, width), for those in a mask but background.
 
-    mask: (height, width[, depth]).
+    mask: (height, width[, depth]). overlap: whether structures may overlap, with one bit for each.
     """
     flat = plane(mask[None], slice, upright)[0]
-    return {
-        int(value): _shrunk((flat == value)[None].astype(np.float64), most)[0] for value in np.unique(flat) if value
-    }
+    values = np.unique(flat[flat > 0]).tolist()
+    numbers = [bit + 1 for bit in range(MOST) if any(value >> bit & 1 for value in values)] if overlap else values
+    return {number: _shrunk(region(flat, number, overlap)[None].astype(np.float64), most)[0] for number in numbers}
 
 
 def plane(image: NDArray[Any], slice: int | None, upright: bool) -> NDArray[Any]:

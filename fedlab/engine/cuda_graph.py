@@ -103,10 +103,10 @@ class CudaGraphEngine(SequentialEngine):
     def _static_step(self, size: int, inputs: "StaticInputs") -> None:
         """One step on the memory of the capture."""
         rows, task = self._static[f"{size} rows"], inputs.local_task
-        images = self.dataset.images(rows)
+        images, targets = self.dataset.images(rows), self.dataset.targets[rows]
         if self.augmentation.active:
-            images = augmentation.apply(images, self._changes[size])
-        self._total += self._step(images, self.dataset.targets[rows], rows, task, inputs.moments)
+            images, targets = self.changed(images, targets, self._changes[size])
+        self._total += self._step(images, targets, rows, task, inputs.moments)
         if task.frozen is not None:
             self._restore_frozen(inputs.weights_before, task.frozen, inputs.moments, inputs.moments_before)
 

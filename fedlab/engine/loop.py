@@ -180,13 +180,19 @@ class SequentialEngine:
         found = self.flat.read()
         return Weights(weights.layout, found.vector, weights.counts.clone())
 
-    def augment(self, images: Tensor, keys: Sequence[augmentation.RngKey]) -> Tensor:
-        """Augmented images of the steps with these random keys, equally many images for each."""
+    def augment(self, images: Tensor, targets: Tensor, keys: Sequence[augmentation.RngKey]) -> tuple[Tensor, Tensor]:
+        """Augmented images and their targets, of the steps with these random keys, equally many images for each."""
         if not self.augmentation.active:
-            return images
+            return images, targets
         count, shape = len(images) // len(keys), tuple(images.shape[2:])
         changes = [self.augmentation.draw(key, count, shape) for key in keys]
-        return augmentation.apply(images, augmentation.to_tensors(changes, images))
+        return self.changed(images, targets, augmentation.to_tensors(changes, images))
+
+    def changed(self, images: Tensor, targets: Tensor, change: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Images after these changes, and their targets: masks move with the images."""
+        if self.task.dense:
+            targets = augmentation.apply_to_masks(targets, change)
+        return augmentation.apply(images, change), targets
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass: bfloat16 with precision="bf16"."""
@@ -208,9 +214,9 @@ class SequentialEngine:
                 images, targets, gathered = self.dataset.images(rows), self.dataset.targets[rows], rows
                 if self.dataset.streamed and local_task.batches.per_epoch > 1 and step < last:
                     self.dataset.prefetch(local_task.batches.at(step + 1))
-            augmented = self.augment(images, [local_task.rng_key(step)])
+            augmented = self.augment(images, targets, [local_task.rng_key(step)])
             with self.layer_rng.at(local_task.batches.site, step):
-                total += self._step(augmented, targets, rows, local_task, moments)
+                total += self._step(*augmented, rows, local_task, moments)
             if local_task.frozen is not None:
                 self._restore_frozen(start.vector, local_task.frozen, moments, before)
         return total

@@ -196,13 +196,14 @@ class ModelStack:
         return self._gathered[1]
 
     def _augmented(self, members: list[int], batch: Batch) -> Batch:
-        """The batch with augmented images."""
+        """The batch with augmented images, and masks that moved with them."""
         if not self.engine.augmentation.active:
             return batch
         keys = [self.tasks[i].rng_key(int(self.steps[i])) for i in members]
         self.steps[members] += 1
-        images = self.engine.augment(batch.images.flatten(0, 1), keys)
-        return replace(batch, images=images.unflatten(0, batch.rows.shape))
+        found = self.engine.augment(batch.images.flatten(0, 1), batch.targets.flatten(0, 1), keys)
+        images, targets = (tensor.unflatten(0, batch.rows.shape) for tensor in found)
+        return replace(batch, images=images, targets=targets)
 
     def _take(self, members: list[int]) -> StepGroup:
         """The models of these jobs out of the stack."""

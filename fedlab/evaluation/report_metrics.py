@@ -4,7 +4,7 @@
 same name, comes first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from fedlab.core.registry import nearest
 from fedlab.core.typing import Floats
 from fedlab.evaluation.intervals import calibration
 from fedlab.evaluation.intervals.interval import Interval
-from fedlab.learning.mask_metrics import MASK_METRICS
+from fedlab.learning.mask_metrics import MASK_METRICS, of_structure
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS, TASK_METRICS
 
 Labels = NDArray[np.int64]
@@ -97,8 +97,13 @@ def find(name: str) -> ReportMetric | None:
     return None if name in METRICS else REPORT_METRICS.get(name)
 
 
-def check(name: str, task: str) -> None:
-    """Raise ValueError for an unknown metric, or one that is not defined for a task."""
+def check(name: str, task: str, structures: Sequence[str] = ()) -> None:
+    """Raise ValueError for an unknown metric, or one that is not defined for a task; structures: of its masks."""
+    base, structure = of_structure(name)
+    if structure and base in MASK_METRICS and task == "segmentation":
+        if structure not in structures:
+            raise ValueError(f"{name!r}: masks have no structure {structure!r}: {nearest(structure, structures)}")
+        return
     known = TASK_METRICS["segmentation"] if task == "segmentation" else [*METRICS, *REPORT_METRICS]
     if (name in MASK_METRICS) != (task == "segmentation") and (name in METRICS or name in REPORT_METRICS):
         what = "masks" if name in MASK_METRICS else "probabilities"
@@ -126,10 +131,13 @@ def measure(name: str) -> Callable[..., Any]:
 def higher_is_better(name: str) -> bool | None:
     """Whether a higher value is better; None where some value between is best."""
     found = find(name)
-    return HIGHER_IS_BETTER[name] if found is None else found.higher_is_better
+    return HIGHER_IS_BETTER[of_structure(name)[0]] if found is None else found.higher_is_better
 
 
 def metric_label(name: str) -> str:
     """The metric's name for axes and titles."""
     found = find(name)
-    return METRIC_LABELS.get(name, name) if found is None else found.label
+    if found is not None:
+        return found.label
+    base, structure = of_structure(name)
+    return METRIC_LABELS.get(base, base) + (f" of {structure}" if structure else "")

@@ -193,7 +193,8 @@ class Run:
 
         Of a segmentation task, for each structure k but the background, voxels that are rightly (tp1) and wrongly (fp1)
         called the structure, voxels of it that are missed (fn1), the 95 % Hausdorff distance (hd1, in mm if the card
-        states a spacing) and the normalised surface dice (nsd1), see `fedlab.learning.mask_metrics`.
+        states a spacing), the normalised surface dice (nsd1), the true lesions (lesions1), those of them that are found
+        (hits1) and predicted ones that are false (false1), see `fedlab.learning.mask_metrics`.
 
         split: val, test, or unseen for held-out sites. label: the true one; `annotated`, where sites differ in
         annotation, is the one that the site's readers wrote.

@@ -207,9 +207,7 @@ class Federation:
             return
         rows, targets = dataset.rows(self.union.batches.index), dataset.targets
         if self.task.dense:
-            counts = sum(
-                torch.bincount(targets[part].flatten().long(), minlength=self.task.outputs) for part in rows.split(64)
-            )
+            counts = sum(self.task.voxels(targets[part]) for part in rows.split(64))
         elif self.task.name == "multilabel":
             counts = targets[rows].sum(0)
         else:

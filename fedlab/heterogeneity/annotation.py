@@ -61,8 +61,11 @@ class Annotator:
             return labels
         return _checked(POLICIES.function(self.policy)(self, cases, rows, labels), len(rows), cases, self.policy)
 
-    def annotate_masks(self, masks: Masks) -> Masks:
-        """Masks (m, height, width[, depth]) that the readers draw; a mask is drawn alike in any batch."""
+    def annotate_masks(self, masks: Masks, overlap: bool = False) -> Masks:
+        """Masks (m, height, width[, depth]) that the readers draw; a mask is drawn alike in any batch.
+
+        overlap: whether structures may overlap, with one bit for each.
+        """
         if self.policy != "outline" or not self.amount or not len(masks):
             return masks
         if abs(self.amount) > borders.LARGEST:
@@ -70,7 +73,8 @@ class Annotator:
                 f"the readers of {self.site} move borders by {self.amount:g} of the thickness of structures, at most"
                 f" {borders.LARGEST:g} is possible: a partition of an earlier version counted pixels, make it again"
             )
-        return np.stack([borders.move_borders(mask, self.amount, self._hand(mask)) for mask in masks])
+        move = borders.move_overlapping_borders if overlap else borders.move_borders
+        return np.stack([move(mask, self.amount, self._hand(mask)) for mask in masks])
 
     def _hand(self, mask: Masks) -> np.random.Generator:
         """Return the random numbers of one mask, which depend on its content only."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlab.core.typing import Bools, Floats, Ints
+from fedlab.data.structures import region
 
 Masks = NDArray[np.uint8]
 
@@ -25,7 +26,29 @@ def move_borders(mask: Masks, share: float, rng: np.random.Generator) -> Masks:
 
     mask: (height, width[, depth]), 0 for background.
     """
-    drawn, hand = mask.copy(), _smooth_field(mask.shape, rng)
+    return _moved(mask, share, _smooth_field(mask.shape, rng), rng)
+
+
+def move_overlapping_borders(mask: Masks, share: float, rng: np.random.Generator) -> Masks:
+    """Move the borders of structures that may overlap, each as if it were alone, by the same errors of the hand.
+
+    A structure that lies inside another one stays inside it.
+
+    mask: (height, width[, depth]), one bit for each structure.
+    """
+    hand, bits = _smooth_field(mask.shape, rng), range(int(mask.max(initial=0)).bit_length())
+    own = [region(mask, bit + 1, True) for bit in bits]
+    moved = [_moved(each.astype(np.uint8), share, hand, rng) > 0 for each in own]
+    drawn = np.zeros_like(mask)
+    for bit in bits:
+        around = [moved[other] for other in bits if not (own[bit] & ~own[other]).any()]
+        drawn |= np.logical_and.reduce(around).astype(np.uint8) << np.uint8(bit)
+    return drawn
+
+
+def _moved(mask: Masks, share: float, hand: Floats, rng: np.random.Generator) -> Masks:
+    """Return the mask with moved borders; hand: where they move less, (height, width[, depth])."""
+    drawn = mask.copy()
     for value in np.unique(mask[mask > 0]):
         box = _box(mask == value)
         change, to = _changes(mask[box], int(value), share, hand[box], rng.random())

@@ -2,7 +2,8 @@
 
 An augmentation is `f(rng, count, shape, *arguments) -> Change`: the changes of `count` images of this height, width[,
 depth]. Numbers are drawn on the CPU from a generator named by seed, site and step, so that every execution mode sees
-the same images; a whole batch is then changed at once on its device.
+the same images; a whole batch is then changed at once on its device. Masks move with their images: each voxel takes the
+value of the nearest one, so that no value is new.
 """
 
 import itertools
@@ -247,6 +248,20 @@ def apply(images: Tensor, change: dict[str, Tensor]) -> Tensor:
         if name in change:
             images = operation(images, change[name].view(-1, *[1] * (axes + 1)))
     return images.contiguous(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
+
+
+def apply_to_masks(masks: Tensor, change: dict[str, Tensor]) -> Tensor:
+    """Move masks (count, *axes) of uint8 as `apply` moves images, by the nearest voxel: no value is new."""
+    if "flips" in change:
+        for axis in range(masks.ndim - 1):
+            mirrored = change["flips"][:, axis].view(-1, *[1] * (masks.ndim - 1))
+            masks = torch.where(mirrored, masks.flip(axis + 1), masks)
+    if "matrix" in change:
+        values = masks.unsqueeze(1).to(change["matrix"].dtype)
+        grid = F.affine_grid(change["matrix"], list(values.shape), align_corners=False)
+        values = F.grid_sample(values, grid, mode="nearest", padding_mode="border", align_corners=False)
+        masks = values.squeeze(1).to(masks.dtype)
+    return masks
 
 
 def _composed(first: Change, second: Change) -> Change:

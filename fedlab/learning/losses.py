@@ -27,6 +27,7 @@ from torch import Tensor
 
 from fedlab.core.arguments import NotNegative
 from fedlab.core.registry import Registry
+from fedlab.data.structures import region
 
 LOSSES = Registry("loss")
 SMOOTH = 1e-5  # added to numerator and denominator of an overlap, as in MONAI
@@ -44,6 +45,8 @@ class Loss:
     class_weights : tuple of float, optional
         One weight for each class, background included, or for each label or structure where they may overlap; two
         weights (negative, positive) for a single output.
+    overlap : bool, default False
+        Whether targets are masks of structures that may overlap, with one bit for each output.
 
     Raises
     ------
@@ -64,6 +67,7 @@ class Loss:
 
     text: str
     class_weights: tuple[float, ...] | None = None
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         if self.class_weights is not None and not (
@@ -82,15 +86,22 @@ class Loss:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the name only."""
-        return Loss, (self.text, self.class_weights)
+        return Loss, (self.text, self.class_weights, self.overlap)
 
     @property
     def voxels_only(self) -> bool:
         """Whether the loss is for segmentation only."""
         return bool(getattr(LOSSES.parse(self.text, given=3)[0], "voxels_only", False))
 
+    @property
+    def grades_only(self) -> bool:
+        """Whether the loss is for ordered classes only."""
+        return bool(getattr(LOSSES.parse(self.text, given=3)[0], "grades_only", False))
+
     def __call__(self, logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
         """The mean over the batch; with reduction="none" the loss of each case (b,)."""
+        if self.overlap:
+            targets = torch.stack([region(targets, bit + 1, True) for bit in range(logits.shape[1])], 1)
         each = self._function(logits, targets)
         if each.shape != logits.shape[:1]:
             raise ValueError(
@@ -310,11 +321,51 @@ def focal(logits: Tensor, targets: Tensor, class_weights: ClassWeights = None, g
         each = each * uncertain.clamp(min=torch.finfo(each.dtype).tiny) ** gamma  # 0**gamma may have no derivative
     weights = _class_weights(class_weights, logits, targets)
     if weights is not None:
-        each = each * _of_each(weights, targets, exclusive or logits.shape[1] == 1).reshape_as(each)
+        each = each * _of_each(weights, targets, targets.ndim < logits.ndim).reshape_as(each)
+    return each.flatten(1).mean(1) if each.ndim > 1 else each
+
+
+@LOSSES.add
+def ordinal(logits: Tensor, targets: Tensor, class_weights: ClassWeights = None) -> Tensor:
+    """Squared earth mover's distance of predicted and true grade: grades far from the true one cost more (Hou 2016).
+
+    The sum over grades of the squared difference of both cumulative distributions, with softmax probabilities. A
+    prediction that is sure of grade k costs |k - true grade|. With two grades it is (1 - p)**2, p that of the true one.
+
+    Parameters
+    ----------
+    logits, targets : Tensor
+        (b, C) and class indices (b,), see `fedlab.learning.losses`; for ordinal tasks.
+    class_weights : sequence of float, optional
+        A case counts with the weight of its grade.
+
+    Returns
+    -------
+    Tensor of shape (b,)
+        The loss of each case, 0 to C - 1.
+
+    References
+    ----------
+    Hou, Yu & Samaras 2016, arXiv:1611.05916.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedlab.learning.losses import ordinal
+    >>> sure = 50 * torch.eye(4)[:3]  # of grades 0, 1 and 2
+    >>> ordinal(sure, torch.tensor([0, 0, 0]))
+    tensor([0., 1., 2.])
+    """
+    logits = _in_full_precision(logits)
+    apart = (logits.softmax(1) - _one_hot(logits, targets)).cumsum(1)[:, :-1]  # the last is 0
+    weights = _class_weights(class_weights, logits, targets)
+    each = (apart**2).sum(1)
+    each = each if weights is None else each * weights[targets.long()]
     return each.flatten(1).mean(1) if each.ndim > 1 else each
 
 
 dice_ce.voxels_only = dice.voxels_only = tversky.voxels_only = True  # type: ignore[attr-defined]
+ordinal.grades_only = True  # type: ignore[attr-defined]
 
 
 def _exclusive(logits: Tensor, targets: Tensor) -> bool:

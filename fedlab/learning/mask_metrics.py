@@ -1,11 +1,14 @@
-"""Metrics of segmentation, from what is stored of each case: counts of voxels and distances between surfaces.
+"""Metrics of segmentation, from what is stored of each case: counts of voxels and lesions, distances between surfaces.
 
-`p` of such a metric has five columns for each structure but the background, see `columns`: voxels that are rightly
+`p` of such a metric has eight columns for each structure but the background, see `columns`: voxels that are rightly
 (tp) and wrongly (fp) called the structure, voxels of it that are missed (fn), the 95th percentile of the Hausdorff
-distance (hd, in mm where the card states a spacing, else in voxels), and the normalised surface dice (nsd). A metric
-of a case is its mean over the structures for which it is defined, and the metric is the mean over cases. A structure
-that neither the mask nor the prediction has is undefined there; a case without any defined structure is left out. One
-that only one of both has counts as a failure: Dice, IoU and NSD are 0, and HD95 is the diagonal of the image.
+distance (hd, in mm where the card states a spacing, else in voxels), the normalised surface dice (nsd), true lesions,
+those of them that are found (hits), and predicted lesions that are false, see `fedlab.evaluation.lesions`. A metric of
+a case is its mean over the structures for which it is defined, and the metric is the mean over cases. A structure that
+neither the mask nor the prediction has is undefined there; a case without any defined structure is left out. One that
+only one of both has counts as a failure: Dice, IoU and NSD are 0, and HD95 is the diagonal of the image.
+
+The name "dice[core]" stands for the metric of one structure alone, where runs are compared.
 """
 
 from collections.abc import Callable
@@ -13,14 +16,19 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from fedlab.core.typing import Floats
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS
 
-KINDS = ("tp", "fp", "fn", "hd", "nsd")
-COUNTS = 3  # of the kinds; the other two are known of final predictions only
-DISTANCES = ("hd95", "nsd")  # metrics of final predictions
+KINDS = ("tp", "fp", "fn", "hd", "nsd", "lesions", "hits", "false")
+COUNTS = 3  # of the kinds; the others are known of final predictions only
+FORMER = 5  # kinds that earlier versions stored
+LESIONS = ("lesion_sensitivity", "false_lesions")  # metrics of what these did not store
+FINAL = ("hd95", "nsd", *LESIONS)  # metrics of final predictions
+OF_TRUE = ("volume_error", "lesion_sensitivity")  # metrics that are undefined where the mask is empty
+ALWAYS = ("false_lesions",)  # metrics that are defined for all cases
 MASK_METRICS: dict[str, Callable[[Floats], Floats]] = {}  # name -> values (n,) of stored numbers (n, columns)
 BOUNDED: set[str] = set()  # metrics in 0 to 1
 
@@ -33,6 +41,9 @@ class Overlap(NamedTuple):
     fn: Floats
     hd: Floats
     nsd: Floats
+    lesions: Floats
+    hits: Floats
+    false: Floats
 
 
 Kernel = Callable[[Overlap], Floats]
@@ -45,21 +56,45 @@ def columns(structures: int) -> tuple[str, ...]:
     --------
     >>> from fedlab.learning.mask_metrics import columns
     >>> columns(structures=2)  # background and one more
-    ('tp1', 'fp1', 'fn1', 'hd1', 'nsd1')
+    ('tp1', 'fp1', 'fn1', 'hd1', 'nsd1', 'lesions1', 'hits1', 'false1')
     """
     return tuple(f"{kind}{structure}" for structure in range(1, structures) for kind in KINDS)
 
 
 def overlap(p: ArrayLike) -> Overlap:
-    """Stored numbers (n, columns) by their kind."""
+    """Stored numbers (n, columns) by their kind; of fewer than eight structures also without lesions, which are NaN."""
     found = np.asarray(p, np.float64)
-    if found.ndim != 2 or not found.shape[1] or found.shape[1] % len(KINDS):
+    width = found.shape[1] if found.ndim == 2 else 0
+    kinds = next((count for count in (len(KINDS), FORMER) if width and width % count == 0), 0)
+    if not kinds:
         raise ValueError(
-            f"p has shape {found.shape}: wanted (n, 5 x structures), the columns tp1, fp1, fn1, hd1, nsd1, ... of"
-            " run.predictions"
+            f"p has shape {found.shape}: wanted (n, 8 x structures), the columns {', '.join(columns(2))}, ... of"
+            " run.predictions, or (n, 5 x structures), those without lesions"
         )
-    each = found.reshape(len(found), found.shape[1] // len(KINDS), len(KINDS))
+    each = np.full((len(found), width // kinds, len(KINDS)), np.nan)
+    each[..., :kinds] = found.reshape(len(found), width // kinds, kinds)
     return Overlap(*np.moveaxis(each, 2, 0))
+
+
+def stored_numbers(predictions: pd.DataFrame, structures: int) -> Floats:
+    """The stored numbers (n, columns) of rows of `run.predictions`; NaN for lesions, if an earlier version stored them.
+
+    structures: background included.
+    """
+    return predictions.reindex(columns=list(columns(structures))).to_numpy(np.float64)
+
+
+def of_structure(metric: str) -> tuple[str, str]:
+    """The metric and the structure in a name; the structure is empty in the name of a metric of all structures.
+
+    Examples
+    --------
+    >>> from fedlab.learning.mask_metrics import of_structure
+    >>> of_structure("dice[core]"), of_structure("dice")
+    (('dice', 'core'), ('dice', ''))
+    """
+    name, bracket, structure = metric.partition("[")
+    return (name, structure[:-1]) if bracket and structure.endswith("]") else (metric, "")
 
 
 def is_finite(p: Floats) -> bool:
@@ -154,7 +189,7 @@ def dice(found: Overlap) -> Floats:
     Parameters
     ----------
     y : ignored
-    p : array-like of shape (n, 5 x structures)
+    p : array-like of shape (n, 8 x structures)
         Stored numbers of each case, see `fedlab.learning.mask_metrics`.
     weights : array-like of shape (B, n), optional
         Multiplicities of cases.
@@ -244,6 +279,59 @@ def nsd(found: Overlap) -> Floats:
     0.75
     """
     return found.nsd
+
+
+@mask_metric("lesion sensitivity", bounded=True)
+def lesion_sensitivity(found: Overlap) -> Floats:
+    """Share of true lesions that are found: mean over structures, then over cases.
+
+    A lesion is a connected component (voxels touch by a face, edge or corner). It is found if the predicted mask covers
+    at least the share `lesion_overlap` of the card of its voxels, by default any of them. Only final predictions have
+    it. Undefined, and so left out, where the mask is empty. Each case counts the same, however many lesions it has.
+
+    Parameters
+    ----------
+    y, p, weights
+        See `dice`.
+
+    Returns
+    -------
+    float, or ndarray of shape (B,)
+        0 to 1; NaN where no case has a lesion.
+
+    Examples
+    --------
+    >>> from fedlab.learning.mask_metrics import lesion_sensitivity
+    >>> lesion_sensitivity(None, [[4, 1, 1, 0, 1, 2, 1, 0], [0, 3, 0, 9, 0, 0, 0, 1]])  # the second has no lesion
+    0.5
+    """
+    return found.hits / found.lesions
+
+
+@mask_metric("false lesions a case", higher_is_better=False)
+def false_lesions(found: Overlap) -> Floats:
+    """Predicted lesions without a voxel of a true one: mean number over structures, then over all cases.
+
+    A lesion is a connected component (voxels touch by a face, edge or corner). Only final predictions have it. A case
+    whose mask and prediction are empty has 0.
+
+    Parameters
+    ----------
+    y, p, weights
+        See `dice`.
+
+    Returns
+    -------
+    float, or ndarray of shape (B,)
+        0 or more.
+
+    Examples
+    --------
+    >>> from fedlab.learning.mask_metrics import false_lesions
+    >>> false_lesions(None, [[4, 1, 1, 0, 1, 2, 1, 0], [0, 3, 0, 9, 0, 0, 0, 3]])
+    1.5
+    """
+    return found.false
 
 
 @mask_metric("relative volume error", higher_is_better=False)

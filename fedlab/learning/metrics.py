@@ -32,9 +32,17 @@ _CLASSES = ["auroc", "average_precision", "accuracy", "balanced_accuracy", "brie
 TASK_METRICS: dict[str, list[str]] = {  # the first one selects models and heads tables
     "binary": _CLASSES,
     "multiclass": _CLASSES,
-    "ordinal": [*_CLASSES, "kappa"],
+    "ordinal": ["kappa", *_CLASSES],
     "multilabel": ["auroc", "average_precision", "accuracy", "brier"],
-    "segmentation": ["dice", "iou", "hd95", "nsd", "volume_error"],  # see `fedlab.learning.mask_metrics`
+    "segmentation": [  # see `fedlab.learning.mask_metrics`
+        "dice",
+        "iou",
+        "hd95",
+        "nsd",
+        "volume_error",
+        "lesion_sensitivity",
+        "false_lesions",
+    ],
 }
 BINS = 15
 BLOCK = 2**18  # weights processed at a time, to stay in the CPU's cache

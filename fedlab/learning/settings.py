@@ -70,8 +70,8 @@ class Training(BaseModel):
     schedule : str, default "constant"
         Learning rate over rounds: "constant", "cosine(final=0.01)", "step(factor=0.1)".
     loss : str, default "auto"
-        "cross_entropy", "focal(gamma=2)", and with masks "dice_ce", "dice" or "tversky(alpha=0.3, beta=0.7)"; "auto" is
-        cross-entropy in classification and "dice_ce" in segmentation.
+        "cross_entropy", "focal(gamma=2)", "ordinal" for grades, and with masks "dice_ce", "dice" or "tversky(alpha=0.3,
+        beta=0.7)"; "auto" is cross-entropy in classification and "dice_ce" in segmentation.
     class_weights : "none", "balanced" or list of float, default "none"
         Weights of classes in the loss, of structures (background first) in segmentation. "balanced" weighs each
         inversely to its share of all sites' training cases, or voxels.

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from fedlab.core.typing import Floats
 from fedlab.data.cases import Cases
+from fedlab.data.structures import region
 from fedlab.learning import mask_metrics
 from fedlab.learning.losses import Loss, balanced
 from fedlab.learning.metrics import TASK_METRICS, targets
 
 SEGMENTATION = "segmentation"
-Surfaces = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Floats]  # predicted and true masks (b, *space) -> (b, S, 2)
+Surfaces = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Floats]  # predicted and true masks (b, *space) -> (b, S, 5)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,9 @@ class Task:
     returns for a case, or for each voxel of it (b, outputs, *space) in segmentation. loss(logits, targets) is the mean
     over the cases of the batch; with reduction="none" the loss of each case (b,). probabilities(logits) has shape
     (n, classes), for binary tasks two columns, for multi-label tasks one for each class; in segmentation
-    (n, structures, *space). columns: names of the numbers that are stored of a case.
+    (n, structures, *space). columns: names of the numbers that are stored of a case. overlap: whether structures may
+    overlap: outputs are then all structures but the background, each with a probability of its own, and masks have one
+    bit for each.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Task:
     loss: Callable[..., Tensor]
     probabilities: Callable[[Tensor], Tensor]
     columns: tuple[str, ...] = ()
+    overlap: bool = False
 
     @property
     def dense(self) -> bool:
@@ -44,7 +48,7 @@ class Task:
 
     @property
     def weighted_classes(self) -> int:
-        """How many class weights there are: of structures, background included, in segmentation."""
+        """How many class weights there are: in segmentation of structures, with the background if they exclude it."""
         return 2 if self.name == "binary" else self.outputs
 
     @property
@@ -54,24 +58,39 @@ class Task:
 
     @property
     def round_metrics(self) -> list[str]:
-        """Those that are reported after each round; distances between surfaces are measured at the end only."""
-        return [name for name in self.metrics if not (self.dense and name in mask_metrics.DISTANCES)]
+        """Those that are reported after each round; surfaces and lesions are measured at the end only."""
+        return [name for name in self.metrics if not (self.dense and name in mask_metrics.FINAL)]
 
     def is_finite(self, stored: Floats) -> bool:
         """Whether the stored numbers (n, columns) are those of a model that did not diverge."""
         return mask_metrics.is_finite(stored) if self.dense else bool(np.isfinite(stored).all())
 
+    def masks(self, probabilities: Tensor) -> Tensor:
+        """The predicted masks (b, *space), uint8: the likeliest structure, or all above 0.5 where they may overlap."""
+        if not self.overlap:
+            return probabilities.argmax(1).to(torch.uint8)
+        found = torch.zeros_like(probabilities[:, 0], dtype=torch.uint8)
+        for bit in range(self.outputs):
+            found |= (probabilities[:, bit] > 0.5).to(torch.uint8) << bit
+        return found
+
+    def voxels(self, masks: Tensor) -> Tensor:
+        """How many voxels of masks have each structure that has a class weight, (weighted_classes,)."""
+        if not self.overlap:
+            return torch.bincount(masks.flatten().long(), minlength=self.outputs)
+        return torch.stack([region(masks, bit + 1, True).sum() for bit in range(self.outputs)])
+
     def stored(self, probabilities: Tensor, masks: Tensor, surfaces: Surfaces | None = None) -> Tensor:
         """The numbers (b, columns) that are stored of cases, in float64: probabilities, or counts of a mask's voxels.
 
         masks: those that predictions are compared with, (b, *space); not used in classification. surfaces: measures the
-        distances between surfaces, by default NaN.
+        distances between surfaces and counts lesions, by default NaN.
         """
         if not self.dense:
             return probabilities
-        predicted = probabilities.argmax(1)
-        numbers = probabilities.new_full((len(masks), self.outputs - 1, len(mask_metrics.KINDS)), float("nan"))
-        numbers[..., : mask_metrics.COUNTS] = _counts(predicted, masks, self.outputs).to(numbers.dtype)
+        predicted, inside = self.masks(probabilities), self.outputs - (not self.overlap)
+        numbers = probabilities.new_full((len(masks), inside, len(mask_metrics.KINDS)), float("nan"))
+        numbers[..., : mask_metrics.COUNTS] = _counts(predicted, masks, inside, self.overlap).to(numbers.dtype)
         if surfaces is not None:
             found = surfaces(*(tensor.to(torch.uint8).cpu().numpy() for tensor in (predicted, masks)))
             numbers[..., mask_metrics.COUNTS :] = torch.from_numpy(found).to(numbers)
@@ -110,7 +129,7 @@ def task_of(cases: Cases, loss: str = "auto", class_weights: str | Sequence[floa
     Raises
     ------
     ValueError
-        If the loss is one for segmentation and the dataset is for classification, or a weight is missing.
+        If the loss is one for segmentation, or for grades, and the dataset is not, or a weight is missing.
 
     Examples
     --------
@@ -121,14 +140,14 @@ def task_of(cases: Cases, loss: str = "auto", class_weights: str | Sequence[floa
     ('binary', 1, ('normal', 'nodule'))
     >>> task = task_of(fedlab.load("phantoms(cases=20, task='segmentation')"))
     >>> task.name, task.outputs, task.columns
-    ('segmentation', 2, ('tp1', 'fp1', 'fn1', 'hd1', 'nsd1'))
+    ('segmentation', 2, ('tp1', 'fp1', 'fn1', 'hd1', 'nsd1', 'lesions1', 'hits1', 'false1'))
     """
     weights = None if isinstance(class_weights, str) else tuple(float(weight) for weight in class_weights)
     found = _task_with_usual_loss(cases)
     if weights is not None and len(weights) != (wanted := found.weighted_classes):
         raise ValueError(
             f"class_weights lists {len(weights)} numbers for {wanted} {'structures' if found.dense else 'classes'}:"
-            " give one for each" + (", background first" if found.dense else "")
+            " give one for each" + (", background first" if found.dense and not found.overlap else "")
         )
     return found if loss == "auto" and weights is None else _with_loss(found, loss, weights)
 
@@ -143,8 +162,9 @@ def _task_with_usual_loss(cases: Cases) -> Task:
     classes = tuple(cases.classes)
     probabilities = tuple(f"p{index}" for index in range(len(classes)))
     if cases.task == SEGMENTATION:
-        columns = mask_metrics.columns(len(cases.structures))
-        return Task(SEGMENTATION, classes, len(cases.structures), Loss("dice_ce"), _softmax, columns)
+        columns, outputs = mask_metrics.columns(len(cases.structures)), len(cases.structures) - cases.overlap
+        probability, loss = torch.sigmoid if cases.overlap else _softmax, Loss("dice_ce", None, cases.overlap)
+        return Task(SEGMENTATION, classes, outputs, loss, probability, columns, cases.overlap)
     if cases.task == "binary":
         return Task("binary", classes, 1, _binary_loss, _both_classes, probabilities)
     if cases.task == "multilabel":
@@ -153,22 +173,27 @@ def _task_with_usual_loss(cases: Cases) -> Task:
 
 
 def _with_loss(task: Task, loss: str, weights: tuple[float, ...] | None) -> Task:
-    """The task with another loss; ValueError if that is for segmentation and the task is not."""
+    """The task with another loss; ValueError if that is for segmentation, or for grades, and the task is not."""
     text = loss if loss != "auto" else "dice_ce" if task.dense else "cross_entropy"
-    found = Loss(text, weights)
+    found = Loss(text, weights, task.overlap)
     if found.voxels_only and not task.dense:
         raise ValueError(
             f"loss={text!r} compares masks, and this task is {task.name}: use 'cross_entropy' or 'focal', or choose a"
             " segmentation dataset"
         )
+    if found.grades_only and task.name != "ordinal":
+        raise ValueError(
+            f"loss={text!r} compares grades, and this task is {task.name}: use 'cross_entropy' or 'focal', or give the"
+            " card the task 'ordinal' if its classes have an order"
+        )
     return replace(task, loss=found)
 
 
-def _counts(predicted: Tensor, masks: Tensor, structures: int) -> Tensor:
-    """Voxels (b, structures - 1, 3) that are rightly and wrongly called each structure, and those that are missed."""
+def _counts(predicted: Tensor, masks: Tensor, structures: int, overlap: bool) -> Tensor:
+    """Voxels (b, structures, 3) that are rightly and wrongly called each structure, and those that are missed."""
     found = []
-    for structure in range(1, structures):
-        called, true = (predicted == structure).flatten(1), (masks == structure).flatten(1)
+    for structure in range(1, structures + 1):
+        called, true = (region(mask, structure, overlap).flatten(1) for mask in (predicted, masks))
         found.append(torch.stack([(a & b).sum(1) for a, b in ((called, true), (called, ~true), (~called, true))], 1))
     return torch.stack(found, 1)
 

@@ -239,4 +239,5 @@ def _manifest(part: Partition, table: pd.DataFrame, chosen: str) -> dict[str, An
         "licence": str(cases.card.get("licence") or "not stated"),
         "modality": cases.card.get("modality") or None,
         "orientation": str(cases.card.get("orientation") or ""),
+        **({"overlap": True} if cases.overlap else {}),
     }

@@ -126,10 +126,10 @@ def mask_pairs(cases: Cases, rows: Ints, site: NDArray[Any], annotators: Mapping
         drawn = true.copy()
         for name in np.unique(site[few]):
             here = site[few] == name
-            drawn[here] = annotators[name].annotate_masks(true[here])
+            drawn[here] = annotators[name].annotate_masks(true[here], cases.overlap)
         return true, drawn
 
-    return pairs
+    return LoadMasks(pairs, cases.overlap)
 
 
 def standardised(cases: Cases, table: pd.DataFrame, rows: Ints, levels: Levels, sites: list[str]) -> pd.DataFrame:

@@ -320,7 +320,7 @@ class Partition:
         masks = np.array(self.cases.masks[rows])
         if site in self.annotators:
             noisy = ~np.isin(rows, self.index(site, "test"))
-            masks[noisy] = self.annotators[site].annotate_masks(masks[noisy])
+            masks[noisy] = self.annotators[site].annotate_masks(masks[noisy], self.cases.overlap)
         return masks
 
     def _of_case(self, column: str, rest: Ints | None = None) -> Ints:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from fedlab.analysis.alignment import of_used_models, stored_predictions
 from fedlab.core.registry import nearest
 from fedlab.core.site_names import natural
+from fedlab.data.structures import region
+from fedlab.evaluation import report_metrics
 from fedlab.learning import mask_metrics
 from fedlab.plots import style, titles
 from fedlab.plots.images import flat
@@ -83,7 +85,7 @@ def contours(found: Any, *, ax: Axes | None = None) -> style.Drawing:
             image, cuts = _slices(found.images[row], masks)
             for column, cut in enumerate(cuts):
                 box = column * (1 + GAP), row * high + HEAD, high - HEAD - GAP
-                _picture(ax, image, cuts[0], cut if column else None, box, len(found.structures))
+                _picture(ax, image, cuts[0], cut if column else None, box, found)
                 words = "true mask" if not column else _dice(case[methods[column - 1]])
                 ax.text(box[0] + 0.5, box[1] - 0.02, words, ha="center", va="bottom", fontsize=8.5)
         ax.set_xlim(0, columns * (1 + GAP) - GAP)
@@ -121,7 +123,7 @@ def _picture(
     truth: NDArray[np.uint8],
     predicted: NDArray[np.uint8] | None,
     box: tuple[float, float, float],
-    structures: int,
+    found: Any,
 ) -> None:
     """Draw an image with the true contour, and the predicted one if there is one. box: left, top, height."""
     left, top, height = box
@@ -130,8 +132,9 @@ def _picture(
     look: dict[str, Any] = {"cmap": "gray", "vmin": low, "vmax": max(high, low + 1e-6), "interpolation": "nearest"}
     ax.imshow(image, extent=extent, **look).set_in_layout(False)
     for mask, color in ((truth, TRUE), (predicted, PREDICTED)):
-        for structure in range(1, structures if mask is not None else 1):
-            _contour(ax, mask == structure, extent, color, LINES[(structure - 1) % len(LINES)])
+        for structure in range(1, len(found.structures)) if mask is not None else ():
+            own = region(mask, structure, found.overlap)
+            _contour(ax, own, extent, color, LINES[(structure - 1) % len(LINES)])
 
 
 def _contour(ax: Axes, mask: Any, extent: tuple[float, float, float, float], color: str, line: str) -> None:
@@ -178,7 +181,8 @@ def case_scores(runs: Any, metric: str | None = None, *, ax: Axes | None = None,
     runs : list of Run
         Runs of one federation with a segmentation task.
     metric : str, optional
-        A metric of masks, such as "dice" or "hd95"; the headline metric of the runs by default.
+        A metric of masks, such as "dice" or "hd95", or of one structure, "dice[core]"; the headline metric of the runs
+        by default.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     choice : {"last", "best"}, default "last"
@@ -209,8 +213,11 @@ def case_scores(runs: Any, metric: str | None = None, *, ax: Axes | None = None,
     """
     found = _segmentation(runs)
     name = metric or str(found[0].headline)
-    if name not in mask_metrics.MASK_METRICS:
-        raise ValueError(f"{name!r} is no metric of masks: {nearest(name, mask_metrics.MASK_METRICS)}")
+    base, structure = mask_metrics.of_structure(name)
+    if base not in mask_metrics.MASK_METRICS:
+        raise ValueError(f"{name!r} is no metric of masks: {nearest(base, mask_metrics.MASK_METRICS)}")
+    if structure:
+        report_metrics.check(name, "segmentation", found[0].structures[1:])
     scores = _scores(found, name, choice)
     table = _distributions(scores, name)
     methods, sites = list(dict.fromkeys(table["method"])), sorted(table["site"].unique(), key=natural)
@@ -231,7 +238,7 @@ def case_scores(runs: Any, metric: str | None = None, *, ax: Axes | None = None,
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
-        if name in mask_metrics.BOUNDED:
+        if base in mask_metrics.BOUNDED:
             ax.set_xlim(-0.02, 1.02)
         left = [more(len(sites) - fit, "sites")] * (len(sites) > fit)
         left += [more(len(methods) - DRAWN, "methods")] * (len(methods) > DRAWN)
@@ -261,8 +268,12 @@ def _scores(runs: list[Any], metric: str, choice: str) -> pd.DataFrame:
     parts = []
     for run in runs:
         stored = _stored(run, choice)
-        numbers = stored[list(mask_metrics.columns(len(run.structures)))].to_numpy(np.float64)
-        values = mask_metrics.case_scores(metric, numbers)
+        base, structure = mask_metrics.of_structure(metric)
+        numbers = mask_metrics.stored_numbers(stored, len(run.structures))
+        if structure:
+            first = (run.structures.index(structure) - 1) * len(mask_metrics.KINDS)
+            numbers = numbers[:, first : first + len(mask_metrics.KINDS)]
+        values = mask_metrics.case_scores(base, numbers)
         parts.append(stored[["site", "case"]].assign(method=run.method, value=values))
     return pd.concat(parts).groupby(["method", "site", "case"], sort=False)["value"].mean().reset_index()
 

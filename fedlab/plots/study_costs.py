@@ -381,7 +381,7 @@ def _finding(known: pd.DataFrame, metric: str, method: str, p: bool) -> str:
 def _amount(row: pd.Series, metric: str) -> str:
     """Format a cost: "4.1 points", or a bare number where the metric has its own unit."""
     size = titles.number(row["cost"], metric).removeprefix("+")
-    return size if metric in titles.NATURAL_UNIT else f"{size} {titles.unit(metric)}"
+    return size if titles.in_natural_unit(metric) else f"{size} {titles.unit(metric)}"
 
 
 def _interval(row: pd.Series, metric: str) -> str:

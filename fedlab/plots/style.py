@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from fedlab.core.files import LONGEST, resolve
 from fedlab.evaluation import report_metrics
+from fedlab.learning.mask_metrics import of_structure
 from fedlab.learning.metrics import HIGHER_IS_BETTER
 from fedlab.plots.names import NAME, lend_fonts, more, name, names, plain
 
@@ -196,7 +197,7 @@ def rises(metric: str) -> bool:
     """Return whether a higher value of the metric is better."""
     if reported := report_metrics.find(metric):
         return reported.higher_is_better is not False
-    return bool(HIGHER_IS_BETTER[metric]) if metric in HIGHER_IS_BETTER else metric != "loss"
+    return bool(HIGHER_IS_BETTER.get(of_structure(metric)[0], metric != "loss"))
 
 
 @contextmanager

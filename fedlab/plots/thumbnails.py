@@ -101,7 +101,8 @@ class View:
 
         lines, colors = [], []
         for place, corner in zip(places, corners, strict=True):
-            for structure, share in outlines(self.cases.masks[place.row], self.slice, 2 * most, self.upright).items():
+            mask, overlap = self.cases.masks[place.row], self.cases.overlap
+            for structure, share in outlines(mask, self.slice, 2 * most, self.upright, overlap).items():
                 found = [line * (width / share.shape[1]) + corner for line in contours(share)]
                 lines += found
                 colors += [hue(structure)] * len(found)

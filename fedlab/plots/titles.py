@@ -9,11 +9,18 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 
+from fedlab.learning.mask_metrics import of_structure
 from fedlab.plots.names import listed
 from fedlab.plots.names import name as short
 from fedlab.plots.style import metric_label, rises
 
-NATURAL_UNIT = ("loss", "log_loss", "brier")  # differences of the other metrics are given in points (hundredths)
+NATURAL_UNIT = (
+    "loss",
+    "log_loss",
+    "brier",
+    "hd95",
+    "false_lesions",
+)  # differences of the other metrics are given in points (hundredths)
 SUPPORTED = "(95 % CI excludes 0)"
 LIKELY, UNLIKELY = "(p < 0.05, Holm)", "(p ≥ 0.05, Holm)"
 TIE = 1.01  # costs within this factor count as equal
@@ -22,18 +29,23 @@ TIE = 1.01  # costs within this factor count as equal
 # -- numbers and words -----------------------------------------------------------------------------------------------
 
 
+def in_natural_unit(metric: str) -> bool:
+    """Return whether differences have the unit of the metric; those of others are given in points."""
+    return of_structure(metric)[0] in NATURAL_UNIT
+
+
 def number(difference: float, metric: str) -> str:
     """Format a signed difference without its unit: hundredths ("points") or the metric's own unit; a dash if NaN."""
     if not np.isfinite(difference):
         return "–"
-    size = f"{abs(difference):.3f}" if metric in NATURAL_UNIT else f"{100 * abs(difference):.1f}"
+    size = f"{abs(difference):.3f}" if in_natural_unit(metric) else f"{100 * abs(difference):.1f}"
     size = size if len(size) <= 8 else f"{float(size):.2g}"  # the loss of a model that diverged
     return ("−" if difference < -1e-9 else "+") + size
 
 
 def unit(metric: str) -> str:
     """Return the unit of `number`."""
-    return metric_label(metric) if metric in NATURAL_UNIT else "points"
+    return metric_label(metric) if in_natural_unit(metric) else "points"
 
 
 def distance(difference: float, metric: str) -> str:

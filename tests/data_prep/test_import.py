@@ -512,11 +512,35 @@ def realised(part: fedlab.Partition) -> Cases:
     return Cases(np.concatenate([part.pixels([row], site) for row, site in each]), table, part.cases.card, masks)
 
 
+def test_several_columns_of_masks_are_structures_that_overlap(tmp_path: Path) -> None:
+    rng, lines = np.random.default_rng(0), []
+    image = rng.integers(0, 256, (4, 12, 12)).astype(np.uint8)
+    whole, core = (np.uint8(value) * (rng.random((4, 12, 12)) < 0.4) for value in (255, 7))
+    for number in range(4):
+        for kind, pixels in (("image", image), ("whole", whole), ("core", core)):
+            Image.fromarray(pixels[number]).save(tmp_path / f"{kind}{number}.png")
+        lines.append(f"image{number}.png,whole{number}.png,core{number}.png")
+    (tmp_path / "cases.csv").write_text("\n".join(["file,whole tumour,core", *lines]))
+    given = ["--table", str(tmp_path / "cases.csv"), "--image", "file", "--mask", "whole tumour", "--mask", "core"]
+    main(["import", str(tmp_path), "tumours", *given, "--size", "12", "--strict"])
+    cases = fedlab.load("tumours")
+    assert cases.overlap and cases.structures == ["background", "whole tumour", "core"]
+    assert np.array_equal(cases.masks, (whole > 0) + 2 * (core > 0))
+    assert "'--mask=whole tumour' --mask=core" in cases.card["command"]
+    again = {"image": "file", "mask": ["whole tumour", "core"], "size": 12}
+    data_prep.import_images(
+        tmp_path, tmp_path / "cases.csv", name="named", structures="none,A,B", dry_run=True, **again
+    )
+    with pytest.raises(ValueError, match="2 structures that may overlap: wanted a name for each"):
+        data_prep.import_images(tmp_path, tmp_path / "cases.csv", name="x", structures="none,A", **again)
+
+
 FEDERATIONS = {  # what is exported -> shape and task
     "grey with masks": ("png", 1, (12, 10), "binary"),
     "grey as nifti": ("nifti", 1, (12, 10), "binary"),
     "colour": ("png", 3, (12, 10), "multiclass"),
     "volumes with masks": ("nifti", 1, (6, 5, 4), "segmentation"),
+    "masks that overlap": ("png", 1, (12, 10), "segmentation"),
     "several labels": ("png", 1, (9, 9), "multilabel"),
 }
 
@@ -547,7 +571,8 @@ def test_an_exported_federation_comes_back(what: str, tmp_path: Path) -> None:
         }
     )
     card = {"name": "all", "task": task, "classes": classes, "structures": ["nothing", "one", "two"]}
-    masks = rng.integers(0, 3, (count, *shape), np.uint8) if "masks" in what else None
+    card |= {"overlap": True} if "overlap" in what else {}
+    masks = rng.integers(0, 4 if "overlap" in what else 3, (count, *shape), np.uint8) if "masks" in what else None
     cases = Cases(rng.integers(0, 256, (count, channels, *shape), np.uint8), table, card, masks)
     part = fedlab.partition(cases, sites=2, acquisition=0.6, annotation=0.3 if task == "binary" else 0.0, seed=1)
     folder = fedlab.export_sites(part, tmp_path / "out", format_)

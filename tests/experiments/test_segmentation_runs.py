@@ -97,7 +97,7 @@ def test_dice_is_that_of_monai(runs):
     one_hot = [torch.from_numpy(np.stack([m == c for c in range(3)], 1)).float() for m in (predicted, true)]
     each = theirs(*one_hot).numpy()  # 1 where both are empty, which here is undefined
     stored = [
-        [n for k in (1, 2) for n in (*_counts(p == k, t == k), np.nan, np.nan)]
+        [n for k in (1, 2) for n in (*_counts(p == k, t == k), *[np.nan] * 5)]
         for p, t in zip(predicted, true, strict=True)
     ]
     empty = np.array([[not ((p == k) | (t == k)).any() for k in (1, 2)] for p, t in zip(predicted, true, strict=True)])
@@ -135,12 +135,63 @@ def test_cases_without_a_structure_are_left_out_with_a_count(runs):
     assert table.loc["fedavg", "Site B"]["classes"] == 2
 
 
+def test_a_metric_of_one_structure_is_that_of_its_columns_alone(runs):
+    names = ["dice[structure 1]", "dice[structure 2]"]
+    table = fedlab.compare(runs, "dice[*]")
+    assert table["metric"].unique().tolist() == names
+    pd.testing.assert_frame_equal(pd.DataFrame(table), pd.DataFrame(fedlab.compare(runs, names)))
+    found = runs[1].predictions.query("choice == 'best' and split == 'test' and model == 'global'")
+    for k, name in enumerate(names, 1):
+        tp, fp, fn = (found[f"{kind}{k}"].to_numpy() for kind in ("tp", "fp", "fn"))
+        known = tp + fp + fn > 0
+        row = table.set_index(["metric", "method", "site"]).loc[name, "fedavg", "pooled"]
+        assert row["value"] == pytest.approx((2 * tp[known] / (2 * tp + fp + fn)[known]).mean(), abs=1e-12)
+        assert row["interval"] == "bounded mean" and row["low"] <= row["value"] < row["high"] and row["classes"] == 1
+        drawn = fedlab.plots.case_scores([runs[1]], name, choice="best")
+        assert drawn.table["cases"].sum() == known.sum() and f"of structure {k}" in drawn.figure.axes[0].get_xlabel()
+    mean = table.query("site == 'pooled' and method == 'fedavg'")["value"].mean()
+    assert abs(mean - fedlab.compare(runs).query("site == 'pooled' and method == 'fedavg'")["value"].item()) < 0.1
+    assert fedlab.plots.local_vs_global(runs, "hd95[structure 2]").figure is not None
+
+
+def test_lesions_of_final_predictions_are_counted(runs):
+    table = fedlab.compare(runs, ["lesion_sensitivity", "false_lesions"]).set_index(["metric", "method", "site"])
+    found = runs[1].predictions.query("choice == 'best' and split == 'test' and model == 'global'")
+    has = (found[["lesions1", "lesions2"]] > 0).to_numpy()
+    hits, true = found[["hits1", "hits2"]].to_numpy(), found[["lesions1", "lesions2"]].to_numpy()
+    share = np.where(has, hits / np.where(has, true, 1), np.nan)
+    expected = np.nanmean(np.nanmean(share[has.any(1)], 1))
+    assert table.loc[("lesion_sensitivity", "fedavg", "pooled"), "value"] == pytest.approx(expected, abs=1e-12)
+    row = table.loc[("false_lesions", "fedavg", "pooled")]
+    assert row["value"] == pytest.approx(found[["false1", "false2"]].to_numpy().mean(), abs=1e-12)
+    assert row["support"] == found["unit"].nunique() and "left out" not in row["note"]
+    assert (
+        "3 of 12 cases left out: no structure in the mask"
+        in table.loc[("lesion_sensitivity", "fedavg", "Site B"), "note"]
+    )
+    assert not set(runs[1].rounds["metric"]) & {"lesion_sensitivity", "false_lesions", "hd95"}
+
+
+def test_a_run_of_an_earlier_version_is_compared_but_for_its_lesions(runs, monkeypatch):
+    before = fedlab.compare(runs, ["dice", "nsd"])
+    for run in runs:
+        old = run.predictions.drop(columns=[c for c in run.predictions if c[:-1] in ("lesions", "hits", "false")])
+        monkeypatch.setitem(run.__dict__, "predictions", old)
+    pd.testing.assert_frame_equal(pd.DataFrame(fedlab.compare(runs, ["dice", "nsd"])), pd.DataFrame(before))
+    for names in ("false_lesions", ["dice", "lesion_sensitivity[structure 1]"]):
+        with pytest.raises(ValueError, match="which counted no lesions: run it again"):
+            fedlab.compare(runs, names)
+
+
 def test_a_site_whose_masks_are_all_empty_is_not_scored(tmp_path):
     data = Cases(DATA.images, DATA.table, DATA.card, DATA.masks * (np.arange(64) < 52)[:, None, None].astype(np.uint8))
     part = partition(sizes=(12, 4), data=data, held_out=12)
-    table = fedlab.compare([fedlab.run(fedlab.Experiment(**BASE), part, folder=tmp_path)]).set_index("site")
+    run = fedlab.run(fedlab.Experiment(**BASE), part, folder=tmp_path)
+    table = fedlab.compare([run]).set_index("site")
     assert "no test case with 'structure 1' or 'structure 2'" in table.loc["Site B", "note"]
     assert table.loc["mean of sites", "value"] == table.loc["Site A", "value"]
+    false = fedlab.compare([run], "false_lesions").set_index("site")  # defined without a lesion
+    assert false.loc["mean of sites", "value"] == pytest.approx(false.loc[["Site A", "Site B"], "value"].mean())
 
 
 def test_figures_and_tables_of_classification_take_masks(runs):
@@ -156,6 +207,8 @@ def test_figures_and_tables_of_classification_take_masks(runs):
     [
         ({"metric": "auroc"}, "auroc is a metric of probabilities, and this task is segmentation: compare dice, iou"),
         ({"metric": "sensitivity"}, "sensitivity is a metric of probabilities"),
+        ({"metric": "dice[structure3]"}, "masks have no structure 'structure3': did you mean 'structure 2'"),
+        ({"metric": "auroc[structure 1]"}, r"unknown metric 'auroc\[structure 1\]'"),
         ({"labels": "annotated"}, "compared with the true ones alone"),
     ],
 )

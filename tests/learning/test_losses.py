@@ -67,8 +67,15 @@ def test_special_cases(kind, weighted):
             torch.testing.assert_close(Loss("dice_ce", weights)(logits, targets), dice + entropy)
 
 
-@pytest.mark.parametrize("kind", ["classes", "single", "overlapping"])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kind, name)
+        for kind in ("classes", "single", "overlapping")
+        for name in LOSSES
+        if name != "ordinal" or kind == "classes"
+    ],
+)
 def test_the_gradient_of_a_batch_is_the_mean_of_its_cases_and_vmap_gives_the_same(kind, name):
     model = torch.nn.Conv2d(2, 1 if kind == "single" else 4, 3, padding=1).double()
     weights = dict(model.named_parameters())
@@ -122,6 +129,31 @@ def test_a_certain_prediction_has_a_finite_gradient(gamma):
     logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
     Loss(f"focal(gamma={gamma})")(logits, torch.tensor([0])).backward()
     assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("weights", [None, (0.5, 1.0, 2.0, 3.0)])
+def test_the_ordinal_loss_is_the_squared_distance_of_cumulative_distributions(weights):
+    logits, grades = sample("classes", (), cases=6)
+    p = logits.softmax(1).numpy()
+    expected = [
+        sum((sum(p[i, : k + 1]) - (int(grade) <= k)) ** 2 for k in range(4))
+        * (1 if weights is None else weights[grade])
+        for i, grade in enumerate(grades)
+    ]
+    found = Loss("ordinal", weights)(logits, grades, reduction="none")
+    torch.testing.assert_close(found, torch.tensor(expected))
+
+
+def test_grades_far_from_the_true_one_cost_more_and_their_order_may_be_turned():
+    sure = 60 * torch.eye(5, dtype=torch.float64)
+    costs = torch.stack([Loss("ordinal")(sure, torch.full((5,), true), reduction="none") for true in range(5)])
+    grades = torch.arange(5.0, dtype=torch.float64)
+    torch.testing.assert_close(costs, (grades[:, None] - grades).abs(), rtol=0, atol=1e-9)
+    logits, labels = sample("classes", (), cases=6)
+    turned = Loss("ordinal")(logits.flip(1), 3 - labels)
+    torch.testing.assert_close(turned, Loss("ordinal")(logits, labels))
+    two = Loss("ordinal")(logits[:, :2], labels % 2, reduction="none")
+    torch.testing.assert_close(two, (1 - logits[:, :2].softmax(1).gather(1, labels[:, None] % 2)[:, 0]) ** 2)
 
 
 def test_what_does_not_fit_is_refused():

@@ -32,6 +32,19 @@ def test_balanced_weights_are_those_of_all_training_cases(task):
     assert same(last("fedavg", fed), last("fedavg", world(task, class_weights=weights)))
 
 
+def test_grades_are_trained_with_their_loss_and_judged_by_kappa(tmp_path):
+    data = cases(44, classes=3)
+    data.card["task"] = "ordinal"
+    part = partition(sizes=(16, 4), data=data, held_out=6)
+    given = {"rounds": 2, "model": CNN, "local_steps": 1, "batch_size": None, "device": "cpu"}
+    run = fedlab.run(fedlab.Experiment(loss="ordinal", class_weights="balanced", **given), part, folder=tmp_path)
+    other = fedlab.run(fedlab.Experiment(**given), part, folder=tmp_path)
+    assert run.headline == "kappa" and fedlab.compare([run])["metric"].unique().tolist() == ["kappa"]
+    assert not np.array_equal(run.predictions["p1"], other.predictions["p1"])
+    with pytest.raises(ValueError, match="loss='ordinal' compares grades, and this task is multiclass"):
+        world("multiclass", loss="ordinal")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -188,11 +188,11 @@ def test_what_is_undefined_is_nan_without_a_warning():
 
 
 def test_tasks_name_registered_metrics_headline_first():
-    usual = dict.fromkeys(TASK_METRICS, "auroc") | {"segmentation": "dice"}
+    usual = dict.fromkeys(TASK_METRICS, "auroc") | {"segmentation": "dice", "ordinal": "kappa"}
     assert {task: names[0] for task, names in TASK_METRICS.items()} == usual
     assert {name for names in TASK_METRICS.values() for name in names} <= set(METRICS)
     assert set(HIGHER_IS_BETTER) == set(METRIC_LABELS) == set(METRICS)
-    lower = {"brier", "ece", "log_loss", "hd95", "volume_error"}
+    lower = {"brier", "ece", "log_loss", "hd95", "volume_error", "false_lesions"}
     assert {name for names in TASK_METRICS.values() for name in names if not HIGHER_IS_BETTER[name]} | lower == lower
     with pytest.raises(ValueError, match="auroc"):
         METRICS.function("auroq")

@@ -11,7 +11,7 @@ from test_partition_plots import check_texts
 from fedlab import plots
 from fedlab.analysis.segmented_cases import SegmentedCases
 from fedlab.core.rng import stream
-from fedlab.learning.mask_metrics import case_scores
+from fedlab.learning.mask_metrics import KINDS, case_scores
 from fedlab.plots import segmentation
 
 METHODS = ["local", "fedavg", "centralized"]
@@ -42,11 +42,11 @@ def run(method: str, seed: int = 0, n: int = 9) -> SimpleNamespace:
     rng, own = stream(seed, method), method == "local"
     rows = []
     for site in "AB":
-        numbers = rng.integers(1, 30, (n, 2, 5)).astype(float)
+        numbers = rng.integers(1, 30, (n, 2, 8)).astype(float)
         numbers[0, :, :] = 0
         model = site if own else "global"
         rows += [(model, "last", site, "test", f"{site}{k}", *numbers[k].ravel()) for k in range(n)]
-    names = [f"{kind}{k}" for k in (1, 2) for kind in ("tp", "fp", "fn", "hd", "nsd")]
+    names = [f"{kind}{k}" for k in (1, 2) for kind in KINDS]
     return SimpleNamespace(
         method=method,
         task="segmentation",

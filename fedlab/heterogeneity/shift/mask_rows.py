@@ -1,21 +1,29 @@
 """The annotation rows of segmentation masks: how the masks that readers draw differ from the true ones."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
+from fedlab.data.structures import region
 from fedlab.heterogeneity.shift.divergences import mean_defined, mutual_information, within_layers
 from fedlab.heterogeneity.shift.image_rows import sample_positions
 from fedlab.heterogeneity.shift.null_intervals import Resampling, Row, recentred, row
 from fedlab.heterogeneity.shift.observed import Observed, batch_sizes
 
-LoadMasks = Callable[[Ints], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
-
 SHARE = 4  # a fourth as many masks as images are compared
 CHUNK = 64  # masks drawn at a time
+
+
+@dataclass(frozen=True)
+class LoadMasks:
+    """pairs: maps positions of cases to their true and drawn masks; overlap: whether structures may overlap."""
+
+    pairs: Callable[[Ints], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+    overlap: bool = False
 
 
 def mask_rows(cases: Observed, load: LoadMasks, resampling: Resampling) -> Iterator[Row]:
@@ -24,7 +32,7 @@ def mask_rows(cases: Observed, load: LoadMasks, resampling: Resampling) -> Itera
     The information I(S;Y'|Y) is that of a pixel, in bits for each pixel of a structure, so that the size of the
     background does not matter. Under the null sites are permuted over cases, or no mask is changed.
 
-    load: maps positions of cases to their true and drawn masks (n, height, width[, depth]).
+    load: the true and drawn masks (n, height, width[, depth]) of cases.
     """
     sample = sample_positions(cases, resampling.images // SHARE)
     few = cases.select(sample)
@@ -60,7 +68,7 @@ def _compare(sample: Ints, load: LoadMasks) -> tuple[Floats, Floats]:
     """Return the pixels by true and drawn value (n, values, values), and the mean Dice over structures (n,)."""
     counted = []
     for start in range(0, len(sample), CHUNK):
-        true, drawn = load(sample[start : start + CHUNK])
+        true, drawn = load.pairs(sample[start : start + CHUNK])
         width = int(max(true.max(initial=0), drawn.max(initial=0))) + 1
         pairs = (true.astype(np.int64) * width + drawn).reshape(len(true), -1)
         counts = [np.bincount(pair, minlength=width * width).reshape(width, width) for pair in pairs]
@@ -69,9 +77,17 @@ def _compare(sample: Ints, load: LoadMasks) -> tuple[Floats, Floats]:
     pixels = np.zeros((len(sample), most, most))
     for case, each in enumerate(counted):
         pixels[case, : len(each), : len(each)] = each
-    both = np.diagonal(pixels, axis1=1, axis2=2)[:, 1:]
-    sizes = (pixels.sum(axis=1) + pixels.sum(axis=2))[:, 1:]
+    inside = _inside(most, load.overlap)
+    both = np.einsum("ntd,ts,ds->ns", pixels, inside, inside)
+    sizes = (pixels.sum(axis=1) + pixels.sum(axis=2)) @ inside
     return pixels, mean_defined(np.divide(2 * both, sizes, out=np.full(both.shape, np.nan), where=sizes > 0))
+
+
+def _inside(values: int, overlap: bool) -> Floats:
+    """Return which values of masks belong to which structure but the background, (values, structures), 0 or 1."""
+    structures = (values - 1).bit_length() if overlap else values - 1
+    each = [region(np.arange(values), structure, overlap) for structure in range(1, structures + 1)]
+    return np.stack(each, 1).astype(np.float64)
 
 
 def _tables(site: Ints, by_group: Floats, sites: int, weights: Floats | float = 1.0) -> Floats:

@@ -45,9 +45,8 @@ def shift(cases: Observed, load: LoadImages, brief: bool = False, masks: LoadMas
         before and after the scanners.
     brief : bool, default False
         Only the headline measure of each axis, from fewer images and draws.
-    masks : callable, optional
-        Maps positions of cases to their true segmentation masks and those that readers draw, both (n, height, width[,
-        depth]); by default masks are not compared.
+    masks : LoadMasks, optional
+        The true segmentation masks of cases and those that readers draw; by default masks are not compared.
 
     Returns
     -------
