@@ -3,6 +3,7 @@
 import tempfile
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from fedlab.core.files import reserve, scratch_folder
 from fedlab.core.memory import to_device
 from fedlab.core.typing import Ints
 from fedlab.engine.pixel_normalisation import Affine, SiteRows, affine
+from fedlab.learning import patches
 from fedlab.learning.settings import Training
 from fedlab.partitioning.partitions import Partition
 
@@ -34,9 +36,9 @@ class ResidentImages:
         """Set these images."""
         self.all[torch.from_numpy(rows).to(self.all.device)] = images.to(self.all.device)
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """The images in these rows, on the device."""
-        return self.all.index_select(0, rows)
+    def gather(self, rows: Tensor, cut: "Cut | None" = None) -> Tensor:
+        """The images in these rows, or crops of them, on the device."""
+        return _gathered(self.all, rows, cut)
 
 
 class StreamedImages:
@@ -64,25 +66,53 @@ class StreamedImages:
         """Set these images."""
         self.all[torch.from_numpy(rows)] = images
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """The images in these rows, on the device."""
-        on_host = rows.cpu()
+    def gather(self, rows: Tensor, cut: "Cut | None" = None) -> Tensor:
+        """The images in these rows, or crops of them, on the device."""
+        on_host, cut = rows.cpu(), None if cut is None else Cut(cut.starts.cpu(), cut.edges)
         prefetched, self._prefetched.batch = getattr(self._prefetched, "batch", None), None
         expected = prefetched is not None and np.array_equal(prefetched[0], on_host.numpy())
-        batch = prefetched[1].result() if prefetched is not None and expected else self._read(on_host)
+        expected = expected and prefetched is not None and _same_cut(prefetched[1], cut)
+        batch = prefetched[2].result() if prefetched is not None and expected else self._read(on_host, cut)
         return batch.to(self.device, non_blocking=True)
 
-    def prefetch(self, rows: Ints) -> None:
-        """Start to read the rows that are gathered next."""
-        future: Future[Tensor] = self._reader.submit(self._read, torch.from_numpy(rows))
-        self._prefetched.batch = rows, future
+    def prefetch(self, rows: Ints, cut: "Cut | None" = None) -> None:
+        """Start to read the rows that are gathered next. cut: its starts are on the host."""
+        future: Future[Tensor] = self._reader.submit(self._read, torch.from_numpy(rows), cut)
+        self._prefetched.batch = rows, cut, future
 
-    def _read(self, rows: Tensor) -> Tensor:
-        batch = self.all.index_select(0, rows)
+    def _read(self, rows: Tensor, cut: "Cut | None") -> Tensor:
+        batch = _gathered(self.all, rows, cut)
         if self.device.type != "cuda":
             return batch
         with torch.cuda.device(self.device):  # the current GPU of a new thread is the first one
             return batch.pin_memory()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Crops of the images of a batch: where each begins (b, d), and their edges."""
+
+    starts: Tensor
+    edges: tuple[int, ...]
+
+
+def _gathered(images: Tensor, rows: Tensor, cut: Cut | None) -> Tensor:
+    """Images (n, *space, ...) in these rows, or crops of them; only the voxels of crops are read."""
+    if cut is None:
+        return images.index_select(0, rows)
+    index = [rows.view(-1, *[1] * len(cut.edges))]
+    for axis, edge in enumerate(cut.edges):
+        along = [edge if other == axis else 1 for other in range(len(cut.edges))]
+        within = torch.arange(edge, device=rows.device).view(1, *along)
+        index.append(cut.starts[:, axis].view(-1, *[1] * len(cut.edges)) + within)
+    return images[tuple(index)]
+
+
+def _same_cut(first: Cut | None, second: Cut | None) -> bool:
+    """Whether two crops of the same rows are the same."""
+    if first is None or second is None:
+        return first is second
+    return torch.equal(first.starts, second.starts)
 
 
 def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> ResidentImages | StreamedImages:
@@ -112,7 +142,11 @@ class MaskRows:
         return len(self.masks.all)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return self.masks.gather(rows)
+        return self.gather(rows)
+
+    def gather(self, rows: Tensor, cut: Cut | None = None) -> Tensor:
+        """The masks in these rows, or crops of them, on the device."""
+        return self.masks.gather(rows, cut)
 
 
 class DeviceDataset:
@@ -124,6 +158,9 @@ class DeviceDataset:
     Rows are addressed by `rows(index)`, where index are positions in the dataset's table. Images become floats,
     channels first in channels-last memory, only when a batch is gathered: in [0, 1], or normalised as the settings say.
     Of a held-out site there are test cases alone, and with normalisation="site" the training images too.
+
+    crop: the crops that models train on; None for whole images. window: edges of what a model gets, of a crop or of the
+    image.
     """
 
     def __init__(self, partition: Partition, targets: Ints | None, device: torch.device, settings: Training) -> None:
@@ -138,6 +175,8 @@ class DeviceDataset:
         channels, *space = cases.shape
         stored = torch.uint8 if cases.images.dtype == np.uint8 else torch.float16
         self.space = tuple(space)
+        self.crop = patches.crop_of(settings.crop, space)
+        self.window = self.space if self.crop is None else self.crop.edges
         self.device, self.pixels = device, allocate((len(kept), *space, channels), stored, device)
         masks = allocate((len(kept), *space), torch.uint8, device) if targets is None else None
         for site, index in used:
@@ -148,6 +187,8 @@ class DeviceDataset:
         elif masks is not None:
             self.targets = MaskRows(masks) if isinstance(masks, StreamedImages) else masks.all
         self.affine = self._normalisation(partition, used, settings.normalisation)
+        centred = targets is None and self.crop is not None and self.crop.foreground > 0
+        self._voxels = self._structure_voxels(partition) if centred else {}
 
     @property
     def streamed(self) -> bool:
@@ -182,16 +223,40 @@ class DeviceDataset:
         """Rows of this dataset, on the device, of positions in the dataset's table; -1 for cases that it lacks."""
         return to_device(self._row[index], self.device)
 
-    def prefetch(self, index: Ints) -> None:
+    def prefetch(self, index: Ints, starts: Ints | None = None) -> None:
         """Start to read the images of the cases that are gathered next, if images are streamed."""
+        cut = None if starts is None else Cut(torch.from_numpy(starts), self.window)
         if isinstance(self.pixels, StreamedImages):
-            self.pixels.prefetch(self._row[index])
+            self.pixels.prefetch(self._row[index], cut)
         if isinstance(self.targets, MaskRows):
-            self.targets.masks.prefetch(self._row[index])
+            self.targets.masks.prefetch(self._row[index], cut)
 
-    def images(self, rows: Tensor) -> Tensor:
-        """A batch (b, channels, height, width[, depth]) of floats, channels-last in memory."""
-        batch = self.pixels.gather(rows).movedim(-1, 1).to(self.dtype)
+    def crop_starts(self, index: Ints, key: tuple[int, str, int]) -> Ints:
+        """Where the crops of these training cases begin (b, d), drawn by (seed, site, step) and case."""
+        assert self.crop is not None
+        voxels = [self._voxels.get(int(case), []) for case in index]
+        return patches.starts_of(voxels, self.space, self.window, key, index, self.crop.foreground)
+
+    def _structure_voxels(self, partition: Partition) -> dict[int, list[Ints]]:
+        """Voxels of the structures that each training case has in the mask of its site's readers."""
+        found = {}
+        for site in partition.sites:
+            for case in partition.index(site, "train") if site not in partition.unseen else ():
+                mask = self.targets[self.rows(np.array([case]))][0].cpu().numpy()
+                found[int(case)] = patches.structure_voxels(mask, int(case))
+        return found
+
+    def masks(self, rows: Tensor, starts: Tensor) -> Tensor:
+        """Crops of the masks in these rows, (b, *window)."""
+        cut = Cut(starts, self.window)
+        if isinstance(self.targets, MaskRows):
+            return self.targets.gather(rows, cut)
+        return _gathered(self.targets, rows, cut)
+
+    def images(self, rows: Tensor, starts: Tensor | None = None) -> Tensor:
+        """A batch (b, channels, height, width[, depth]) of floats, channels-last in memory; of crops if they start."""
+        cut = None if starts is None else Cut(starts, self.window)
+        batch = self.pixels.gather(rows, cut).movedim(-1, 1).to(self.dtype)
         if self.affine is not None:
             return self.affine.apply(batch, rows)
         return batch.div_(self.full) if self.full != 1 else batch

@@ -150,6 +150,9 @@ class Experiment(FederationSettings):
         Statistics that standardise intensities; they decide which scanner differences survive.
     augment : str, default "none"
         Random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)".
+    crop : str, default "none"
+        Crops that are trained on instead of whole images: "random(64)", "random((64, 64, 32), foreground=0.5)"; whole
+        images are then predicted by a sliding window.
     precision : {"float32", "float64", "bf16"}, default "float32"
         Number format; "bf16" keeps float32 weights and computes layers in bfloat16.
     device : str, default "auto"
@@ -369,9 +372,11 @@ class Experiment(FederationSettings):
 
     def _hashed(self, dataset: str, part: Partition, version: int) -> str:
         fields = self.asked.model_dump(exclude={"execution"}) | {"dataset": dataset, "model": self.model}
-        for name in ("loss", "class_weights"):  # unknown to runs of earlier versions
+        for name in ("loss", "class_weights", "crop"):  # unknown to runs of earlier versions
             if fields[name] == type(self).model_fields[name].default:
                 del fields[name]
+        if part.cases.task == "segmentation" and fields["augment"] != "none":
+            fields["augment"] += " of images and masks"  # earlier versions left the masks as they were
         text = json.dumps([fields, part.fingerprint, version, *self.user_code()], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 

@@ -31,6 +31,7 @@ from fedlab.experiments.recorder import Recorder
 from fedlab.experiments.run_folder import Run
 from fedlab.federation import Federation
 from fedlab.learning.models import build
+from fedlab.learning.patches import input_shape
 from fedlab.learning.tasks import task_of
 from fedlab.partitioning.partitions import Partition
 
@@ -186,7 +187,7 @@ def _combinations(experiment: Experiment, partition: Partition | None, axes: dic
 
 def _check_federations(experiments: list[Experiment], partition: Partition | None) -> None:
     """Make each partition and each model of a grid once; ValueError where one of them is impossible."""
-    decisive = {*DESCRIBED, "model", "batchnorm", "loss", "class_weights"}
+    decisive = {*DESCRIBED, "model", "batchnorm", "loss", "class_weights", "crop"}
     distinct = {json.dumps(one.model_dump(include=decisive)): one for one in experiments}
     for one in distinct.values():
         _check_model(one, (partition or _partition_of(one)).cases)
@@ -195,7 +196,8 @@ def _check_federations(experiments: list[Experiment], partition: Partition | Non
 def _check_model(experiment: Experiment, cases: Cases) -> None:
     """Build the model once; ValueError where model, loss or class weights do not fit the dataset."""
     task = task_of(cases, experiment.loss, experiment.class_weights)
-    build(experiment.model, cases.shape, task.outputs, experiment.seed, experiment.batchnorm, task.dense)
+    shape = input_shape(cases.shape, experiment.crop)
+    build(experiment.model, shape, task.outputs, experiment.seed, experiment.batchnorm, task.dense)
 
 
 def _unfinished(experiments: list[Experiment], partition: Partition | None, folder: Folder) -> list[PendingRun]:
@@ -292,7 +294,7 @@ def _load(fed: Federation, runs: int) -> Load:
     """How much work the device gets from this run, and from the runs that train with it as one model."""
     batches = [min(fed.settings.batch_size or site.cases, site.cases) for site in fed.sites]
     streamed = any(event == "images streamed" for _, _, event, _ in fed.round_log.events)
-    space = tuple(fed.partition.cases.shape[1:])
+    space = fed.execution.dataset.window
     return Load(fed.layout.parameters, space, max(batches), sum(batches) * runs, streamed)
 
 

@@ -50,6 +50,7 @@ from fedlab.federation.settings import FederationSettings
 from fedlab.federation.sites import ALL, LocalParameters, OptimizerStates, Site
 from fedlab.learning import models
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRICS
+from fedlab.learning.patches import input_shape
 from fedlab.learning.tasks import Surfaces, Task, task_of, with_balanced_loss
 from fedlab.partitioning import validation
 from fedlab.partitioning.partitions import Partition
@@ -220,7 +221,7 @@ class Federation:
             name=model,
             function=models.MODELS.parse(model, given=2)[0],
             make=lambda seed, needs: self._flat_model(model, seed, needs),
-            shape=self.partition.cases.shape,
+            shape=input_shape(self.partition.cases.shape, self.settings.crop),
             task=self.task,
             settings=self.settings,
             device=self.device,
@@ -229,8 +230,9 @@ class Federation:
 
     def _flat_model(self, model: str, seed: int, needs: Needs, layout: Layout | None = None) -> FlatModel:
         """The network with the initial weights of this seed, on the device; layout: that of another copy."""
-        settings, cases = self.settings, self.partition.cases
-        built = models.build(model, cases.shape, self.task.outputs, seed, settings.batchnorm, self.task.dense)
+        settings = self.settings
+        shape = input_shape(self.partition.cases.shape, settings.crop)
+        built = models.build(model, shape, self.task.outputs, seed, settings.batchnorm, self.task.dense)
         built = built.to(device=self.device, dtype=settings.dtype)
         if layout is None:
             pooled = settings.batchnorm == "pooled"

@@ -6,6 +6,7 @@ the same images; a whole batch is then changed at once on its device.
 """
 
 import itertools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -17,11 +18,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlab.core.arguments import Bounds, Share
+from fedlab.core.arguments import Bounds, NotNegative, Share
 from fedlab.core.memory import to_device
 from fedlab.core.registry import Registry
 from fedlab.core.rng import stream
-from fedlab.core.typing import Floats
+from fedlab.core.typing import Floats, Ints
 
 AUGMENTATIONS = Registry("augmentation")
 Shape = tuple[int, ...]
@@ -35,13 +36,16 @@ class Change:
 
     flips: bool (count, d), axes along which an image is mirrored. matrix: (count, d, d + 1), from positions in the new
     image to positions in the old one, the last axis first, in units of half its extent, 0 in the middle. gain, offset:
-    (count,), values are multiplied by gain, then offset is added.
+    (count,), values are multiplied by gain, then offset is added. noise, noise_seed: (count,), the standard deviation
+    of Gaussian noise that is added last, and the whole number from which it is computed.
     """
 
     flips: NDArray[np.bool_] | None = None
     matrix: Floats | None = None
     gain: Floats | None = None
     offset: Floats | None = None
+    noise: Floats | None = None
+    noise_seed: Ints | None = None
 
 
 @AUGMENTATIONS.add
@@ -194,6 +198,32 @@ def light(rng: np.random.Generator, count: int, shape: Shape, share: Share = 0.1
     return Change(gain=1 + gain, offset=offset)
 
 
+@AUGMENTATIONS.add
+def noise(rng: np.random.Generator, count: int, shape: Shape, std: NotNegative = 0.05) -> Change:
+    """Add Gaussian noise with a standard deviation of up to this much, in units of the network's input.
+
+    Parameters
+    ----------
+    rng, count, shape : numpy.random.Generator, int, tuple of int
+        Random generator, number of images and their (height, width[, depth]).
+    std : float
+        Largest standard deviation, 0 or more.
+
+    Returns
+    -------
+    Change
+        The drawn changes.
+
+    Examples
+    --------
+    >>> from fedlab.core.rng import stream
+    >>> from fedlab.learning.augmentation import noise
+    >>> noise(stream(0, "example"), 2, (28, 28)).noise.round(3)
+    array([0.04 , 0.046])
+    """
+    return Change(noise=std * rng.uniform(0, 1, count), noise_seed=rng.integers(0, 2**62, count))
+
+
 def parse(text: str) -> list[Callable[..., Change]]:
     """The augmentations of a text, none for "none"; ValueError if it cannot be read."""
     if text.strip() == "none":
@@ -229,7 +259,7 @@ def to_tensors(changes: list[Change], like: Tensor) -> dict[str, Tensor]:
         each = [getattr(change, field.name) for change in changes]
         if each[0] is not None:
             whole = to_device(np.concatenate(each), like.device)
-            found[field.name] = whole if field.name == "flips" else whole.to(like.dtype)
+            found[field.name] = whole.to(like.dtype) if whole.is_floating_point() else whole
     return found
 
 
@@ -237,26 +267,66 @@ def apply(images: Tensor, change: dict[str, Tensor]) -> Tensor:
     """Apply changes to images (count, channels, *axes); their memory order stays."""
     axes = images.ndim - 2
     if "flips" in change:
-        for axis in range(axes):
-            mirrored = change["flips"][:, axis].view(-1, *[1] * (axes + 1))
-            images = torch.where(mirrored, images.flip(axis + 2), images)
+        images = _mirrored(images, change["flips"])
     if "matrix" in change:
         grid = F.affine_grid(change["matrix"], list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     for name, operation in (("gain", torch.mul), ("offset", torch.add)):
         if name in change:
             images = operation(images, change[name].view(-1, *[1] * (axes + 1)))
+    if "noise" in change:
+        images = images + _normal(change["noise_seed"], images) * change["noise"].view(-1, *[1] * (axes + 1))
     return images.contiguous(memory_format=torch.channels_last if axes == 2 else torch.channels_last_3d)
 
 
+def apply_to_masks(masks: Tensor, change: dict[str, Tensor]) -> Tensor:
+    """Move masks (count, *axes) as their images; each voxel gets the structure of the nearest one."""
+    if "flips" not in change and "matrix" not in change:
+        return masks
+    images = masks.unsqueeze(1)
+    if "flips" in change:
+        images = _mirrored(images, change["flips"])
+    if "matrix" in change:
+        grid = F.affine_grid(change["matrix"], list(images.shape), align_corners=False)
+        moved = F.grid_sample(images.to(grid.dtype), grid, "nearest", "border", align_corners=False)
+        images = moved.to(masks.dtype)
+    return images.squeeze(1)
+
+
+def _mirrored(images: Tensor, flips: Tensor) -> Tensor:
+    """Images (count, channels, *axes), mirrored along the axes that `flips` (count, d) states for each."""
+    axes = images.ndim - 2
+    for axis in range(axes):
+        images = torch.where(flips[:, axis].view(-1, *[1] * (axes + 1)), images.flip(axis + 2), images)
+    return images
+
+
+def _normal(seeds: Tensor, like: Tensor) -> Tensor:
+    """Standard normal numbers for each voxel of each image, computed from the image's seed (count,).
+
+    SplitMix64 of seed and position (Steele et al. 2014, doi:10.1145/2660193.2660195), then Box-Muller: the same in
+    every execution mode, without the state of a generator.
+    """
+    position = torch.arange(like[0].numel(), device=like.device).view(1, *like.shape[1:])
+    x = seeds.view(-1, *[1] * (like.ndim - 1)) + (position + 1) * -0x61C8864680B583EB
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ ((x >> shift) & (2 ** (64 - shift) - 1))) * factor
+    x = x ^ ((x >> 31) & (2**33 - 1))
+    radius, angle = (((x >> 32) & 0xFFFFFFFF) + 1).to(like.dtype) / 2**32, (x & 0xFFFFFFFF).to(like.dtype) / 2**32
+    return torch.sqrt(-2 * torch.log(radius)) * torch.cos(2 * math.pi * angle)
+
+
 def _composed(first: Change, second: Change) -> Change:
-    """One change after another, as one."""
+    """One change after another, as one; noise stays the last."""
+    noise = first.noise if first.noise is None or second.gain is None else first.noise * np.abs(second.gain)
     offset = first.offset if first.offset is None or second.gain is None else first.offset * second.gain
     return Change(
         _combined(first.flips, second.flips, np.logical_xor),
         _combined(first.matrix, second.matrix, _composed_maps),
         _combined(first.gain, second.gain, np.multiply),
         _combined(offset, second.offset, np.add),
+        _combined(noise, second.noise, np.hypot),
+        _combined(first.noise_seed, second.noise_seed, np.bitwise_xor),
     )
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from fedlab.core import arguments
 from fedlab.core.arguments import Bounds, Count, Fraction, NotNegative
 from fedlab.core.registry import LONGEST, Registry, nearest
-from fedlab.learning import augmentation, losses
+from fedlab.learning import augmentation, losses, patches
 
 __all__ = ["SCHEDULES", "Training", "constant", "cosine", "step"]
 
@@ -83,6 +83,9 @@ class Training(BaseModel):
         scanner differences survive.
     augment : str, default "none"
         Random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)".
+    crop : str, default "none"
+        Crops that are trained on instead of whole images: "random(64)", "random((64, 64, 32), foreground=0.5)"; whole
+        images are then predicted by a sliding window.
     precision : {"float32", "float64", "bf16"}, default "float32"
         Number format; "bf16" keeps float32 weights and computes layers in bfloat16.
     device : str, default "auto"
@@ -118,6 +121,7 @@ class Training(BaseModel):
     batchnorm: Literal["avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"] = "avg"
     normalisation: Literal["none", "image", "site", "global"] = "none"
     augment: str = "none"
+    crop: str = "none"
     precision: Literal["float32", "float64", "bf16"] = "float32"
     device: str = "auto"
     execution: Literal["auto", "sequential", "vmap", "cuda_graph"] = "auto"
@@ -161,6 +165,7 @@ class Training(BaseModel):
     def _consistent(self) -> Self:
         SCHEDULES.parse(self.schedule, given=1)
         augmentation.parse(self.augment)
+        patches.check(self.crop)
         weights = self.class_weights
         if isinstance(weights, str) and weights not in ("none", "balanced"):
             raise ValueError(
