@@ -130,7 +130,7 @@ class SplitModel:
                 index = site.batches.at(step)
                 rows = engine.dataset.rows(index)
                 keys = [(site.batches.seed, site.name, step)]
-                images, targets = engine.inputs.augment(*engine.inputs.gather(rows, [index], keys), keys)
+                images, targets = engine.inputs.augment(*engine.inputs.gather(rows, [index], keys), [index], keys)
                 with engine.layer_rng.at(site.name, step):
                     total += self._step(images, targets, round, k, path)
                 samples += len(index)

@@ -60,8 +60,11 @@ class CudaGraphEngine(SequentialEngine):
         for step, cases in enumerate(rows, local_task.first):
             self.check_stopped()
             self._write(f"{len(cases)} rows", cases)
-            self._write_crops(local_task, step, len(cases))
-            self._write_augmentation(local_task.rng_key(step), len(cases))
+            if self.inputs.augmentation.by_case:
+                self._write_batch(local_task, step, cases)
+            else:
+                self._write_crops(local_task, step, len(cases))
+                self._write_augmentation(local_task.rng_key(step), len(cases))
             replay = self._graph(len(cases), inputs)
             with self.layer_rng.at(local_task.batches.site, step):
                 replay()
@@ -105,12 +108,26 @@ class CudaGraphEngine(SequentialEngine):
     def _static_step(self, size: int, inputs: "StaticInputs") -> None:
         """One step on the memory of the capture."""
         rows, task = self._static[f"{size} rows"], inputs.local_task
-        images, targets = self.inputs.cut(rows, self._static.get(f"{size} starts"))
-        if self.inputs.augmentation.active:
-            images, targets = self.inputs.change(images, targets, self._changes[size])
+        images, targets = self._static_batch(rows, size)
         self._total += self._step(images, targets, rows, task, inputs.moments)
         if task.frozen is not None:
             self._restore_frozen(inputs.weights_before, task.frozen, inputs.moments, inputs.moments_before)
+
+    def _static_batch(self, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """The images and targets of a step, computed from static memory."""
+        if self.inputs.augmentation.by_case:
+            return self._static[f"{size} images"], self._static[f"{size} targets"]
+        images, targets = self.inputs.cut(rows, self._static.get(f"{size} starts"))
+        if self.inputs.augmentation.active:
+            images, targets = self.inputs.change(images, targets, self._changes[size])
+        return images, targets
+
+    def _write_batch(self, local_task: LocalTask, step: int, rows: Tensor) -> None:
+        """Make the batch of this step, some of it case by case on the CPU, and copy it into static memory."""
+        index, keys = self._cases(local_task, step), [local_task.rng_key(step)]
+        images, targets = self.inputs.augment(*self.inputs.gather(rows, index, keys), index, keys)
+        self._write(f"{len(rows)} images", images)
+        self._write(f"{len(rows)} targets", targets)
 
     def _write_crops(self, local_task: LocalTask, step: int, size: int) -> None:
         """Draw where the crops of this step begin into static memory."""

@@ -210,7 +210,7 @@ class SequentialEngine:
                 gathered = rows
                 if self.dataset.streamed and (inputs.crops or local_task.batches.per_epoch > 1) and step < last:
                     inputs.prefetch(local_task.batches.at(step + 1), local_task.rng_key(step + 1))
-            given = inputs.augment(images, targets, [key])
+            given = inputs.augment(images, targets, index, [key])
             with self.layer_rng.at(local_task.batches.site, step):
                 total += self._step(*given, rows, local_task, moments)
             if local_task.frozen is not None:
@@ -219,7 +219,7 @@ class SequentialEngine:
 
     def _cases(self, local_task: LocalTask, step: int) -> list[Ints]:
         """The cases of a step's batch, where its images depend on them; else none."""
-        return [local_task.batches.at(step)] if self.inputs.crops else []
+        return [local_task.batches.at(step)] if self.inputs.by_case else []
 
     def _rows(self, local_task: LocalTask) -> list[Tensor]:
         """The rows of each step's batch; the same tensor in each if all cases of the site are one batch."""

@@ -21,19 +21,23 @@ Keys = Sequence[augmentation.RngKey]
 class ModelInputs:
     """The images and targets of a device dataset, as a model trains on them and as it predicts them.
 
-    augmentation: the changes of training images. by_case: whether they depend on which cases a batch has, and not only
-    on how many.
+    augmentation: the changes of training images.
     """
 
     def __init__(self, dataset: DeviceDataset, settings: Training, dense: bool) -> None:
         """dense: targets are masks, which are cropped and moved as their images."""
         self.dataset, self.dense = dataset, dense
-        self.augmentation = augmentation.Augmentation(settings.augment)
+        self.augmentation = augmentation.Augmentation(settings.augment, dense)
 
     @property
     def crops(self) -> bool:
         """Whether steps train on crops, which differ from step to step."""
         return self.dataset.crop is not None
+
+    @property
+    def by_case(self) -> bool:
+        """Whether what a step trains on is drawn for each of its cases."""
+        return self.crops or self.augmentation.by_case
 
     def gather(self, rows: Tensor, index: Sequence[Ints], keys: Keys) -> tuple[Tensor, Tensor]:
         """Images and targets of several batches, on the device; crops if there are any.
@@ -62,10 +66,13 @@ class ModelInputs:
         if self.dataset.streamed:
             self.dataset.prefetch(index, self.starts([index], [key]))
 
-    def augment(self, images: Tensor, targets: Tensor, keys: Keys) -> tuple[Tensor, Tensor]:
-        """Augmented images and masks of the steps with these random keys, equally many for each."""
+    def augment(self, images: Tensor, targets: Tensor, index: Sequence[Ints], keys: Keys) -> tuple[Tensor, Tensor]:
+        """Augmented images and masks of the steps with these cases and random keys, equally many for each."""
         if not self.augmentation.active:
             return images, targets
+        if self.augmentation.by_case:
+            images, masks = self.augmentation.of_cases(images, targets if self.dense else None, index, keys)
+            return images, targets if masks is None else masks
         count, shape = len(images) // len(keys), tuple(images.shape[2:])
         changes = [self.augmentation.draw(key, count, shape) for key in keys]
         return self.change(images, targets, augmentation.to_tensors(changes, images))

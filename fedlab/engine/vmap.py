@@ -76,7 +76,8 @@ class ModelStack:
     def step(self, members: list[int], batches: list[Ints]) -> None:
         """One step of these jobs, each on its batch."""
         keys = [self.tasks[i].rng_key(int(self.steps[i])) for i in members]
-        group, batch = self._take(members), self._augmented(self._gather(members, batches, keys), keys)
+        group, batch = self._take(members), self._gather(members, batches, keys)
+        batch = self._augmented(batch, batches, keys)
         self.steps[members] += 1
         loss, gradient = self._differentiate(group.vector, group.counts, members, batch)
         self.losses[group.rows] += loss
@@ -198,12 +199,13 @@ class ModelStack:
         self._gathered = batches, Batch(images.unflatten(0, size), targets.unflatten(0, size), rows.view(size), weights)
         return self._gathered[1]
 
-    def _augmented(self, batch: Batch, keys: Keys) -> Batch:
+    def _augmented(self, batch: Batch, index: list[Ints], keys: Keys) -> Batch:
         """The batch with augmented images and masks."""
         if not self.engine.inputs.augmentation.active:
             return batch
         flat = batch.images.flatten(0, 1), batch.targets.flatten(0, 1)
-        images, targets = (each.unflatten(0, batch.rows.shape) for each in self.engine.inputs.augment(*flat, keys))
+        found = self.engine.inputs.augment(*flat, index, keys)
+        images, targets = (each.unflatten(0, batch.rows.shape) for each in found)
         return replace(batch, images=images, targets=targets)
 
     def _take(self, members: list[int]) -> StepGroup:

@@ -8,8 +8,9 @@ the same images; a whole batch is then changed at once on its device.
 import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -23,6 +24,8 @@ from fedlab.core.memory import to_device
 from fedlab.core.registry import Registry
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
+from fedlab.learning import case_transforms
+from fedlab.learning.case_transforms import CaseTransform
 
 AUGMENTATIONS = Registry("augmentation")
 Shape = tuple[int, ...]
@@ -224,32 +227,173 @@ def noise(rng: np.random.Generator, count: int, shape: Shape, std: NotNegative =
     return Change(noise=std * rng.uniform(0, 1, count), noise_seed=rng.integers(0, 2**62, count))
 
 
-def parse(text: str) -> list[Callable[..., Change]]:
-    """The augmentations of a text, none for "none"; ValueError if it cannot be read."""
+@AUGMENTATIONS.add
+def monai(rng: np.random.Generator, count: int, shape: Shape, *transforms: Any) -> Change:
+    """Transforms of MONAI, case by case on the CPU: "monai(RandGaussianNoise(prob=0.5, std=0.1))".
+
+    Slower than the others, which change a whole batch on its device. Transforms of positions move masks with their
+    images. The random state is set by seed, site, step and case.
+
+    Parameters
+    ----------
+    rng, count, shape : numpy.random.Generator, int, tuple of int
+        As for all augmentations; not used.
+    *transforms
+        Names of MONAI's intensity and spatial transforms, with their arguments.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedlab.learning.augmentation import Augmentation
+    >>> found = Augmentation("monai(RandFlip(prob=1.0, spatial_axis=1))", masks=False)
+    >>> images, _ = found.of_cases(torch.arange(4.0).view(1, 1, 2, 2), None, [[7]], [(0, "Site A", 1)])
+    >>> images[0, 0]
+    tensor([[1., 0.],
+            [3., 2.]])
+    """
+    raise TypeError("transforms of MONAI change single cases: write them in a text, see `parse`")
+
+
+def by_case(rng: np.random.Generator, count: int, shape: Shape, *, transform: Any) -> Change:
+    """A transform of single cases that was registered by `add_transforms`."""
+    raise TypeError("a transform of single cases draws no changes of a batch")
+
+
+def add_transforms(name: str, transform: Any, *, version: Any = "") -> None:
+    """Register transforms of single cases, such as a `Compose` of MONAI's dictionary transforms.
+
+    Parameters
+    ----------
+    name : str
+        Name by which `augment=` calls them.
+    transform : callable
+        A function of {"image": (channels, *space), "mask": (1, *space)} that returns these keys, and has
+        `set_random_state`. Without masks there is no key "mask". Masks must stay whole numbers. Register it before you
+        try it out: what MONAI's transforms keep of their last image counts as another version of them.
+    version : str or int, optional
+        Change it by hand when something changes that the fingerprint of a run does not see, such as files.
+
+    Raises
+    ------
+    ValueError
+        If the random state of the transform cannot be set.
+
+    Examples
+    --------
+    >>> from monai.transforms import Compose, RandFlipd
+    >>> from fedlab.learning.augmentation import AUGMENTATIONS, add_transforms
+    >>> add_transforms("mirrored", Compose([RandFlipd(["image", "mask"], prob=0.5, spatial_axis=0)]))
+    >>> import fedlab
+    >>> fedlab.Experiment(augment="mirrored + noise(0.1)").augment
+    'mirrored + noise(0.1)'
+    >>> AUGMENTATIONS.remove("mirrored")
+    """
+    fixed = case_transforms.of_transform(name, transform)
+    meaning = f"Transforms of single cases, registered as {name!r}."
+    AUGMENTATIONS.add(partial(by_case, transform=fixed), name=name, meaning=meaning, version=version)
+
+
+Draw = Callable[..., Change]
+Augment = Draw | CaseTransform
+
+
+def parse(text: str, masks: bool = True) -> list[Augment]:
+    """The augmentations of a text, none for "none"; ValueError if it cannot be read.
+
+    masks: whether transforms of MONAI move masks with their images.
+    """
     if text.strip() == "none":
         return []
-    return [_parsed(part) for part in re.split(r"\+(?![^(]*\))", text)]
+    return [_parsed(part, masks) for part in _terms(text)]
 
 
-def _parsed(text: str) -> Callable[..., Change]:
-    """One augmentation with its arguments, a function of (rng, count, shape)."""
+def _terms(text: str) -> list[str]:
+    """The terms of a sum, split where no bracket is open."""
+    depth, found = 0, [""]
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "+" and depth == 0:
+            found.append("")
+        else:
+            found[-1] += character
+    return found
+
+
+def _parsed(text: str, masks: bool) -> Augment:
+    """One augmentation with its arguments: a function of (rng, count, shape), or a transform of single cases."""
+    if re.match(r"\s*monai\s*(\(|$)", text):
+        return case_transforms.of_text(text, masks)
     function, values, named = AUGMENTATIONS.parse(text, given=3)
+    if isinstance(function, partial) and function.func is by_case:
+        return CaseTransform(text.strip(), function.keywords["transform"])
     return lambda rng, count, shape: function(rng, count, shape, *values, **named)
 
 
 class Augmentation:
-    """The augmentations of a text, applied in their order. active: whether there are any."""
+    """The augmentations of a text, applied in their order.
 
-    def __init__(self, text: str) -> None:
-        self.each = parse(text)
+    active: whether there are any. by_case: whether some are transforms of single cases.
+    """
+
+    def __init__(self, text: str, masks: bool = False) -> None:
+        """masks: whether images have masks, which move with them."""
+        self.each = parse(text, masks)
         self.active = bool(self.each)
+        self.by_case = any(isinstance(one, CaseTransform) for one in self.each)
+        self._stages = _stages(self.each)
 
     def draw(self, key: RngKey, count: int, shape: Shape) -> Change:
-        """Draw the changes of `count` images at this seed, site and step."""
+        """Draw the changes of `count` images at this seed, site and step; there are no transforms of single cases."""
         rng, whole = stream(key[0], "augmentation", *key[1:]), Change()
         for augment in self.each:
+            assert not isinstance(augment, CaseTransform)
             whole = _composed(whole, augment(rng, count, shape))
         return whole
+
+    def of_cases(
+        self, images: Tensor, masks: Tensor | None, index: Sequence[Ints], keys: Sequence[RngKey]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Augmented images and masks of several batches with these cases and random keys, equally many in each."""
+        rngs = [stream(key[0], "augmentation", *key[1:]) for key in keys]
+        for number, stage in enumerate(self._stages):
+            if isinstance(stage, CaseTransform):
+                call = partial(stage, number=number)
+                images, masks = _by_case(call, images, masks, index, keys)
+            else:
+                drawn = to_tensors([_drawn(stage, rng, len(images) // len(keys), images) for rng in rngs], images)
+                images, masks = apply(images, drawn), None if masks is None else apply_to_masks(masks, drawn)
+        return images, masks
+
+
+def _stages(each: list[Augment]) -> list[CaseTransform | list[Draw]]:
+    """Transforms of single cases, and between them the functions whose changes are applied as one."""
+    found: list[CaseTransform | list[Draw]] = []
+    for augment in each:
+        if isinstance(augment, CaseTransform):
+            found.append(augment)
+        elif found and isinstance(found[-1], list):
+            found[-1].append(augment)
+        else:
+            found.append([augment])
+    return found
+
+
+def _drawn(stage: list[Draw], rng: np.random.Generator, count: int, images: Tensor) -> Change:
+    """The changes of a batch by several functions, as one."""
+    whole = Change()
+    for draw in stage:
+        whole = _composed(whole, draw(rng, count, tuple(images.shape[2:])))
+    return whole
+
+
+def _by_case(
+    transform: Callable[..., Any], images: Tensor, masks: Tensor | None, index: Sequence[Ints], keys: Sequence[RngKey]
+) -> tuple[Tensor, Tensor | None]:
+    """Images and masks of several batches, transformed case by case."""
+    cut = [None] * len(keys) if masks is None else masks.chunk(len(keys))
+    parts = zip(images.chunk(len(keys)), cut, index, keys, strict=True)
+    changed, moved = zip(*(transform(*part) for part in parts), strict=True)
+    return torch.cat(changed), None if masks is None else torch.cat(moved)
 
 
 def to_tensors(changes: list[Change], like: Tensor) -> dict[str, Tensor]:
