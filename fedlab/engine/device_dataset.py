@@ -5,9 +5,11 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.core.files import reserve, scratch_folder
@@ -19,7 +21,8 @@ from fedlab.learning.settings import Training
 from fedlab.partitioning.partitions import Partition
 
 MEMORY_SHARE = 0.6  # of the free memory that images may take
-CHUNK = 8192  # cases read at a time
+CHUNK = 8192  # cases read at a time, at most
+CHUNK_BYTES = 2**26  # of these cases
 
 SiteCases = tuple[str, Ints]  # (site, positions in the dataset's table)
 
@@ -48,9 +51,10 @@ class StreamedImages:
     """
 
     streamed = True
+    reason = "they do not fit into memory: read from a scratch file as needed"
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self.device, self._prefetched = device, threading.local()  # each worker prefetches its own batches
+        self._start(device)
         size = int(np.prod(shape))
         try:
             with scratch_folder(Path(tempfile.gettempdir())) as scratch:  # the mapping keeps it until it is freed
@@ -60,6 +64,10 @@ class StreamedImages:
             raise OSError(
                 f"the images do not fit into free memory, nor into a scratch file (TMPDIR): {error.strerror or error}"
             ) from None
+
+    def _start(self, device: torch.device) -> None:
+        """Prepare to read for a device."""
+        self.device, self._prefetched = device, threading.local()  # each worker prefetches its own batches
         self._reader = ThreadPoolExecutor(1, "fedlab images")
 
     def write(self, rows: Ints, images: Tensor) -> None:
@@ -81,11 +89,45 @@ class StreamedImages:
         self._prefetched.batch = rows, cut, future
 
     def _read(self, rows: Tensor, cut: "Cut | None") -> Tensor:
-        batch = _gathered(self.all, rows, cut)
+        batch = self._gathered(rows, cut)
         if self.device.type != "cuda":
             return batch
         with torch.cuda.device(self.device):  # the current GPU of a new thread is the first one
             return batch.pin_memory()
+
+    def _gathered(self, rows: Tensor, cut: "Cut | None") -> Tensor:
+        return _gathered(self.all, rows, cut)
+
+
+class MappedImages(StreamedImages):
+    """Images, or masks, that are read from the dataset's own file as they are used, since no scanner changes them.
+
+    Of crops their voxels alone are read.
+    """
+
+    reason = "read from the files of the dataset as needed"
+
+    def __init__(self, array: NDArray[Any], kept: Ints, space: tuple[int, ...], device: torch.device) -> None:
+        """array: a memory map (n, channels, *space), or (n, *space). kept: positions in it of this dataset's rows."""
+        self._start(device)
+        self.array, self.kept, self.channels = array, kept, array.ndim - len(space) == 2
+        self.shape = (len(kept), *space, *(array.shape[1:2] if self.channels else ()))
+        self.all: Any = self
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self._gathered(torch.arange(len(self))[rows], None)
+
+    def _gathered(self, rows: Tensor, cut: "Cut | None") -> Tensor:
+        places = self.kept[rows.numpy()]
+        if cut is None:
+            found = np.asarray(self.array[places])
+        else:
+            boxes = [tuple(map(slice, start, start + cut.edges)) for start in cut.starts.numpy()]
+            found = np.stack([self.array[(place, ..., *box)] for place, box in zip(places, boxes, strict=True)])
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(found, 1, -1) if self.channels else found))
 
 
 @dataclass(frozen=True)
@@ -177,8 +219,12 @@ class DeviceDataset:
         self.space = tuple(space)
         self.crop = patches.crop_of(settings.crop, space)
         self.window = self.space if self.crop is None else self.crop.edges
-        self.device, self.pixels = device, allocate((len(kept), *space, channels), stored, device)
-        masks = allocate((len(kept), *space), torch.uint8, device) if targets is None else None
+        self.device = device
+        unchanged = not partition.scanners and (partition.covariate is None or not partition.covariate.visible)
+        self.pixels = self._memory(cases.images, kept, (len(kept), *space, channels), stored, unchanged)
+        masks = None
+        if targets is None and cases.masks is not None:
+            masks = self._memory(cases.masks, kept, (len(kept), *space), torch.uint8, not partition.annotators)
         for site, index in used:
             self._fill(partition, site, index, masks)
         self.targets: Tensor | MaskRows
@@ -192,18 +238,36 @@ class DeviceDataset:
 
     @property
     def streamed(self) -> bool:
-        """Whether images are read from a scratch file because they do not fit into the device's memory."""
+        """Whether images are read from a file as they are used, instead of from the device's memory."""
         return self.pixels.streamed
+
+    def _memory(
+        self, array: NDArray[Any], kept: Ints, shape: tuple[int, ...], dtype: torch.dtype, unchanged: bool
+    ) -> ResidentImages | StreamedImages:
+        """Memory for images or masks; the dataset's own file if nothing changes them and that is better.
+
+        It is where they do not fit into memory, and where a CPU reads no more than crops of them.
+        """
+        found = None
+        if unchanged and isinstance(array, np.memmap):
+            crops = self.crop is not None and self.device.type == "cpu"
+            if crops or int(np.prod(shape)) * dtype.itemsize > MEMORY_SHARE * free_memory(self.device):
+                found = MappedImages(array, kept, self.space, self.device)
+        return found or allocate(shape, dtype, self.device)
 
     def _fill(
         self, partition: Partition, site: str, index: Ints, masks: ResidentImages | StreamedImages | None
     ) -> None:
-        for start in range(0, len(index), CHUNK):
-            part = index[start : start + CHUNK]
-            images = partition.pixels(part, site) if site else np.asarray(partition.cases.images[part])
-            channels_last = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 1, -1)))
-            self.pixels.write(self._row[part], channels_last)
-            if masks is not None and partition.cases.masks is not None:
+        mapped = isinstance(self.pixels, MappedImages), masks is None or isinstance(masks, MappedImages)
+        case = partition.cases.images.dtype.itemsize * int(np.prod(partition.cases.shape))
+        step = max(1, min(CHUNK, CHUNK_BYTES // case))
+        for start in range(0, 0 if all(mapped) else len(index), step):
+            part = index[start : start + step]
+            if not mapped[0]:
+                images = partition.pixels(part, site) if site else np.asarray(partition.cases.images[part])
+                channels_last = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 1, -1)))
+                self.pixels.write(self._row[part], channels_last)
+            if not mapped[1] and masks is not None and partition.cases.masks is not None:
                 drawn = partition.training_masks(part, site) if site else np.array(partition.cases.masks[part])
                 masks.write(self._row[part], torch.from_numpy(drawn))
 

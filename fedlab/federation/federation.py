@@ -31,7 +31,7 @@ from fedlab.core.weights import Weights, stack
 from fedlab.engine import pixel_normalisation
 from fedlab.engine.batches import Batches
 from fedlab.engine.cuda_graph import CudaGraphEngine
-from fedlab.engine.device_dataset import DeviceDataset
+from fedlab.engine.device_dataset import DeviceDataset, StreamedImages
 from fedlab.engine.devices import find_device
 from fedlab.engine.dispatch import Execution
 from fedlab.engine.flat_model import FlatModel
@@ -161,10 +161,8 @@ class Federation:
             sent=self.start,
         )
         self._exchange_statistics()
-        if engine.dataset.streamed:
-            self.round_log.record_event(
-                "images streamed", "they do not fit into memory: read from a scratch file as needed"
-            )
+        if isinstance(engine.dataset.pixels, StreamedImages):
+            self.round_log.record_event("images streamed", engine.dataset.pixels.reason)
         self._warn_of_minorities(targets)
 
     # -- construction ------------------------------------------------------------------------------------------------
