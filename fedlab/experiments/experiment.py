@@ -32,7 +32,7 @@ from fedlab.heterogeneity import (
 )
 from fedlab.heterogeneity.acquisition import presets
 from fedlab.heterogeneity.axes import AXES
-from fedlab.learning import augmentation, losses, settings
+from fedlab.learning import augmentation, losses, patches, settings
 from fedlab.learning.models import MODELS
 from fedlab.partitioning import holdout
 from fedlab.partitioning.build import ARGUMENTS, partition
@@ -50,6 +50,7 @@ CODE: dict[str, Registry] = {  # field -> the functions that its text may name; 
     "aggregate": aggregation.RULES,
     "attack": attacks.ATTACKS,
     "augment": augmentation.AUGMENTATIONS,
+    "crop": patches.CROPS,
     "quantity": quantity.SIZES,
     "prevalence": prevalence.SCHEMES,
     "presentation": presentation.SCHEMES,
@@ -149,7 +150,8 @@ class Experiment(FederationSettings):
     normalisation : {"none", "image", "site", "global"}, default "none"
         Statistics that standardise intensities; they decide which scanner differences survive.
     augment : str, default "none"
-        Random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)".
+        Random changes of training images: "flip", "rotate(10) + light(0.1) + noise(0.05)",
+        "monai(RandGaussianNoise(prob=0.5))"; masks move with their images.
     crop : str, default "none"
         Crops that are trained on instead of whole images: "random(64)", "random((64, 64, 32), foreground=0.5)"; whole
         images are then predicted by a sliding window.

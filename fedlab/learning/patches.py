@@ -72,8 +72,18 @@ def random(size: Whole | list[Whole], foreground: Share = 0.5, overlap: Fraction
 def check(text: str) -> None:
     """Refuse a text that states no crop; ValueError."""
     if text.strip() != "none":
-        function, values, named = CROPS.parse(text)
-        function(*values, **named)
+        _stated(text)
+
+
+def _stated(text: str) -> Crop:
+    """The crop that a text states, whatever the images."""
+    function, values, named = CROPS.parse(text)
+    found = function(*values, **named)
+    if not isinstance(found, Crop) or not all(isinstance(edge, int) and edge > 0 for edge in found.edges):
+        raise ValueError(
+            f"crop={text!r} gives {found!r}: return a fedlab.learning.patches.Crop, whose edges are whole numbers"
+        )
+    return found
 
 
 def crop_of(text: str, space: Sequence[int]) -> Crop | None:
@@ -83,8 +93,7 @@ def crop_of(text: str, space: Sequence[int]) -> Crop | None:
     """
     if text.strip() == "none":
         return None
-    function, values, named = CROPS.parse(text)
-    found = function(*values, **named)
+    found = _stated(text)
     edges = found.edges * len(space) if len(found.edges) == 1 else found.edges
     _check_fit(edges, space)
     return None if edges == tuple(space) else Crop(edges, found.foreground, found.overlap)

@@ -82,7 +82,8 @@ class Training(BaseModel):
         Statistics that standardise intensities: of each image, of each site, or of all sites. It decides which
         scanner differences survive.
     augment : str, default "none"
-        Random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)".
+        Random changes of training images: "flip", "rotate(10) + light(0.1) + noise(0.05)",
+        "monai(RandGaussianNoise(prob=0.5))"; masks move with their images.
     crop : str, default "none"
         Crops that are trained on instead of whole images: "random(64)", "random((64, 64, 32), foreground=0.5)"; whole
         images are then predicted by a sliding window.
