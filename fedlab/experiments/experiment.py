@@ -377,7 +377,7 @@ class Experiment(FederationSettings):
         for name in ("loss", "class_weights", "crop"):  # unknown to runs of earlier versions
             if fields[name] == type(self).model_fields[name].default:
                 del fields[name]
-        if part.cases.task == "segmentation" and fields["augment"] != "none":
+        if fields["augment"] != "none" and part.cases.task == "segmentation":
             fields["augment"] += " of images and masks"  # earlier versions left the masks as they were
         text = json.dumps([fields, part.fingerprint, version, *self.user_code()], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
