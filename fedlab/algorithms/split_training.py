@@ -16,6 +16,7 @@ from fedlab.engine.split_model import Autocast, Client, Crossing, Passed, Server
 from fedlab.federation import Federation, RoundContext
 from fedlab.federation.channel import CriticalPath
 from fedlab.federation.local_training import naming_site
+from fedlab.learning.patches import input_shape
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class SplitModel:
             stages.submodel(stages.as_sequential(self.fed.engine.flat.model), (part,))
             for part in ((0, cut), (cut, back))
         )
-        images = torch.zeros(2, *self.fed.partition.cases.shape, dtype=self.fed.settings.dtype, device=self.fed.device)
+        shape = input_shape(self.fed.partition.cases.shape, self.fed.settings.crop)
+        images = torch.zeros(2, *shape, dtype=self.fed.settings.dtype, device=self.fed.device)
         return passed_on(front, middle, images)
 
     def keep_clients_local(self) -> None:
@@ -127,8 +129,8 @@ class SplitModel:
             for step in range(first, last):
                 index = site.batches.at(step)
                 rows = engine.dataset.rows(index)
-                gathered = engine.dataset.images(rows), engine.dataset.targets[rows]
-                images, targets = engine.augment(*gathered, [(site.batches.seed, site.name, step)])
+                keys = [(site.batches.seed, site.name, step)]
+                images, targets = engine.inputs.augment(*engine.inputs.gather(rows, [index], keys), [index], keys)
                 with engine.layer_rng.at(site.name, step):
                     total += self._step(images, targets, round, k, path)
                 samples += len(index)

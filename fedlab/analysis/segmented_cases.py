@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from fedlab.analysis.alignment import of_used_models, stored_predictions
@@ -154,9 +153,7 @@ def _masks(
     found = np.empty((len(rows), *part.cases.shape[1:]), np.uint8)
     for site, cases in table.reset_index(drop=True).groupby("site", sort=False):
         model.load_state_dict(run.weights(_used_model(run, choice, str(site)), choice))
-        with torch.no_grad(), engine.autocast():
-            logits = model(engine.dataset.images(engine.dataset.rows(rows[cases.index])))
-        found[cases.index] = engine.task.masks(engine.task.probabilities(logits.double())).cpu().numpy()
+        found[cases.index] = engine.masks(rows[cases.index]).cpu().numpy()
     return found
 
 

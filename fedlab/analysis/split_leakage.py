@@ -165,12 +165,13 @@ def _correlation_with_null(pixels: Floats, sent: Floats, seed: int) -> dict[str,
 
 
 def _images(fed: Federation, split: str, most: int, seed: int) -> torch.Tensor:
-    """At most so many images of all training sites, as their scanners show them."""
+    """At most so many images of all training sites, as their scanners show them; crops if these are trained on."""
     index = np.concatenate([fed.partition.index(name, split) for name in fed.names])
     if not len(index):
         raise ValueError(f"no site has a {split} case, so that nothing can be reconstructed: give it some")
     picked = stream(seed, "images to rebuild", split).permutation(index)[:most]
-    return fed.execution.dataset.images(fed.execution.dataset.rows(picked)).float().cpu()
+    rows = fed.execution.dataset.rows(picked)
+    return fed.execution.engine.inputs.gather(rows, [picked], [(seed, split, 0)])[0].float().cpu()
 
 
 def _activations(fed: Federation, images: torch.Tensor, cut: int) -> Floats:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedlab.core.memory import to_device
 from fedlab.core.weights import Weights
 from fedlab.engine.local_task import LocalTask
 from fedlab.engine.loop import SequentialEngine
@@ -59,7 +60,11 @@ class CudaGraphEngine(SequentialEngine):
         for step, cases in enumerate(rows, local_task.first):
             self.check_stopped()
             self._write(f"{len(cases)} rows", cases)
-            self._write_augmentation(local_task.rng_key(step), len(cases))
+            if self.inputs.augmentation.by_case:
+                self._write_batch(local_task, step, cases)
+            else:
+                self._write_crops(local_task, step, len(cases))
+                self._write_augmentation(local_task.rng_key(step), len(cases))
             replay = self._graph(len(cases), inputs)
             with self.layer_rng.at(local_task.batches.site, step):
                 replay()
@@ -103,17 +108,37 @@ class CudaGraphEngine(SequentialEngine):
     def _static_step(self, size: int, inputs: "StaticInputs") -> None:
         """One step on the memory of the capture."""
         rows, task = self._static[f"{size} rows"], inputs.local_task
-        images, targets = self.dataset.images(rows), self.dataset.targets[rows]
-        if self.augmentation.active:
-            images, targets = self.changed(images, targets, self._changes[size])
+        images, targets = self._static_batch(rows, size)
         self._total += self._step(images, targets, rows, task, inputs.moments)
         if task.frozen is not None:
             self._restore_frozen(inputs.weights_before, task.frozen, inputs.moments, inputs.moments_before)
 
+    def _static_batch(self, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """The images and targets of a step, computed from static memory."""
+        if self.inputs.augmentation.by_case:
+            return self._static[f"{size} images"], self._static[f"{size} targets"]
+        images, targets = self.inputs.cut(rows, self._static.get(f"{size} starts"))
+        if self.inputs.augmentation.active:
+            images, targets = self.inputs.change(images, targets, self._changes[size])
+        return images, targets
+
+    def _write_batch(self, local_task: LocalTask, step: int, rows: Tensor) -> None:
+        """Make the batch of this step, some of it case by case on the CPU, and copy it into static memory."""
+        index, keys = self._cases(local_task, step), [local_task.rng_key(step)]
+        images, targets = self.inputs.augment(*self.inputs.gather(rows, index, keys), index, keys)
+        self._write(f"{len(rows)} images", images)
+        self._write(f"{len(rows)} targets", targets)
+
+    def _write_crops(self, local_task: LocalTask, step: int, size: int) -> None:
+        """Draw where the crops of this step begin into static memory."""
+        starts = self.inputs.starts(self._cases(local_task, step), [local_task.rng_key(step)])
+        if starts is not None:
+            self._write(f"{size} starts", to_device(starts, self.flat.vector.device))
+
     def _write_augmentation(self, key: augmentation.RngKey, size: int) -> None:
         """Draw the augmentation of this step into static memory."""
-        if self.augmentation.active:
-            change = self.augmentation.draw(key, size, self.dataset.space)
+        if self.inputs.augmentation.active:
+            change = self.inputs.augmentation.draw(key, size, self.dataset.window)
             drawn = augmentation.to_tensors([change], self.flat.vector)
             self._changes[size] = {name: self._write(f"{size} {name}", value) for name, value in drawn.items()}
 

@@ -3,21 +3,26 @@
 import tempfile
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedlab.core.files import reserve, scratch_folder
 from fedlab.core.memory import to_device
 from fedlab.core.typing import Ints
 from fedlab.engine.pixel_normalisation import Affine, SiteRows, affine
+from fedlab.learning import patches
 from fedlab.learning.settings import Training
 from fedlab.partitioning.partitions import Partition
 
 MEMORY_SHARE = 0.6  # of the free memory that images may take
-CHUNK = 8192  # cases read at a time
+CHUNK = 8192  # cases read at a time, at most
+CHUNK_BYTES = 2**26  # of these cases
 
 SiteCases = tuple[str, Ints]  # (site, positions in the dataset's table)
 
@@ -34,9 +39,9 @@ class ResidentImages:
         """Set these images."""
         self.all[torch.from_numpy(rows).to(self.all.device)] = images.to(self.all.device)
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """The images in these rows, on the device."""
-        return self.all.index_select(0, rows)
+    def gather(self, rows: Tensor, cut: "Cut | None" = None) -> Tensor:
+        """The images in these rows, or crops of them, on the device."""
+        return _gathered(self.all, rows, cut)
 
 
 class StreamedImages:
@@ -46,9 +51,10 @@ class StreamedImages:
     """
 
     streamed = True
+    reason = "they do not fit into memory: read from a scratch file as needed"
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self.device, self._prefetched = device, threading.local()  # each worker prefetches its own batches
+        self._start(device)
         size = int(np.prod(shape))
         try:
             with scratch_folder(Path(tempfile.gettempdir())) as scratch:  # the mapping keeps it until it is freed
@@ -58,31 +64,97 @@ class StreamedImages:
             raise OSError(
                 f"the images do not fit into free memory, nor into a scratch file (TMPDIR): {error.strerror or error}"
             ) from None
+
+    def _start(self, device: torch.device) -> None:
+        """Prepare to read for a device."""
+        self.device, self._prefetched = device, threading.local()  # each worker prefetches its own batches
         self._reader = ThreadPoolExecutor(1, "fedlab images")
 
     def write(self, rows: Ints, images: Tensor) -> None:
         """Set these images."""
         self.all[torch.from_numpy(rows)] = images
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """The images in these rows, on the device."""
-        on_host = rows.cpu()
+    def gather(self, rows: Tensor, cut: "Cut | None" = None) -> Tensor:
+        """The images in these rows, or crops of them, on the device."""
+        on_host, cut = rows.cpu(), None if cut is None else Cut(cut.starts.cpu(), cut.edges)
         prefetched, self._prefetched.batch = getattr(self._prefetched, "batch", None), None
         expected = prefetched is not None and np.array_equal(prefetched[0], on_host.numpy())
-        batch = prefetched[1].result() if prefetched is not None and expected else self._read(on_host)
+        expected = expected and prefetched is not None and _same_cut(prefetched[1], cut)
+        batch = prefetched[2].result() if prefetched is not None and expected else self._read(on_host, cut)
         return batch.to(self.device, non_blocking=True)
 
-    def prefetch(self, rows: Ints) -> None:
-        """Start to read the rows that are gathered next."""
-        future: Future[Tensor] = self._reader.submit(self._read, torch.from_numpy(rows))
-        self._prefetched.batch = rows, future
+    def prefetch(self, rows: Ints, cut: "Cut | None" = None) -> None:
+        """Start to read the rows that are gathered next. cut: its starts are on the host."""
+        future: Future[Tensor] = self._reader.submit(self._read, torch.from_numpy(rows), cut)
+        self._prefetched.batch = rows, cut, future
 
-    def _read(self, rows: Tensor) -> Tensor:
-        batch = self.all.index_select(0, rows)
+    def _read(self, rows: Tensor, cut: "Cut | None") -> Tensor:
+        batch = self._gathered(rows, cut)
         if self.device.type != "cuda":
             return batch
         with torch.cuda.device(self.device):  # the current GPU of a new thread is the first one
             return batch.pin_memory()
+
+    def _gathered(self, rows: Tensor, cut: "Cut | None") -> Tensor:
+        return _gathered(self.all, rows, cut)
+
+
+class MappedImages(StreamedImages):
+    """Images, or masks, that are read from the dataset's own file as they are used, since no scanner changes them.
+
+    Of crops their voxels alone are read.
+    """
+
+    reason = "read from the files of the dataset as needed"
+
+    def __init__(self, array: NDArray[Any], kept: Ints, space: tuple[int, ...], device: torch.device) -> None:
+        """array: a memory map (n, channels, *space), or (n, *space). kept: positions in it of this dataset's rows."""
+        self._start(device)
+        self.array, self.kept, self.channels = array, kept, array.ndim - len(space) == 2
+        self.shape = (len(kept), *space, *(array.shape[1:2] if self.channels else ()))
+        self.all: Any = self
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, rows: slice) -> Tensor:
+        return self._gathered(torch.arange(len(self))[rows], None)
+
+    def _gathered(self, rows: Tensor, cut: "Cut | None") -> Tensor:
+        places = self.kept[rows.numpy()]
+        if cut is None:
+            found = np.asarray(self.array[places])
+        else:
+            boxes = [tuple(map(slice, start, start + cut.edges)) for start in cut.starts.numpy()]
+            found = np.stack([self.array[(place, ..., *box)] for place, box in zip(places, boxes, strict=True)])
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(found, 1, -1) if self.channels else found))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Crops of the images of a batch: where each begins (b, d), and their edges."""
+
+    starts: Tensor
+    edges: tuple[int, ...]
+
+
+def _gathered(images: Tensor, rows: Tensor, cut: Cut | None) -> Tensor:
+    """Images (n, *space, ...) in these rows, or crops of them; only the voxels of crops are read."""
+    if cut is None:
+        return images.index_select(0, rows)
+    index = [rows.view(-1, *[1] * len(cut.edges))]
+    for axis, edge in enumerate(cut.edges):
+        along = [edge if other == axis else 1 for other in range(len(cut.edges))]
+        within = torch.arange(edge, device=rows.device).view(1, *along)
+        index.append(cut.starts[:, axis].view(-1, *[1] * len(cut.edges)) + within)
+    return images[tuple(index)]
+
+
+def _same_cut(first: Cut | None, second: Cut | None) -> bool:
+    """Whether two crops of the same rows are the same."""
+    if first is None or second is None:
+        return first is second
+    return torch.equal(first.starts, second.starts)
 
 
 def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> ResidentImages | StreamedImages:
@@ -112,7 +184,11 @@ class MaskRows:
         return len(self.masks.all)
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return self.masks.gather(rows)
+        return self.gather(rows)
+
+    def gather(self, rows: Tensor, cut: Cut | None = None) -> Tensor:
+        """The masks in these rows, or crops of them, on the device."""
+        return self.masks.gather(rows, cut)
 
 
 class DeviceDataset:
@@ -124,6 +200,9 @@ class DeviceDataset:
     Rows are addressed by `rows(index)`, where index are positions in the dataset's table. Images become floats,
     channels first in channels-last memory, only when a batch is gathered: in [0, 1], or normalised as the settings say.
     Of a held-out site there are test cases alone, and with normalisation="site" the training images too.
+
+    crop: the crops that models train on; None for whole images. window: edges of what a model gets, of a crop or of the
+    image.
     """
 
     def __init__(self, partition: Partition, targets: Ints | None, device: torch.device, settings: Training) -> None:
@@ -138,8 +217,14 @@ class DeviceDataset:
         channels, *space = cases.shape
         stored = torch.uint8 if cases.images.dtype == np.uint8 else torch.float16
         self.space = tuple(space)
-        self.device, self.pixels = device, allocate((len(kept), *space, channels), stored, device)
-        masks = allocate((len(kept), *space), torch.uint8, device) if targets is None else None
+        self.crop = patches.crop_of(settings.crop, space)
+        self.window = self.space if self.crop is None else self.crop.edges
+        self.device = device
+        unchanged = not partition.scanners and (partition.covariate is None or not partition.covariate.visible)
+        self.pixels = self._memory(cases.images, kept, (len(kept), *space, channels), stored, unchanged)
+        masks = None
+        if targets is None and cases.masks is not None:
+            masks = self._memory(cases.masks, kept, (len(kept), *space), torch.uint8, not partition.annotators)
         for site, index in used:
             self._fill(partition, site, index, masks)
         self.targets: Tensor | MaskRows
@@ -148,21 +233,41 @@ class DeviceDataset:
         elif masks is not None:
             self.targets = MaskRows(masks) if isinstance(masks, StreamedImages) else masks.all
         self.affine = self._normalisation(partition, used, settings.normalisation)
+        centred = targets is None and self.crop is not None and self.crop.foreground > 0
+        self._voxels = self._structure_voxels(partition) if centred else {}
 
     @property
     def streamed(self) -> bool:
-        """Whether images are read from a scratch file because they do not fit into the device's memory."""
+        """Whether images are read from a file as they are used, instead of from the device's memory."""
         return self.pixels.streamed
+
+    def _memory(
+        self, array: NDArray[Any], kept: Ints, shape: tuple[int, ...], dtype: torch.dtype, unchanged: bool
+    ) -> ResidentImages | StreamedImages:
+        """Memory for images or masks; the dataset's own file if nothing changes them and that is better.
+
+        It is where they do not fit into memory, and where a CPU reads no more than crops of them.
+        """
+        found = None
+        if unchanged and isinstance(array, np.memmap):
+            crops = self.crop is not None and self.device.type == "cpu"
+            if crops or int(np.prod(shape)) * dtype.itemsize > MEMORY_SHARE * free_memory(self.device):
+                found = MappedImages(array, kept, self.space, self.device)
+        return found or allocate(shape, dtype, self.device)
 
     def _fill(
         self, partition: Partition, site: str, index: Ints, masks: ResidentImages | StreamedImages | None
     ) -> None:
-        for start in range(0, len(index), CHUNK):
-            part = index[start : start + CHUNK]
-            images = partition.pixels(part, site) if site else np.asarray(partition.cases.images[part])
-            channels_last = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 1, -1)))
-            self.pixels.write(self._row[part], channels_last)
-            if masks is not None and partition.cases.masks is not None:
+        mapped = isinstance(self.pixels, MappedImages), masks is None or isinstance(masks, MappedImages)
+        case = partition.cases.images.dtype.itemsize * int(np.prod(partition.cases.shape))
+        step = max(1, min(CHUNK, CHUNK_BYTES // case))
+        for start in range(0, 0 if all(mapped) else len(index), step):
+            part = index[start : start + step]
+            if not mapped[0]:
+                images = partition.pixels(part, site) if site else np.asarray(partition.cases.images[part])
+                channels_last = torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, 1, -1)))
+                self.pixels.write(self._row[part], channels_last)
+            if not mapped[1] and masks is not None and partition.cases.masks is not None:
                 drawn = partition.training_masks(part, site) if site else np.array(partition.cases.masks[part])
                 masks.write(self._row[part], torch.from_numpy(drawn))
 
@@ -182,16 +287,40 @@ class DeviceDataset:
         """Rows of this dataset, on the device, of positions in the dataset's table; -1 for cases that it lacks."""
         return to_device(self._row[index], self.device)
 
-    def prefetch(self, index: Ints) -> None:
+    def prefetch(self, index: Ints, starts: Ints | None = None) -> None:
         """Start to read the images of the cases that are gathered next, if images are streamed."""
+        cut = None if starts is None else Cut(torch.from_numpy(starts), self.window)
         if isinstance(self.pixels, StreamedImages):
-            self.pixels.prefetch(self._row[index])
+            self.pixels.prefetch(self._row[index], cut)
         if isinstance(self.targets, MaskRows):
-            self.targets.masks.prefetch(self._row[index])
+            self.targets.masks.prefetch(self._row[index], cut)
 
-    def images(self, rows: Tensor) -> Tensor:
-        """A batch (b, channels, height, width[, depth]) of floats, channels-last in memory."""
-        batch = self.pixels.gather(rows).movedim(-1, 1).to(self.dtype)
+    def crop_starts(self, index: Ints, key: tuple[int, str, int]) -> Ints:
+        """Where the crops of these training cases begin (b, d), drawn by (seed, site, step) and case."""
+        assert self.crop is not None
+        voxels = [self._voxels.get(int(case), []) for case in index]
+        return patches.starts_of(voxels, self.space, self.window, key, index, self.crop.foreground)
+
+    def _structure_voxels(self, partition: Partition) -> dict[int, list[Ints]]:
+        """Voxels of the structures that each training case has in the mask of its site's readers."""
+        found = {}
+        for site in partition.sites:
+            for case in partition.index(site, "train") if site not in partition.unseen else ():
+                mask = self.targets[self.rows(np.array([case]))][0].cpu().numpy()
+                found[int(case)] = patches.structure_voxels(mask, int(case))
+        return found
+
+    def masks(self, rows: Tensor, starts: Tensor) -> Tensor:
+        """Crops of the masks in these rows, (b, *window)."""
+        cut = Cut(starts, self.window)
+        if isinstance(self.targets, MaskRows):
+            return self.targets.gather(rows, cut)
+        return _gathered(self.targets, rows, cut)
+
+    def images(self, rows: Tensor, starts: Tensor | None = None) -> Tensor:
+        """A batch (b, channels, height, width[, depth]) of floats, channels-last in memory; of crops if they start."""
+        cut = None if starts is None else Cut(starts, self.window)
+        batch = self.pixels.gather(rows, cut).movedim(-1, 1).to(self.dtype)
         if self.affine is not None:
             return self.affine.apply(batch, rows)
         return batch.div_(self.full) if self.full != 1 else batch

@@ -1,7 +1,6 @@
 """The sequential engine: one site after another, trained by a plain loop on the flat model."""
 
 import math
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -19,13 +18,12 @@ from fedlab.engine.flat_model import FlatModel
 from fedlab.engine.layer_rng import LayerRNG
 from fedlab.engine.local_task import LocalJob, LocalTask, Trained, Usage
 from fedlab.engine.model_check import Needs, autocast
+from fedlab.engine.model_inputs import EVALUATION_VOXELS, ModelInputs
 from fedlab.engine.optimizers import Moments, Optimizer, add_scaled
-from fedlab.learning import augmentation
 from fedlab.learning.settings import Training
 from fedlab.learning.tasks import Surfaces, Task
 
 EVALUATION_BATCH = 256
-EVALUATION_VOXELS = 2**20  # of the images of a batch whose voxels are predicted
 
 
 class StoppedError(RuntimeError):
@@ -54,7 +52,7 @@ class SequentialEngine:
         self.flat, self.dataset, self.task, self.optimizer = flat, dataset, task, optimizer
         self.needs = needs or Needs()
         self.layer_rng = LayerRNG(flat.model, flat.vector.device, settings.seed, self.needs.draws)
-        self.augmentation = augmentation.Augmentation(settings.augment)
+        self.inputs = ModelInputs(dataset, settings, task.dense)
         self.settings = settings
         self._state = optimizer.initial_state(flat.parameters).vectors
         self._samples = 0  # cases whose gradient was computed in the present training
@@ -81,7 +79,7 @@ class SequentialEngine:
     @property
     def evaluation_batch(self) -> int:
         """Cases that are predicted at a time."""
-        if not self.task.dense:
+        if not self.task.dense and not self.inputs.crops:
             return EVALUATION_BATCH
         return max(1, min(EVALUATION_BATCH, EVALUATION_VOXELS // math.prod(self.dataset.space)))
 
@@ -110,6 +108,13 @@ class SequentialEngine:
                 found.append(self._stored(mean, part, surfaces))
             return torch.cat(found)
 
+    def masks(self, index: Ints) -> Tensor:
+        """The masks (n, *space) that the model in `flat` predicts for these cases, on the device."""
+        self.flat.model.eval()
+        with torch.no_grad(), self.autocast():
+            parts = self.dataset.rows(index).split(self.evaluation_batch)
+            return torch.cat([self.task.masks(self._probabilities(part)) for part in parts])
+
     def _load_for_evaluation(self, weights: Weights) -> None:
         self.flat.load(weights)
         self.flat.model.eval()
@@ -126,17 +131,18 @@ class SequentialEngine:
         self.flat.model.eval()
         rows = self.dataset.rows(index)
         with torch.no_grad(), self.autocast():
-            front = as_sequential(self.flat.model)[:-1]
-            each = (front(self.dataset.images(part)) for part in rows.split(self.evaluation_batch))
-            return torch.cat([representation(part, self.task.dense) for part in each]).clone()
+            front, dense = as_sequential(self.flat.model)[:-1], self.task.dense
+            each = (self.dataset.images(part) for part in rows.split(self.evaluation_batch))
+            found = [self.inputs.over_windows(lambda x: representation(front(x), dense), x, dense=False) for x in each]
+            return torch.cat(found).clone()
 
     def full_loss(
-        self, weights: Weights, batches: Batches, gradient: bool = True
+        self, weights: Weights, batches: Batches, gradient: bool = True, number: int = 0
     ) -> tuple[Tensor, Tensor | None, Usage]:
         """Loss () over all of a site's cases, its gradient (P,) if requested, and the usage.
 
         Batch by batch in the order of the cases, normalised by the statistics of each batch. The L2 term is part of
-        both if the optimizer has one.
+        both if the optimizer has one. Of crops, one of each case is used, drawn by the number of the round.
         """
         timer, total = DeviceTimer(self.flat.vector.device), torch.zeros_like(self.flat.gradient)
         loss = total.new_zeros((), dtype=torch.float64)
@@ -145,7 +151,8 @@ class SequentialEngine:
         for index in batches.sweep():
             rows, share = self.dataset.rows(index), len(index) / len(batches.index)
             with self.layer_rng.at(batches.site, "whole"), self.autocast(), torch.set_grad_enabled(gradient):
-                value = self.task.loss(self.flat.model(self.dataset.images(rows)), self.dataset.targets[rows])
+                images, targets = self.inputs.gather(rows, [index], [(batches.seed, batches.site, -1 - number)])
+                value = self.task.loss(self.flat.model(images), targets)
             loss += share * value.detach().double()
             if gradient:
                 self.flat.differentiate(value)
@@ -160,7 +167,7 @@ class SequentialEngine:
     def recalibrate(self, weights: Weights, batches: list[Ints]) -> Weights:
         """The same parameters with batch statistics estimated on these batches, each batch with the same weight.
 
-        Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1: a pass without gradients.
+        Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.1: a pass without gradients. Of crops, one of each case.
         """
         norms = self.flat.batch_norms()
         if not norms or self.flat.frozen_norm:
@@ -174,25 +181,12 @@ class SequentialEngine:
             for number, index in enumerate(batches, 1):
                 for norm in norms:
                     norm.momentum = 1 / number  # the plain mean over batches
-                self.flat.model(self.dataset.images(self.dataset.rows(index)))
+                key = self.settings.seed, "statistics", number
+                self.flat.model(self.inputs.gather(self.dataset.rows(index), [index], [key])[0])
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         found = self.flat.read()
         return Weights(weights.layout, found.vector, weights.counts.clone())
-
-    def augment(self, images: Tensor, targets: Tensor, keys: Sequence[augmentation.RngKey]) -> tuple[Tensor, Tensor]:
-        """Augmented images and their targets, of the steps with these random keys, equally many images for each."""
-        if not self.augmentation.active:
-            return images, targets
-        count, shape = len(images) // len(keys), tuple(images.shape[2:])
-        changes = [self.augmentation.draw(key, count, shape) for key in keys]
-        return self.changed(images, targets, augmentation.to_tensors(changes, images))
-
-    def changed(self, images: Tensor, targets: Tensor, change: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Images after these changes, and their targets: masks move with the images."""
-        if self.task.dense:
-            targets = augmentation.apply_to_masks(targets, change)
-        return augmentation.apply(images, change), targets
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context of a forward pass: bfloat16 with precision="bf16"."""
@@ -207,19 +201,25 @@ class SequentialEngine:
         """Take all steps with the model in `flat`; the sum () of their losses."""
         before = moments.vectors.clone() if local_task.frozen is not None else moments.vectors
         total = torch.zeros((), device=self.flat.vector.device, dtype=self.flat.vector.dtype)
-        gathered, last = None, local_task.first + local_task.steps - 1
+        gathered, last, inputs = None, local_task.first + local_task.steps - 1, self.inputs
         for step, rows in zip(range(local_task.first, last + 1), self._rows(local_task), strict=True):
             self.check_stopped()
-            if rows is not gathered:  # a full batch is gathered once
-                images, targets, gathered = self.dataset.images(rows), self.dataset.targets[rows], rows
-                if self.dataset.streamed and local_task.batches.per_epoch > 1 and step < last:
-                    self.dataset.prefetch(local_task.batches.at(step + 1))
-            augmented = self.augment(images, targets, [local_task.rng_key(step)])
+            index, key = self._cases(local_task, step), local_task.rng_key(step)
+            if inputs.crops or rows is not gathered:  # a full batch of whole images is gathered once
+                images, targets = inputs.gather(rows, index, [key])
+                gathered = rows
+                if self.dataset.streamed and (inputs.crops or local_task.batches.per_epoch > 1) and step < last:
+                    inputs.prefetch(local_task.batches.at(step + 1), local_task.rng_key(step + 1))
+            given = inputs.augment(images, targets, index, [key])
             with self.layer_rng.at(local_task.batches.site, step):
-                total += self._step(*augmented, rows, local_task, moments)
+                total += self._step(*given, rows, local_task, moments)
             if local_task.frozen is not None:
                 self._restore_frozen(start.vector, local_task.frozen, moments, before)
         return total
+
+    def _cases(self, local_task: LocalTask, step: int) -> list[Ints]:
+        """The cases of a step's batch, where its images depend on them; else none."""
+        return [local_task.batches.at(step)] if self.inputs.by_case else []
 
     def _rows(self, local_task: LocalTask) -> list[Tensor]:
         """The rows of each step's batch; the same tensor in each if all cases of the site are one batch."""
@@ -306,5 +306,7 @@ class SequentialEngine:
         return moments
 
     def _probabilities(self, rows: Tensor) -> Tensor:
-        logits = self.flat.model(self.dataset.images(rows))
-        return self.task.probabilities(logits.double())
+        def predict(images: Tensor) -> Tensor:
+            return self.task.probabilities(self.flat.model(images).double())
+
+        return self.inputs.over_windows(predict, self.dataset.images(rows), self.task.dense)

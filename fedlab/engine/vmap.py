@@ -23,6 +23,7 @@ from fedlab.engine.local_task import ErrorContext, LocalJob, Trained, Usage
 from fedlab.engine.lockstep import lockstep
 from fedlab.engine.loop import SequentialEngine
 from fedlab.engine.model_check import reason
+from fedlab.engine.model_inputs import Keys
 from fedlab.engine.optimizers import Moments
 
 PREDICTED_MODELS = 16  # models that predict in one batch
@@ -75,7 +76,10 @@ class ModelStack:
 
     def step(self, members: list[int], batches: list[Ints]) -> None:
         """One step of these jobs, each on its batch."""
-        group, batch = self._take(members), self._augmented(members, self._gather(members, batches))
+        keys = [self.tasks[i].rng_key(int(self.steps[i])) for i in members]
+        group, batch = self._take(members), self._gather(members, batches, keys)
+        batch = self._augmented(batch, batches, keys)
+        self.steps[members] += 1
         loss, gradient = self._differentiate(group.vector, group.counts, members, batch)
         self.losses[group.rows] += loss
         w = group.vector[:, : self.layout.trained]
@@ -181,28 +185,28 @@ class ModelStack:
             rows = to_device([self.tasks[i].row for i in members], w.device)
             return self.shared.rule(w.clone(), gradient, grad, rows)
 
-    def _gather(self, members: list[int], batches: list[Ints]) -> Batch:
-        """The batches on the device; not gathered again if they are those of the step before."""
+    def _gather(self, members: list[int], batches: list[Ints], keys: Keys) -> Batch:
+        """The batches on the device; whole images are not gathered again if they are those of the step before."""
         self.samples[members] += len(batches[0])
-        before, batch = self._gathered
-        if len(before) == len(batches) and all(a is b for a, b in zip(before, batches, strict=True)):
+        inputs, (before, batch) = self.engine.inputs, self._gathered
+        same = len(before) == len(batches) and all(a is b for a, b in zip(before, batches, strict=True))
+        if same and not inputs.crops:
             return batch
-        dataset, size = self.engine.dataset, (len(members), len(batches[0]))
-        rows = dataset.rows(np.concatenate(batches))
-        images, targets, weights = dataset.images(rows), dataset.targets[rows], None
+        size, weights = (len(members), len(batches[0])), None
+        rows = self.engine.dataset.rows(np.concatenate(batches))
+        images, targets = inputs.gather(rows, batches, keys)
         if self.shared.weights is not None:
             weights = torch.stack([self.tasks[i].weights[at] for i, at in zip(members, rows.view(size), strict=True)])  # type: ignore[index]
         self._gathered = batches, Batch(images.unflatten(0, size), targets.unflatten(0, size), rows.view(size), weights)
         return self._gathered[1]
 
-    def _augmented(self, members: list[int], batch: Batch) -> Batch:
-        """The batch with augmented images, and masks that moved with them."""
-        if not self.engine.augmentation.active:
+    def _augmented(self, batch: Batch, index: list[Ints], keys: Keys) -> Batch:
+        """The batch with augmented images and masks."""
+        if not self.engine.inputs.augmentation.active:
             return batch
-        keys = [self.tasks[i].rng_key(int(self.steps[i])) for i in members]
-        self.steps[members] += 1
-        found = self.engine.augment(batch.images.flatten(0, 1), batch.targets.flatten(0, 1), keys)
-        images, targets = (tensor.unflatten(0, batch.rows.shape) for tensor in found)
+        flat = batch.images.flatten(0, 1), batch.targets.flatten(0, 1)
+        found = self.engine.inputs.augment(*flat, index, keys)
+        images, targets = (each.unflatten(0, batch.rows.shape) for each in found)
         return replace(batch, images=images, targets=targets)
 
     def _take(self, members: list[int]) -> StepGroup:
@@ -304,9 +308,8 @@ class VmapEngine:
 
     def _find_obstacle(self) -> str | None:
         """Why copies of the model cannot step or predict as one, found by trying; None if they can."""
-        flat, dataset = self.engine.flat, self.engine.dataset
-        rows = torch.zeros(2, 2, dtype=torch.int64, device=flat.vector.device)
-        images = dataset.images(rows.flatten()).unflatten(0, (2, 2))
+        flat = self.engine.flat
+        images = self.engine.inputs.example(4, flat.vector.device).unflatten(0, (2, 2))
         w = flat.read()
         layout, vector, counts = w.layout, torch.stack([w.vector, w.vector]), torch.stack([w.counts, w.counts])
         try:
@@ -370,13 +373,18 @@ class VmapEngine:
         rows = self.engine.dataset.rows(np.stack([index for _, index in requests]))
         state = {name: view.contiguous() for name, view in layout.views(vector).items()} | _counters(layout, counts)
         run = vmap(lambda state, images: functional_call(self.model, state, (images,)))
-        found, step = [], self.engine.evaluation_batch
-        if self.engine.task.dense:
+        found, step, task = [], self.engine.evaluation_batch, self.engine.task
+        if task.dense or self.engine.inputs.crops:
             step = max(1, step // len(requests))
         with torch.no_grad(), self.engine.autocast(), BatchableNorms():
             for part in rows.split(step, 1):
-                images = self.engine.dataset.images(part.flatten()).unflatten(0, part.shape)
-                logits = run(state, images).double()
-                probabilities = self.engine.task.probabilities(logits.flatten(0, 1))
+
+                def predict(images: Tensor, models: int = len(part)) -> Tensor:  # windows of each image together
+                    stacked = images.unflatten(0, (-1, *part.shape)).movedim(1, 0).flatten(1, 2)  # noqa: B023
+                    found = task.probabilities(run(state, stacked).double().flatten(0, 1))
+                    return found.unflatten(0, (models, -1, part.shape[1])).movedim(1, 0).flatten(0, 2)  # noqa: B023
+
+                images = self.engine.dataset.images(part.flatten())
+                probabilities = self.engine.inputs.over_windows(predict, images, task.dense)
                 found.append(self.engine._stored(probabilities, part.flatten(), None).unflatten(0, part.shape))
         return torch.cat(found, 1)

@@ -32,7 +32,7 @@ from fedlab.heterogeneity import (
 )
 from fedlab.heterogeneity.acquisition import presets
 from fedlab.heterogeneity.axes import AXES
-from fedlab.learning import augmentation, losses, pretrained, settings, trainable
+from fedlab.learning import augmentation, losses, patches, pretrained, settings, trainable
 from fedlab.learning.models import MODELS
 from fedlab.partitioning import holdout
 from fedlab.partitioning.build import ARGUMENTS, partition
@@ -51,6 +51,7 @@ CODE: dict[str, Registry] = {  # field -> the functions that its text may name; 
     "aggregate": aggregation.RULES,
     "attack": attacks.ATTACKS,
     "augment": augmentation.AUGMENTATIONS,
+    "crop": patches.CROPS,
     "quantity": quantity.SIZES,
     "prevalence": prevalence.SCHEMES,
     "presentation": presentation.SCHEMES,
@@ -157,7 +158,11 @@ class Experiment(FederationSettings):
     normalisation : {"none", "image", "site", "global"}, default "none"
         Statistics that standardise intensities; they decide which scanner differences survive.
     augment : str, default "none"
-        Random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)".
+        Random changes of training images: "flip", "rotate(10) + light(0.1) + noise(0.05)",
+        "monai(RandGaussianNoise(prob=0.5))"; masks move with their images.
+    crop : str, default "none"
+        Crops that are trained on instead of whole images: "random(64)", "random((64, 64, 32), foreground=0.5)"; whole
+        images are then predicted by a sliding window.
     precision : {"float32", "float64", "bf16"}, default "float32"
         Number format; "bf16" keeps float32 weights and computes layers in bfloat16.
     device : str, default "auto"
@@ -381,9 +386,11 @@ class Experiment(FederationSettings):
         self._weights_version = pretrained.version(self.weights)
         if self.weights is not None:
             fields["weights"] = self._weights_version
-        for name in ("loss", "class_weights", "weights", "trainable"):  # unknown to runs of earlier versions
+        for name in ("loss", "class_weights", "weights", "trainable", "crop"):  # unknown to runs of earlier versions
             if fields[name] == type(self).model_fields[name].default:
                 del fields[name]
+        if fields["augment"] != "none" and part.cases.task == "segmentation":
+            fields["augment"] += " of images and masks"  # earlier versions left the masks as they were
         text = json.dumps([fields, part.fingerprint, version, *self.user_code()], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 

@@ -14,6 +14,7 @@ from fedlab.engine.seed_batching import LockstepRun, LockstepScheduler
 from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.processes import PendingRun, followed
 from fedlab.learning import models
+from fedlab.learning.patches import input_shape
 from fedlab.learning.tasks import task_of
 from fedlab.partitioning.partitions import Partition
 
@@ -33,7 +34,9 @@ def worthwhile(experiment: Experiment, partition: Partition) -> bool:
     if experiment.execution == "vmap":
         return True
     task = task_of(partition.cases)
-    model = models.build(experiment.model, partition.cases.shape, task.outputs, 0, dense=task.dense)
+    model = models.build(
+        experiment.model, input_shape(partition.cases.shape, experiment.crop), task.outputs, 0, dense=task.dense
+    )
     fits = is_small if find_device(experiment.device).type == "cuda" else is_dense
     return experiment.execution == "auto" and fits(model)
 

@@ -32,6 +32,7 @@ from fedlab.experiments.run_folder import Run
 from fedlab.federation import Federation
 from fedlab.learning import pretrained
 from fedlab.learning.networks import network
+from fedlab.learning.patches import input_shape
 from fedlab.learning.tasks import task_of
 from fedlab.partitioning.partitions import Partition
 
@@ -187,7 +188,7 @@ def _combinations(experiment: Experiment, partition: Partition | None, axes: dic
 
 def _check_federations(experiments: list[Experiment], partition: Partition | None) -> None:
     """Make each partition and each model of a grid once; ValueError where one of them is impossible."""
-    decisive = {*DESCRIBED, "model", "batchnorm", "loss", "class_weights", "weights", "trainable", "precision"}
+    decisive = {*DESCRIBED, "model", "batchnorm", "loss", "class_weights", "weights", "trainable", "crop", "precision"}
     distinct = {json.dumps(one.model_dump(include=decisive)): one for one in experiments}
     for one in distinct.values():
         _check_model(one, (partition or _partition_of(one)).cases)
@@ -197,7 +198,7 @@ def _check_model(experiment: Experiment, cases: Cases) -> None:
     """Build the model once; ValueError where model, weights, loss or class weights do not fit the dataset."""
     task = task_of(cases, experiment.loss, experiment.class_weights)
     file = None if experiment.weights is None else pretrained.read(experiment.weights)
-    about = experiment.model, experiment, cases.shape, task.outputs
+    about = experiment.model, experiment, input_shape(cases.shape, experiment.crop), task.outputs
     network(*about, seed=experiment.seed, dense=task.dense, file=file)
 
 
@@ -305,7 +306,7 @@ def _load(fed: Federation, runs: int) -> Load:
     """How much work the device gets from this run, and from the runs that train with it as one model."""
     batches = [min(fed.settings.batch_size or site.cases, site.cases) for site in fed.sites]
     streamed = any(event == "images streamed" for _, _, event, _ in fed.round_log.events)
-    space = tuple(fed.partition.cases.shape[1:])
+    space = fed.execution.dataset.window
     return Load(fed.execution.parameters, space, max(batches), sum(batches) * runs, streamed)
 
 

@@ -31,7 +31,7 @@ from fedlab.core.weights import Weights, stack
 from fedlab.engine import pixel_normalisation
 from fedlab.engine.batches import Batches
 from fedlab.engine.cuda_graph import CudaGraphEngine
-from fedlab.engine.device_dataset import DeviceDataset
+from fedlab.engine.device_dataset import DeviceDataset, StreamedImages
 from fedlab.engine.devices import find_device
 from fedlab.engine.dispatch import Execution
 from fedlab.engine.flat_model import FlatModel, share_frozen
@@ -50,6 +50,7 @@ from fedlab.federation.settings import FederationSettings
 from fedlab.federation.sites import ALL, LocalParameters, OptimizerStates, Site
 from fedlab.learning import models, networks, pretrained, trainable
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRICS
+from fedlab.learning.patches import input_shape
 from fedlab.learning.tasks import Surfaces, Task, task_of, with_balanced_loss
 from fedlab.partitioning import validation
 from fedlab.partitioning.partitions import Partition
@@ -166,10 +167,8 @@ class Federation:
             sent=self.start,
         )
         self._exchange_statistics()
-        if engine.dataset.streamed:
-            self.round_log.record_event(
-                "images streamed", "they do not fit into memory: read from a scratch file as needed"
-            )
+        if isinstance(engine.dataset.pixels, StreamedImages):
+            self.round_log.record_event("images streamed", engine.dataset.pixels.reason)
         self._warn_of_minorities(targets)
         self._warn_of_a_new_head()
 
@@ -227,7 +226,7 @@ class Federation:
             make=lambda seed, needs: self._flat_model(model, seed, needs),
             start=(self.settings.trainable, trainable.version(self.settings.trainable), self.weights_version),
             frozen=self.settings.trainable != "all",
-            shape=self.partition.cases.shape,
+            shape=input_shape(self.partition.cases.shape, self.settings.crop),
             task=self.task,
             settings=self.settings,
             device=self.device,
@@ -239,7 +238,8 @@ class Federation:
 
         first: another copy, which has the same frozen tensors and the same layout.
         """
-        settings, about = self.settings, (self.partition.cases.shape, self.task.outputs)
+        settings = self.settings
+        about = input_shape(self.partition.cases.shape, settings.crop), self.task.outputs
         found = networks.network(model, settings, *about, seed=seed, dense=self.task.dense, file=self._file)
         built = found.model.to(device=self.device)
         if first is None:

@@ -261,7 +261,8 @@ class LocalTraining:
     def _full_pass(self, models: Weights, gradient: bool) -> list[Any]:
         """(loss, gradient or None) of each site's model over all its training cases."""
         each = [(models[row], self.sites[k].batches) for row, k in enumerate(models.owners)]
-        found = self.execution.map(lambda engine, one: engine.full_loss(one[0], one[1], gradient), each)
+        number = self.log.number
+        found = self.execution.map(lambda engine, one: engine.full_loss(one[0], one[1], gradient, number), each)
         for k, (*_, usage) in zip(models.owners, found, strict=True):
             self.log.record_training(self.sites[k].name, usage, private=True)
         self.channel.path.add_training(usage for *_, usage in found)

@@ -7,7 +7,8 @@ their middle, as MONAI's `sliding_window_inference` with `mode="gaussian"` does.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,117 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlab.core.arguments import Fraction, Share, Whole
+from fedlab.core.registry import Registry
 from fedlab.core.rng import stream
 from fedlab.core.typing import Ints
 
+CROPS = Registry("crop")
 RngKey = tuple[int, str, int]  # seed, site, step
 Box = tuple[Any, ...]  # index of a patch in an image: all channels, then a slice for each axis
 SIGMA = 0.125  # of the weights of a window, as a share of its edges
 LEAST = 1e-3  # of these weights
+MOST_VOXELS = 10_000  # of a structure in a case that crops may be centred on, as in nnU-Net
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Crops that a model trains on, and windows that it predicts, as `Experiment.crop` states them.
+
+    edges: of a crop, in voxels. foreground: share of crops that are centred on a structure. overlap: share of an edge
+    by which neighbouring windows of a prediction overlap.
+    """
+
+    edges: tuple[int, ...]
+    foreground: float = 0.5
+    overlap: float = 0.5
+
+
+@CROPS.add
+def random(size: Whole | list[Whole], foreground: Share = 0.5, overlap: Fraction = 0.5) -> Crop:
+    """Crops at random positions, a share of them centred on a structure.
+
+    Parameters
+    ----------
+    size : int or tuple of int
+        Edges of a crop in voxels: one number for all axes, or one for each.
+    foreground : float, default 0.5
+        Share of crops that are centred on a structure of the mask, 0 to 1. Without masks crops are anywhere.
+    overlap : float, default 0.5
+        Share of an edge by which neighbouring windows of a prediction overlap, from 0 to below 1.
+
+    Returns
+    -------
+    Crop
+
+    Examples
+    --------
+    >>> from fedlab.learning.patches import random
+    >>> random((64, 64, 32), foreground=0.3)
+    Crop(edges=(64, 64, 32), foreground=0.3, overlap=0.5)
+    """
+    return Crop((size,) if isinstance(size, int) else tuple(size), foreground, overlap)
+
+
+def check(text: str) -> None:
+    """Refuse a text that states no crop; ValueError."""
+    if text.strip() != "none":
+        _stated(text)
+
+
+def _stated(text: str) -> Crop:
+    """The crop that a text states, whatever the images."""
+    function, values, named = CROPS.parse(text)
+    found = function(*values, **named)
+    if not isinstance(found, Crop) or not all(isinstance(edge, int) and edge > 0 for edge in found.edges):
+        raise ValueError(
+            f"crop={text!r} gives {found!r}: return a fedlab.learning.patches.Crop, whose edges are whole numbers"
+        )
+    return found
+
+
+def crop_of(text: str, space: Sequence[int]) -> Crop | None:
+    """The crop that a text states for images of this size; None for "none" and for crops of the whole image.
+
+    Raises ValueError if the crop does not fit into the images.
+    """
+    if text.strip() == "none":
+        return None
+    found = _stated(text)
+    edges = found.edges * len(space) if len(found.edges) == 1 else found.edges
+    _check_fit(edges, space)
+    return None if edges == tuple(space) else Crop(edges, found.foreground, found.overlap)
+
+
+def input_shape(shape: Sequence[int], text: str) -> tuple[int, ...]:
+    """The shape (channels, height, width[, depth]) of what a model trains on: of a crop, or of the image.
+
+    Examples
+    --------
+    >>> from fedlab.learning.patches import input_shape
+    >>> input_shape((1, 96, 96, 40), "random((64, 64, 32))")
+    (1, 64, 64, 32)
+    >>> input_shape((1, 96, 96, 40), "none")
+    (1, 96, 96, 40)
+    """
+    found = crop_of(text, shape[1:])
+    return tuple(shape) if found is None else (shape[0], *found.edges)
+
+
+def structure_voxels(mask: NDArray[np.uint8], case: int) -> list[Ints]:
+    """The voxels of each structure of a mask, as positions in the flattened mask.
+
+    Of a structure with more than MOST_VOXELS voxels, so many of them, drawn by the number of the case.
+    """
+    flat, found = mask.reshape(-1), []
+    inside = np.flatnonzero(flat)
+    for structure in np.unique(flat[inside]):
+        voxels = inside[flat[inside] == structure]
+        if len(voxels) > MOST_VOXELS:
+            rng = stream(0, "voxels of a structure", case, int(structure))
+            voxels = voxels[rng.choice(len(voxels), MOST_VOXELS, replace=False)]
+        found.append(voxels)
+    return found
 
 
 def crop_starts(
@@ -66,19 +171,29 @@ def crop_starts(
     array([[24,  0],
            [24,  0]])
     """
-    space = masks.shape[1:]
-    if len(window) != len(space) or not all(0 < edge <= whole for edge, whole in zip(window, space, strict=True)):
-        raise ValueError(
-            f"a crop of {_sizes(window)} does not fit into images of {_sizes(space)}: choose a smaller one"
-        )
-    room = np.array(space) - np.array(window)
-    found = np.empty((len(masks), len(space)), np.int64)
-    for row, (mask, case) in enumerate(zip(masks, cases, strict=True)):
+    voxels = [structure_voxels(mask, int(case)) for mask, case in zip(masks, cases, strict=True)]
+    return starts_of(voxels, masks.shape[1:], window, key, cases, foreground)
+
+
+def starts_of(
+    voxels: Sequence[Sequence[Ints]],
+    space: Sequence[int],
+    window: Sequence[int],
+    key: RngKey,
+    cases: Sequence[int] | Ints,
+    foreground: float,
+) -> Ints:
+    """As `crop_starts`, from the voxels of each case's structures, see `structure_voxels`."""
+    _check_fit(window, space)
+    room, half = np.array(space) - np.array(window), np.array(window) // 2
+    found = np.empty((len(voxels), len(space)), np.int64)
+    for row, (structures, case) in enumerate(zip(voxels, cases, strict=True)):
         rng = stream(key[0], "crop", *key[1:], int(case))
         found[row] = rng.integers(0, room + 1)
-        if rng.random() < foreground and mask.any():
-            voxels = np.argwhere(mask == rng.choice(np.unique(mask[mask > 0])))
-            found[row] = np.clip(voxels[rng.integers(len(voxels))] - np.array(window) // 2, 0, room)
+        if rng.random() < foreground and structures:
+            inside = structures[int(rng.integers(len(structures)))]
+            centre = np.array(np.unravel_index(inside[rng.integers(len(inside))], tuple(space)))
+            found[row] = np.clip(centre - half, 0, room)
     return found
 
 
@@ -162,36 +277,66 @@ def sliding_window(
         )
     before = [max(0, edge - whole) // 2 for edge, whole in zip(window, images.shape[2:], strict=True)]
     after = [max(0, e - w) - b for e, w, b in zip(window, images.shape[2:], before, strict=True)]
+    if tuple(window) == tuple(images.shape[2:]):
+        return predict(images)
     padded = F.pad(images, [size for pair in zip(before[::-1], after[::-1], strict=True) for size in pair])
     boxes = _boxes(padded.shape[2:], window, overlap)
     weights = _weights(window, images.device, images.dtype)
-    total = padded.new_zeros(1, 1, *padded.shape[2:])
-    for box in boxes:
-        total[box] += weights
-    result = _added(predict, padded, boxes, weights, batch) / total
-    inner: Box = (..., *(slice(start, start + edge) for start, edge in zip(before, images.shape[2:], strict=True)))
-    return result[inner]
-
-
-def _added(
-    predict: Callable[[Tensor], Tensor],
-    images: Tensor,
-    boxes: list[Box],
-    weights: Tensor,
-    batch: int,
-) -> Tensor:
-    """The weighted sum over patches of their probabilities."""
-    every = list(itertools.product(range(len(images)), boxes))
-    result: Tensor | None = None
-    for start in range(0, len(every), batch):
-        chosen = every[start : start + batch]
-        found = predict(torch.stack([images[k][box] for k, box in chosen]))
+    total, result = padded.new_zeros(1, 1, *padded.shape[2:]), None
+    for box, found in zip(boxes, _patch_by_patch(predict, padded, boxes, batch), strict=True):
         if result is None:
-            result = found.new_zeros(len(images), found.shape[1], *images.shape[2:])
-        for (k, box), one in zip(chosen, found, strict=True):
-            result[k][box] += one * weights
+            result = found.new_zeros(*found.shape[:2], *padded.shape[2:])
+        result[box] += found * weights
+        total[box] += weights
     assert result is not None
-    return result
+    inner: Box = (..., *(slice(start, start + edge) for start, edge in zip(before, images.shape[2:], strict=True)))
+    return result[inner] / total[inner]
+
+
+def window_mean(
+    predict: Callable[[Tensor], Tensor], images: Tensor, window: Sequence[int], overlap: float = 0.5, batch: int = 4
+) -> Tensor:
+    """Mean over the windows of an image of what is computed of each, such as probabilities of classes.
+
+    Parameters
+    ----------
+    predict : callable
+        Numbers (n, outputs) of patches (n, channels, *window).
+    images : Tensor of shape (b, channels, height, width[, depth])
+        Images, at least as large as the window.
+    window : sequence of int
+        Edges of a patch. If it covers the image, the result is that of `predict`.
+    overlap : float, default 0.5
+        Share of an edge by which neighbouring patches overlap, from 0 to below 1.
+    batch : int, default 4
+        Patches that are predicted at a time.
+
+    Returns
+    -------
+    Tensor of shape (b, outputs)
+        The means.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fedlab.learning.patches import window_mean
+    >>> window_mean(lambda patches: patches.flatten(2).mean(2), torch.ones(1, 3, 8, 12), (4, 4))
+    tensor([[1., 1., 1.]])
+    """
+    boxes = _boxes(images.shape[2:], window, overlap)
+    if len(boxes) == 1:
+        return predict(images)
+    return torch.stack(list(_patch_by_patch(predict, images, boxes, batch))).mean(0)
+
+
+def _patch_by_patch(
+    predict: Callable[[Tensor], Tensor], images: Tensor, boxes: list[Box], batch: int
+) -> Iterator[Tensor]:
+    """What is predicted of one patch of all images after another; about `batch` patches at a time."""
+    count = max(1, batch // len(images))
+    for start in range(0, len(boxes), count):
+        chosen = boxes[start : start + count]
+        yield from predict(torch.cat([images[box] for box in chosen])).unflatten(0, (len(chosen), len(images)))
 
 
 def _boxes(space: Sequence[int], window: Sequence[int], overlap: float) -> list[Box]:
@@ -211,6 +356,15 @@ def _weights(window: Sequence[int], device: torch.device, dtype: torch.dtype) ->
         x = torch.arange(edge, dtype=torch.float32, device=device) - (edge - 1) / 2
         weights = weights.unsqueeze(-1) * torch.exp(-(x**2) / (2 * (SIGMA * edge) ** 2))
     return weights.clamp(min=LEAST).to(dtype)
+
+
+def _check_fit(window: Sequence[int], space: Sequence[int]) -> None:
+    """Refuse a crop that does not fit into the images."""
+    if len(window) != len(space) or not all(0 < edge <= whole for edge, whole in zip(window, space, strict=True)):
+        raise ValueError(
+            f"a crop of {_sizes(window)} does not fit into images of {_sizes(space)}: choose a smaller one, such as"
+            f" {tuple(min(edge, whole) for edge, whole in zip([*window, *space][: len(space)], space, strict=True))}"
+        )
 
 
 def _sizes(edges: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from fedlab.core import arguments
 from fedlab.core.arguments import Bounds, Count, Fraction, NotNegative
 from fedlab.core.registry import LONGEST, Registry, nearest
-from fedlab.learning import augmentation, losses, trainable
+from fedlab.learning import augmentation, losses, patches, trainable
 
 __all__ = ["SCHEDULES", "Training", "constant", "cosine", "step"]
 
@@ -88,7 +88,11 @@ class Training(BaseModel):
         Statistics that standardise intensities: of each image, of each site, or of all sites. It decides which
         scanner differences survive.
     augment : str, default "none"
-        Random changes of training images: "flip", "rotate(10) + shift(0.05) + light(0.1)".
+        Random changes of training images: "flip", "rotate(10) + light(0.1) + noise(0.05)",
+        "monai(RandGaussianNoise(prob=0.5))"; masks move with their images.
+    crop : str, default "none"
+        Crops that are trained on instead of whole images: "random(64)", "random((64, 64, 32), foreground=0.5)"; whole
+        images are then predicted by a sliding window.
     precision : {"float32", "float64", "bf16"}, default "float32"
         Number format; "bf16" keeps float32 weights and computes layers in bfloat16.
     device : str, default "auto"
@@ -126,6 +130,7 @@ class Training(BaseModel):
     trainable: str = "all"
     normalisation: Literal["none", "image", "site", "global"] = "none"
     augment: str = "none"
+    crop: str = "none"
     precision: Literal["float32", "float64", "bf16"] = "float32"
     device: str = "auto"
     execution: Literal["auto", "sequential", "vmap", "cuda_graph"] = "auto"
@@ -174,6 +179,7 @@ class Training(BaseModel):
         SCHEDULES.parse(self.schedule, given=1)
         augmentation.parse(self.augment)
         trainable.check(self.trainable)
+        patches.check(self.crop)
         weights = self.class_weights
         if isinstance(weights, str) and weights not in ("none", "balanced"):
             raise ValueError(

@@ -117,7 +117,8 @@ OTHER_VALUES = {
     "momentum": 0.5, "weight_decay": 0.1, "schedule": "cosine",
     "local_optimizer": "keep", "participation": "sample(0.5)", "availability": 0.5, "stragglers": 0.2,
     "failures": 0.1, "aggregate": "median", "attack": "signflip(1)", "secure_sum": True, "watch_visits": True,
-    "batchnorm": "fedbn", "normalisation": "image", "augment": "flip", "precision": "float64", "device": "auto",
+    "batchnorm": "fedbn", "normalisation": "image", "augment": "flip", "crop": "random(8)",
+    "precision": "float64", "device": "auto",
     "evaluate_every": 3, "weights": "w.pt", "trainable": "head",
 }  # fmt: skip
 

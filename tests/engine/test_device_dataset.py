@@ -3,16 +3,17 @@
 import errno
 import os
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from worlds import CNN, ends, federation, partition, same
+from worlds import CNN, ends, federation, masked_cases, partition, same
 
 import fedlab
 from fedlab.core.files import reserve
 from fedlab.engine import device_dataset
-from fedlab.engine.device_dataset import ResidentImages, StreamedImages
+from fedlab.engine.device_dataset import MappedImages, ResidentImages, StreamedImages
 
 CPU = torch.device("cpu")
 
@@ -94,3 +95,52 @@ def test_images_are_streamed_once_they_take_most_of_the_memory(room, streamed, m
 def test_free_memory_is_at_most_the_memory_of_the_machine():
     everything = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 1e6 < device_dataset.free_memory(CPU) <= everything
+
+
+def mapped(data, folder):
+    """The same cases with images and masks in files that are mapped."""
+    for name in ("images", "masks"):
+        np.save(folder / f"{name}.npy", getattr(data, name))
+    images, masks = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "masks"))
+    return replace(data, images=images, masks=masks)
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 10), (2, 8, 8, 6)], ids=["2D", "3D"])
+@pytest.mark.parametrize("changes", [{"crop": "random(6)"}, {"normalisation": "site"}], ids=repr)
+def test_files_that_nothing_changes_are_read_as_needed(shape, changes, tmp_path, monkeypatch):
+    data = masked_cases(36, shape, structures=3)
+    given = {"model": "unet(width=2, depth=1)", "batch_size": 4, "local_steps": 2, **changes}
+    part, other = (partition((10, 6), data=one, held_out=4) for one in (data, mapped(data, tmp_path)))
+    expected = federation(part, **given)
+    if "crop" not in changes:  # crops are read from the file on a CPU, whether it fits into memory or not
+        assert isinstance(federation(other, **given).engine.dataset.pixels, ResidentImages)
+        monkeypatch.setattr(device_dataset, "free_memory", lambda device: 100.0)
+    found = federation(other, **given)
+    assert isinstance(found.engine.dataset.pixels, MappedImages)
+    assert isinstance(found.engine.dataset.targets.masks, MappedImages)
+    a, b = (ends("fedavg", fed)["global"] for fed in (expected, found))
+    assert same(a, b)
+    index = part.index("Site A", "test")
+    np.testing.assert_array_equal(expected.predict(a, index), found.predict(b, index))
+
+
+def test_what_scanners_or_readers_change_is_not_read_from_the_file(tmp_path):
+    data = mapped(masked_cases(36, (1, 12, 10)), tmp_path)
+    table = partition((10, 6), data=data, held_out=4).table
+    kinds = {"acquisition": ("pixels", {"acquisition": 1.0}), "annotation": ("targets", {"annotation": 1.0})}
+    for name, changes in kinds.values():
+        part = fedlab.Partition.from_sites(data, table, **changes)
+        dataset = federation(part, "unet(width=2, depth=1)", crop="random(6)").engine.dataset
+        changed = getattr(dataset, name)
+        assert isinstance(changed, ResidentImages | torch.Tensor) and isinstance(
+            {"pixels": dataset.targets, "targets": dataset.pixels}[name], device_dataset.MaskRows | MappedImages
+        )
+
+
+def test_few_bytes_are_rendered_at_a_time(monkeypatch):
+    """So that large volumes are not in memory twice; which ones are rendered together changes nothing."""
+    data = masked_cases(36, (1, 12, 10))
+    part = fedlab.Partition.from_sites(data, partition((10, 6), data=data, held_out=4).table, acquisition=1.0)
+    whole = federation(part, "unet(width=2, depth=1)").engine.dataset.pixels.all
+    monkeypatch.setattr(device_dataset, "CHUNK_BYTES", 300)
+    assert torch.equal(federation(part, "unet(width=2, depth=1)").engine.dataset.pixels.all, whole)

@@ -16,6 +16,7 @@ from fedlab.experiments.experiment import CODE
 from fedlab.federation.aggregation import median
 from fedlab.heterogeneity.acquisition.presets import Requested
 from fedlab.learning.models import MODELS, build
+from fedlab.learning.patches import Crop
 from fedlab.learning.settings import Training
 from fedlab.notebook.parameter_cell import parameters
 from fedlab.partitioning import validation
@@ -155,6 +156,7 @@ OWN = {  # a field, the text in it, and a function of the user's own that the te
     "aggregate": "def mine(models, shares, w, trim=0.1):\n    return {}",
     "attack": "def mine(models, w, sites, shares, rng, count=1):\n    return {}",
     "augment": "def mine(rng, count, shape, share=0.5):\n    return {}",
+    "crop": "def mine(share=0.5):\n    return Crop((8 * {},), share)",
     "quantity": "def mine(beta=0.5):\n    return {}",
     "prevalence": "def mine(alpha=0.5):\n    return {}",
     "presentation": "def mine(cases, atlas, dose):\n    return {}",
@@ -182,9 +184,9 @@ def identity(part, **changes) -> str:
 def test_an_edited_function_of_ones_own_is_another_experiment(field):
     part, text = partition(), "mine(0.5)" if field not in ("attack", "model", "method") else "mine"
     changes = {"method": "gossip('mine')"} if field == "topology" else {field: text}
-    with registered(defined(OWN[field].format(1), Requested=Requested), field):
+    with registered(defined(OWN[field].format(1), Crop=Crop, Requested=Requested), field):
         before, again = (identity(part, **changes) for _ in range(2))
-    with registered(defined(OWN[field].format(2), Requested=Requested), field):
+    with registered(defined(OWN[field].format(2), Crop=Crop, Requested=Requested), field):
         after = identity(part, **changes)
     assert before == again != after
 

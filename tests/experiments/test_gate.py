@@ -18,7 +18,7 @@ BASE = {"dataset": "phantoms(cases=60, size=16)", "sites": 3, "model": "logistic
         "batch_size": 8, "device": "cpu"}  # fmt: skip
 WRONG = ["x", "0.5", "", None, [], [1], (), {}, True, False, float("nan"), 1e300, -1e300, 1e999, -1, -0.5, 0, 0.5, 1, 2,
          3.5, 10**12, -(10**30), 10**400, 1j, b"x"]  # fmt: skip
-NEEDED = {"presentation": {"dose": 0.5}, "population": {"dose": 0.5}, "stragglers": {"share": 0.5}}
+NEEDED = {"presentation": {"dose": 0.5}, "population": {"dose": 0.5}, "stragglers": {"share": 0.5}, "crop": {"size": 8}}
 
 
 def arguments(field: str, name: str) -> list[str]:

@@ -9,6 +9,8 @@ from worlds import cases, partition
 import fedlab
 from fedlab.experiments.run_folder import FORMAT
 
+LABELLED = cases(4)
+
 SMALL = {"model": "logistic", "rounds": 1, "local_steps": 1, "device": "cpu"}
 DESCRIBED = {"dataset": "phantoms(cases=60, size=16)", "sites": 3, "prevalence": 0.4, "acquisition": "xray(0.3)",
              "unseen": 1, "partition_seed": 2}  # fmt: skip
@@ -96,5 +98,6 @@ def test_experiments_without_own_code_keep_their_identity(name):
     @dataclasses.dataclass
     class Known:
         fingerprint: str = "0123456789abcdef"
+        cases = LABELLED
 
     assert fedlab.Experiment(**changes).identity(Known(), FORMAT) == identity  # type: ignore[arg-type]

@@ -18,9 +18,11 @@ from fedlab.heterogeneity.acquisition.presets import Requested
 from fedlab.heterogeneity.log_odds import LogOdds, column_levels
 from fedlab.heterogeneity.population import Preferences
 from fedlab.learning.augmentation import Change
+from fedlab.learning.patches import Crop
 
 KNOWN = {  # what the cells below have imported
     "Change": Change,
+    "Crop": Crop,
     "LogOdds": LogOdds,
     "Merged": Merged,
     "Preferences": Preferences,
@@ -105,6 +107,7 @@ CELLS = {  # field -> the text of the experiment, a cell, and an edit of it
             return Change(gain=np.full(n, by * BY))
         """,
     ),
+    "crop": ({"crop": "mine(3)"}, "def mine(edge):\n    return Crop((edge * BY,))"),
     "quantity": (
         {"quantity": "mine(2)"},
         """

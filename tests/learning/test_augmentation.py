@@ -6,7 +6,16 @@ import torch
 from worlds import CNN, cases, ends, federation, last, partition, same
 
 import fedlab
-from fedlab.learning.augmentation import AUGMENTATIONS, Augmentation, Change, apply, parse, to_tensors
+from fedlab.learning.augmentation import (
+    AUGMENTATIONS,
+    Augmentation,
+    Change,
+    _normal,
+    apply,
+    apply_to_masks,
+    parse,
+    to_tensors,
+)
 
 COUNT = 400
 KEY = (0, "Site A", 3)
@@ -103,6 +112,47 @@ def test_one_change_after_another_is_both():
     assert torch.allclose(once[..., inside, inside], each[..., inside, inside], atol=1e-12)
     twice = changed(before, Change(flips=np.ones((COUNT, 2), bool)), Change(flips=np.ones((COUNT, 2), bool)))
     assert torch.equal(twice, before)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (4, 6, 8)])
+def test_masks_move_with_their_images(shape):
+    """A structure of value k, where the image has the value k: after any change they still agree."""
+    masks = torch.zeros(COUNT, *shape, dtype=torch.uint8)
+    masks[:, 1:4, 2:5] = 3
+    change = to_tensors(
+        [Augmentation("flip + flip(axis=0) + rotate(20) + shift(0.2) + zoom(0.2)").draw(KEY, COUNT, shape)],
+        images(*shape),
+    )
+    moved = apply_to_masks(masks, change)
+    nearest = apply(masks[:, None].double(), change)[
+        :, 0
+    ]  # linear: on the side of the nearer voxel, in the middle of 3
+    assert moved.dtype == torch.uint8 and {*moved.unique().tolist()} == {0, 3}
+    inside, outside = nearest > 2.99, nearest < 0.01
+    assert (moved[inside] == 3).all() and (moved[outside] == 0).all() and not torch.equal(moved, masks)
+    still = to_tensors([Augmentation("light(0.1) + noise(0.1)").draw(KEY, COUNT, shape)], images(*shape))
+    assert apply_to_masks(masks, still) is masks
+    mirrored = to_tensors([Augmentation("flip").draw(KEY, COUNT, shape)], images(*shape))
+    assert torch.equal(apply_to_masks(masks, mirrored), apply(masks[:, None].double(), mirrored)[:, 0].to(torch.uint8))
+
+
+def test_noise_is_normal_and_independent():
+    from scipy.stats import kstest
+
+    seeds = torch.from_numpy(np.random.default_rng(0).integers(0, 2**62, 40))
+    found = _normal(seeds, torch.zeros(40, 2, 16, 16, dtype=torch.float64)).numpy()
+    assert kstest(found.ravel(), "norm").pvalue > 1e-3
+    flat = found.reshape(40, -1)
+    assert (
+        np.abs(np.corrcoef(flat) - np.eye(40)).max() < 0.2
+        and abs(np.corrcoef(flat[:, 1:].ravel(), flat[:, :-1].ravel())[0, 1]) < 0.03
+    )
+    before = torch.zeros(COUNT, 2, 8, 8, dtype=torch.float64)
+    drawn = Augmentation("noise(0.2)").draw(KEY, COUNT, (8, 8))
+    spread = apply(before, to_tensors([drawn], before)).flatten(1).std(1).numpy()
+    assert drawn.noise.max() < 0.2 and np.corrcoef(spread, drawn.noise)[0, 1] > 0.97
+    louder = Augmentation("noise(0.2) + light(0.5)").draw(KEY, COUNT, (8, 8))
+    np.testing.assert_allclose(louder.noise, drawn.noise * louder.gain)
 
 
 def test_each_image_step_site_and_seed_is_changed_differently():
