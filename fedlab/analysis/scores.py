@@ -435,9 +435,6 @@ class Gain(Estimate):
             Score(self.test, {seed: s.seeds[seed] for seed in shared}) for s in (score, reference)
         )
         self.values = self.first.values - self.second.values
-        if self.test.segmented:  # over the cases for which both are defined
-            each = [_mask_differences(self.first.seeds[seed], self.second.seeds[seed]) for seed in shared]
-            self.values = np.array([_mean_known([found], axis=1)[0] for found in each])
         if report_metrics.higher_is_better(self.test.metric) is None:
             self.values = np.full(len(shared), np.nan)  # neither the higher nor the lower value is better
         self.range = (-1.0, 1.0) if self.test.scale == "logit" else RANGES["identity"]
@@ -487,10 +484,10 @@ class Gain(Estimate):
 
     def _of_masks(self, level: float) -> Interval:
         """The interval of the mean difference of the scores of masks."""
-        pairs = zip(self.first.seeds.values(), self.second.seeds.values(), strict=True)
-        found = self.test.by_patient(_mean_known([_mask_differences(one, two) for one, two in pairs]))
-        if len(found) < FEW:
+        first, second = self.first.masks, self.second.masks
+        if first is None or second is None or min(self.first.patients, self.second.patients) < FEW:
             return NONE
+        found = _mask_differences(first, second, self.test.patient)
         low, high = means.paired_mean(found, 0.5 if self.test.bounded else None, level)
         return Interval(min(low, self.value), max(high, self.value))
 
@@ -500,19 +497,30 @@ class Gain(Estimate):
         return proportions.mcnemar(*counts) if counts else super().p_value
 
 
-def _mask_differences(first: SeedScore, second: SeedScore) -> Floats:
-    """Differences of the scores of masks, (n,), NaN where one of them is undefined."""
-    assert first.masks is not None
-    assert second.masks is not None
-    return first.masks - second.masks
+def _mask_differences(first: Floats, second: Floats, patient: Ints) -> Floats:
+    """A number for each patient, whose mean is the difference of the mean scores of two models' masks.
+
+    first, second: scores of the cases (n,), NaN where that model's is undefined. Each mean is over the model's own
+    defined cases; where these are the same and a patient has one image, the number is the difference of its scores,
+    otherwise the difference of the two linearised means.
+    """
+    known = np.isfinite(first) | np.isfinite(second)
+    group = np.unique(patient[known], return_inverse=True)[1]
+    found = np.zeros(group.max() + 1)
+    for scores, sign in ((first[known], 1), (second[known], -1)):
+        defined = np.isfinite(scores)
+        mean = scores[defined].mean()
+        sums = np.bincount(group, np.where(defined, scores - mean, 0.0))
+        found += sign * (mean + len(found) / defined.sum() * sums)
+    return found
 
 
-def _mean_known(rows: Sequence[Floats], axis: int = 0) -> Floats:
+def _mean_known(rows: Sequence[Floats]) -> Floats:
     """The mean of the values that are not NaN, NaN where all of them are."""
     values = np.asarray(rows, np.float64)
     known = np.isfinite(values)
-    count = known.sum(axis)
-    return np.where(count > 0, np.where(known, values, 0.0).sum(axis) / np.maximum(count, 1), np.nan)
+    count = known.sum(0)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(0) / np.maximum(count, 1), np.nan)
 
 
 class MeanOfSites(Estimate):

@@ -5,6 +5,7 @@ import pytest
 
 from fedlab.analysis.scores import GROUPS, Gain, Score, TestSet
 from fedlab.core.rng import stream
+from fedlab.evaluation.intervals.means import paired_mean
 
 
 def many(metric: str, patients: int = 5 * GROUPS) -> tuple[TestSet, list[np.ndarray]]:
@@ -35,3 +36,26 @@ def test_a_gain_is_the_negative_of_the_reverse_and_zero_of_itself(metric):
     assert forth.limits.low <= forth.value <= forth.limits.high
     itself = Gain(one, one)
     assert itself.value == 0 and not itself.limits.low > 0 and not itself.limits.high < 0
+
+
+def masks_of(rng, truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Stored numbers of masks with one structure of 100 voxels where there is a truth; found: the voxels in common."""
+    false = np.where(truth, 5.0, found)
+    counts = np.column_stack([np.where(truth, found, 0.0), false, np.where(truth, 100 - found, 0.0)])
+    return np.column_stack([counts, np.full((len(truth), 2), np.nan)])
+
+
+def test_a_gain_in_dice_is_the_distance_of_the_two_means_also_where_one_model_leaves_cases_out():
+    rng, truth = stream(0, "masks"), np.arange(60) % 3 > 0
+    careful, careless = (
+        masks_of(rng, truth, np.where(truth, rng.integers(60, 100, 60), false)) for false in (0, np.arange(60) % 2)
+    )
+    test = TestSet("dice", truth.astype(np.int64), np.arange(60), 2)
+    one, two = (Score(test, {0: test.score([p])}) for p in (careful, careless))
+    gain = Gain(one, two)
+    assert (one.patients, two.patients) == (40, 50)  # false voxels in an empty case count as a Dice of 0
+    assert gain.value == one.value - two.value > 0.1
+    assert gain.limits.low > 0 and gain.limits.low < gain.value < gain.limits.high
+    same = Gain(one, Score(test, {0: test.score([masks_of(rng, truth, np.where(truth, 70, 0))])}))
+    own = same.first.masks - same.second.masks  # both are defined for the same cases
+    assert same.limits == pytest.approx(paired_mean(own[np.isfinite(own)], 0.5), abs=1e-12)
