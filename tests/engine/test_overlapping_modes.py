@@ -73,15 +73,15 @@ def test_modes_and_split_learning_train_with_the_same_numbers(augment, monkeypat
         assert same(last(split, world(**given)), last("fedavg", world(**given)))
 
 
-def test_masks_move_with_augmented_images(monkeypatch):
+def test_masks_move_with_augmented_images():
     """What the loss sees of a mask is what it sees of an image that is the mask."""
     shades = np.arange(len(DATA), dtype=np.uint8).reshape(-1, 1, 1, 1)  # no two images are the same
     images = (DATA.masks[:, None] > 0) * np.uint8(200) + shades
     data = Cases(images, DATA.table, DATA.card, DATA.masks)
     fed = federation(partition(sizes=(10, 6), data=data, held_out=4), "tiny_fcn", augment="flip + shift(0.2)")
-    engine, rows = fed.execution.engine, fed.engine.dataset.rows(fed.union.batches.index)
-    before = engine.dataset.targets[rows]
-    moved, masks = engine.augment(engine.dataset.images(rows), before, [(0, "Site A", 1)])
+    index, inputs, key = fed.union.batches.index, fed.engine.inputs, [(0, "Site A", 1)]
+    images, before = inputs.gather(fed.engine.dataset.rows(index), [index], key)
+    moved, masks = inputs.augment(images, before, [index], key)
     clear = (moved[:, 0] < 0.2) | (moved[:, 0] > 0.7)
     assert torch.equal((masks > 0)[clear], moved[:, 0][clear] > 0.5) and not torch.equal(masks, before)
     assert (masks[clear] > 0).any()
