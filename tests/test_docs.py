@@ -106,7 +106,7 @@ def test_the_version_is_written_once():
     assert PROJECT["version"] in text("CHANGELOG.md")
 
 
-UNPINNED = {"timm"}  # it needs torchvision, whose package on PyPI fits no CPU build of torch: no part of the environment
+UNPINNED = {"timm"}  # no part of the environment: it needs torchvision, of which PyPI has none for a CPU build of torch
 
 
 def test_everything_that_is_required_is_pinned():
