@@ -4,6 +4,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,14 @@ def axis() -> Figure:
     return figure
 
 
+def artefacts() -> Figure:
+    """Named scanners of MRI with artefacts, on phantoms."""
+    names = ["plain", "mri_old_coil", "mri_echo_planar", "mri_motion", "mri_spikes"]
+    cases = fedlab.load("phantoms(cases=200, size=64)")
+    cases = replace(cases, card=cases.card | {"modality": "mri"})
+    return fedlab.plots.samples(fedlab.partition(cases, len(names), acquisition=names)).figure
+
+
 def topology() -> Figure:
     """Who sends what to whom in a round, from the ledger of a run."""
     methods = ["fedavg", "cyclic", "split", "splitfed", "swarm", "gossip"]
@@ -108,7 +117,7 @@ def intervals() -> Figure:
     return fedlab.plots.local_vs_global(fedlab.grid(BASE, method=methods, folder=RUNS)).figure
 
 
-FIGURES: list[Callable[[], Figure]] = [site, axis, dose, shift, topology, budget, intervals]
+FIGURES: list[Callable[[], Figure]] = [site, axis, artefacts, dose, shift, topology, budget, intervals]
 
 
 def main(chosen: list[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from fedlab.data.cases import Cases
 from fedlab.data.phantoms import phantoms
-from fedlab.heterogeneity.acquisition.modalities import ABOUT, CHAINS, TRANSFORMS, modality_of
+from fedlab.heterogeneity.acquisition.modalities import ABOUT, CHAINS, TRANSFORMS, modality_of, transforms_of
 from fedlab.heterogeneity.acquisition.presets import _PRESETS, settings_of
 from fedlab.heterogeneity.acquisition.scanner import MODALITIES, PRESETS, Scanner, check, draw, icc, positivity
 from fedlab.heterogeneity.site_effects import SiteEffects
@@ -230,7 +230,7 @@ def test_presets_have_a_description_and_a_source():
     assert 20 <= len(_PRESETS) == len(PRESETS)
     for name, preset in _PRESETS.items():
         assert set(preset) == {"modality", "about", "source", "settings"} and preset["about"] and preset["source"], name
-        chain = CHAINS.get(preset["modality"], ())
+        chain = () if preset["modality"] == "any" else transforms_of(preset["modality"])
         assert set(preset["settings"]) <= set(chain), name
         Scanner("A", 0, preset["modality"], settings_of(name))  # in range
     per = pd.Series([preset["modality"] for preset in _PRESETS.values()]).value_counts()

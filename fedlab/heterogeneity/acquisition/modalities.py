@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fedlab.core.registry import Registry
 from fedlab.data.cases import Cases
-from fedlab.heterogeneity.acquisition import colour, mri, optics
+from fedlab.heterogeneity.acquisition import colour, kspace, mri, optics
 from fedlab.heterogeneity.acquisition.optics import Pixels, ScanContext
 
 TransformFunction = Callable[[Pixels, float, ScanContext], Pixels]
@@ -52,10 +52,13 @@ TRANSFORMS: Mapping[str, ImageTransform] = {
     "vignette": ImageTransform(colour.vignette, lambda s: 0.5 * s, "light lost in the corners"),
     "temperature": _signed(colour.temperature, lambda s: 0.26 * s, "log gain of red, and loss of blue", colour=True),
     "blur": _aged(optics.blur, lambda s: s, "standard deviation in pixels of 28"),
+    "motion": ImageTransform(kspace.motion, lambda s: 2 * s, "largest movement in pixels of 28"),
     "bias": _signed(mri.bias, lambda s: 0.3 * s, "largest coefficient of the log field"),
     "voxels": _aged(mri.voxels, lambda s: 2.0**s, "pixels a voxel is wide"),
+    "ghosting": _aged(kspace.ghosting, lambda s: 0.2 * s, "brightness of each ghost, relative to the object"),
     "undersampling": ImageTransform(mri.undersampling, lambda s: 1 + 3 * s, "acceleration factor"),
     "gibbs": ImageTransform(mri.gibbs, lambda s: 0.5 * s, "share of the k-space radius cut off"),
+    "spikes": _aged(kspace.spikes, lambda s: 0.2 * s, "ratio of the spike to the centre of k-space"),
     "photons": _aged(optics.photons, lambda s: 10.0 ** (4 - 3 * s), "photons at full scale"),
     "rician": _aged(optics.rician, lambda s: 0.1 * s, "standard deviation of either channel"),
     "speckle": _aged(optics.speckle, lambda s: 0.2 * s, "standard deviation of the gain"),
@@ -86,6 +89,7 @@ CHAINS: Mapping[str, tuple[str, ...]] = {
     "blood_smear": ("haematoxylin", "eosin", "temperature", "blur", "noise", "lamp", "gamma", "jpeg"),
     "generic": ("blur", "noise", "gain", "offset", "gamma"),
 }
+ARTEFACTS: Mapping[str, tuple[str, ...]] = {"mri": ("motion", "ghosting", "spikes")}  # only where named
 ABOUT = {
     "xray": "radiographs: focal blur, quantum noise, edge enhancement, exposure, scatter, display curve",
     "ct": "computed tomography: thick slices, quantum noise, reconstruction kernel, window and level, display curve",
@@ -114,6 +118,11 @@ KNOWN_DATASETS = {
 }
 
 
+def transforms_of(modality: str) -> tuple[str, ...]:
+    """Return the transforms of the imaging chain and, after them, the artefacts that differ only where named."""
+    return (*CHAINS[modality], *ARTEFACTS.get(modality, ()))
+
+
 def modality_of(cases: Cases | None) -> str:
     """Return the modality given in the card, else that of a known dataset, else generic."""
     if cases is None:
@@ -140,4 +149,16 @@ def check_colour(modality: str, names: tuple[str, ...], cases: Cases | None) -> 
     raise ValueError(
         f"{modality} scanners change {' and '.join(coloured)}, which needs three colours, but {cases.name} images have"
         f" {cases.shape[0]} channel{'s' * (cases.shape[0] > 1)}: choose one of {grey}"
+    )
+
+
+def check_kspace(names: tuple[str, ...], cases: Cases | None) -> None:
+    """Raise ValueError if artefacts of MRI are requested for images known to be of another modality."""
+    modality = modality_of(cases)
+    wrong = [name for name in names if name in ARTEFACTS["mri"]]
+    if cases is None or not wrong or modality in ("mri", "generic"):
+        return
+    raise ValueError(
+        f"{', '.join(wrong)} arise{'s' * (len(wrong) == 1)} in the k-space of MRI, but {cases.name} images are"
+        f" {modality}: choose {modality}(0.5), or, to try artefacts on any images, mri(0.5, only={wrong[0]!r})"
     )

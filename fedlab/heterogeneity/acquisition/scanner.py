@@ -18,7 +18,14 @@ from fedlab.core.registry import nearest
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats
 from fedlab.data.cases import Cases
-from fedlab.heterogeneity.acquisition.modalities import CHAINS, MODALITIES, TRANSFORMS, check_colour, modality_of
+from fedlab.heterogeneity.acquisition.modalities import (
+    CHAINS,
+    MODALITIES,
+    TRANSFORMS,
+    check_colour,
+    check_kspace,
+    modality_of,
+)
 from fedlab.heterogeneity.acquisition.optics import Pixels, ScanContext
 from fedlab.heterogeneity.acquisition.presets import PRESETS, Acquisition, Requested, check_suits, read, settings_of
 from fedlab.heterogeneity.site_effects import SiteEffects
@@ -145,8 +152,9 @@ def check(value: object) -> None:
     ----------
     value : float, str or list of str
         A dose, 0 to 1, for the modality of the cases; text with a modality, ``"mri(0.5)"`` or
-        ``"xray(0.4, jitter=0.2, only='blur')"``; ``"marker(0.8)"`` for a shortcut; ``"styles(ct_soft, ct_sharp)"`` for
-        scanner presets that take turns over the sites; or a list of presets, one per site.
+        ``"xray(0.4, jitter=0.2, only='blur')"``; ``"marker(0.8)"`` for a shortcut; ``"artefacts(0.5)"``
+        for motion, ghosts and spikes of MRI; ``"styles(ct_soft, ct_sharp)"`` for scanner presets that take turns over
+        the sites; or a list of presets, one per site.
 
     Raises
     ------
@@ -181,6 +189,8 @@ def draw(
     modality = request.modality or modality_of(cases)
     names = request.only or CHAINS[modality]
     check_colour(modality, names, cases)
+    if not request.modality:
+        check_kspace(names, cases)
     settings = {name: _settings(name, request.dose, effects) for name in TRANSFORMS if name in names}
     return {
         site: Scanner(site, effects.seed, modality, {name: float(s[k]) for name, s in settings.items()}, request.jitter)
