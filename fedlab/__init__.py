@@ -35,6 +35,7 @@ from fedlab.partitioning.build import partition
 from fedlab.partitioning.dose_curve import dose_response
 from fedlab.partitioning.export import export_sites
 from fedlab.partitioning.partitions import Partition
+from fedlab.reporting.page import report
 from fedlab.studies.study import Study
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "partition",
     "plots",
     "predicted_masks",
+    "report",
     "run",
     "runs",
     "verdict",

@@ -22,7 +22,7 @@ from fedlab.heterogeneity.acquisition.scanner import Scanner, positivity
 from fedlab.heterogeneity.annotation import Annotator
 from fedlab.heterogeneity.log_odds import Levels
 from fedlab.heterogeneity.population import Covariate
-from fedlab.heterogeneity.shift.report import shift as realised
+from fedlab.heterogeneity.shift.measures import shift as realised
 from fedlab.partitioning import assignment, observe, overview
 from fedlab.partitioning.assignment import check_split
 from fedlab.partitioning.explicit import Explicit
