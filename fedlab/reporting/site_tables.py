@@ -1,7 +1,5 @@
 """The cases of the sites: in which split, and of which class."""
 
-from typing import Any
-
 import pandas as pd
 
 from fedlab.data.cases import SPLITS
@@ -9,19 +7,46 @@ from fedlab.experiments.run_folder import Run
 from fedlab.partitioning.partitions import Partition
 from fedlab.reporting.gather import Federation
 from fedlab.reporting.markup import Markup, element, folded, table
-from fedlab.reporting.pieces import figure
+from fedlab.reporting.pieces import figure, frame
+
+FLOW = {
+    "site": "site",
+    "published": "split of the dataset",
+    "split": "split here",
+    "reason": "why left out",
+    "cases": "cases",
+    "patients": "patients",
+}
+NOTE = (
+    "A case counts for its class; a patient counts once for each covariate. SMD: largest standardised difference of two"
+    " sites; of small sites it is large by chance."
+)
 
 
 def sites_of(federation: Federation) -> Markup:
-    """The partition as a figure and as counts with shares of classes."""
+    """The partition as a figure, the table of its sites, and where all cases went."""
     from fedlab import plots
 
     part, splits = federation.partition, splits_of(federation.runs[0])
     if part is None:
         remark = element("p", f"Classes and covariates are not shown: {federation.missing}.", kind="note")
         return element("section", element("h2", "Sites"), remark, splits)
-    drawn = figure(lambda: plots.partition(part))
-    return element("section", element("h2", "Sites"), drawn, splits, folded("Classes of each site", classes_of(part)))
+    left = frame(part.flow(), "Every case of the dataset is in one row.", **FLOW)
+    return element(
+        "section",
+        element("h2", "Sites"),
+        figure(lambda: plots.partition(part)),
+        folded("Table 1: cases and patients of each site", element("p", NOTE, kind="note"), described(part)),
+        splits,
+        folded("From the dataset to the test cases", figure(lambda: plots.flow(part)), left),
+    )
+
+
+def described(part: Partition) -> Markup:
+    """The table of `Partition.describe`, held-out sites marked."""
+    wide = part.describe().wide()
+    head = ["", *(_named(name, part.unseen) for name in wide.columns)]
+    return table(head, [[name, *cells] for name, cells in zip(wide.index, wide.to_numpy(), strict=True)])
 
 
 def splits_of(run: Run) -> Markup:
@@ -34,21 +59,9 @@ def splits_of(run: Run) -> Markup:
     return folded("Cases by site and split", table(["site", "training", "validation", "test", "all"], rows))
 
 
-def classes_of(part: Partition) -> Markup:
-    """How many cases of each class each site has, with their share of its cases."""
-    counts, sizes = part.counts(), part.table["site"].value_counts()
-    rows = [[_named(site, part.unseen), *_shares(row, sizes[site])] for site, row in _rows(counts)]
-    rows.append(["all sites", *_shares(counts.sum().tolist(), len(part.table))])
-    return table(["site", *counts.columns], rows)
-
-
 def _rows(counts: pd.DataFrame) -> list[tuple[str, list[int]]]:
     return [(str(site), row) for site, row in zip(counts.index, counts.to_numpy().tolist(), strict=True)]
 
 
 def _named(site: str, unseen: tuple[str, ...]) -> str:
     return f"{site} (held out)" if site in unseen else site
-
-
-def _shares(counts: list[Any], whole: int) -> list[str]:
-    return [f"{count:,} ({100 * count / whole:.1f} %)" for count in counts]
