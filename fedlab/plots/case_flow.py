@@ -103,7 +103,7 @@ def _counted(part: Any, rows: pd.DataFrame) -> str:
 
 def _lines(part: Any, table: pd.DataFrame, split: str) -> list[str]:
     """The name of a split with its cases, and those of its largest sites."""
-    cases = table[table["split"] != LEFT_OUT].groupby("site")["cases"].sum()
+    cases = table[table["split"] != LEFT_OUT].groupby("site")["cases"].sum().reindex(part.sites, fill_value=0)
     sizes = table[table["split"] == split].groupby("site")["cases"].sum().reindex(part.sites, fill_value=0)
     largest = by_size(cases)[: len(cases) if len(cases) <= MOST else MOST - 1]
     shown = sizes[[site for site in part.sites if site in largest]]
