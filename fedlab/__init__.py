@@ -35,6 +35,7 @@ from fedlab.partitioning.build import partition
 from fedlab.partitioning.dose_curve import dose_response
 from fedlab.partitioning.export import export_sites
 from fedlab.partitioning.partitions import Partition
+from fedlab.reporting.methods import methods_paragraph
 from fedlab.reporting.page import report
 from fedlab.studies.study import Study
 
@@ -58,6 +59,7 @@ __all__ = [
     "leakage",
     "leave_one_out",
     "load",
+    "methods_paragraph",
     "parameters",
     "partition",
     "plots",

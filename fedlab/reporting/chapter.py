@@ -5,7 +5,8 @@ from typing import Any
 from fedlab.analysis.comparison import compare
 from fedlab.reporting import costs_and_events, evidence, setting, site_tables
 from fedlab.reporting.gather import Federation
-from fedlab.reporting.markup import Markup, element, joined
+from fedlab.reporting.markup import Markup, element, folded, joined
+from fedlab.reporting.methods import paragraph
 from fedlab.reporting.pieces import figure
 
 
@@ -35,6 +36,7 @@ def chapter(federation: Federation, metric: str | None, margin: float, options: 
             evidence.calibration(federation, options),
             costs_and_events.costs_of(runs),
             costs_and_events.events_of(runs),
+            folded("Methods paragraph", element("p", paragraph(federation))),
             setting.again(federation),
         ]
     warned = costs_and_events.warnings_of([*federation.runs[0].partition_spec.get("notes", []), *messages])

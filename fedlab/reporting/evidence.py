@@ -16,7 +16,7 @@ from fedlab.evaluation import report_metrics
 from fedlab.experiments.run_folder import Run
 from fedlab.reporting.findings import WORDS, Finding, findings, interval, number
 from fedlab.reporting.gather import Federation
-from fedlab.reporting.markup import Markup, element, folded, table
+from fedlab.reporting.markup import Markup, element, folded, joined, table
 from fedlab.reporting.pieces import figure, items
 
 CALIBRATION = ("brier", "calibration_slope", "calibration_intercept")
@@ -46,6 +46,9 @@ def headline(compared: Comparison, judged_method: str) -> Markup:
     federated = [one for one in found if family(one.method) not in NOT_METHODS]
     chosen = [one for one in found if one.method == judged_method] or federated[:1] or found[:1]
     lead = element("p", *(one.sentences() for one in chosen), kind="lead")
+    if judged_method and len(federated) > 1:
+        why = f"{judged_method} is the federated method that is best on validation cases (mean of sites)."
+        lead = joined([lead, element("p", why, kind="note")])
     return element("section", element("h2", "Finding"), lead, _by_method(found), kind="finding")
 
 
@@ -76,7 +79,7 @@ def table_of(compared: Comparison) -> Markup:
         cells = [row["method"], row["site"], f"{row['cases']:,}", interval(row["value"], row["low"], row["high"])]
         if versus:
             ends = row["difference"], row["difference_low"], row["difference_high"]
-            cells += [interval(*ends, True), p_value(row["p_holm"]), row["finding"]]
+            cells += ["–" if row["method"] == versus else interval(*ends, True), p_value(row["p_holm"]), row["finding"]]
         rows.append([*cells, str(row["seeds"]), row["note"]])
     return folded("Table: every method at every site", table(head, rows))
 

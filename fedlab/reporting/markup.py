@@ -52,19 +52,28 @@ def picture(png: bytes, alternative: str, width: int) -> Markup:
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], caption: str = "") -> Markup:
     """A table whose first column names the rows; cells that look like numbers are aligned to the right."""
-    titles = element("thead", element("tr", *(element("th", title, scope="col") for title in head)))
-    lines = [
+    lines = [list(row) for row in rows]
+    kinds = [_kind([line[k] for line in lines]) if k else None for k in range(len(head))]
+    titles = (element("th", title, scope="col", kind=kind) for title, kind in zip(head, kinds, strict=True))
+    body = [
         element("tr", element("th", first, scope="row"), *(element("td", cell, kind=_aligned(cell)) for cell in rest))
-        for first, *rest in rows
+        for first, *rest in lines
     ]
     name = [element("caption", caption)] * bool(caption)
-    return element("div", element("table", *name, titles, element("tbody", *lines)), kind="wide")
+    return element(
+        "div", element("table", *name, element("thead", element("tr", *titles)), element("tbody", *body)), kind="wide"
+    )
+
+
+def _kind(cells: list[object]) -> str | None:
+    """The class of a column of numbers."""
+    return "number" if any(map(_aligned, cells)) else None
 
 
 def _aligned(cell: object) -> str | None:
     """The class of a cell that holds a number."""
     text = str(cell)
-    return "number" if not isinstance(cell, Markup) and text[:1] in "0123456789+−–" and text else None
+    return "number" if text and text[0] in "0123456789+−–<∞" and not text[1:2].isalpha() else None
 
 
 def folded(title: str, *content: Markup) -> Markup:

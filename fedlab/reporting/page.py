@@ -33,7 +33,8 @@ th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bo
   overflow-wrap: normal; max-width: 24rem; }
 thead th { border-bottom: 2px solid #808080; vertical-align: bottom; }
 tbody th { font-weight: 600; min-width: 7rem; max-width: 16rem; overflow-wrap: anywhere; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td { min-width: 5.5rem; } td.number, th.number { text-align: right; min-width: 0; }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
 pre { background: #f4f5f7; padding: .7rem; overflow-x: auto; font-size: .8rem; white-space: pre-wrap; }
 @media print {

@@ -52,7 +52,7 @@ def compared(federation: Federation) -> Markup:
         "Rounds": names_of(sorted({int(run.experiment.rounds) for run in runs})),
         "Training": "; ".join(f"{name} {_values(runs, name)}" for name in TRAINING if _values(runs, name) != "None"),
         "Trained": " to ".join(dict.fromkeys((dates(runs)[0], dates(runs)[-1]))),
-        "Computed with": _versions(runs),
+        "Computed with": versions(runs),
     }
     return facts(known)
 
@@ -89,7 +89,7 @@ def dates(runs: Iterable[Run]) -> list[str]:
     return sorted({datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d") for time in times})
 
 
-def _versions(runs: list[Run]) -> str:
+def versions(runs: list[Run]) -> str:
     """Versions and hardware of all runs; "or" between those that differ."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:

@@ -116,6 +116,24 @@ def test_calibration_is_that_of_the_pooled_rows_of_the_comparison(runs):
         assert (score.value, *score.limits) == (row["value"], row["low"], row["high"])
 
 
+def test_the_methods_paragraph_says_what_the_experiment_says(runs, part):
+    text = fedlab.methods_paragraph(runs)
+    table = part.table
+    sizes = table[table["split"] == "train"]["site"].value_counts()
+    span = f"{sizes.min()} to {sizes.max()}" if sizes.nunique() > 1 else str(sizes.max())
+    for number in (f"{len(sizes)} sites", span):
+        assert number in text
+    for field in ("model", "lr", "momentum", "weight_decay", "optimizer", "schedule"):
+        assert str(getattr(runs[0].experiment, field)) in text
+    numbers = {float(one) for one in re.findall(r"\d+\.?\d*", text.split("Software")[0].replace(part.cases.name, ""))}
+    counts = {*sizes, *table["split"].value_counts(), len(sizes), len(runs), 95}
+    fields = {
+        runs[0].experiment.model_dump()[name] for name in ("lr", "momentum", "weight_decay", "rounds", "batch_size")
+    }
+    names = {float(one) for name in ODD_CLASSES for one in re.findall(r"\d+", name)}
+    assert numbers <= {float(one) for one in counts | fields | names | {runs[0].experiment.local_epochs, 1}}
+
+
 def test_bad_input_is_refused(runs, tmp_path):
     for given in ([], tmp_path, tmp_path / "nothing", [3]):
         with pytest.raises(ValueError, match=r"give|pass|run an experiment"):
