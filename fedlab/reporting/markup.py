@@ -8,6 +8,7 @@ from fedlab.plots.names import plain
 
 VOID = ("br", "img", "meta")
 CODE = ("pre", "textarea")
+WORDS = 3  # of a cell that is a name
 
 
 class Markup(str):
@@ -67,13 +68,15 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], caption: str
 
 def _kind(cells: list[object]) -> str | None:
     """The class of a column of numbers."""
-    return "number" if any(map(_aligned, cells)) else None
+    return "number" if "number" in map(_aligned, cells) else None
 
 
 def _aligned(cell: object) -> str | None:
-    """The class of a cell that holds a number."""
+    """The class of a cell that holds a number, or a sentence."""
     text = str(cell)
-    return "number" if text and text[0] in "0123456789+−–<∞" and not text[1:2].isalpha() else None
+    if text and text[0] in "0123456789+−–<∞" and not text[1:2].isalpha():
+        return "number"
+    return "long" if text.count(" ") > WORDS else None
 
 
 def folded(title: str, *content: Markup) -> Markup:

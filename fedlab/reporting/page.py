@@ -30,10 +30,11 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: .82rem; line-height: 1.35; }
 caption { text-align: left; color: #555; padding: .2rem 0; }
 th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e9ebee;
-  overflow-wrap: normal; max-width: 24rem; }
-thead th { border-bottom: 2px solid #808080; vertical-align: bottom; }
-tbody th { font-weight: 600; min-width: 7rem; max-width: 16rem; overflow-wrap: anywhere; }
-td { min-width: 5.5rem; } td.number, th.number { text-align: right; min-width: 0; }
+  max-width: 24rem; }
+thead th { border-bottom: 2px solid #808080; vertical-align: bottom; min-width: 5rem; }
+tbody th { font-weight: 600; min-width: 7rem; max-width: 16rem; }
+td { min-width: 5.5rem; } td.long { min-width: 12rem; }
+td.number, th.number { text-align: right; } td.number { min-width: 0; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
 pre { background: #f4f5f7; padding: .7rem; overflow-x: auto; font-size: .8rem; white-space: pre-wrap; }
@@ -42,6 +43,7 @@ pre { background: #f4f5f7; padding: .7rem; overflow-x: auto; font-size: .8rem; w
   figure, tr, dl { break-inside: avoid; } h2 { break-after: avoid; } .wide { overflow: visible; }
   details::details-content { content-visibility: visible; display: block; height: auto; }
   summary { list-style: none; }
+  table { font-size: 6.5pt; } th, td { padding: .15rem .3rem; } tbody th, td, thead th, td.long { min-width: 0; }
 }
 """
 
