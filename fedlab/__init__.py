@@ -35,6 +35,8 @@ from fedlab.partitioning.build import partition
 from fedlab.partitioning.dose_curve import dose_response
 from fedlab.partitioning.export import export_sites
 from fedlab.partitioning.partitions import Partition
+from fedlab.reporting.methods import methods_paragraph
+from fedlab.reporting.page import report
 from fedlab.studies.study import Study
 
 __all__ = [
@@ -57,10 +59,12 @@ __all__ = [
     "leakage",
     "leave_one_out",
     "load",
+    "methods_paragraph",
     "parameters",
     "partition",
     "plots",
     "predicted_masks",
+    "report",
     "run",
     "runs",
     "verdict",

@@ -18,7 +18,7 @@ from fedlab.heterogeneity.log_odds import Levels, column_levels
 from fedlab.heterogeneity.population import Covariate
 from fedlab.heterogeneity.shift.embedding import Features, dataset_embedding
 from fedlab.heterogeneity.shift.mask_rows import LoadMasks
-from fedlab.heterogeneity.shift.report import Observed
+from fedlab.heterogeneity.shift.measures import Observed
 
 
 def levels(cases: Cases, spec: dict[str, Any], sites: int) -> dict[str, Levels]:

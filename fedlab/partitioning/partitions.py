@@ -22,8 +22,8 @@ from fedlab.heterogeneity.acquisition.scanner import Scanner, positivity
 from fedlab.heterogeneity.annotation import Annotator
 from fedlab.heterogeneity.log_odds import Levels
 from fedlab.heterogeneity.population import Covariate
-from fedlab.heterogeneity.shift.report import shift as realised
-from fedlab.partitioning import assignment, observe, overview
+from fedlab.heterogeneity.shift.measures import shift as realised
+from fedlab.partitioning import assignment, case_flow, description, observe, overview
 from fedlab.partitioning.assignment import check_split
 from fedlab.partitioning.explicit import Explicit
 from fedlab.partitioning.holdout import Unseen
@@ -352,6 +352,64 @@ class Partition:
         120
         """
         return assignment.class_counts(self.cases, self.table, self.sites, split)
+
+    def describe(self, split: str | None = None, columns: Sequence[str] | None = None) -> description.SiteTable:
+        """Describe the cases and patients of each site, as the first table of a paper does.
+
+        A case counts for its class, a patient once for each covariate, with the first value that is known at the site.
+
+        Parameters
+        ----------
+        split : {"train", "val", "test"}, optional
+            All splits by default.
+        columns : list of str, optional
+            Covariates: columns of the cases' table. By default all but those that identify cases.
+
+        Returns
+        -------
+        SiteTable
+            A tidy DataFrame that prints as characteristics x sites; so do `wide()`, `to_html()` and `to_latex()`,
+            which escape names. Columns: characteristic, level, site ("all sites" for all), known and missing (cases or
+            patients with and without a value), value (a count, or the median of a number), share (of those known), low
+            and high (quartiles), smd.
+            smd: the largest standardised difference of two sites. Numbers: |m1 - m2| / sqrt((s1^2 + s2^2) / 2) of means
+            and sample variances; levels: sqrt((p - q)' S^-1 (p - q)) of their shares, S the mean of the two
+            multinomial covariances.
+
+        References
+        ----------
+        .. [1] D. Yang, J. E. Dalton, SAS Global Forum 335, 2012; P. C. Austin, Stat Med 28:3083, 2009.
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> part = fedlab.partition(fedlab.load("phantoms(cases=120, size=16)"), sites=2)
+        >>> table = part.describe(columns=["age", "sex"])
+        >>> table.query("characteristic == 'cases'")[["site", "value"]].to_dict("list")
+        {'site': ['Site A', 'Site B', 'all sites'], 'value': [61.0, 59.0, 120.0]}
+        >>> table.wide().index.tolist()[2:]
+        ['class: normal, n (%)', 'class: nodule, n (%)', 'age, median [IQR]', 'sex: F, n (%)', 'sex: M, n (%)']
+        """
+        return description.describe(self, split, columns)
+
+    def flow(self) -> pd.DataFrame:
+        """Count where the cases of the dataset went: to a split of a site, or left out, and why.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns site ("" for cases of no site), published (the split that the dataset gives), split ("left out" for
+            cases at no site), reason (why they are left out), cases and patients. Every case is in exactly one row.
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> cases = fedlab.load("phantoms(cases=120, size=16)")
+        >>> part = fedlab.Partition.from_sites(cases, ["north"] * 70 + ["south"] * 40 + [None] * 10)
+        >>> part.flow().groupby(["site", "reason"])["cases"].sum().to_dict()
+        {('', 'no site'): 10, ('north', ''): 70, ('south', ''): 40}
+        """
+        return case_flow.flow(self.cases, self.table, self.rows, self.spec, self.unseen)
 
     @cached_property
     def levels(self) -> dict[str, Levels]:

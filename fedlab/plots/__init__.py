@@ -4,7 +4,8 @@ Of cases: `cases` (examples by site and class, with masks and intensities), `int
 `duplicates` (identical images side by side).
 
 Of a partition: `partition` (cases by site and class), `samples` (example images), `population` (patients), `shift`
-(measured shift against its null), `sites` (all of these in one figure), `doses` (requested against measured shift).
+(measured shift against its null), `sites` (all of these in one figure), `doses` (requested against measured shift),
+`flow` (from the dataset to the splits of the sites).
 
 Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `ranking` (methods by performance, with
 costs), `communication_cost` (performance against cost), `transfer` (cross-site generalization), `forgetting` (between
@@ -24,6 +25,7 @@ against the measured shift).
 """
 
 from fedlab.plots.calibrated_sites import conformal, recalibration
+from fedlab.plots.case_flow import flow
 from fedlab.plots.case_mix import partition, population
 from fedlab.plots.case_sheet import cases
 from fedlab.plots.identical import duplicates
@@ -54,6 +56,7 @@ __all__ = [
     "distance",
     "doses",
     "duplicates",
+    "flow",
     "forgetting",
     "institutions",
     "intensity",

@@ -36,7 +36,7 @@ from fedlab.heterogeneity.shift.image_distances import (
     rbf_kernel,
     site_auc,
 )
-from fedlab.heterogeneity.shift.report import Observed, shift
+from fedlab.heterogeneity.shift.measures import Observed, shift
 
 TABLES = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).integers(1, 60, (4, 3)).astype(float))
 

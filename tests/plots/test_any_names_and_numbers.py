@@ -109,6 +109,7 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
         "samples": lambda: plots.samples(part),
         "samples, cases": lambda: plots.samples(part.cases, n=2),
         "population": lambda: plots.population(part, column),
+        "flow": lambda: plots.flow(part),
         "sites": lambda: plots.sites(part),
         "shift": lambda: plots.shift(measures, every=True),
         "curves": lambda: plots.curves([any_run(sites[:3], method) for method in methods]),
@@ -130,9 +131,10 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
 PLOTS = [
     *("partition", "samples", "samples, cases", "population", "sites", "shift", "curves", "local_vs_global"),
     *("local_vs_global, one method", "transfer", "ranking", "communication_cost", "forgetting", "participation"),
-    "verdict", "conformal", "recalibration", "contributions", "leakage",
+    "verdict", "conformal", "recalibration", "contributions", "flow", "leakage",
 ]  # fmt: skip
 LIKE_OTHERS = {
+    "flow",
     "recalibration",
     "contributions",
     "verdict",
@@ -143,6 +145,7 @@ LIKE_OTHERS = {
     "samples, cases",
 }  # in how they are bounded
 WITH_SITES = {
+    "flow",
     "recalibration",
     "contributions",
     "partition",
@@ -185,7 +188,7 @@ def test_odd_names_appear_as_they_are_written_in_every_plot_and_format(plot, mon
             figure.savefig(io.BytesIO(), format="pdf")
             figure.savefig(io.BytesIO(), format="png", dpi=20)
     inside = "".join(ElementTree.fromstring(svg.getvalue()).itertext())
-    wanted = names(sites, 23 if plot == "sites" else NAME).values() if plot in WITH_SITES else ()
+    wanted = names(sites, 23 if plot in ("sites", "flow") else NAME).values() if plot in WITH_SITES else ()
     wanted = [*wanted, *(names(classes).values() if plot in WITH_CLASSES else ())]
     wanted += names(methods).values() if plot in WITH_METHODS else []
     shown = written(figure)

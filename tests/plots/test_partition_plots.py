@@ -16,6 +16,7 @@ from fedlab.core.rng import stream
 from fedlab.core.site_names import natural
 from fedlab.data.cases import Cases
 from fedlab.heterogeneity.shift.null_intervals import HEADLINES
+from fedlab.partitioning import case_flow
 from fedlab.plots import style, titles
 from fedlab.plots.inputs import models_in_use, region_spans
 from fedlab.plots.site_performance import gains as paired_gains
@@ -64,6 +65,13 @@ class FakePartition:
 
     def shift(self, brief: bool = False) -> pd.DataFrame:
         return measured()
+
+    @property
+    def rows(self) -> np.ndarray:
+        return np.arange(len(self.table))
+
+    def flow(self) -> pd.DataFrame:
+        return case_flow.flow(self.cases, self.table, self.rows, self.spec, self.unseen)
 
     def index(self, site: str, split: str) -> np.ndarray:
         return np.flatnonzero((self.table["site"] == site) & (self.table["split"] == split))

@@ -182,11 +182,11 @@ def _apart(runs: list[Run]) -> tuple[list[Run], list[Run]]:
                 f"runs hold out {sorted(fewest)} and {sorted(run.unseen)}: pass runs of one federation, and those of"
                 " fedlab.leave_one_out of the same one"
             )
-        _check_same_cases(run, inside[0])
+        check_same_cases(run, inside[0])
     return inside, without
 
 
-def _check_same_cases(run: Run, whole: Run) -> None:
+def check_same_cases(run: Run, whole: Run) -> None:
     """Raise ValueError unless a run without some sites has the cases of the whole federation, at the same sites."""
     one, two = (getattr(each, "fingerprints", {}) for each in (run, whole))
     apart = [part for part in {**one, **two} if one.get(part) != two.get(part)]

@@ -1,0 +1,44 @@
+"""The chapter of one federation: what was compared, what was found, and the tables behind it."""
+
+from typing import Any
+
+from fedlab.analysis.comparison import compare
+from fedlab.reporting import costs_and_events, evidence, setting, site_tables
+from fedlab.reporting.gather import Federation
+from fedlab.reporting.markup import Markup, element, folded, joined
+from fedlab.reporting.methods import paragraph
+from fedlab.reporting.pieces import figure
+
+
+def chapter(federation: Federation, metric: str | None, margin: float, options: dict[str, Any]) -> Markup:
+    """All sections on one federation."""
+    from fedlab import plots
+
+    messages: list[str] = []
+    runs, by = federation.runs, options.get("by")
+    with evidence.collecting(messages):
+        compared = compare(runs, metric, margin=margin, **options)
+        found, reason = evidence.judged(federation, margin, metric)
+        chosen = "" if found is None else str(found["method"].iloc[0])
+        sections = [
+            evidence.headline(compared, chosen),
+            element(
+                "section",
+                element("h2", "Local and federated models at each site"),
+                figure(lambda: plots.local_vs_global(compared)),
+                evidence.table_of(compared),
+            ),
+            element("section", element("h2", "Ranking"), figure(lambda: plots.ranking(runs, metric, by=by))),
+            evidence.verdicts(found, reason),
+            site_tables.sites_of(federation),
+        ]
+        details = [
+            evidence.calibration(federation, options),
+            costs_and_events.costs_of(runs),
+            costs_and_events.events_of(runs),
+            folded("Methods paragraph", element("p", paragraph(federation))),
+            setting.again(federation),
+        ]
+    warned = costs_and_events.warnings_of([*federation.runs[0].partition_spec.get("notes", []), *messages])
+    first = element("section", element("h2", "What was compared"), setting.compared(federation))
+    return joined([sections[0], warned, first, *sections[1:], element("section", element("h2", "Details"), *details)])

@@ -1,0 +1,34 @@
+"""What runs cost, what happened in them, and what they warned of."""
+
+import pandas as pd
+
+from fedlab.analysis.communication import costs
+from fedlab.experiments.run_folder import Run
+from fedlab.reporting.markup import Markup, element, folded
+from fedlab.reporting.pieces import frame, items
+
+EVENTS = 40  # rows that are shown
+
+
+def costs_of(runs: list[Run]) -> Markup:
+    """The table of costs, a row a run."""
+    return folded("Costs", frame(costs(runs, choice="best")))
+
+
+def events_of(runs: list[Run]) -> Markup:
+    """How often each event happened, and the first ones in full; empty without any."""
+    each = [run.events.assign(method=run.method, seed=run.experiment.seed) for run in runs if len(run.events)]
+    if not each:
+        return folded("Events", element("p", "No site was absent, late, failed or excluded."))
+    events = pd.concat(each, ignore_index=True)
+    columns = ["method", "seed", "round", "site", "event", "detail"]
+    counts = events.groupby(["method", "event"], sort=False).size().reset_index(name="times")
+    first = frame(events[columns].astype(str).head(EVENTS), f"The first {min(EVENTS, len(events))} of {len(events):,}")
+    return folded("Events", frame(counts), first)
+
+
+def warnings_of(messages: list[str]) -> Markup:
+    """What to beware of; empty if nothing."""
+    if not messages:
+        return Markup("")
+    return element("section", element("h2", "Warnings"), items(messages), kind="warnings")

@@ -1,0 +1,89 @@
+"""What a comparison says in one sentence: the mean of sites, and how many sites gain, lose, are no different."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from fedlab.analysis.alignment import HELD_OUT, MEAN, POOLED, WORST
+from fedlab.evaluation import report_metrics
+from fedlab.evaluation.intervals.decisions import GAINS, LOSES, SAME, UNKNOWN
+
+WORDS = (GAINS, LOSES, SAME, UNKNOWN)
+SUMMARIES = (MEAN, POOLED, WORST)
+IN_WORDS = {GAINS: ("gains", "gain"), LOSES: ("loses", "lose"), SAME: ("is no different", "are no different")}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a method reaches in the mean of sites, its difference to the reference, and what is found at the sites.
+
+    value, reference, difference: (number, low, high). sites: finding -> names of sites; empty for the reference itself.
+    """
+
+    method: str
+    metric: str
+    versus: str
+    value: tuple[float, float, float]
+    reference: tuple[float, float, float]
+    difference: tuple[float, float, float]
+    sites: dict[str, list[str]]
+    count: int
+
+    def sentences(self) -> str:
+        """The finding in words."""
+        label = report_metrics.metric_label(self.metric)
+        over = f"in the mean of {self.count} sites" if self.count != 1 else "at the one site"
+        text = f"{self.method} reaches {label} {interval(*self.value)} {over}"
+        if not self.sites:
+            return f"{text}."
+        text += f", {self.versus} {interval(*self.reference)}; the difference is {interval(*self.difference, True)}."
+        counts = [
+            f"{len(self.sites[word])} {one_or_more[len(self.sites[word]) != 1]}"
+            for word, one_or_more in IN_WORDS.items()
+        ]
+        unknown = f"at {len(self.sites[UNKNOWN])} the test cases cannot tell"
+        of = f"Of {self.count} sites" if self.count != 1 else "Of one site"
+        return f"{text} {of} {', '.join(counts)}; {unknown}."
+
+
+def findings(compared: pd.DataFrame) -> list[Finding]:
+    """The finding of each method of a comparison by one metric, in its order."""
+    table = pd.DataFrame(compared)
+    mean = table[table["site"] == MEAN].set_index("method")
+    found = []
+    for method, rows in table.groupby("method", sort=False):
+        inside = rows[~rows["site"].isin(SUMMARIES) & ~rows["site"].str.startswith(HELD_OUT)]
+        one, versus = mean.loc[method], str(rows["versus"].iloc[0])
+        said = {word: list(inside.loc[inside["finding"] == word, "site"]) for word in WORDS}
+        found.append(
+            Finding(
+                str(method),
+                str(one["metric"]),
+                versus,
+                _three(one, "value", "low", "high"),
+                _three(mean.loc[versus], "value", "low", "high") if versus else (np.nan,) * 3,
+                _three(one, "difference", "difference_low", "difference_high"),
+                said if any(said.values()) else {},
+                len(inside),
+            )
+        )
+    return found
+
+
+def _three(row: pd.Series, *columns: str) -> tuple[float, float, float]:
+    value, low, high = (float(row[column]) for column in columns)
+    return value, low, high
+
+
+def interval(value: float, low: float, high: float, signed: bool = False) -> str:
+    """A number and its 95 % interval, as "0.871 (0.840 to 0.902)"; a dash where there is none."""
+    ends = "" if np.isnan(low) else f"{number(low, signed)} to {number(high, signed)}"
+    if np.isnan(value):
+        return ends or "–"
+    return f"{number(value, signed)} ({ends})" if ends else number(value, signed)
+
+
+def number(value: float, signed: bool = False) -> str:
+    """A number of three decimals, perhaps with its sign; a dash for none."""
+    return "–" if np.isnan(value) else f"{value:{'+' * signed}.3f}".replace("-", "−")

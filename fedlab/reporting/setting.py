@@ -1,0 +1,150 @@
+"""What was compared, and how to run it again."""
+
+import datetime
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from fedlab.core import files
+from fedlab.core.summary import plural
+from fedlab.experiments.experiment import DESCRIBED, Experiment
+from fedlab.experiments.run_folder import ABOUT, Run
+from fedlab.heterogeneity.axes import AXES
+from fedlab.reporting.gather import Federation, names_of
+from fedlab.reporting.markup import Markup, element, folded
+from fedlab.reporting.pieces import facts
+
+NOTEBOOK = "notebooks/51-global-versus-local.ipynb"
+TRAINING = (
+    "model",
+    "local_epochs",
+    "local_steps",
+    "batch_size",
+    "optimizer",
+    "lr",
+    "schedule",
+    "augment",
+    "normalisation",
+)
+
+
+def compared(federation: Federation) -> Markup:
+    """Dataset, licence, sites, doses, methods, seeds, dates and versions."""
+    runs, part = federation.runs, federation.partition
+    one = runs[0].experiment
+    card = part.cases.card if part is not None else {}
+    sites = list(dict.fromkeys(runs[0].partition_table["site"])) if part is None else part.sites
+    trained = [site for site in sites if site not in runs[0].unseen]
+    known = {
+        "Dataset": called(federation) + (f" ({one.dataset})" if one.dataset != called(federation) else ""),
+        "Cases": _counts(federation),
+        "Licence": card.get("licence", "" if card else f"not known: {federation.missing}"),
+        "Source": card.get("source", ""),
+        "Citation": card.get("citation", ""),
+        "Task": f"{runs[0].task}: {names_of(runs[0].structures[1:] or runs[0].classes)}",
+        "Sites": f"{len(trained)}: {names_of(trained)}",
+        "Held-out sites": names_of(runs[0].unseen),
+        "Heterogeneity": doses(runs[0]) or "none was simulated",
+        "Splits": f"{runs[0].partition_spec.get('splits', one.splits)}, partition seed {one.partition_seed}",
+        "Methods": names_of(dict.fromkeys(run.method for run in runs)),
+        "Seeds": names_of(sorted({int(run.experiment.seed) for run in runs})),
+        "Rounds": names_of(sorted({int(run.experiment.rounds) for run in runs})),
+        "Training": "; ".join(f"{name} {_values(runs, name)}" for name in TRAINING if _values(runs, name) != "None"),
+        "Trained": " to ".join(dict.fromkeys((dates(runs)[0], dates(runs)[-1]))),
+        "Computed with": versions(runs),
+    }
+    return facts(known)
+
+
+def called(federation: Federation) -> str:
+    """The title of the dataset, or the name under which it was loaded."""
+    part = federation.partition
+    return str((part.cases.card if part is not None else {}).get("title", federation.runs[0].experiment.dataset))
+
+
+def _counts(federation: Federation) -> str:
+    """How many cases and patients there are, and how many of them are at a site."""
+    assigned = f"{plural(len(federation.runs[0].partition_table), 'case')} at sites"
+    if federation.partition is None:
+        return assigned
+    cases = federation.partition.cases
+    return f"{plural(len(cases), 'case')} of {plural(len(set(cases.units.tolist())), 'patient')}, {assigned}"
+
+
+def doses(run: Run) -> str:
+    """The axes that are not at dose 0, with their doses."""
+    spec = run.partition_spec
+    return ", ".join(f"{axis} {spec[axis]}" for axis in AXES if spec.get(axis))
+
+
+def _values(runs: list[Run], name: str) -> str:
+    """The values of a field in all runs."""
+    return " or ".join(dict.fromkeys(str(getattr(run.experiment, name)) for run in runs))
+
+
+def dates(runs: Iterable[Run]) -> list[str]:
+    """The days on which the runs were finished, ascending."""
+    times = ((run.folder / ABOUT).stat().st_mtime for run in runs)
+    return sorted({datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d") for time in times})
+
+
+def versions(runs: list[Run]) -> str:
+    """Versions and hardware of all runs; "or" between those that differ."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        written = files.read_json(run.folder / "environment.json")
+        facts = {"python": written.get("python"), **written.get("packages", {}), "on": written.get("device")}
+        for name, version in facts.items():
+            found.setdefault(name, {})[str(version)] = None
+    return ", ".join(f"{name} {' or '.join(versions)}" for name, versions in found.items())
+
+
+# -- how to run it again ---------------------------------------------------------------------------------------------
+
+
+def again(federation: Federation) -> Markup:
+    """The experiment as YAML for papermill, and as Python."""
+    runs = federation.runs
+    fields = differing(runs)
+    written = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+    own = sorted({name for run in runs for name in run.code})
+    remarks = []
+    if runs[0].partition_spec.get("sites") == "explicit":
+        remarks.append("The sites were given case by case: pass the same partition as partition= to fedlab.grid.")
+    if own:
+        remarks.append(f"Define these functions of your own first: {', '.join(own)}.")
+    return folded(
+        "How to run it again",
+        *(element("p", remark, kind="note") for remark in remarks),
+        element("p", "In Python; finished runs are loaded, not trained again:"),
+        element("pre", python(runs, fields)),
+        element("p", "Without a screen, with these lines as setting.yaml:"),
+        element("pre", written),
+        element("pre", f"papermill {NOTEBOOK} out.ipynb -f setting.yaml"),
+    )
+
+
+def differing(runs: list[Run]) -> dict[str, Any]:
+    """The fields that all runs share and that are not at their defaults."""
+    left_out = {"method", "seed"} | ({*DESCRIBED[1:]} if runs[0].partition_spec.get("sites") == "explicit" else set())
+    values = [run.experiment.model_dump(exclude=left_out) for run in runs]
+    defaults = Experiment.model_fields
+    return {
+        name: value
+        for name, value in values[0].items()
+        if all(other[name] == value for other in values) and (name == "dataset" or value != defaults[name].default)
+    }
+
+
+def python(runs: list[Run], fields: dict[str, Any]) -> str:
+    """The lines that train these runs."""
+    axes: dict[str, list[Any]] = {"method": list(dict.fromkeys(run.method for run in runs))}
+    axes["seed"] = sorted({int(run.experiment.seed) for run in runs})
+    explicit = ", partition=part" if runs[0].partition_spec.get("sites") == "explicit" else ""
+    given = "".join(f"    {name}={value!r},\n" for name, value in fields.items())
+    grid = ", ".join(f"{name}={value!r}" for name, value in axes.items())
+    return (
+        f"import fedlab\n\nbase = fedlab.Experiment(\n{given})\n"
+        f"runs = fedlab.grid(base{explicit}, {grid})\nfedlab.report(runs)"
+    )

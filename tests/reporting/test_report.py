@@ -1,0 +1,147 @@
+"""Laws of the report: its numbers are those of the comparison, it needs nothing else, and names stay names."""
+
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fedlab
+from fedlab.analysis.alignment import MEAN
+from fedlab.data.cases import Cases
+from fedlab.reporting.evidence import pooled_scores
+from fedlab.reporting.findings import interval
+from fedlab.reporting.gather import collect
+from fedlab.reporting.markup import element
+
+HOSTILE = ["<script>alert(1)</script>", "$x$ & 'y' \"z\"", "Universitätsklinikum Köln", "N" * 60]
+ODD_CLASSES = ["<b>normal</b>", "$tumour$ &amp;"]
+ODD_COLUMN = "<i>dose</i>"
+
+
+def odd_cases(n: int = 240) -> Cases:
+    """Cases whose classes, columns and dataset have names that would be markup, with ages that some lack."""
+    rng = np.random.default_rng(0)
+    label = np.arange(n) % 2
+    images = (rng.integers(0, 120, (n, 1, 8, 8)) + 60 * label[:, None, None, None]).astype(np.uint8)
+    table = pd.DataFrame({"case": [f"c{k}" for k in range(n)], "label": label, "patient": [f"p{k}" for k in range(n)]})
+    table["age"] = np.where(np.arange(n) % 10 == 0, np.nan, rng.integers(20, 90, n))
+    table[ODD_COLUMN] = rng.choice(["<u>low</u>", "high"], n)
+    return Cases(images, table, {"name": "odd", "title": "<h1>Odd</h1>", "task": "binary", "classes": ODD_CLASSES})
+
+
+@pytest.fixture(scope="module")
+def part():
+    cases = odd_cases()
+    return fedlab.Partition.from_sites(cases, [HOSTILE[k % 4] for k in np.arange(len(cases)) // 2])
+
+
+@pytest.fixture(scope="module")
+def runs(part, tmp_path_factory):
+    base = fedlab.Experiment(model="logistic", rounds=1, batch_size=16)
+    return fedlab.grid(base, partition=part, folder=tmp_path_factory.mktemp("runs"), method=["local", "fedavg"])
+
+
+@pytest.fixture(scope="module")
+def text(part, runs, tmp_path_factory):
+    return fedlab.report(runs, tmp_path_factory.mktemp("r") / "report.html", partition=part).read_text("utf-8")
+
+
+def root(text: str) -> ElementTree.Element:
+    return ElementTree.fromstring(text)
+
+
+def words(found: ElementTree.Element) -> str:
+    return " ".join(" ".join(found.itertext()).split())
+
+
+def test_every_number_of_the_finding_is_the_comparisons(text, runs):
+    (section,) = [one for one in root(text).iter("section") if one.get("class") == "finding"]
+    table = fedlab.compare(runs)
+    expected = ["95", "95"]  # of the heads
+    for method in ("fedavg", "local", "fedavg"):  # in the sentence, then row by row
+        rows = table[(table["method"] == method)]
+        mean, local = (table[(table["method"] == one) & (table["site"] == MEAN)].iloc[0] for one in (method, "local"))
+        parts = [interval(*mean[["value", "low", "high"]])]
+        if len(expected) == 2:
+            parts += ["4", interval(*local[["value", "low", "high"]])]
+        if method != "local":
+            parts += [interval(*mean[["difference", "difference_low", "difference_high"]], True)]
+            counts = rows[rows["site"].isin(runs[0].partition_table["site"])]["finding"].value_counts()
+            parts += ["4"] * (len(expected) == 2)
+            parts += [str(counts.get(word, 0)) for word in ("gains", "loses", "no different", "cannot tell")]
+        expected += re.findall(r"[+−]?\d+(?:\.\d+)?", " ".join(parts))
+    assert sorted(re.findall(r"[+−]?\d+(?:\.\d+)?", words(section))) == sorted(expected)
+
+
+def test_the_file_needs_nothing_from_elsewhere_and_runs_no_script(text):
+    page = root(text)
+    for part in page.iter():
+        for name in ("src", "href", "action", "data"):
+            assert part.get(name, "data:").startswith("data:image/png;base64,") or part.get(name) is None
+        assert part.tag != "script"
+        assert not any(name.startswith("on") for name in part.attrib)
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_names_are_shown_as_they_are_written_and_are_never_markup(text):
+    page, shown = root(text), words(root(text))
+    for name in (*HOSTILE, *ODD_CLASSES, "<h1>Odd</h1>"):
+        assert name in shown
+    assert not [part for part in page.iter() if part.tag in ("script", "b", "u", "i")]
+    assert len(list(page.iter("h1"))) == 1
+    for raw in ("<script", "<b>", "<u>", "<i>"):
+        assert raw not in text
+
+
+def test_each_figure_has_its_title_as_alternative_text(text):
+    images = list(root(text).iter("img"))
+    assert len(images) >= 4
+    assert all(len(image.get("alt")) > 20 for image in images)
+    assert len({image.get("alt") for image in images}) == len(images)
+
+
+def test_runs_their_folders_and_the_folder_of_all_are_the_same_runs(runs):
+    root = runs[0].folder.parent
+    for given in (runs, [run.folder for run in runs], root, str(root), [root, *runs], runs[0].folder):
+        found = {run.folder for run in collect(given)}
+        assert found == {run.folder for run in runs[: 1 if given == runs[0].folder else None]}
+
+
+def test_calibration_is_that_of_the_pooled_rows_of_the_comparison(runs):
+    table = fedlab.compare(runs, "brier").query("site == 'pooled'")
+    for score, row in zip(pooled_scores(runs, "brier", {}), table.to_dict("records"), strict=True):
+        assert (score.value, *score.limits) == (row["value"], row["low"], row["high"])
+
+
+def test_the_methods_paragraph_says_what_the_experiment_says(runs, part):
+    text = fedlab.methods_paragraph(runs)
+    table = part.table
+    sizes = table[table["split"] == "train"]["site"].value_counts()
+    span = f"{sizes.min()} to {sizes.max()}" if sizes.nunique() > 1 else str(sizes.max())
+    for number in (f"{len(sizes)} sites", span):
+        assert number in text
+    for field in ("model", "lr", "momentum", "weight_decay", "optimizer", "schedule"):
+        assert str(getattr(runs[0].experiment, field)) in text
+    numbers = {float(one) for one in re.findall(r"\d+\.?\d*", text.split("Software")[0].replace(part.cases.name, ""))}
+    counts = {*sizes, *table["split"].value_counts(), len(sizes), len(runs), 95}
+    fields = {
+        runs[0].experiment.model_dump()[name] for name in ("lr", "momentum", "weight_decay", "rounds", "batch_size")
+    }
+    names = {float(one) for name in ODD_CLASSES for one in re.findall(r"\d+", name)}
+    assert numbers <= {float(one) for one in counts | fields | names | {runs[0].experiment.local_epochs, 1}}
+
+
+def test_bad_input_is_refused(runs, tmp_path):
+    for given in ([], tmp_path, tmp_path / "nothing", [3]):
+        with pytest.raises(ValueError, match=r"give|pass|run an experiment"):
+            fedlab.report(given, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_an_element_escapes_whatever_is_no_markup():
+    found = element("p", "<x>", element("b", "&"), title='"><script>')
+    assert ElementTree.fromstring(found).get("title") == '"><script>'
+    assert found == '<p title="&quot;&gt;&lt;script&gt;">&lt;x&gt;<b>&amp;</b></p>'
