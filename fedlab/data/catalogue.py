@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from fedlab.core.files import read_json, resolve
-from fedlab.core.registry import Registry, nearest
+from fedlab.core.registry import Registry, nearest, split_call
 from fedlab.core.warnings import LeakageWarning, warn
 from fedlab.data.cases import Cases, read
 from fedlab.data.home import home
@@ -85,6 +85,22 @@ def load(dataset: str | Path) -> Cases:
         size = f"{_count(found, 'case')} in {_count(groups, 'group')}"
         warn(f"{cases.name}: {kind}: {size} ({meaning})", LeakageWarning)
     return cases
+
+
+def explain(dataset: str) -> str:
+    """What is written about a known dataset: its docstring, or what its package says of it and its options.
+
+    Raises ValueError if there is none of this name.
+    """
+    registry = _registry()
+    name = split_call(dataset, "dataset")[0]
+    function = registry.function(name)
+    if not isinstance(function, partial):
+        return registry.explain(name)
+    source, *_ = function.args
+    text = source.explain(name) if hasattr(source, "explain") else f"{name}: {registry[name]}"
+    options = ", ".join(f"{option}={value!r}" for option, value in source.options(name).items())
+    return f"{text}\n\nOptions and their defaults: {name}({options})" if options else text
 
 
 def folder_of(dataset: str | Path) -> Path | None:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet
 import torch
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -378,7 +378,7 @@ def read(folder: str | Path) -> Run:
     path = files.resolve(folder)
     if path.name.endswith(UNFINISHED):
         raise ValueError(f"{path} is an unfinished run: run its experiment again, and it resumes")
-    if not _is_run_folder(path):
+    if not is_run_folder(path):
         raise ValueError(f"{folder} is no run folder: it has no {ABOUT}")
     run = Run(path)
     _ = run._about  # read and checked now
@@ -413,7 +413,7 @@ def find(root: str | Path) -> list[Run]:
     found = []
     for folder in sorted(files.resolve(root).glob("*")):
         try:
-            if not folder.name.endswith(UNFINISHED) and _is_run_folder(folder):
+            if not folder.name.endswith(UNFINISHED) and is_run_folder(folder):
                 run = read(folder)
                 run.check()
                 found.append(run)
@@ -422,7 +422,7 @@ def find(root: str | Path) -> list[Run]:
     return found
 
 
-def _is_run_folder(folder: Path) -> bool:
+def is_run_folder(folder: Path) -> bool:
     """Whether a folder holds a finished run, or what is left of one."""
     return any((folder / name).is_file() for name in (ABOUT, WEIGHTS, "rounds.parquet"))
 
@@ -580,6 +580,20 @@ def lock(target: Path) -> BaseFileLock:
     """
     check_place(target)
     return FileLock(target.parent / LOCKS / target.name)
+
+
+def state(work: Path) -> str:
+    """Whether an unfinished folder is "running", in any process, or "interrupted"."""
+    held = work.parent / LOCKS / work.name.removesuffix(UNFINISHED)
+    if not held.is_file():
+        return "interrupted"
+    try:
+        with FileLock(held, timeout=0):
+            return "interrupted"
+    except Timeout:
+        return "running"
+    except OSError:  # nobody may write there
+        return "interrupted"
 
 
 @contextlib.contextmanager

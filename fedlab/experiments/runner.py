@@ -250,10 +250,10 @@ def run_into(experiment: Experiment, partition: Partition | None, target: Path) 
 
 
 def _target(experiment: Experiment, part: Partition, folder: Folder) -> Path:
-    return run_folder.folder_of(experiment, part, _root(folder))
+    return run_folder.folder_of(experiment, part, root_of(folder))
 
 
-def _root(folder: Folder) -> Path:
+def root_of(folder: Folder) -> Path:
     """The folder of run folders, in its one form."""
     if folder is None:
         folder = os.environ.get("FEDLAB_RUNS") or "out/runs"
