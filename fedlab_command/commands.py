@@ -127,6 +127,15 @@ def compare(given: Arguments) -> None:
             print(table)
 
 
+def reproduce(given: Arguments) -> int:
+    """Train a finished run again; 1 if anything differs."""
+    experiment_file.load_code(given.code)
+    how = {"into": given.into, "dataset": given.dataset, "tolerance": given.tolerance}
+    found = fedlab.reproduce(given.run, **how, live=_live(given))
+    print(found)
+    return 0 if found.agrees else 1
+
+
 def _runs_in(folder: str) -> list[Run]:
     """The run of a run folder, or the runs that a folder holds."""
     if found := fedlab.runs.find(folder):
@@ -148,9 +157,12 @@ def kept(given: Arguments) -> str:
             f"finished runs and rounds are kept in {progress.root(given.folder)}: give the same command again, and it"
             " resumes after the last finished round"
         )
+    if given.command == "reproduce":
+        return "the rounds so far are kept: give the same command again, and it resumes"
     return "nothing was changed: give the same command again"
 
 
 COMMANDS: Mapping[str, Callable[[Arguments], int | None]] = {
-    command.__name__: command for command in (datasets, methods, axes, models, fields, run, grid, status, compare)
+    command.__name__: command
+    for command in (datasets, methods, axes, models, fields, run, grid, status, compare, reproduce)
 }

@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     _add_grid(commands)
     _add_status(commands)
     _add_compare(commands)
+    _add_reproduce(commands)
     return whole
 
 
@@ -141,3 +142,20 @@ def _add_compare(commands: "argparse._SubParsersAction[_Parser]") -> None:
     one.add_argument("--reference", default="local", help="method to which differences are taken (default: local)")
     one.add_argument("--csv", action="store_true", help="print all columns as comma-separated values")
     one.add_argument("--code", action="append", default=[], metavar="FILE.py", help=CODE)
+
+
+def _add_reproduce(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    text = (
+        "Train a finished run again from what its folder holds, in a new folder, and say what agrees: partition,"
+        " rounds, headline metric, predictions, weights and ledger, bit for bit or by how much, and the first round"
+        " that differs. What is missing or has another version is said before training. The exit code is 0 if all"
+        " agrees, and 1 if not."
+    )
+    example = "fedlab reproduce out/runs/RUN\nfedlab reproduce out/runs/RUN --code my_method.py --tolerance 1e-6"
+    one = _command(commands, "reproduce", "train a finished run again and say what agrees", text, example)
+    one.add_argument("run", metavar="RUN", help="a run folder, as `fedlab run` prints it")
+    one.add_argument("--into", metavar="RUNS", help="where the new run folder is kept (default: RUN-again)")
+    one.add_argument("--dataset", help="where the dataset is now (default: where it was)")
+    one.add_argument("--tolerance", type=float, default=0.0, help="largest difference that agrees (default: 0)")
+    one.add_argument("--code", action="append", default=[], metavar="FILE.py", help=CODE)
+    one.add_argument("--quiet", action="store_true", help="no line of progress, which only terminals get anyway")

@@ -104,7 +104,7 @@ class Run:
             if "format" not in about:
                 raise DamagedError(f"{path} is damaged: it names no format")
         if about["format"] != FORMAT:
-            raise (ValueError if _is_intact(path) else DamagedError)(
+            raise (ValueError if is_intact(path) else DamagedError)(
                 f"{self.folder} was written in format {about['format']} of the run folder, says {ABOUT}, this fedlab"
                 f" {version('fedlab-workbench')} reads format {FORMAT}: install the fedlab that wrote it, or move"
                 " the folder away and run the experiment again"
@@ -149,6 +149,11 @@ class Run:
         return str(self._about["headline"])
 
     @property
+    def partition_spec(self) -> dict[str, Any]:
+        """The arguments that made the partition, and its notes; `sites` is "explicit" if they were given by case."""
+        return dict(self._about.get("partition", {}))
+
+    @property
     def unseen(self) -> tuple[str, ...]:
         """Sites held out of training."""
         return tuple(self._about["unseen"])
@@ -167,6 +172,13 @@ class Run:
     def code(self) -> dict[str, str]:
         """Name -> version of each function of the user's own that the experiment names."""
         return dict(self._about.get("code", {}))
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What computed the run: versions, commit, hardware, folder of the dataset, and text of the user's own code."""
+        path = self.folder / "environment.json"
+        with _reading(path):
+            return dict(files.read_json(files.verify(path)))
 
     @property
     def weights_version(self) -> str:
@@ -319,7 +331,7 @@ class Run:
             return None
 
 
-def _is_intact(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Whether the bytes of a file are those that were stored."""
     try:
         return bool(files.verify(path))
@@ -514,7 +526,7 @@ def finish(record: Recorder, experiment: Experiment, target: Path) -> Run:
     for name in TABLES:
         tables[name].to_parquet(work / f"{name}.parquet", index=False)
     _save_weights(record, work / WEIGHTS)
-    files.write_json(work / "environment.json", environment(record))
+    files.write_json(work / "environment.json", environment(record, experiment))
     files.write_text(work / "card.md", card(record, experiment))
     files.write_json(work / ABOUT, _about(record, experiment))
     files.write_checksums(work, FILES)
@@ -525,7 +537,7 @@ def is_whole(work: Path) -> bool:
     """Whether an unfinished folder holds all files of its run as they were stored, and only lacks its name."""
     try:
         stored = files.read_json(work / files.CHECKSUMS)
-        return stored.keys() == set(FILES) and all(_is_intact(work / name) for name in FILES)
+        return stored.keys() == set(FILES) and all(is_intact(work / name) for name in FILES)
     except (OSError, ValueError):
         return False
 
