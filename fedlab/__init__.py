@@ -26,6 +26,7 @@ from fedlab.data.own_images import import_images
 from fedlab.experiments import run_folder as runs
 from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.observer import register_observer
+from fedlab.experiments.reproduction import reproduce
 from fedlab.experiments.runner import grid, run
 from fedlab.heterogeneity.axes import AXES
 from fedlab.learning.models import MODELS
@@ -65,6 +66,7 @@ __all__ = [
     "plots",
     "predicted_masks",
     "report",
+    "reproduce",
     "run",
     "runs",
     "verdict",

@@ -6,6 +6,7 @@ module has `sources()`, a registry of names; `options(name)`, keyword arguments 
 """
 
 import inspect
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
@@ -15,7 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from fedlab.core.files import read_json, resolve
-from fedlab.core.registry import Registry, nearest
+from fedlab.core.registry import Registry, nearest, split_call
 from fedlab.core.warnings import LeakageWarning, warn
 from fedlab.data.cases import Cases, read
 from fedlab.data.home import home
@@ -41,6 +42,9 @@ class _Datasets(Mapping[str, str]):
 
 
 DATASETS: Mapping[str, str] = _Datasets()
+TABLES = (".csv", ".tsv", ".txt", ".xls", ".xlsx", ".parquet")
+IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+SEARCHED = 1000  # files of a folder that are looked at
 _LOADED: WeakKeyDictionary[Cases, str] = WeakKeyDictionary()
 
 
@@ -85,6 +89,22 @@ def load(dataset: str | Path) -> Cases:
         size = f"{_count(found, 'case')} in {_count(groups, 'group')}"
         warn(f"{cases.name}: {kind}: {size} ({meaning})", LeakageWarning)
     return cases
+
+
+def explain(dataset: str) -> str:
+    """What is written about a known dataset: its docstring, or what its package says of it and its options.
+
+    Raises ValueError if there is none of this name.
+    """
+    registry = _registry()
+    name = split_call(dataset, "dataset")[0]
+    function = registry.function(name)
+    if not isinstance(function, partial):
+        return registry.explain(name)
+    source, *_ = function.args
+    text = source.explain(name) if hasattr(source, "explain") else f"{name}: {registry[name]}"
+    options = ", ".join(f"{option}={value!r}" for option, value in source.options(name).items())
+    return f"{text}\n\nOptions and their defaults: {name}({options})" if options else text
 
 
 def folder_of(dataset: str | Path) -> Path | None:
@@ -143,12 +163,45 @@ def _cases(dataset: str | Path) -> Cases:
     if isinstance(dataset, str) and name in DATASETS:  # its options may hold a path
         function, values, named = _registry().parse(dataset)
         return function(*values, **named)
-    if folder := folder_of(dataset):
+    folder = folder_of(dataset)
+    if folder is None or not (folder / "cases.parquet").is_file():
+        _explain_import(folder or Path(dataset))
+    if folder:
         return read(folder)
     raise ValueError(
         f"unknown dataset {dataset!r}: {nearest(name, DATASETS)} The path of a folder with cases.parquet, images.npy"
         " and card.json works too"
     )
+
+
+def _explain_import(path: Path) -> None:
+    """Refuse a table, or a folder of images, with the call that imports it; nothing if it is neither."""
+    try:
+        is_file, is_folder = path.is_file(), path.is_dir()
+    except OSError:  # a name that is too long
+        return
+    if is_file and path.suffix.lower() in TABLES:
+        raise ValueError(
+            f"{path} is a table, and a dataset is a folder of images with their labels: import both once, with"
+            f" fedlab.import_images('FOLDER OF IMAGES', '{path.name}', name='mine'), then load 'mine'"
+        )
+    if is_file:
+        raise ValueError(
+            f"{path} is a file: give the folder of a dataset, or make one of your images once, with"
+            " fedlab.import_images(folder, table, name='mine')"
+        )
+    if is_folder and (image := _an_image(path)):
+        raise FileNotFoundError(
+            f"{path} has no cases.parquet: it holds images, such as {image}, that are not imported yet. Import them"
+            f" once, with fedlab.import_images({path.name!r}, name='mine') if there is one folder a class, or with a"
+            f" table of labels, fedlab.import_images({path.name!r}, 'labels.csv', name='mine'); then load 'mine'"
+        )
+
+
+def _an_image(folder: Path) -> str:
+    """The name of an image in a folder or in those below it; empty if the first files are none."""
+    first = itertools.islice(folder.rglob("*"), SEARCHED)
+    return next((path.name for path in first if path.name.lower().endswith(IMAGES)), "")
 
 
 @cache

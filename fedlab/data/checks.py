@@ -18,6 +18,7 @@ SPLITS = ("train", "val", "test")
 # Least and most classes; other tasks have at least two.
 LIMITS: dict[str, tuple[int, float]] = {"binary": (2, 2), "multilabel": (1, 62), "segmentation": (1, math.inf)}
 BLOCK = 2**26  # bytes of images read at a time, so that a memory-mapped dataset never has to fit in memory
+MOST_CHANNELS = 16  # of a volume; a longer first axis holds slices
 
 
 def check_card(card: Any) -> None:
@@ -131,9 +132,17 @@ def check_images(images: Any, table: pd.DataFrame, card: dict[str, Any], masks: 
         raise ValueError("there are no images: give an array (n, channels, height, width[, depth])")
     n = len(table)
     if images.ndim not in (4, 5) or images.shape[0] != n:
+        gray = "; images of one channel are images[:, None]" if images.ndim == 3 and images.shape[0] == n else ""
         raise ValueError(
             f"images have shape {images.shape} but the table has {n} rows:"
-            f" wanted ({n}, channels, height, width[, depth])"
+            f" wanted ({n}, channels, height, width[, depth]){gray}"
+        )
+    if _channels_last(images.shape):
+        channels, *edges = images.shape[1:]
+        raise ValueError(
+            f"images have shape {images.shape}, which would be {channels} channels of"
+            f" {' x '.join(map(str, edges))} pixels: channels come first, so give"
+            " np.ascontiguousarray(np.moveaxis(images, -1, 1))"
         )
     if not all(images.shape):
         raise ValueError(f"images have shape {images.shape}: wanted at least one channel and one pixel")
@@ -148,6 +157,12 @@ def check_images(images: Any, table: pd.DataFrame, card: dict[str, Any], masks: 
         _check_masks(masks, table, card)
     if images.dtype == np.float16:
         _check_finite(images, table)
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether the last axis seems to hold the channels: it is as short as none of an image, and the others are long."""
+    others = shape[1:-1]
+    return shape[-1] in (1, 3, 4) and min(others) > (MOST_CHANNELS if len(shape) == 5 else 4)
 
 
 def _check_masks(masks: NDArray[np.uint8] | None, table: pd.DataFrame, card: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from fedlab.core.registry import nearest
 from fedlab.core.typing import Floats
 from fedlab.evaluation.intervals import calibration
 from fedlab.evaluation.intervals.interval import Interval
+from fedlab.evaluation.metric_names import suggestion
 from fedlab.learning.mask_metrics import MASK_METRICS, of_structure
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS, TASK_METRICS
 
@@ -114,7 +115,8 @@ def check(name: str, task: str, structures: Sequence[str] = ()) -> None:
     if name in METRICS:
         return
     if name not in REPORT_METRICS:
-        raise ValueError(f"unknown metric {name!r}: {nearest(name, known)}")
+        fitting = known if task == "segmentation" else [one for one in known if one not in MASK_METRICS]
+        raise ValueError(f"unknown metric {name!r}: {suggestion(base, fitting)}")
     if task != "binary":
         raise ValueError(
             f"{name} is a metric of binary tasks, and this task is {task}: compare accuracy, balanced_accuracy, auroc"

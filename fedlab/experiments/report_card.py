@@ -4,37 +4,36 @@ import json
 import platform
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import pandas as pd
 import torch
 
+from fedlab.data import catalogue
+from fedlab.experiments import origin
 from fedlab.experiments.experiment import DESCRIBED, Experiment
 from fedlab.experiments.recorder import Recorder
 from fedlab.federation import Federation
 
 
-def environment(record: Recorder) -> dict[str, Any]:
-    """Versions and hardware that computed the run."""
-    packages = ("fedlab-workbench", "torch", "monai", "numpy", "pandas", "scikit-learn")
+def environment(record: Recorder, experiment: Experiment) -> dict[str, Any]:
+    """Versions and hardware that computed the run, the folder of its dataset, and the code of the user's own."""
+    dataset = experiment.dataset
     return {
-        "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "device": _device_name(record.fed.device),
-        "threads": torch.get_num_threads(),
+        **hardware(record.fed.device),
         "execution": sorted(record.fed.execution.used),
         "sites in parallel": record.fed.execution.workers,
-        "packages": {name: _version(name) for name in packages},
+        "packages": origin.packages(),
+        "commit": origin.fedlab_commit(),
+        "dataset": {"name": dataset, "folder": str(catalogue.folder_of(dataset) or "")},
+        "code": origin.own_code(experiment),
     }
 
 
-def _version(package: str) -> str:
-    """The installed version; fedlab itself may run from a checkout."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed as a package"
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Python, device and threads, on which the last bits may depend."""
+    return {"python": sys.version.split()[0], "device": _device_name(device), "threads": torch.get_num_threads()}
 
 
 def card(record: Recorder, experiment: Experiment) -> str:

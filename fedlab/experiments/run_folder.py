@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet
 import torch
-from filelock import BaseFileLock, FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -104,7 +104,7 @@ class Run:
             if "format" not in about:
                 raise DamagedError(f"{path} is damaged: it names no format")
         if about["format"] != FORMAT:
-            raise (ValueError if _is_intact(path) else DamagedError)(
+            raise (ValueError if is_intact(path) else DamagedError)(
                 f"{self.folder} was written in format {about['format']} of the run folder, says {ABOUT}, this fedlab"
                 f" {version('fedlab-workbench')} reads format {FORMAT}: install the fedlab that wrote it, or move"
                 " the folder away and run the experiment again"
@@ -149,6 +149,11 @@ class Run:
         return str(self._about["headline"])
 
     @property
+    def partition_spec(self) -> dict[str, Any]:
+        """The arguments that made the partition, and its notes; `sites` is "explicit" if they were given by case."""
+        return dict(self._about.get("partition", {}))
+
+    @property
     def unseen(self) -> tuple[str, ...]:
         """Sites held out of training."""
         return tuple(self._about["unseen"])
@@ -172,6 +177,13 @@ class Run:
     def code(self) -> dict[str, str]:
         """Name -> version of each function of the user's own that the experiment names."""
         return dict(self._about.get("code", {}))
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """What computed the run: versions, commit, hardware, folder of the dataset, and text of the user's own code."""
+        path = self.folder / "environment.json"
+        with _reading(path):
+            return dict(files.read_json(files.verify(path)))
 
     @property
     def weights_version(self) -> str:
@@ -324,7 +336,7 @@ class Run:
             return None
 
 
-def _is_intact(path: Path) -> bool:
+def is_intact(path: Path) -> bool:
     """Whether the bytes of a file are those that were stored."""
     try:
         return bool(files.verify(path))
@@ -383,7 +395,7 @@ def read(folder: str | Path) -> Run:
     path = files.resolve(folder)
     if path.name.endswith(UNFINISHED):
         raise ValueError(f"{path} is an unfinished run: run its experiment again, and it resumes")
-    if not _is_run_folder(path):
+    if not is_run_folder(path):
         raise ValueError(f"{folder} is no run folder: it has no {ABOUT}")
     run = Run(path)
     _ = run._about  # read and checked now
@@ -418,7 +430,7 @@ def find(root: str | Path) -> list[Run]:
     found = []
     for folder in sorted(files.resolve(root).glob("*")):
         try:
-            if not folder.name.endswith(UNFINISHED) and _is_run_folder(folder):
+            if not folder.name.endswith(UNFINISHED) and is_run_folder(folder):
                 run = read(folder)
                 run.check()
                 found.append(run)
@@ -427,7 +439,7 @@ def find(root: str | Path) -> list[Run]:
     return found
 
 
-def _is_run_folder(folder: Path) -> bool:
+def is_run_folder(folder: Path) -> bool:
     """Whether a folder holds a finished run, or what is left of one."""
     return any((folder / name).is_file() for name in (ABOUT, WEIGHTS, "rounds.parquet"))
 
@@ -519,7 +531,7 @@ def finish(record: Recorder, experiment: Experiment, target: Path) -> Run:
     for name in TABLES:
         tables[name].to_parquet(work / f"{name}.parquet", index=False)
     _save_weights(record, work / WEIGHTS)
-    files.write_json(work / "environment.json", environment(record))
+    files.write_json(work / "environment.json", environment(record, experiment))
     files.write_text(work / "card.md", card(record, experiment))
     files.write_json(work / ABOUT, _about(record, experiment))
     files.write_checksums(work, FILES)
@@ -530,7 +542,7 @@ def is_whole(work: Path) -> bool:
     """Whether an unfinished folder holds all files of its run as they were stored, and only lacks its name."""
     try:
         stored = files.read_json(work / files.CHECKSUMS)
-        return stored.keys() == set(FILES) and all(_is_intact(work / name) for name in FILES)
+        return stored.keys() == set(FILES) and all(is_intact(work / name) for name in FILES)
     except (OSError, ValueError):
         return False
 
@@ -585,6 +597,20 @@ def lock(target: Path) -> BaseFileLock:
     """
     check_place(target)
     return FileLock(target.parent / LOCKS / target.name)
+
+
+def state(work: Path) -> str:
+    """Whether an unfinished folder is "running", in any process, or "interrupted"."""
+    held = work.parent / LOCKS / work.name.removesuffix(UNFINISHED)
+    if not held.is_file():
+        return "interrupted"
+    try:
+        with FileLock(held, timeout=0):
+            return "interrupted"
+    except Timeout:
+        return "running"
+    except OSError:  # nobody may write there
+        return "interrupted"
 
 
 @contextlib.contextmanager

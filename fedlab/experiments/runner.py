@@ -15,7 +15,7 @@ import torch
 from fedlab import algorithms
 from fedlab.core.files import resolve
 from fedlab.core.registry import nearest
-from fedlab.core.warnings import warn
+from fedlab.core.warnings import ProtocolWarning, warn
 from fedlab.data import catalogue
 from fedlab.data.cases import Cases
 from fedlab.data.home import home
@@ -37,6 +37,7 @@ from fedlab.learning.tasks import task_of
 from fedlab.partitioning.partitions import Partition
 
 Folder = str | Path | None
+ALONE = ("local", "centralized")  # methods that make sense with one site
 
 
 def run(
@@ -250,10 +251,10 @@ def run_into(experiment: Experiment, partition: Partition | None, target: Path) 
 
 
 def _target(experiment: Experiment, part: Partition, folder: Folder) -> Path:
-    return run_folder.folder_of(experiment, part, _root(folder))
+    return run_folder.folder_of(experiment, part, root_of(folder))
 
 
-def _root(folder: Folder) -> Path:
+def root_of(folder: Folder) -> Path:
     """The folder of run folders, in its one form."""
     if folder is None:
         folder = os.environ.get("FEDLAB_RUNS") or "out/runs"
@@ -286,6 +287,12 @@ def _execute(
         work.mkdir(parents=True, exist_ok=True)
         fed = Federation(part, experiment.model, experiment, lockstep)
         _check_weights(experiment, fed)
+        if len(part.sites) == 1 and (method := experiment.method.split("(")[0].strip()) not in ALONE:
+            warn(
+                f"{method!r} has one site, {part.sites[0]!r}, so that it trains alone and nothing is merged: give two"
+                " or more sites (sites=4, or a column of the table), or method='local'",
+                ProtocolWarning,
+            )
         if reason := idle_gpu(experiment, fed.device, _load(fed, 1 if lockstep is None else MAX_RUNS)):
             warn(reason)
         with threads_for(fed.execution.parameters, fed.device):

@@ -14,6 +14,7 @@ from fedlab.core.warnings import warn
 from fedlab.engine.devices import duration
 from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import Experiment
+from fedlab.experiments.experiment_file import load_fields
 from fedlab.experiments.observer import Observer, find_observer
 from fedlab.experiments.processes import PendingRun
 from fedlab.experiments.run_folder import Run
@@ -284,13 +285,7 @@ class Study:
         ValueError
             If the file is no mapping, or a field or value is impossible.
         """
-        try:
-            fields = yaml.safe_load(files.read_text(files.resolve(path)))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is no YAML ({' '.join(str(error).split())})") from error
-        if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
-            raise ValueError(f"{path} is no study: write a line for each field, such as 'prevalence: [0, 0.5, 1]'")
-        return cls(folder=folder, **fields)
+        return cls(folder=folder, **load_fields(path, "study", "prevalence: [0, 0.5, 1]"))
 
     def jobs(self, path: str | Path) -> Path:
         """Write a list of commands, one for each run that is not finished, for the job array of a cluster.

@@ -520,7 +520,7 @@ def test_several_columns_of_masks_are_structures_that_overlap(tmp_path: Path) ->
         for kind, pixels in (("image", image), ("whole", whole), ("core", core)):
             Image.fromarray(pixels[number]).save(tmp_path / f"{kind}{number}.png")
         lines.append(f"image{number}.png,whole{number}.png,core{number}.png")
-    (tmp_path / "cases.csv").write_text("\n".join(["file,whole tumour,core", *lines]))
+    (tmp_path / "cases.csv").write_text("\n".join(["file,whole tumour,core", *lines]), encoding="utf-8")
     given = ["--table", str(tmp_path / "cases.csv"), "--image", "file", "--mask", "whole tumour", "--mask", "core"]
     main(["import", str(tmp_path), "tumours", *given, "--size", "12", "--strict"])
     cases = fedlab.load("tumours")

@@ -13,7 +13,7 @@ from worlds import cases
 
 import fedlab
 from fedlab.data.cases import Cases
-from fedlab.experiments import report_card
+from fedlab.experiments import origin
 from fedlab.experiments.report_card import as_written
 from fedlab.partitioning.partitions import Partition
 
@@ -67,7 +67,8 @@ def test_names_with_marks_change_no_line_of_the_card(tmp_path):
 
 def test_a_run_from_a_checkout_ends_well_though_fedlab_is_not_installed(monkeypatch):
     def missing(name):
-        raise report_card.PackageNotFoundError(name)
+        raise origin.PackageNotFoundError(name)
 
-    monkeypatch.setattr(report_card, "version", missing)
-    assert report_card._version("fedlab-workbench") == "not installed as a package"
+    monkeypatch.setattr(origin, "version", missing)
+    monkeypatch.setattr(origin, "requires", missing)
+    assert origin.packages()["fedlab-workbench"] == "not installed as a package"
