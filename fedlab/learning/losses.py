@@ -352,7 +352,7 @@ def ordinal(logits: Tensor, targets: Tensor, class_weights: ClassWeights = None)
     --------
     >>> import torch
     >>> from fedlab.learning.losses import ordinal
-    >>> sure = 50 * torch.eye(4)[:3]  # of grades 0, 1 and 2
+    >>> sure = 200 * torch.eye(4)[:3]  # of grades 0, 1 and 2
     >>> ordinal(sure, torch.tensor([0, 0, 0]))
     tensor([0., 1., 2.])
     """

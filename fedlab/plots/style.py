@@ -249,7 +249,11 @@ def lay_out(ax: Axes) -> Figure:
     """Compute the positions of everything in the axes' figure, and return it."""
     figure = root(ax)
     lend_fonts(ax)
-    figure.draw_without_rendering()
+    engine = figure.get_layout_engine()
+    if engine is None or any(each.get_aspect() != "auto" for each in figure.axes):
+        figure.draw_without_rendering()
+    else:  # in half the time
+        engine.execute(figure)
     return figure
 
 

@@ -45,7 +45,7 @@ def crossing(method: str, **changes):
 def test_the_ledger_counts_what_hooks_see(method, setting):  # O55
     if "secure" in setting and ("leader_failure" in method or method in IN_CLEAR or f"{method}(q=1.0)" in IN_CLEAR):
         pytest.skip("refuses a secure sum")
-    fed, seen = crossing(method, **SETTINGS[setting])
+    fed, seen = crossing(method, local_steps=2, **SETTINGS[setting])
     totals = fed.ledger.frame().groupby(["site", "direction", "other", "what"])[["bytes", "messages"]].sum()
     found: dict[tuple, list[int]] = {}
     for message in seen:

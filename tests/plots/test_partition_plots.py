@@ -189,8 +189,9 @@ DRAWINGS = {
 
 
 def texts(figure: Figure) -> list[Text]:
-    """Every text that a reader sees."""
-    figure.draw_without_rendering()
+    """Every text that a reader sees; a figure that did not change since it was drawn is not drawn again."""
+    if figure.stale:
+        figure.draw_without_rendering()
     hidden = set()
     for ax in [*figure.axes, *(child for page in figure.axes for child in page.child_axes)]:
         for axis in (ax.xaxis, ax.yaxis):

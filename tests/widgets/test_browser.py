@@ -38,17 +38,14 @@ PREFERENCES = {  # every cell is rendered, and no network access
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
 }
 OPTIONS, SETTINGS = "For papermill", "As YAML"  # the labels of the texts to copy
-SMALL = "panel.ipynb"
-CELLS = (
-    'import threading\nimport fedlab\ncases = fedlab.load("phantoms(cases=600)")',
-    "panel = fedlab.widgets.sites(cases, sites=4, prevalence=.3)\npanel.comparison.budget['rounds'] = 200\npanel",
-    "import ipywidgets\nfrom fedlab.notebook.live import Screen\n"
+CELLS = (  # behind the panel of the notebook
+    "panel.comparison.budget['rounds'] = 200",
+    "import threading\nimport ipywidgets\nfrom fedlab.notebook.live import Screen\n"
     "output, screen = ipywidgets.Output(), Screen()\ndisplay(output)\n"
     'with output:\n    screen.show({"text/plain": "seen at first"})\n'
     'threading.Timer(1, screen.show, [{"text/plain": "seen later"}]).start()',
 )
 TEN = next((ROOT / "notebooks").glob("10-*.ipynb"))
-NOTEBOOKS = [SMALL, *([TEN.name] if "widgets." in TEN.read_text(encoding="utf-8") else [])]
 
 pytestmark = [
     pytest.mark.browser,
@@ -62,8 +59,7 @@ def lab(tmp_path_factory) -> Iterator[str]:
     """Yield the address of a JupyterLab on a copy of the notebooks, with separate settings."""
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", home / "notebooks")
-    _write_small(home / "notebooks" / SMALL)
-    _write_ten(home / "notebooks" / TEN.name)
+    _write_ten(home / "notebooks" / TEN.name, CELLS)
     for name, content in PREFERENCES.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,17 +93,17 @@ def _await_server(server: subprocess.Popen, address: str, log: Path) -> None:
     raise AssertionError(log.read_text(encoding="utf-8")[-3000:])
 
 
-@pytest.fixture(scope="module", params=NOTEBOOKS)
-def page(request, lab) -> Iterator["Page"]:
-    """A notebook in a browser after Run All Cells."""
+@pytest.fixture(scope="module")
+def page(lab) -> Iterator["Page"]:
+    """A notebook of the series in a browser after Run All Cells; all tests use the one panel."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in FLAGS.split():
         options.add_argument(flag)
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     try:
-        run_all(browser, lab, request.param)
-        yield Page(browser, request.param)
+        run_all(browser, lab, TEN.name)
+        yield Page(browser)
     finally:
         browser.quit()
 
@@ -144,8 +140,8 @@ def run_all(browser, address: str, notebook: str) -> None:
 class Page:
     """The panel as the page shows it; start: the texts to copy before anything was moved."""
 
-    def __init__(self, browser, notebook: str) -> None:
-        self.browser, self.notebook = browser, notebook
+    def __init__(self, browser) -> None:
+        self.browser = browser
         self.cell = until(browser, lambda: self.slider("Disease prevalence"), 60, "the sliders").find_element(
             By.XPATH, "./ancestor::div[contains(@class,'jp-CodeCell')][1]"
         )
@@ -203,7 +199,7 @@ def test_a_slider_moved_with_the_keyboard_moves_figure_and_parameters(page):
         "prevalence": round(moved, 2),
     }
     page.browser.execute_script("arguments[0].scrollIntoView()", page.cell)
-    assert keep(page.browser, page.notebook.removesuffix(".ipynb")).stat().st_size > 20_000
+    assert keep(page.browser, "panel").stat().st_size > 20_000
     for _ in "its number", "the next slider":
         page.browser.switch_to.active_element.send_keys(Keys.TAB)
     assert page.browser.switch_to.active_element == page.slider("Disease presentation")
@@ -211,8 +207,6 @@ def test_a_slider_moved_with_the_keyboard_moves_figure_and_parameters(page):
 
 
 def test_training_is_followed_stopped_and_leaves_the_panel_free(page):
-    if page.notebook != SMALL:
-        pytest.skip("trained in the small notebook")
     page.button("Train a short comparison").click()
     until(page.browser, lambda: "round 1 of" in page.cell.text or "round 2 of" in page.cell.text, 120, "a round")
     before = page.images()[0]
@@ -223,13 +217,11 @@ def test_training_is_followed_stopped_and_leaves_the_panel_free(page):
     until(page.browser, lambda: len(page.images()) == 3, 30, "curves and gains")
     assert page.button("Train a short comparison").is_enabled() and not page.button("Stop").is_enabled()
     page.browser.execute_script("arguments[0].scrollIntoView()", page.button("Stop"))
-    keep(page.browser, f"training-{page.notebook.removesuffix('.ipynb')}")
+    keep(page.browser, "training")
     assert_no_error(page.browser)
 
 
 def test_a_picture_inside_an_output_follows_a_thread(page):
-    if page.notebook != SMALL:
-        pytest.skip("shown in the small notebook")
     until(page.browser, lambda: "seen later" in _outputs(page.browser), 20, "the thread")
     assert "seen at first" not in _outputs(page.browser)
 
@@ -242,12 +234,11 @@ def _outputs(browser: webdriver.Chrome) -> list[str]:
 
 def test_running_all_cells_is_running_papermill(page, tmp_path):
     """The panel of a page starts where that of the same notebook without a screen does: at the same partition."""
-    if page.notebook != NOTEBOOKS[-1]:
-        pytest.skip("stated on a notebook of the series")
-    source = tmp_path / page.notebook
-    _write_ten(source) if page.notebook == TEN.name else _write_small(source)
-    given = {"out": str(tmp_path)} if page.notebook == TEN.name else {}
-    papermill.execute_notebook(source, tmp_path / "done.ipynb", given, progress_bar=False, kernel_name="python3")
+    _write_ten(tmp_path / TEN.name)
+    given = {"out": str(tmp_path)}
+    papermill.execute_notebook(
+        tmp_path / TEN.name, tmp_path / "done.ipynb", given, progress_bar=False, kernel_name="python3"
+    )
     done = nbformat.read(tmp_path / "done.ipynb", 4)
     (text,) = [s["value"] for _, s in states(done) if s.get("description") == SETTINGS]
     there, here = (_fingerprint(one) for one in (text, page.start[SETTINGS]))
@@ -261,18 +252,13 @@ def _fingerprint(text: str) -> str:
     return fedlab.partition(cases, seed=given.pop("partition_seed"), **given).fingerprint
 
 
-def _write_ten(path: Path) -> None:
-    """The notebook up to its panel, without the figures before it, with fewer cases and one seed."""
+def _write_ten(path: Path, more: tuple[str, ...] = ()) -> None:
+    """The notebook up to its panel, without the figures before it, with fewer cases and one seed, and more cells."""
     notebook = nbformat.read(TEN, 4)
     (last,) = [number for number, cell in enumerate(notebook.cells) if "widgets." in cell.source]
     notebook.cells = [cell for cell in notebook.cells[: last + 1] if ".save(" not in cell.source]
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     cell.source = cell.source.replace('"phantoms"', '"phantoms(cases=600)"').replace("seeds: int = 3", "seeds: int = 1")
     assert "cases=600" in cell.source and "seeds: int = 1" in cell.source
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in more]
     nbformat.write(notebook, path)
-
-
-def _write_small(path: Path) -> None:
-    cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
