@@ -169,11 +169,6 @@ class Run:
         return dict(self._about.get("fingerprints", {}))
 
     @property
-    def partition_spec(self) -> dict[str, Any]:
-        """The arguments that made the partition, and notes on what was not reached, see `Partition.spec`."""
-        return dict(self._about.get("partition", {}))
-
-    @property
     def code(self) -> dict[str, str]:
         """Name -> version of each function of the user's own that the experiment names."""
         return dict(self._about.get("code", {}))

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 
 from fedlab.heterogeneity.shift.divergences import mutual_information, total_variation
+from fedlab.heterogeneity.shift.measures import shift
 from fedlab.heterogeneity.shift.null_intervals import HEADLINES
 from fedlab.heterogeneity.shift.observed import Observed, joint_ids
 from fedlab.heterogeneity.shift.permutation import ContingencyTables, random_tables
-from fedlab.heterogeneity.shift.measures import shift
 
 
 def observed(site, labels, units=None, classes=2, task="binary", seed=0, **known):
