@@ -64,7 +64,7 @@ def _highest(partition: Partition, index: np.ndarray) -> float:
 def _check_columns(partition: Partition) -> None:
     table = partition.cases.table.merge(partition.table[["case", "site"]], on="case", suffixes=("_native", ""))
     optional = [column for column in partition.cases.table.columns if column not in ("case", "label", "split", "site")]
-    empty = table.groupby("site")[optional].agg(lambda column: column.isna().all()) if optional else None
+    empty = table[optional].isna().groupby(table["site"]).all() if optional else None
     for column in optional:
         sites = empty.index[empty[column]].tolist() if empty is not None else []
         if 0 < len(sites) < len(partition.sites):
