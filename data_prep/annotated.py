@@ -147,7 +147,7 @@ def numbered(
 ) -> NDArray[np.uint8]:
     """The mask of an image as positions of the structures, 0, 1, ...; names: of mask and image.
 
-    Raises ValueError if the mask is on another grid, or holds a value that stands for no structure.
+    Raises ValueError if the mask is on another grid, or holds a value of no structure.
     """
     numbers = convert.numbers(values, found, scan, *names)
     if other := sorted(set(convert.held(numbers).tolist()) - set(structures)):

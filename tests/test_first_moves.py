@@ -75,11 +75,11 @@ def test_one_site_is_warned_of_unless_the_method_trains_alone(tmp_path):
     base = fedlab.Experiment(**SMALL | {"sites": 1})
     with pytest.warns(UserWarning, match=r"'fedprox' has one site, 'Site A', .*nothing is merged: give two or more"):
         fedlab.run(base.with_(method="fedprox(mu=0.1)"), folder=tmp_path)
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         fedlab.grid(base, folder=tmp_path, method=["local", "centralized"])
         fedlab.run(fedlab.Experiment(**SMALL), folder=tmp_path)
-    assert not [one for one in told if "one site" in str(one.message)]
+    assert not [one for one in said if "one site" in str(one.message)]
 
 
 def answer(name: str, task: str) -> str:

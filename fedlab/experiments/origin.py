@@ -35,7 +35,7 @@ def packages() -> dict[str, str]:
 def commit(folder: Path) -> str:
     """The commit of the git repository of a folder, with "-dirty" if files differ from it; empty if there is none."""
     try:
-        asked = [
+        command = [
             "git",
             "--no-optional-locks",
             "-C",
@@ -46,7 +46,7 @@ def commit(folder: Path) -> str:
             "--dirty",
             "--exclude=*",
         ]
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=SECONDS, encoding="utf-8")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, encoding="utf-8")
         return done.stdout.strip() if done.returncode == 0 else ""
     except (OSError, subprocess.SubprocessError, ValueError):
         return ""

@@ -149,16 +149,16 @@ def reproduce(
 
 def _refuse_missing_code(original: Run) -> None:
     """Refuse functions of the user's own that are not registered here, and say where they were defined."""
-    told = _about(original).get("code", {})
+    recorded = _about(original).get("code", {})
     missing = [name for name in original.code if name != "files" and not any(name in one for one in CODE.values())]
     if not missing:
         return
     words = []
     for name in missing:
-        about = told.get(name, {})
+        about = recorded.get(name, {})
         where = f"line {about['line']} of {about['file']}" if about.get("file") else "a notebook or at a prompt"
         words.append(f"{about.get('kind', 'function')} {name!r}, defined in {where}")
-    text = "; its text is in environment.json" if all("text" in told.get(name, {}) for name in missing) else ""
+    text = "; its text is in environment.json" if all("text" in recorded.get(name, {}) for name in missing) else ""
     raise ValueError(
         f"{original.folder} needs code of your own that is not registered here: {'; '.join(words)}: run or import that"
         f" code first (on the command line: --code FILE.py){text}"

@@ -503,10 +503,10 @@ def finished(target: Path, experiment: Experiment, part: Partition) -> Run:
     if not (target / ABOUT).is_file():
         raise DamagedError(f"{target} is damaged: it has no {ABOUT}: {remedy}")
     run = read(target)
-    asked, stored = (
+    wanted, stored = (
         one.model_dump(exclude={*DESCRIBED, "execution", "weights"}) for one in (experiment, run.experiment)
     )
-    if stored != asked or run._about.get("partition_fingerprint", part.fingerprint) != part.fingerprint:
+    if stored != wanted or run._about.get("partition_fingerprint", part.fingerprint) != part.fingerprint:
         raise DamagedError(f"{target} is damaged: it holds the files of another run: {remedy}")
     _remove_scratch(target)  # of a process that was killed before it came to it
     return run

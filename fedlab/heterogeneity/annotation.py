@@ -62,7 +62,7 @@ class Annotator:
         return _checked(POLICIES.function(self.policy)(self, cases, rows, labels), len(rows), cases, self.policy)
 
     def annotate_masks(self, masks: Masks, overlap: bool = False) -> Masks:
-        """Masks (m, height, width[, depth]) that the readers draw; a mask is drawn alike in any batch.
+        """Masks (m, height, width[, depth]) that the readers draw; a mask is drawn the same in any batch.
 
         overlap: whether structures may overlap, with one bit for each.
         """

@@ -8,7 +8,7 @@ a case is its mean over the structures for which it is defined, and the metric i
 neither the mask nor the prediction has is undefined there; a case without any defined structure is left out. One that
 only one of both has counts as a failure: Dice, IoU and NSD are 0, and HD95 is the diagonal of the image.
 
-The name "dice[core]" stands for the metric of one structure alone, where runs are compared.
+The name "dice[core]" is the metric of one structure alone, where runs are compared.
 """
 
 from collections.abc import Callable

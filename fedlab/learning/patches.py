@@ -76,7 +76,7 @@ def check(text: str) -> None:
 
 
 def _stated(text: str) -> Crop:
-    """The crop that a text states, whatever the images."""
+    """The crop that a text states, for images of any size."""
     function, values, named = CROPS.parse(text)
     found = function(*values, **named)
     if not isinstance(found, Crop) or not all(isinstance(edge, int) and edge > 0 for edge in found.edges):

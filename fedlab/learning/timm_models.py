@@ -16,7 +16,7 @@ GIVEN = ("pretrained", "num_classes", "in_chans", "checkpoint_path", "pretrained
 def timm(shape: tuple[int, ...], outputs: int, name: str = "resnet18", **options: Any) -> nn.Sequential:
     """A network of timm, for 2D images: "timm('convnext_atto')". Needs the extra `networks`.
 
-    Its weights are drawn anew from the seed; nothing is downloaded. A file of weights that timm published is named by
+    Its weights are drawn from the seed; nothing is downloaded. A file of weights that timm published is named by
     the experiment's `weights`: its names are understood, and its classifier may have other classes.
 
     Parameters

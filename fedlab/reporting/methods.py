@@ -31,7 +31,7 @@ def methods_paragraph(runs: Any) -> str:
     Returns
     -------
     str
-        Sentences on data, sites, training, methods and evaluation; whatever the runs have in common, and nothing else.
+        Sentences on data, sites, training, methods and evaluation: what the runs have in common, and nothing else.
 
     Raises
     ------

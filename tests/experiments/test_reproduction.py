@@ -131,8 +131,8 @@ def test_a_method_from_a_file_is_reproduced_with_it_and_named_without_it(one, tm
         folder = capsys.readouterr().out.strip()
         fedlab.METHODS.remove("of_a_colleague")
         assert main(["reproduce", folder]) == 2
-        told = capsys.readouterr().err
-        assert f"method 'of_a_colleague', defined in line 7 of {file}" in told and not list(
+        said = capsys.readouterr().err
+        assert f"method 'of_a_colleague', defined in line 7 of {file}" in said and not list(
             tmp_path.glob("runs/*-again")
         )
         assert main(["reproduce", folder, "--code", str(file)]) == 0

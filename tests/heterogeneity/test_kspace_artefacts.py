@@ -254,8 +254,10 @@ def test_masks_stay_and_a_case_does_not_depend_on_other_sites():
         whole = part.pixels(rows, site)
         assert (whole != cases.images[rows]).any()
         np.testing.assert_array_equal(part.pixels(rows[3:4], site)[0], whole[3])
-        alike = Scanner(site, part.scanners[site].seed, "mri", part.scanners[site].settings)
-        np.testing.assert_array_equal(alike.apply(cases.images[rows], cases.table["case"].iloc[rows].tolist()), whole)
+        same_scanner = Scanner(site, part.scanners[site].seed, "mri", part.scanners[site].settings)
+        np.testing.assert_array_equal(
+            same_scanner.apply(cases.images[rows], cases.table["case"].iloc[rows].tolist()), whole
+        )
     assert set(more) == {"Site A", "Site B", "Site Z"}
 
 
