@@ -4,7 +4,7 @@ import inspect
 import re
 import subprocess
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ FURTHER = ("timm", "torchvision")  # packages that a model may come from and tha
 SECONDS = 5  # that git may take
 
 
+@cache
 def packages() -> dict[str, str]:
     """The version of fedlab, of each package that it requires, and of those that models may come from."""
     try:
@@ -35,17 +36,8 @@ def packages() -> dict[str, str]:
 def commit(folder: Path) -> str:
     """The commit of the git repository of a folder, with "-dirty" if files differ from it; empty if there is none."""
     try:
-        command = [
-            "git",
-            "--no-optional-locks",
-            "-C",
-            str(folder),
-            "describe",
-            "--always",
-            "--abbrev=40",
-            "--dirty",
-            "--exclude=*",
-        ]
+        describe = ("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+        command = ["git", "--no-optional-locks", "-C", str(folder), *describe]
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, encoding="utf-8")
         return done.stdout.strip() if done.returncode == 0 else ""
     except (OSError, subprocess.SubprocessError, ValueError):
