@@ -16,9 +16,14 @@ FURTHER = ("timm", "torchvision")  # packages that a model may come from and tha
 SECONDS = 5  # that git may take
 
 
-@cache
 def packages() -> dict[str, str]:
     """The version of fedlab, of each package that it requires, and of those that models may come from."""
+    return dict(_installed())
+
+
+@cache
+def _installed() -> dict[str, str]:
+    """The versions, read once a process."""
     try:
         needed = [
             re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in requires(FEDLAB) or () if "extra ==" not in text

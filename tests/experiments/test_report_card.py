@@ -65,7 +65,15 @@ def test_names_with_marks_change_no_line_of_the_card(tmp_path):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
 
 
-def test_a_run_from_a_checkout_ends_well_though_fedlab_is_not_installed(monkeypatch):
+@pytest.fixture
+def unread_versions():
+    """Versions of packages are read again in this test, and again after it."""
+    origin._installed.cache_clear()
+    yield
+    origin._installed.cache_clear()
+
+
+def test_a_run_from_a_checkout_ends_well_though_fedlab_is_not_installed(monkeypatch, unread_versions):
     def missing(name):
         raise origin.PackageNotFoundError(name)
 
