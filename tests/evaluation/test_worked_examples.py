@@ -19,6 +19,18 @@ OVARIAN = """
 """  # albumin, total protein, K-G score, whether surgery helped
 
 
+CAROTIDS = """
+1 1 87 87   1 1 79 83   2 1 88 94   2 1 95 93   3 1 100 100   3 1 68 79   4 1 65 61   4 1 89 91   5 1 97 97   5 1 100 100
+6 1 100 99   6 1 89 88   7 1 77 77   8 1 94 89   8 0 45 44   9 1 89 92   9 0 -11 -17   10 1 95 91   10 0 30 14
+11 1 95 95   11 0 10 -122   12 1 100 100   12 0 19 -3   13 1 75 75   14 0 70 73   14 1 70 81   15 0 26 27   15 1 86 93
+16 0 0 8   16 1 65 70   17 0 6 23   17 1 100 100   18 0 76 79   18 1 96 95   19 0 44 55   19 1 100 100   20 0 73 67
+20 1 97 94   21 1 85 86   22 0 58 60   22 1 100 99   23 0 -2 -2   23 1 100 100   24 0 -3 -14   24 0 0 -11   25 0 47 -3
+25 0 -94 -90   26 0 -16 17   26 0 75 85   27 0 5 -22   27 0 -1 -14   28 0 -6 -52   29 0 37 38   29 0 47 35   30 0 42 40
+30 0 4 6   31 0 55 23   31 0 55 45   32 0 4 -87   32 0 -13 -65   33 0 49 24   33 0 35 9   34 0 53 66   35 0 2 -15
+36 0 -48 -78
+"""  # patient, significant stenosis, percentage of stenosis by each of two readers: both carotid arteries of most patients
+
+
 def wald(parts):
     half = z_quantile() * parts.variance**0.5
     return parts.value - half, parts.value + half
@@ -66,6 +78,25 @@ def test_obuchowski_by_the_equations_of_the_paper():
     parts = auroc.auroc_parts(score, label, patient)
     assert parts.value == pytest.approx(area, abs=1e-14)
     assert parts.variance == pytest.approx(s10 / m + s01 / n + 2 * s11 / (m * n), rel=1e-12)
+
+
+def test_obuchowski_carotid_arteries():
+    """The example of Obuchowski 1997, as printed by the guide to her program for clustered ROC curves."""
+    patient, stenosis, *readers = np.array(CAROTIDS.split(), float).reshape(-1, 4).T
+    one, two = (auroc.auroc_parts(reader, stenosis == 1, patient) for reader in readers)
+    assert (one.patients, one.positives, one.negatives) == (36, 23, 27)
+    areas = [(round(parts.value, 4), round(parts.variance**0.5, 4)) for parts in (one, two)]
+    assert areas == [(0.9837, 0.0108), (0.9852, 0.0097)]
+    assert wald(one) == pytest.approx((0.9625, 1.005), abs=5e-4)
+    arteries = int(stenosis.sum()), int((stenosis == 0).sum())
+    printed = [(0.0013151307, 0.0022375873, 0.0051785478), (0.0009284122, 0.0022598583, -0.0005015760)]
+    for parts, (s10, s01, s11) in zip((one, two), printed, strict=True):
+        first, second = (s * each for s, each in zip(parts.variances, arteries, strict=True))
+        shared = (parts.variance - sum(parts.variances)) / 2 * np.prod(arteries)
+        assert (first, second, shared) == pytest.approx((s10, s01, s11), abs=5e-11)
+    gain = auroc.AurocParts(two.value - one.value, two.positive - one.positive, two.negative - one.negative, 23, 27)
+    assert (round(gain.value, 4), round(gain.variance**0.5, 4)) == (0.0014, 0.0066)
+    assert wald(gain) == pytest.approx((-0.0115, 0.0143), abs=5e-5)
 
 
 def test_holm_24_tests():
