@@ -236,7 +236,7 @@ def while_training(given: Given, meter: Callable[[], int], seconds: float) -> li
         begun = time.perf_counter()
         while time.perf_counter() - begun < seconds:
             next(run)
-            sum(float(cost.loss) for cost in fed.costs.values())  # as every run reads them
+            sum(float(cost.loss) for cost in fed.round_log.costs.values())  # as every run reads them
     return samples
 
 

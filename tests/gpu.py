@@ -189,7 +189,7 @@ def waits(method: str, sites: int, steps: int, device: str) -> tuple[Counter[str
     next(run)
     with counting(device) as places:
         for _ in run:
-            sum(float(cost.loss) for cost in fed.costs.values())  # as every run reads them
+            sum(float(cost.loss) for cost in fed.round_log.costs.values())  # as every run reads them
     return places, sorted(fed.execution.used)
 
 

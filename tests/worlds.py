@@ -10,6 +10,7 @@ from fedlab import algorithms
 from fedlab.core.weights import Weights
 from fedlab.data.cases import Cases
 from fedlab.federation import Ensemble, Federation, Localised
+from fedlab.federation.run_state import localised
 from fedlab.federation.settings import FederationSettings
 from fedlab.partitioning.partitions import Partition
 
@@ -91,7 +92,7 @@ def at_sites(method: str, fed: Federation) -> Weights:
     models = ends(method, fed)
     if "local" in models:
         return models["local"].without_moments()
-    seen = fed.localised(models["global"])
+    seen = localised(fed, models["global"])
     return seen.sites if isinstance(seen, Localised) else seen.expand(len(fed.sites))
 
 

@@ -86,7 +86,7 @@ def start(text: str, fed: Federation) -> Iterator[Round]:
 def _checked(rounds: Iterator[Round], fed: Federation) -> Iterator[Round]:
     """The rounds, after their numbers have been read and found finite."""
     for outcome in rounds:
-        fed.check_finite()
+        fed.round_log.check_finite()
         yield outcome
 
 

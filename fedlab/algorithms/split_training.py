@@ -35,7 +35,7 @@ class SplitModel:
     """
 
     def __init__(self, fed: Federation, cut: int, tail: int = 0) -> None:
-        count = len(stages.as_sequential(fed.engine.flat.model))
+        count = len(stages.as_sequential(fed.execution.engine.flat.model))
         check_cut(cut, tail, count)
         back = count - tail
         self.fed, self.tail = fed, tail
@@ -50,16 +50,16 @@ class SplitModel:
     def _side(self, layout: StageLayout) -> tuple[FlatModel, Optimizer, Autocast]:
         """Network, optimizer and precision of one side."""
         fed = self.fed
-        model = stages.submodel(fed.engine.flat.model, layout.stages)
+        model = stages.submodel(fed.execution.engine.flat.model, layout.stages)
         frozen = fed.settings.batchnorm == "frozen"
         flat = FlatModel(model, layout, fed.start.vector, frozen_norm=frozen)
         decays = layout.mask("weight")[: layout.trained].to(fed.device)
-        return flat, optimizer_of(fed.settings, decays), fed.engine.autocast
+        return flat, optimizer_of(fed.settings, decays), fed.execution.engine.autocast
 
     def _passed(self, cut: int, back: int) -> Passed:
         """What the server would only send back to the sites."""
         front, middle = (
-            stages.submodel(stages.as_sequential(self.fed.engine.flat.model), (part,))
+            stages.submodel(stages.as_sequential(self.fed.execution.engine.flat.model), (part,))
             for part in ((0, cut), (cut, back))
         )
         shape = input_shape(self.fed.partition.cases.shape, self.fed.settings.crop)
@@ -119,7 +119,7 @@ class SplitModel:
         self, client: Weights, server: Weights, round: RoundContext, k: int, options: SplitOptions
     ) -> tuple[Weights, Weights, CriticalPath]:
         """Both sides after the steps at site k, and the critical path of these steps."""
-        fed, site, engine = self.fed, self.fed.sites[k], self.fed.engine
+        fed, site, engine = self.fed, self.fed.sites[k], self.fed.execution.engine
         first, last = fed.trainer.step_range(site, k, round, part=options.part)
         timer, path, samples = DeviceTimer(fed.device), CriticalPath(), 0
         self._client.load(client)

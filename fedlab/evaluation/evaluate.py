@@ -87,7 +87,7 @@ class Evaluation:
                 requests.append((shared, owner, UNASSIGNED, "test", self.unassigned))
             if owner == "global" and isinstance(shared, Weights):
                 requests += self._adapted(shared)
-        found = self.fed.predict_each([(model, index) for model, _, _, _, index in requests], self._surfaces)
+        found = self.fed.predictor.predict([(model, index) for model, _, _, _, index in requests], self._surfaces)
         return self._frame(np.concatenate(found), choice, requests)
 
     def _is_limited(self, owner: str) -> bool:
@@ -113,7 +113,7 @@ class Evaluation:
         """The model with batch norm adapted to the test images of each held-out site; none for models without it."""
         for site in self.unseen if any(entry.kind == "mean" for entry in w.layout.entries) else ():
             index = self.index[site, UNSEEN]
-            yield self.fed.adapt_batchnorm(w, index), ADAPTED, site, UNSEEN, index
+            yield self.fed.trainer.adapt_batchnorm(w, index), ADAPTED, site, UNSEEN, index
 
     def _predicted(self, model: Model) -> dict[Place, list[Floats]]:
         """Probabilities for the cases of each site and split, from the model used there or from each that it tries.
@@ -129,7 +129,9 @@ class Evaluation:
             requests = [(own, self._places(held_out=False))]
         found = {place: [p] for place, p in self._predict_places(requests).items()}
         for place in self._places(held_out=True):
-            found[place] = self.fed.predict_each([(one, self.index[place]) for one in self._external_models(model)])
+            found[place] = self.fed.predictor.predict(
+                [(one, self.index[place]) for one in self._external_models(model)]
+            )
         return found
 
     def _external_models(self, model: Model) -> list[Weights | Ensemble]:
@@ -146,7 +148,7 @@ class Evaluation:
         """Predict the cases of several sites and splits with each model, in one pass."""
         each = [(model, np.concatenate([self.index[place] for place in places])) for model, places in requests]
         found: dict[Place, Floats] = {}
-        for (_, places), p in zip(requests, self.fed.predict_each(each), strict=True):
+        for (_, places), p in zip(requests, self.fed.predictor.predict(each), strict=True):
             ends = np.cumsum([len(self.index[place]) for place in places])
             found |= dict(zip(places, np.split(p, ends[:-1]), strict=True))
         return found

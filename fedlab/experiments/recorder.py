@@ -14,6 +14,7 @@ from fedlab.evaluation.evaluate import Evaluation, Models
 from fedlab.evaluation.model_selection import Scores, Selection
 from fedlab.experiments import checkpoint
 from fedlab.federation import ALL, Federation, Round
+from fedlab.federation.run_state import localised, restore, snapshot
 
 ROUND_COLUMNS = ["round", "model", "site", "split", "metric", "value", "bytes", "steps", "samples", "seconds"]
 CHECKPOINT = "checkpoint.pt"
@@ -58,7 +59,7 @@ class Recorder:
     def add(self, outcome: Round) -> None:
         """Evaluate, select and store one round."""
         number = self.fed.round
-        self.last = {name: self.fed.localised(model) for name, model in outcome.models.items()}
+        self.last = {name: localised(self.fed, model) for name, model in outcome.models.items()}
         self.rows += self._costs(number)
         self.fed.channel.begin(number)  # later messages of this round are added by `conclude`
         if number % self.fed.settings.evaluate_every == 0 or number == self.fed.settings.rounds:
@@ -101,9 +102,9 @@ class Recorder:
         crossed = self.fed.ledger.bytes_by_site(number)
         losses = [
             (number, model, site, "train", "loss", cost.loss, *self._cost(crossed, site))
-            for site, cost in self.fed.costs.items()
+            for site, cost in self.fed.round_log.costs.items()
         ]
-        found = {(ALL, name): value for name, value in self.fed.updates.items()}
+        found = {(ALL, name): value for name, value in self.fed.round_log.updates.items()}
         found |= {(ALL, f"critical {name}"): getattr(path, name) for name in CRITICAL}
         seconds = {(ALL, "critical steps"): path.seconds}
         return losses + [
@@ -118,7 +119,7 @@ class Recorder:
 
     def _cost(self, crossed: dict[str, int], site: str) -> tuple[int, int, int, float]:
         """The cost of a round for a site: (bytes, steps, samples, seconds); crossed: bytes of each site."""
-        cost, nbytes = self.fed.costs.get(site), crossed.get(site, 0)
+        cost, nbytes = self.fed.round_log.costs.get(site), crossed.get(site, 0)
         return (nbytes, cost.steps, cost.samples, cost.seconds) if cost else (nbytes, 0, 0, 0.0)
 
     def _store(self) -> None:
@@ -126,7 +127,7 @@ class Recorder:
             self._append(name, rows)
         state = {
             "run": self.work.name,
-            "memory": self.fed.snapshot(),
+            "memory": snapshot(self.fed),
             "last": self.last,
             "selection": dict(vars(self.selection)),
             "written": self._written,
@@ -165,14 +166,14 @@ class Recorder:
             self.selection = Selection(**state["selection"])
             for name, rows in self._tables().items():
                 rows[:] = self._read_rows(name, state.get("digests", {}).get(name))
-            fed.restore(state["memory"])
+            restore(fed, state["memory"])
             fed.execution.used |= set(state.get("execution", ()))
         except DamagedError:
             raise
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise self._damaged(f"{CHECKPOINT} holds something else: {error!r}") from error
         if self.stale:
-            fed.stop()
+            fed.schedule.stop()
 
     def _read_rows(self, name: str, digest: str | None) -> list[Any]:
         """Read the rows up to the checkpoint, and cut off those that an interrupted round appended.

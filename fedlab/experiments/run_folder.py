@@ -664,7 +664,7 @@ def _save_weights(record: Recorder, path: Path) -> None:
     about = {
         "same": same,
         "rounds": record.selection.round,
-        "names": list(record.fed.engine.flat.state_dict(record.fed.start)),
+        "names": list(record.fed.execution.engine.flat.state_dict(record.fed.start)),
         "trainable": [e.name for e in layout.entries if e.stop <= layout.trained],
     }
     save_file(tensors, path, metadata={key: json.dumps(value) for key, value in about.items()})
@@ -686,5 +686,5 @@ def _each_model(record: Recorder, choice: str) -> Iterator[tuple[str, Weights]]:
 
 
 def _named(record: Recorder, prefix: str, weights: Weights) -> dict[str, Tensor]:
-    state = record.fed.engine.flat.state_dict(weights)
+    state = record.fed.execution.engine.flat.state_dict(weights)
     return {f"{prefix}/{name}": tensor for name, tensor in state.items()}

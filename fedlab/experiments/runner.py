@@ -25,6 +25,7 @@ from fedlab.engine.thread_pool import threads_for
 from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import DESCRIBED, Experiment
 from fedlab.experiments.multi_seed import MAX_RUNS, run_in_lockstep, seed_groups, worthwhile
+from fedlab.experiments.no_effect import never_changed, unused_settings
 from fedlab.experiments.observer import Observer, find_observer
 from fedlab.experiments.processes import PendingRun, run_in_processes
 from fedlab.experiments.recorder import Recorder
@@ -329,20 +330,20 @@ def _train(experiment: Experiment, fed: Federation, work: Path, observer: Observ
             if observer is not None:
                 observer.update(record.frame(), fed.round)
             if record.stale:
-                fed.stop()
+                fed.schedule.stop()
         record.conclude()
     finally:
         if observer is not None:
             observer.close()
     if trained:
         _warn_of_unused_settings(experiment, fed)
-        if reason := fed.never_changed(record.last.values()):
+        if reason := never_changed(fed, record.last.values()):
             warn(reason)
     return record
 
 
 def _warn_of_unused_settings(experiment: Experiment, fed: Federation) -> None:
-    if unused := fed.without_effect():
+    if unused := unused_settings(fed):
         warn(f"{' and '.join(unused)}: no effect on {experiment.method!r}; its results are those without")
     if reason := fed.execution.fallback():
         warn(

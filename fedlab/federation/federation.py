@@ -5,7 +5,7 @@ A federation is composed of parts, each of which owns its state:
 * `schedule`: rounds and the method's memory
 * `channel`: ledger, critical path, hooks, the holder of a travelling model
 * `server`: broadcast and merge, with `aggregate`, `attack` and `secure_sum` of the settings
-* `trainer`: local training, with the execution engines
+* `trainer`: local training; `predictor`: predictions; `execution`: the engines that both use
 * `private`: parameters that stay at the sites; `optimizers`: their optimizer state between rounds
 * `participation`: which sites take part in which round
 * `round_log`: losses, resource use, logged numbers, events
@@ -13,8 +13,7 @@ A federation is composed of parts, each of which owns its state:
 The parts apply the settings, so that each of them works for every method.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,7 +26,7 @@ from fedlab.core.layout import Layout
 from fedlab.core.memory import to_device
 from fedlab.core.typing import Bools, Floats, Ints
 from fedlab.core.warnings import MinorityWarning, warn
-from fedlab.core.weights import Weights, stack
+from fedlab.core.weights import Weights
 from fedlab.engine import pixel_normalisation
 from fedlab.engine.batches import Batches
 from fedlab.engine.cuda_graph import CudaGraphEngine
@@ -40,23 +39,23 @@ from fedlab.engine.model_check import ModelCheck, Needs
 from fedlab.engine.optimizers import optimizer_of
 from fedlab.engine.seed_batching import LockstepRun
 from fedlab.federation.attacks import Attack
-from fedlab.federation.channel import Channel, Ledger
+from fedlab.federation.channel import Channel
 from fedlab.federation.local_training import Corrections, Features, LocalTraining, Options, StepRange
 from fedlab.federation.participation import Participation
-from fedlab.federation.round_log import Cost, RoundLog
-from fedlab.federation.rounds import Ensemble, Localised, Model, RoundContext, Schedule
+from fedlab.federation.predictor import Predictor
+from fedlab.federation.round_log import RoundLog
+from fedlab.federation.rounds import Ensemble, RoundContext, Schedule
 from fedlab.federation.server import Server
 from fedlab.federation.settings import FederationSettings
 from fedlab.federation.sites import ALL, LocalParameters, OptimizerStates, Site
 from fedlab.learning import models, networks, pretrained, trainable
-from fedlab.learning.metrics import HIGHER_IS_BETTER, METRICS
+from fedlab.learning.metrics import HIGHER_IS_BETTER
 from fedlab.learning.patches import input_shape
-from fedlab.learning.tasks import Surfaces, Task, task_of, with_balanced_loss
+from fedlab.learning.tasks import Task, task_of, with_balanced_loss
 from fedlab.partitioning import validation
 from fedlab.partitioning.partitions import Partition
 
 MINORITY = 0.1  # total variation between a site's classes and those of all sites above which a rule may reject it
-SYNCHRONOUS = ("participation", "availability", "stragglers", "failures")  # settings of common rounds
 
 
 class Federation:
@@ -143,8 +142,10 @@ class Federation:
         self.private = LocalParameters(self.layout, settings.batchnorm, self.start, len(self.sites))
         self.optimizers = OptimizerStates(settings.local_optimizer, self.private)
         self.channel = Channel(self.names, self.private)
+        self.ledger = self.channel.ledger
+        self.execution = Execution(engine, lambda: self._another_engine(model, engine), settings.execution, seed_batch)
         self.trainer = LocalTraining(
-            execution=Execution(engine, lambda: self._another_engine(model, engine), settings.execution, seed_batch),
+            execution=self.execution,
             settings=settings,
             sites=self.sites,
             shares=self.shares,
@@ -165,6 +166,14 @@ class Federation:
             channel=self.channel,
             log=self.round_log,
             sent=self.start,
+        )
+        self.predictor = Predictor(
+            task=self.task,
+            cases=[partition.index(name, "val") for name in self.names],
+            targets=self.task.targets(self.labels),
+            private=self.private,
+            execution=self.execution,
+            log=self.round_log,
         )
         self._exchange_statistics()
         if isinstance(engine.dataset.pixels, StreamedImages):
@@ -648,47 +657,16 @@ class Federation:
         ndarray of float64, shape (n, classes)
             Probabilities.
         """
-        return self.predict_each([(model, index)])[0]
-
-    def predict_each(
-        self, pairs: Sequence[tuple[Weights | Ensemble, Ints]], surfaces: Surfaces | None = None
-    ) -> list[Floats]:
-        """Probabilities (n, classes) of several models, each for its cases, in parallel.
-
-        In segmentation counts of voxels (n, columns), see `fedlab.learning.mask_metrics`; surfaces: measures distances
-        of masks as well. An ensemble averages probabilities, in segmentation those of each voxel.
-        """
-        if self.task.dense and (surfaces is not None or any(isinstance(model, Ensemble) for model, _ in pairs)):
-            self.check_finite()
-            return self.execution.predict_masks(
-                [
-                    (model.models, index, model.shares) if isinstance(model, Ensemble) else (model, index, None)
-                    for model, index in pairs
-                ],
-                surfaces,
-            )
-        members = [
-            (model.models[k], index) if isinstance(model, Ensemble) else (model, index)
-            for model, index in pairs
-            for k in range(len(model.models) if isinstance(model, Ensemble) else 1)
-        ]
-        self.check_finite()
-        found = iter(self.execution.predict(members))
-        return [
-            np.tensordot(model.shares, np.stack([next(found) for _ in model.shares]), 1)
-            if isinstance(model, Ensemble)
-            else next(found)
-            for model, _ in pairs
-        ]
+        return self.predictor.predict([(model, index)])[0]
 
     def validate(self, w: Weights) -> Floats:
         """The headline metric (K,) of one model on each site's validation cases; NaN if it is undefined."""
-        return np.array(self._validation_scores(w, range(len(self.sites))), np.float64)
+        return np.array(self.predictor.validation_scores(w, range(len(self.sites))), np.float64)
 
     def score(self, w: Weights, k: int) -> float:
         """The headline metric of a model on site k's validation cases, higher is better; NaN if there are none."""
         sign = 1 if HIGHER_IS_BETTER[self.task.metrics[0]] else -1
-        return sign * self._validation_scores(w, [k])[0]
+        return sign * self.predictor.validation_scores(w, [k])[0]
 
     def record_visit(self, w: Weights, site: str) -> None:
         """With `watch_visits`: record how a travelling model does at every site after its visit to one."""
@@ -696,106 +674,3 @@ class Federation:
         if self.settings.watch_visits and self.schedule.evaluated:
             scores = dict(zip(self.names, self.validate(w), strict=True))
             self.round_log.record_visit(site, self.task.metrics[0], scores)
-
-    def _validation_scores(self, w: Weights, sites: Sequence[int]) -> list[float]:
-        """The headline metric at each of these sites."""
-        each = [self.partition.index(self.names[k], "val") for k in sites]
-        found = self.predict_each([(self.private.at(w, k), index) for k, index in zip(sites, each, strict=True)])
-        y, measure = self.task.targets(self.labels), METRICS.function(self.task.metrics[0])
-        return [float(measure(y[i], p)) if len(i) else np.nan for i, p in zip(each, found, strict=True)]
-
-    # -- what a run needs of a federation ----------------------------------------------------------------------------
-
-    @property
-    def engine(self) -> SequentialEngine:
-        """The engine that holds the model (`engine.flat.model`) and the images on the device."""
-        return self.trainer.engine
-
-    @property
-    def execution(self) -> Execution:
-        """How sites are trained: modes used so far, workers, fallbacks."""
-        return self.trainer.execution
-
-    @property
-    def ledger(self) -> Ledger:
-        """Bytes and messages that crossed so far."""
-        return self.channel.ledger
-
-    @property
-    def costs(self) -> dict[str, Cost]:
-        """Resource use of each site in the present round."""
-        return self.round_log.costs
-
-    @property
-    def updates(self) -> dict[str, float]:
-        """Statistics of the sites' updates in the present round, see `fedlab.engine.update_statistics`."""
-        return self.round_log.updates
-
-    def check_finite(self) -> None:
-        """Raise DivergedError if a training diverged; reads the round's numbers from the device in one transfer."""
-        self.round_log.check_finite()
-
-    def stop(self) -> None:
-        """Make the present round the last one."""
-        self.schedule.stop()
-
-    def snapshot(self) -> dict[str, Any]:
-        """State of the federation after a round: the method's memory, what stays at sites, the holder of the model."""
-        held = {"_own": self.private.models, "_trained": self.private.trained, "_holder": self.channel.holder}
-        return {**vars(self.schedule.state), **held, "_optimizers": self.optimizers.states}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a snapshot."""
-        self.private.models, self.private.trained = state.pop("_own"), state.pop("_trained")
-        self.optimizers.states, self.channel.holder = state.pop("_optimizers"), state.pop("_holder")
-        self.schedule.restore(state)
-
-    def localised(self, model: Weights | Ensemble) -> Model:
-        """The model to evaluate: with the model of each site if parameters are private."""
-        if isinstance(model, Ensemble):
-            return Ensemble(model.models.without_moments(), model.shares)
-        model = model.without_moments()
-        if not self.private.any or model.stacked or self.union.name in self.round_log.trained_sites:
-            return model
-        each = stack([self.private.at(model, k) for k in range(len(self.sites))])
-        return Localised(self.private.mean(model, self.shares), each)
-
-    def adapt_batchnorm(self, w: Weights, index: Ints) -> Weights:
-        """The model with batch normalisation statistics of these cases, for which no labels are needed."""
-        return self.trainer.adapt_batchnorm(w, index)
-
-    def never_changed(self, models: Iterable[Model]) -> str | None:
-        """Why the models after the last round are still the initial ones, in a sentence; None if one is not."""
-        parts: list[Weights | Ensemble] = []
-        for model in models:
-            parts += [model.shared, model.sites] if isinstance(model, Localised) else [model]
-        each = [(part.models if isinstance(part, Ensemble) else part).parameters for part in parts]
-        changed = any(not torch.equal(w, self.start.parameters.expand_as(w)) for w in each)
-        if changed or self.settings.lr == 0 or (self.schedule.synchronous and self.participation.impossible):
-            return None  # of lr=0 and of impossible rounds the user knows
-        counts = Counter(event for _, _, event, _ in self.round_log.events)
-        why = (
-            ", ".join(f"{count} times {event!r}" for event, count in counts.items())
-            or "no gradient reached a parameter"
-        )
-        return (
-            f"after {self.round} rounds the models are still the initial ones ({why}; see run.events): let more sites"
-            " take part, or use another aggregation rule"
-        )
-
-    def without_effect(self) -> list[str]:
-        """Settings that had no effect on this method, although models crossed."""
-        settings, server = self.settings, self.server
-        unused = {
-            "aggregate": settings.aggregate != "mean" and not server.merged,
-            "secure_sum": settings.secure_sum and not server.merged,
-            "attack": bool(server.attack.sites) and not server.attack.flips_labels and not server.received,
-            "local_optimizer": settings.local_optimizer != "reset" and not self.optimizers.used,
-            "watch_visits": settings.watch_visits and not self.round_log.has_visits,
-            "batchnorm": settings.batchnorm == "pooled" and not (server.merged or self.channel.peers_exchanged),
-        }
-        fields = FederationSettings.model_fields
-        for name in SYNCHRONOUS:
-            unused[name] = getattr(settings, name) != fields[name].default and not self.schedule.synchronous
-        crossed = any(row[4] == "weights" for row in self.ledger.rows)
-        return [f"{name}={getattr(settings, name)!r}" for name, is_unused in unused.items() if is_unused and crossed]

@@ -484,7 +484,7 @@ def test_a_argument_that_makes_no_sense_is_refused_before_any_training(method):
     with pytest.raises(ValueError) as error:
         ends(method, fed)
     assert BAD_KNOBS[method] in str(error.value)
-    assert not fed.costs
+    assert not fed.round_log.costs
 
 
 def test_methods_that_assume_plain_sgd_say_so():

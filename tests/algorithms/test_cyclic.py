@@ -111,7 +111,7 @@ def test_proportional_iterations_are_proportional():
     """T_k = round(T K n_k / N): 3 steps at four sites of 24, 40, 16 and 8 cases."""
     fed = federation(rounds=1)
     last("cyclic(mitigation='iterations')", fed)
-    assert [fed.costs[name].steps for name in fed.names] == [round(3 * 4 * n / 88) for n in (24, 40, 16, 8)]
+    assert [fed.round_log.costs[name].steps for name in fed.names] == [round(3 * 4 * n / 88) for n in (24, 40, 16, 8)]
     assert mitigated(fed, 3, ["iterations"])["steps"] == 1
 
 

@@ -19,6 +19,7 @@ from fedlab import algorithms
 from fedlab.algorithms import METHODS
 from fedlab.core.weights import Weights
 from fedlab.federation import Ensemble, Federation
+from fedlab.federation.run_state import localised
 
 pytestmark = pytest.mark.filterwarnings("ignore:scaffold with momentum")
 TRAINED = {"ditto": 2}  # how many models a site trains in a round, where it is not one
@@ -54,7 +55,7 @@ def test_every_method_keeps_the_budget(method, unit):
     budget = {site.name: 2 * site.steps(fed.settings) for site in [*fed.sites, fed.union]}
     taken = dict.fromkeys(budget, 0)
     for _ in algorithms.start(method, fed):
-        for site, cost in fed.costs.items():
+        for site, cost in fed.round_log.costs.items():
             taken[site] += cost.steps
     where = [fed.union.name] if method == "centralized" else list(fed.names)
     times = TRAINED.get(method, BEYOND.get(method, 1))
@@ -69,7 +70,7 @@ def test_private_normalisation_differs_between_sites_and_the_rest_is_shared(meth
     """Centralized training has no sites, an ensemble answers with whole models."""
     fed = federation(batchnorm=policy)
     models = ends(method, fed)
-    seen = models["local"] if "local" in models else fed.localised(models["global"]).sites
+    seen = models["local"] if "local" in models else localised(fed, models["global"]).sites
     statistics = fed.layout.mask("mean", "variance")
     assert not torch.equal(seen.vector[0, statistics], seen.vector[1, statistics])
     if "local" not in models:
@@ -109,7 +110,7 @@ def test_a_round_in_which_nobody_answers_changes_nothing(method):
             assert torch.equal(model.parameters, fed.start.parameters), method
     assert fed.round == 3 and set(fed.round_log.event_frame()["event"]) >= {"absent"}
     assert fed.ledger.frame()["bytes"].sum() == 0
-    assert not fed.costs or method == "finetune"  # which a site can do by itself
+    assert not fed.round_log.costs or method == "finetune"  # which a site can do by itself
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -121,7 +122,7 @@ def test_only_available_sites_work_and_nothing_crosses_the_border_of_others(meth
     fed = federation(rounds=4, availability=availability, failures=0.3, stragglers=0.4, participation="sample(0.75)")
     for outcome in algorithms.start(method, fed):
         available = {fed.names[k] for k in fed.schedule.participants.available}
-        assert method == "finetune" or set(fed.costs) <= available
+        assert method == "finetune" or set(fed.round_log.costs) <= available
         crossed = {name for row in fed.ledger.rows if row[0] == fed.round for name in (row[1], row[3])}
         assert crossed <= available | {"server"} or method in CARRIED
         models = outcome.models
@@ -134,7 +135,7 @@ def test_the_critical_path_is_no_longer_than_all_work(method):
     fed = federation(rounds=1)
     last(method, fed)
     path, frame = fed.channel.path, fed.ledger.frame()
-    assert 3 <= path.steps <= sum(cost.steps for cost in fed.costs.values())
+    assert 3 <= path.steps <= sum(cost.steps for cost in fed.round_log.costs.values())
     assert path.bytes <= frame["bytes"].sum() and path.messages <= frame["messages"].sum()
 
 
@@ -170,7 +171,7 @@ def test_centralized_training_is_matched_as_it_is_asked(match, unit):
     work = {"local_steps": 3} if unit == "steps" else {"local_steps": None, "local_epochs": 2}
     fed = federation(rounds=1, **work)
     last(f"centralized(match={match!r})", fed)
-    assert fed.costs["all sites"].steps == MATCHES[match, unit]
+    assert fed.round_log.costs["all sites"].steps == MATCHES[match, unit]
 
 
 def test_a_new_method_is_a_function_in_a_cell():

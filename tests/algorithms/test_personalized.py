@@ -201,7 +201,8 @@ def test_fedrep_shares_out_the_same_batches_as_other_methods():
     fed, plain = (federation(local_steps=11, rounds=2) for _ in range(2))
     last("fedrep", fed), last("fedavg", plain)
     for site in fed.names:
-        assert fed.costs[site].steps == plain.costs[site].steps and fed.costs[site].samples == plain.costs[site].samples
+        one, other = (each.round_log.costs[site] for each in (fed, plain))
+        assert (one.steps, one.samples) == (other.steps, other.samples)
 
 
 @pytest.mark.parametrize("model", [CNN, "small_cnn(width=4, depth=2, projection=6)", "resnet18"])

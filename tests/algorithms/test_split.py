@@ -180,10 +180,13 @@ def test_alternate_batches_take_turns():
     fed.channel.hooks.append(lambda message: seen.append(message.site) if message.what == "activations" else None)
     last("split(turns='batch')", fed)
     assert seen == [f"Site {letter}" for letter in "ABCD" + "ABC" + "AB" + "B" + "B"]
-    assert {name: cost.steps for name, cost in fed.costs.items()} == dict(zip(fed.names, (3, 5, 2, 1), strict=True))
+    assert {name: cost.steps for name, cost in fed.round_log.costs.items()} == dict(
+        zip(fed.names, (3, 5, 2, 1), strict=True)
+    )
     plain = federation(local_steps=None, local_epochs=1, rounds=1)
     last("split", plain)
-    assert sum(c.samples for c in plain.costs.values()) == sum(c.samples for c in fed.costs.values())
+    taken = [sum(cost.samples for cost in each.round_log.costs.values()) for each in (plain, fed)]
+    assert taken[0] == taken[1]
 
 
 def test_without_hand_over_every_institution_has_its_own_first_stages(precision):
@@ -242,7 +245,7 @@ def test_the_ledger_is_the_bytes_of_the_tensors_at_the_cut(cut):  # O55
     """Per case and direction A floats; labels 8 bytes a case; the client's weights once a turn."""
     fed, seen = crossing(f"split(cut={cut})", rounds=1)
     shape = fed.execution.engine.flat.model.eval()[:cut](torch.zeros(1, *fed.partition.cases.shape)).shape
-    floats, samples = int(np.prod(shape)), sum(cost.samples for cost in fed.costs.values())
+    floats, samples = int(np.prod(shape)), sum(cost.samples for cost in fed.round_log.costs.values())
     totals = fed.ledger.frame().groupby(["direction", "what"])["bytes"].sum()
     assert totals["up", "activations"] == 4 * floats * samples
     assert totals["down", "gradients"] == 4 * floats * samples
@@ -254,7 +257,7 @@ def test_the_ledger_is_the_bytes_of_the_tensors_at_the_cut(cut):  # O55
 
 def test_the_u_shape_sends_two_cuts_both_ways():
     fed, _ = crossing("split(cut=1, tail=1)", rounds=1)
-    model, samples = fed.execution.engine.flat.model.eval(), sum(cost.samples for cost in fed.costs.values())
+    model, samples = fed.execution.engine.flat.model.eval(), sum(cost.samples for cost in fed.round_log.costs.values())
     first = model[:1](torch.zeros(1, *fed.partition.cases.shape))
     second = model[1:-1](first)
     totals = fed.ledger.frame().groupby(["direction", "what"])["bytes"].sum()
@@ -361,7 +364,7 @@ def test_a_cut_outside_the_model_is_refused_with_those_inside(cut, tail):
         last(f"split(cut={cut}, tail={tail})", fed)
     with pytest.raises(ValueError, match=r"cut=1\.5: give a whole number of at least 1"):
         last("split(cut=1.5)", fed)
-    assert not fed.costs
+    assert not fed.round_log.costs
 
 
 def test_a_model_without_stages_cannot_be_cut():

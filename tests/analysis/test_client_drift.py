@@ -130,19 +130,19 @@ def test_what_is_recorded_is_what_the_sites_did():
         back = fed.fit(sent, r)
         d = (back.parameters - s.w.parameters).numpy()
         expected = of(d, fed.shares)
-        assert fed.updates == pytest.approx(expected, rel=1e-12)
+        assert fed.round_log.updates == pytest.approx(expected, rel=1e-12)
         s.w = weighted_mean(fed.gather(back), fed.shares)
         spread = fed.shares @ ((back.parameters - s.w.parameters) ** 2).sum(1).numpy()
-        assert fed.updates["update spread"] == pytest.approx(spread, rel=1e-10)
+        assert fed.round_log.updates["update spread"] == pytest.approx(spread, rel=1e-10)
 
 
 def test_identical_sites_do_not_drift_apart():
     fed = federation(repeated(cases(20), sites=3), batch_size=None, local_steps=5, precision="float64")
     last("fedavg", fed)
-    assert fed.updates["gradient diversity"] == pytest.approx(1 / 3, rel=1e-12)
-    assert fed.updates["update cosine"] == pytest.approx(1, rel=1e-12)
-    assert fed.updates["dissimilarity"] == pytest.approx(1, rel=1e-12)
-    assert fed.updates["update spread"] < 1e-12 * fed.updates["client drift"] ** 2
+    assert fed.round_log.updates["gradient diversity"] == pytest.approx(1 / 3, rel=1e-12)
+    assert fed.round_log.updates["update cosine"] == pytest.approx(1, rel=1e-12)
+    assert fed.round_log.updates["dissimilarity"] == pytest.approx(1, rel=1e-12)
+    assert fed.round_log.updates["update spread"] < 1e-12 * fed.round_log.updates["client drift"] ** 2
 
 
 def test_only_training_side_by_side_from_one_start_is_measured():
@@ -150,15 +150,15 @@ def test_only_training_side_by_side_from_one_start_is_measured():
     for method, there in recorded.items():
         fed = federation(rounds=2)
         last(method, fed)
-        assert bool(fed.updates) == there, method
+        assert bool(fed.round_log.updates) == there, method
     first = federation(rounds=1)
     last("local", first)
     both = federation(rounds=1)
     last("fedavg", both)
-    assert first.updates == both.updates  # in the first round all sites start from one model
+    assert first.round_log.updates == both.round_log.updates  # in the first round all sites start from one model
     alone = federation(partition(sizes=(30,)))
     last("fedavg", alone)
-    assert alone.updates == {}
+    assert alone.round_log.updates == {}
 
 
 def test_the_first_training_of_a_round_counts():
@@ -166,9 +166,9 @@ def test_the_first_training_of_a_round_counts():
     s = fed.memory(w=fed.start)
     for r in fed.rounds(s):
         fed.fit(fed.broadcast(s.w), r)
-        before = dict(fed.updates)
+        before = dict(fed.round_log.updates)
         fed.fit(fed.broadcast(s.w), r, steps=7)
-        assert fed.updates == before
+        assert fed.round_log.updates == before
 
 
 def test_what_stays_at_a_site_is_not_counted():
@@ -179,7 +179,7 @@ def test_what_stays_at_a_site_is_not_counted():
         back = fed.fit(sent, r)
         shared = fed.private.shared
         d = (back.parameters - s.w.parameters)[:, shared].numpy()
-        assert fed.updates == pytest.approx(of(d, fed.shares), rel=1e-10)
+        assert fed.round_log.updates == pytest.approx(of(d, fed.shares), rel=1e-10)
         s.w = weighted_mean(fed.gather(back), fed.shares)
 
 

@@ -52,7 +52,7 @@ def test_a_crop_of_the_whole_image_is_plain_training_and_evaluation(part, model,
     assert same(last(method, world(part, model, crop=f"random({size})")), expected)
     monkeypatch.setattr(device_dataset.patches, "crop_of", lambda *_: device_dataset.patches.Crop(size))
     fed = world(part, model)  # the same through crops and windows
-    assert fed.engine.inputs.crops and same(last(method, fed), expected)
+    assert fed.execution.engine.inputs.crops and same(last(method, fed), expected)
     np.testing.assert_array_equal(stored(fed, expected), stored(plain, expected))
 
 
@@ -77,7 +77,7 @@ def test_streamed_crops_are_the_same(monkeypatch):
     resident = last("fedavg", world())
     monkeypatch.setattr(device_dataset, "MEMORY_SHARE", 0.0)
     fed = world()
-    assert fed.engine.dataset.streamed and same(last("fedavg", fed), resident)
+    assert fed.execution.engine.dataset.streamed and same(last("fedavg", fed), resident)
 
 
 def test_a_step_trains_on_the_crops_of_its_seed_site_step_and_cases(monkeypatch):
@@ -101,7 +101,7 @@ def test_a_step_trains_on_the_crops_of_its_seed_site_step_and_cases(monkeypatch)
 
 def test_crops_see_the_masks_of_training_cases_alone():
     noisy = fedlab.Partition.from_sites(DATA, PART.table, annotation=1.0)
-    dataset = world(noisy).engine.dataset
+    dataset = world(noisy).execution.engine.dataset
     train = np.concatenate([noisy.index(site, "train") for site in noisy.sites])
     assert {*dataset._voxels} == {*train.tolist()}
     for site in noisy.sites:
@@ -124,7 +124,7 @@ def test_evaluation_is_the_sliding_window_of_monai():
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(engine.masks(index).numpy(), p.argmax(1).numpy())
     many = federation(PART, BATCHNORM, crop=CROP, execution="vmap", precision="float64")
-    for one in many.predict_each([(w, index), (w, index)]):
+    for one in many.predictor.predict([(w, index), (w, index)]):
         np.testing.assert_array_equal(one, expected)
 
 
@@ -144,7 +144,10 @@ def test_the_ledger_of_split_training_counts_crops_and_no_inference():
         fed = world(crop=crop)
         last("splitfed(cut=1, tail=1)", fed)
         stored(fed, fed.start)
-        rows[crop] = sum(n for *_, what, n in fed.ledger.rows if what == "activations"), fed.costs["Site A"].samples
+        rows[crop] = (
+            sum(n for *_, what, n in fed.ledger.rows if what == "activations"),
+            fed.round_log.costs["Site A"].samples,
+        )
     assert rows["random((8, 6))"][0] * 12 * 10 == rows["none"][0] * 8 * 6
     assert rows["random((8, 6))"][1] == rows["none"][1] == 2 * 4
 

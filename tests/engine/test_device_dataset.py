@@ -113,11 +113,11 @@ def test_files_that_nothing_changes_are_read_as_needed(shape, changes, tmp_path,
     part, other = (partition((10, 6), data=one, held_out=4) for one in (data, mapped(data, tmp_path)))
     expected = federation(part, **given)
     if "crop" not in changes:  # crops are read from the file on a CPU, whether it fits into memory or not
-        assert isinstance(federation(other, **given).engine.dataset.pixels, ResidentImages)
+        assert isinstance(federation(other, **given).execution.engine.dataset.pixels, ResidentImages)
         monkeypatch.setattr(device_dataset, "free_memory", lambda device: 100.0)
     found = federation(other, **given)
-    assert isinstance(found.engine.dataset.pixels, MappedImages)
-    assert isinstance(found.engine.dataset.targets.masks, MappedImages)
+    assert isinstance(found.execution.engine.dataset.pixels, MappedImages)
+    assert isinstance(found.execution.engine.dataset.targets.masks, MappedImages)
     a, b = (ends("fedavg", fed)["global"] for fed in (expected, found))
     assert same(a, b)
     index = part.index("Site A", "test")
@@ -130,7 +130,7 @@ def test_what_scanners_or_readers_change_is_not_read_from_the_file(tmp_path):
     kinds = {"acquisition": ("pixels", {"acquisition": 1.0}), "annotation": ("targets", {"annotation": 1.0})}
     for name, changes in kinds.values():
         part = fedlab.Partition.from_sites(data, table, **changes)
-        dataset = federation(part, "unet(width=2, depth=1)", crop="random(6)").engine.dataset
+        dataset = federation(part, "unet(width=2, depth=1)", crop="random(6)").execution.engine.dataset
         changed = getattr(dataset, name)
         assert isinstance(changed, ResidentImages | torch.Tensor) and isinstance(
             {"pixels": dataset.targets, "targets": dataset.pixels}[name], device_dataset.MaskRows | MappedImages
@@ -141,6 +141,6 @@ def test_few_bytes_are_rendered_at_a_time(monkeypatch):
     """So that large volumes are not in memory twice; which ones are rendered together changes nothing."""
     data = masked_cases(36, (1, 12, 10))
     part = fedlab.Partition.from_sites(data, partition((10, 6), data=data, held_out=4).table, acquisition=1.0)
-    whole = federation(part, "unet(width=2, depth=1)").engine.dataset.pixels.all
+    whole = federation(part, "unet(width=2, depth=1)").execution.engine.dataset.pixels.all
     monkeypatch.setattr(device_dataset, "CHUNK_BYTES", 300)
-    assert torch.equal(federation(part, "unet(width=2, depth=1)").engine.dataset.pixels.all, whole)
+    assert torch.equal(federation(part, "unet(width=2, depth=1)").execution.engine.dataset.pixels.all, whole)

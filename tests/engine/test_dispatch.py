@@ -58,7 +58,7 @@ def reference(method, **settings):
 
 def crossed(fed):
     """What crossed between sites, and how many cases each site trained on."""
-    return fed.ledger.rows, {site: cost.samples for site, cost in fed.costs.items()}
+    return fed.ledger.rows, {site: cost.samples for site, cost in fed.round_log.costs.items()}
 
 
 def parts(model):
@@ -458,7 +458,7 @@ def test_models_predict_in_one_batch_as_each_alone():
     index = [site.batches.index for site in fed.sites]
     requests = [*((models[k], index[k]) for k in range(4)), (models[0], index[1]), (models[0], index[0][:0])]
     assert fed.execution.vmap_possible
-    for (model, cases_), found in zip(requests, fed.predict_each(requests), strict=True):
+    for (model, cases_), found in zip(requests, fed.predictor.predict(requests), strict=True):
         assert found.shape == (len(cases_), 2)
         np.testing.assert_allclose(found, fed.predict(model, cases_), rtol=0, atol=1e-12)
 

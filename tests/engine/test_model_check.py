@@ -231,7 +231,7 @@ def test_a_network_gives_the_same_in_every_way(name, add, monkeypatch):
     assert close(found.p, trained(name, execution="vmap").p)
     several = federation(world(), name, rounds=1, local_steps=4, batch_size=4, execution="sequential", weight_decay=0.1)
     several.execution.pool.count = 3
-    if several.engine.layer_rng.layer is None:
+    if several.execution.engine.layer_rng.layer is None:
         assert torch.equal(ends("fedavg", several)["global"].vector, found.model.vector)
 
 
@@ -239,10 +239,10 @@ def test_a_network_gives_the_same_in_every_way(name, add, monkeypatch):
 def test_plain_and_channels_last_memory_agree(name, add, monkeypatch):
     add(name, ZOO[name])
     first = trained(name)
-    assert first.fed.engine.needs.channels_last
+    assert first.fed.execution.engine.needs.channels_last
     monkeypatch.setattr(model_check.ModelCheck, "needs", lambda check: Needs(channels_last=False))
     second = trained(name)
-    images = second.fed.engine.dataset.images(torch.arange(2))
+    images = second.fed.execution.engine.dataset.images(torch.arange(2))
     assert close(first.p, second.p) and not second.fed.layout.channels_last
     assert not images.is_contiguous()  # the model copies them
 
@@ -250,8 +250,8 @@ def test_plain_and_channels_last_memory_agree(name, add, monkeypatch):
 @pytest.mark.parametrize("name", ["view", "kernel_view"])
 def test_a_network_that_calls_view_gets_plain_memory(name, add):
     add(name, ZOO[name])
-    assert trained(name).fed.engine.needs == Needs(channels_last=False)
-    assert trained("small_cnn(width=2, depth=2)").fed.engine.needs == Needs()
+    assert trained(name).fed.execution.engine.needs == Needs(channels_last=False)
+    assert trained("small_cnn(width=2, depth=2)").fed.execution.engine.needs == Needs()
 
 
 @pytest.mark.parametrize("method", ["split(cut=2)", "splitfed(cut=2)", "moon", "fedrep", "scaffold"])
@@ -279,7 +279,7 @@ def test_numbers_of_unannounced_dropout_depend_on_the_seed_alone(add):
     add("functional_dropout", ZOO["functional_dropout"])
     one, _, other = trained("functional_dropout"), torch.rand(3), trained("functional_dropout")
     assert torch.equal(one.model.vector, other.model.vector)
-    assert one.fed.engine.layer_rng.layer is not None
+    assert one.fed.execution.engine.layer_rng.layer is not None
 
 
 def test_a_network_that_overwrites_its_input_does_not_change_the_images(add):
@@ -492,5 +492,5 @@ def test_statistics_of_one_case_are_not_adapted(add):
     add("norm_after_pooling", ZOO["norm_after_pooling"])
     found = trained("norm_after_pooling")
     with pytest.warns(UserWarning, match="one case"):
-        assert torch.equal(found.fed.adapt_batchnorm(found.model, np.arange(1)).vector, found.model.vector)
-    assert not torch.equal(found.fed.adapt_batchnorm(found.model, np.arange(2)).vector, found.model.vector)
+        assert torch.equal(found.fed.trainer.adapt_batchnorm(found.model, np.arange(1)).vector, found.model.vector)
+    assert not torch.equal(found.fed.trainer.adapt_batchnorm(found.model, np.arange(2)).vector, found.model.vector)

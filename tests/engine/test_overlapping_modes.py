@@ -79,8 +79,8 @@ def test_masks_move_with_augmented_images():
     images = (DATA.masks[:, None] > 0) * np.uint8(200) + shades
     data = Cases(images, DATA.table, DATA.card, DATA.masks)
     fed = federation(partition(sizes=(10, 6), data=data, held_out=4), "tiny_fcn", augment="flip + shift(0.2)")
-    index, inputs, key = fed.union.batches.index, fed.engine.inputs, [(0, "Site A", 1)]
-    images, before = inputs.gather(fed.engine.dataset.rows(index), [index], key)
+    index, inputs, key = fed.union.batches.index, fed.execution.engine.inputs, [(0, "Site A", 1)]
+    images, before = inputs.gather(fed.execution.engine.dataset.rows(index), [index], key)
     moved, masks = inputs.augment(images, before, [index], key)
     clear = (moved[:, 0] < 0.2) | (moved[:, 0] > 0.7)
     assert torch.equal((masks > 0)[clear], moved[:, 0][clear] > 0.5) and not torch.equal(masks, before)

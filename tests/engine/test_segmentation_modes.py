@@ -89,7 +89,7 @@ def test_sites_are_batched_and_captured_with_the_same_numbers(method, monkeypatc
 def test_predictions_of_many_models_at_once_are_those_one_by_one():
     fed = world(execution="vmap", precision="float64")
     models, index = ends("local", fed)["local"], np.sort(PART.rows)
-    together = fed.predict_each([(models[k], index) for k in range(2)])
+    together = fed.predictor.predict([(models[k], index) for k in range(2)])
     alone = [fed.execution.engine.predict(models[k], index).numpy() for k in range(2)]
     assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(together, alone, strict=True))
 
@@ -98,7 +98,9 @@ def test_masks_that_do_not_fit_into_memory_are_streamed(monkeypatch):
     resident = last("fedavg", world())
     monkeypatch.setattr(device_dataset, "MEMORY_SHARE", 0.0)
     fed = world()
-    assert fed.engine.dataset.streamed and isinstance(fed.engine.dataset.targets, device_dataset.MaskRows)
+    assert fed.execution.engine.dataset.streamed and isinstance(
+        fed.execution.engine.dataset.targets, device_dataset.MaskRows
+    )
     assert same(last("fedavg", fed), resident)
 
 
@@ -124,7 +126,7 @@ def test_sites_learn_from_the_masks_of_their_readers_and_are_judged_on_true_ones
     for site in fed.names:
         for split, true in (("train", False), ("val", False), ("test", True)):
             index = noisy.index(site, split)
-            masks = fed.engine.dataset.targets[fed.engine.dataset.rows(index)].numpy()
+            masks = fed.execution.engine.dataset.targets[fed.execution.engine.dataset.rows(index)].numpy()
             assert np.array_equal(masks, noisy.training_masks(index, site))
             assert np.array_equal(masks, DATA.masks[index]) == (true or not noisy.annotators[site].amount)
 

@@ -57,9 +57,9 @@ def test_it_is_the_mean_of_all_models_in_memory(method, changes, monkeypatch):
     assert float((found.vector - expected.vector).abs().max()) <= bound and torch.equal(found.counts, expected.counts)
     assert apart.ledger.rows == together.ledger.rows and apart.round_log.numbers == together.round_log.numbers
     assert apart.round_log.events == together.round_log.events
-    assert apart.updates == pytest.approx(together.updates, rel=1e-4, nan_ok=True)
-    assert {n: (c.steps, c.samples) for n, c in apart.costs.items()} == {
-        n: (c.steps, c.samples) for n, c in together.costs.items()
+    assert apart.round_log.updates == pytest.approx(together.round_log.updates, rel=1e-4, nan_ok=True)
+    assert {n: (c.steps, c.samples) for n, c in apart.round_log.costs.items()} == {
+        n: (c.steps, c.samples) for n, c in together.round_log.costs.items()
     }
     np.testing.assert_array_equal(apart.trainer.steps, together.trainer.steps)
 
@@ -67,7 +67,7 @@ def test_it_is_the_mean_of_all_models_in_memory(method, changes, monkeypatch):
 @pytest.mark.parametrize("method", ["fedavg", "fedadam", "fedsam"])
 def test_cores_change_no_bit(method, one_at_a_time):
     (alone, a), (several, b) = trained(method), trained(method, workers=3)
-    assert torch.equal(a.vector, b.vector) and alone.updates == several.updates
+    assert torch.equal(a.vector, b.vector) and alone.round_log.updates == several.round_log.updates
     assert sorted(one_at_a_time) == sorted([*alone.names, *alone.names] * 2)
 
 

@@ -238,7 +238,7 @@ def test_an_unseen_site_may_bring_its_own_normalisation_statistics(policy, part,
     index = part.index("Site D", "test")
     fed.execution.engine.flat.model.load_state_dict(run.weights("global"))
     shared = fed.execution.engine.flat.read()
-    own = fed.adapt_batchnorm(shared, index)
+    own = fed.trainer.adapt_batchnorm(shared, index)
     assert torch.equal(own.parameters, shared.parameters)
     first = fed.layout.views(own.vector)["0.1.running_mean"]
     fed.execution.engine.flat.load(shared)

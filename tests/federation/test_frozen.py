@@ -89,7 +89,7 @@ def test_with_a_frozen_backbone_every_tensor_of_it_is_that_of_the_file(method, p
     for model in models.values():
         each = model.models if isinstance(model, Ensemble) else model
         assert each.vector.shape[-1] == fed.layout.size and fed.layout.coordinates == 8 + 1
-        state = fed.engine.flat.state_dict(each[0] if each.stacked else each)
+        state = fed.execution.engine.flat.state_dict(each[0] if each.stacked else each)
         assert state.keys() == file.keys()
         moved = {name for name in file if not torch.equal(state[name], file[name])}
         assert moved <= {"3.weight", "3.bias"} and (moved or method in ("fedper", "fedrep"))
@@ -199,9 +199,9 @@ def test_a_full_batch_step_is_gradient_descent_on_what_is_trained(text, path):
     restrict(net, text, seed=0)
     net.eval()
     index = fed.union.batches.index
-    rows = fed.engine.dataset.rows(index)
-    logits = net(fed.engine.dataset.images(rows).contiguous())
-    fed.task.loss(logits, fed.engine.dataset.targets[rows]).backward()
+    rows = fed.execution.engine.dataset.rows(index)
+    logits = net(fed.execution.engine.dataset.images(rows).contiguous())
+    fed.task.loss(logits, fed.execution.engine.dataset.targets[rows]).backward()
     views = fed.layout.views(w.vector)
     assert views.keys() == {name for name, p in net.named_parameters() if p.requires_grad}
     for name, parameter in net.named_parameters():
@@ -216,7 +216,7 @@ def test_what_is_frozen_is_in_no_norm_attack_or_sum(path):
         fed = federation(weights=path, trainable="head", rounds=1, **changes)
         w = last("fedavg", fed)
         assert w.vector.shape == (fed.layout.size,) and fed.layout.coordinates == 9 == len(w.numbers)
-        assert fed.updates and all(np.isfinite(float(value)) for value in fed.updates.values())
+        assert fed.round_log.updates and all(np.isfinite(float(value)) for value in fed.round_log.updates.values())
     masked, plain = (federation(weights=path, trainable="head", rounds=1, secure_sum=s) for s in (True, False))
     assert error(last("fedavg", masked), last("fedavg", plain)) < 1e-4 and crossed(masked) == {HEAD}
 
@@ -346,8 +346,8 @@ def test_a_network_that_freezes_a_part_of_itself_is_not_moved_there():
     MODELS.add(lambda shape, outputs: Own(outputs), name="own")
     try:
         fed = federation(model="own", rounds=1, weight_decay=0.1)
-        before = fed.engine.flat.state_dict(fed.start)
-        after = fed.engine.flat.state_dict(last("fedavg", fed))
+        before = fed.execution.engine.flat.state_dict(fed.start)
+        after = fed.execution.engine.flat.state_dict(last("fedavg", fed))
         still = {name for name in before if torch.equal(before[name], after[name])}
         assert still == {name for name in before if name.startswith(("first", "norm"))} | {"table"}
         assert int(after["seen"]) == 3 and crossed(fed) == {4 * (3 + 1 + 4 * 3) + 2 * 8}

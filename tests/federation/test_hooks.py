@@ -7,6 +7,7 @@ from worlds import federation, last, partition, same
 import fedlab
 from fedlab.algorithms import METHODS, start
 from fedlab.core import stages
+from fedlab.experiments.no_effect import unused_settings
 from fedlab.federation import secure_aggregation
 
 SETTINGS = {
@@ -123,7 +124,7 @@ def test_what_a_malicious_site_sends_is_what_crosses(method):
 
 @pytest.mark.parametrize("method", ["fedper(personal=99)", "lg_fedavg(cut=99)"])
 def test_where_nothing_leaves_nothing_is_written_down(method):
-    count = len(federation().engine.flat.model)
+    count = len(federation().execution.engine.flat.model)
     known = {"fedper(personal=99)": "fedper(personal=3)", "lg_fedavg(cut=99)": f"lg_fedavg(cut={count})"}
     fed, seen = crossing(known[method], batchnorm="group", rounds=2)
     assert bool(fed.private.mask[fed.layout.occupied].all()) and not seen and fed.ledger.frame().empty
@@ -179,7 +180,7 @@ def test_methods_that_must_see_single_sites_refuse_a_secure_sum(method):
 def test_with_a_secure_sum_nothing_of_a_single_site_goes_up_in_the_clear(method):
     """Whoever accepts the setting and sends models to a server or leader sends integers, or says that it has no sum."""
     fed, seen = crossing(method, rounds=1, secure_sum=True)
-    if fed.server.merged and not fed.without_effect():
+    if fed.server.merged and not unused_settings(fed):
         up = [m for m in seen if m.direction == "up" and m.what not in ("activations", "labels", "gradients")]
         assert all(not m.tensors[0].is_floating_point() for m in up)
 

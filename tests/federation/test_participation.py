@@ -145,7 +145,9 @@ def test_stragglers_send_what_they_have_done(precision):
     from fedlab.core.weights import stack, weighted_mean
 
     assert same(found, weighted_mean(stack(models), b.shares))
-    assert [a.costs[name].steps for name in a.names] == [max(1, int(8 * present.work.get(k, 1.0))) for k in range(4)]
+    assert [a.round_log.costs[name].steps for name in a.names] == [
+        max(1, int(8 * present.work.get(k, 1.0))) for k in range(4)
+    ]
 
 
 def test_dropped_stragglers_are_as_if_they_had_not_taken_part(precision):
@@ -271,9 +273,11 @@ def test_a_straggler_stops_at_its_share_of_alternate_batches():
     ends("split(turns='batch')", fed)
     assert len(work) == 4
     for k, share in work.items():
-        assert fed.costs[fed.names[k]].steps == max(1, int(8 * share))
+        assert fed.round_log.costs[fed.names[k]].steps == max(1, int(8 * share))
     crossed = fed.ledger.frame().query("what == 'weights'")
-    assert crossed["messages"].sum() <= sum(cost.steps for cost in fed.costs.values())  # none for a step not done
+    assert crossed["messages"].sum() <= sum(
+        cost.steps for cost in fed.round_log.costs.values()
+    )  # none for a step not done
 
 
 def test_fine_tuning_does_not_wait_for_stragglers():
@@ -281,7 +285,7 @@ def test_fine_tuning_does_not_wait_for_stragglers():
     fed = federation(rounds=1, local_steps=4, stragglers=1.0, availability=[1.0, 1.0, 0.0, 1.0])
     work = fed.participation.at(1).work
     last("finetune(steps=3)", fed)
-    done = {k: fed.costs[name].steps for k, name in enumerate(fed.names)}
+    done = {k: fed.round_log.costs[name].steps for k, name in enumerate(fed.names)}
     assert done == {k: 3 if k == 2 else 3 + max(1, int(4 * work[k])) for k in range(4)}
 
 
@@ -290,8 +294,10 @@ def test_a_loss_is_that_of_the_shared_model():
     changes = {"rounds": 1, "availability": [1.0, 1.0, 0.0, 1.0]}
     tuned, plain = federation(**changes), federation(**changes)
     last("finetune", tuned), last("fedavg", plain)
-    assert np.isnan(tuned.costs["Site C"].loss) and tuned.costs["Site C"].steps == 3
-    assert all(tuned.costs[name].loss == plain.costs[name].loss for name in ("Site A", "Site B", "Site D"))
+    assert np.isnan(tuned.round_log.costs["Site C"].loss) and tuned.round_log.costs["Site C"].steps == 3
+    assert all(
+        tuned.round_log.costs[name].loss == plain.round_log.costs[name].loss for name in ("Site A", "Site B", "Site D")
+    )
 
 
 @pytest.mark.parametrize("method", ["fedbn", "fedper", "splitfed(version=3)"])

@@ -61,12 +61,12 @@ def test_a_run_starts_from_the_weights_of_another_run(tmp_path):
     """The folder of the run, and a file of the state dict of one site."""
     first = fedlab.run(fedlab.Experiment(**BASE), usual_partition(), folder=tmp_path)
     fed = federation(weights=str(first.folder))
-    assert same(fed.engine.flat.state_dict(fed.start), first.weights("global"))
+    assert same(fed.execution.engine.flat.state_dict(fed.start), first.weights("global"))
     local = fedlab.run(fedlab.Experiment(method="local", **BASE), usual_partition(), folder=tmp_path)
     with pytest.raises(ValueError, match=r"a run without a shared model .*torch.save\(run.weights\('Site A'\)"):
         federation(weights=str(local.folder / "weights.safetensors"))
     fed = federation(weights=saved(tmp_path / "site.pt", local.weights("Site B", "best")))
-    assert same(fed.engine.flat.state_dict(fed.start), local.weights("Site B", "best"))
+    assert same(fed.execution.engine.flat.state_dict(fed.start), local.weights("Site B", "best"))
 
 
 def test_adapters_of_a_run_are_added_to_the_weights_that_they_adapt(tmp_path):
@@ -87,7 +87,7 @@ def test_only_the_last_stage_may_differ_and_the_run_says_so(tmp_path):
     initial = build(CNN, SHAPE, 1, seed=0).state_dict()
     with pytest.warns(UserWarning, match=r"last stage \(3.weight, 3.bias\) .* does not fit, and keeps its initial"):
         fed = federation(weights=path)
-    found = fed.engine.flat.state_dict(fed.start)
+    found = fed.execution.engine.flat.state_dict(fed.start)
     for name, tensor in found.items():
         assert torch.equal(tensor, initial[name] if name.startswith("3.") else other.state_dict()[name])
     assert [event for *_, event, _ in fed.round_log.events] == ["head not loaded"]

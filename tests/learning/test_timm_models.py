@@ -84,7 +84,7 @@ def test_a_network_of_timm_is_cut_and_frozen(stub, tmp_path):
         fed = federation(model="timm('small')", weights=path, trainable="head", rounds=1)
         ends(method, fed)
         assert fed.layout.coordinates == 4 + 1
-        assert torch.equal(fed.engine.flat.model[0].conv1.weight, torch.load(path)["conv1.weight"])
+        assert torch.equal(fed.execution.engine.flat.model[0].conv1.weight, torch.load(path)["conv1.weight"])
 
 
 @pytest.mark.skipif(real() is None, reason="timm is not installed")
