@@ -18,8 +18,9 @@ DEMO := 00 10 11 20 30 31 32 40 41 42 51
 ifeq ($(DATASET),phantoms)
 DEMO := 00
 endif
-# One process more than there are cores, since some tests wait for others: a browser, a kernel, a killed process
-pytest = $(1)/python -m pytest -n $$($(1)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadgroup
+# One process more than there are cores, since some tests wait for others: a browser, a kernel, a killed process;
+# and processes that tests start find compiled modules, which some environments switch off.
+pytest = PYTHONDONTWRITEBYTECODE= $(1)/python -m pytest -n $$($(1)/python -c 'import os; print(os.cpu_count() + 1)') --dist loadgroup
 quoted = '$(subst ','\'',$(1))'
 PAPERMILL := $(BIN)/papermill --log-level WARNING --no-progress-bar --kernel python3
 SHELL := bash

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 import warm_kernel
 
 torch.set_num_threads(1)
+# MONAI imports jsonschema, which builds 38 grammars of addresses by this package, if there is one: half of that import.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["float64", "float32"])

@@ -1,6 +1,7 @@
 """The command writes what Python writes, refuses what Python refuses, and starts without loading PyTorch."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 
 import fedlab
 from fedlab.experiments import runner
-from fedlab.experiments.experiment_file import read_axes, read_fields
+from fedlab.experiments.experiment_file import load_code, read_axes, read_fields
 from fedlab_command import main
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # so few cases leave sites without a class
@@ -174,3 +175,15 @@ def test_help_loads_neither_fedlab_nor_pytorch_and_has_an_example():
     done = subprocess.run([sys.executable, "-c", QUICK], capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "\nexample:\n  fedlab run experiment.yaml" in done.stdout
+
+
+def test_a_file_of_code_is_run_as_it_is_now(tmp_path, monkeypatch):
+    """Also after an edit that keeps its size and second, which Python takes for the file that it has compiled."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    path = tmp_path / "edited_twice.py"
+    for value in (1, 2):
+        path.write_text(f"VALUE = {value}\n", encoding="utf-8")
+        os.utime(path, (1e9, 1e9))
+        load_code([path])
+        assert value == sys.modules.pop("edited_twice").VALUE

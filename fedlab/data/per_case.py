@@ -89,8 +89,11 @@ def _neither(index: pd.Index) -> str:
 
 def case_names(values: Iterable[Any], what: str) -> list[str]:
     """Ids as text: a whole number is its digits. ValueError for values that name no case."""
+    listed = values.to_numpy(object).tolist() if isinstance(values, pd.Series | pd.Index) else list(values)
+    if all(type(value) is str for value in listed):
+        return listed
     names = []
-    for value in values:
+    for value in listed:
         whole = isinstance(value, float | np.floating) and float(value).is_integer() and abs(float(value)) < EXACT
         if isinstance(value, str):
             names.append(str(value))

@@ -151,7 +151,7 @@ def load_code(paths: Sequence[str | Path]) -> None:
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module
         try:
-            spec.loader.exec_module(module)
+            exec(compile(path.read_bytes(), str(path), "exec"), module.__dict__)  # not of a cache of compiled files
         except Exception as error:
             del sys.modules[path.stem]
             raise ValueError(f"{path} cannot be run ({type(error).__name__}: {error})") from error

@@ -21,18 +21,22 @@ EDGE = {"logistic": 8, "small_cnn": 16, "resnet18": 8, "densenet121": 32} | dict
 )  # of the smallest image that a model takes
 
 
+LARGE = ("resnet18", "densenet121")  # a step of them takes as long as all others together
+
+
 def dimensions() -> list[tuple[str, int]]:
-    return [(name, d) for name in MODELS if name != "timm" for d in (2, 3)]
+    return [(name, d) for name in MODELS if name != "timm" for d in (2, 3) if d == 2 or name not in LARGE]
 
 
 def cuts(model: str, d: int, count: int) -> list[tuple[int, int]]:
-    """Cuts and tails: all of small models in 2D, the first and the last of large ones, the middle one in 3D."""
+    """Cuts and tails: all of small models in 2D, the middle one in 3D; of large ones the first, last and a U shape."""
     if d == 3:
         return [(max(1, count // 2), 0)]
     if model == "unet":  # every pair, so that skip connections start and end on all sides
         return [(cut, tail) for cut in range(1, count) for tail in range(count - cut)]
-    every = range(1, count) if model != "densenet121" else (1, count - 1)
-    return [*((cut, 0) for cut in every), *((cut, 1) for cut in {1, count - 2} if 0 < cut < count - 1)]
+    if model in LARGE:
+        return [(1, 0), (count - 1, 0), (count - 2, 1)]
+    return [*((cut, 0) for cut in range(1, count)), *((cut, 1) for cut in {1, count - 2} if 0 < cut < count - 1)]
 
 
 def world(model: str, d: int, **changes) -> Federation:

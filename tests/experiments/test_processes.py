@@ -19,6 +19,7 @@ from fedlab.experiments import run_folder
 from fedlab.experiments.processes import PendingRun, Speed, followed, progress, run_one
 from fedlab.federation import DivergedError
 
+pytestmark = pytest.mark.xdist_group("processes")  # the same processes serve all tests
 BASE = {"dataset": "phantoms(cases=160)", "model": CNN, "rounds": 2, "batch_size": 16, "device": "cpu"}
 
 

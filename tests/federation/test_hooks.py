@@ -18,6 +18,7 @@ SETTINGS = {
     "moments travel, fedbn, float64": {"batchnorm": "fedbn", "momentum": 0.9, "precision": "float64"},
     "secure, fedbn": {"secure_sum": True, "batchnorm": "fedbn", "availability": 0.7},
 }  # fmt: skip
+FAULTS, *OTHERS = SETTINGS
 IN_CLEAR = {
     "scaffold": "the control variate of each",
     "fednova": "how much gradient each took in",
@@ -40,8 +41,14 @@ def crossing(method: str, **changes):
     return fed, seen
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("method", [*METHODS, *VARIANTS])
+@pytest.mark.parametrize(
+    ("method", "setting"),  # each method with faults and one of the others in turn
+    [
+        (method, setting)
+        for number, method in enumerate([*METHODS, *VARIANTS])
+        for setting in (FAULTS, OTHERS[number % len(OTHERS)])
+    ],
+)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_ledger_counts_what_hooks_see(method, setting):  # O55
     if "secure" in setting and ("leader_failure" in method or method in IN_CLEAR or f"{method}(q=1.0)" in IN_CLEAR):

@@ -23,8 +23,9 @@ NAMES = [path.stem for path in NOTEBOOKS]
 READS = "51-global-versus-local"  # trains nothing: it reads the runs of the notebooks before it
 HANDFUL = 9  # parameters that a notebook may show
 # Fewer cases and rounds and a smaller model than by default (`make notebooks` runs all as they are).
-FEWER = ("-p", "dataset", "phantoms(cases=400)")
-QUICK = ("-f", str(ROOT / "notebooks" / "presets" / "quick.yaml"), *FEWER, "-p", "model", CNN)
+FEWER = ("-p", "dataset", "phantoms(cases=240, size=16)")
+PRESET = ("-f", str(ROOT / "notebooks" / "presets" / "quick.yaml"))
+QUICK = (*PRESET, *FEWER, "-p", "model", CNN, "-p", "rounds", "2")
 UNTRAINED = ("10",)  # trains nothing, so it has no rounds and no model
 STUDY = "50"  # its parameters are lists of doses
 SEGMENTS = "61"  # its images have masks, and its runs a folder of their own
@@ -33,14 +34,14 @@ OPTIONS = {  # fewer doses, seeds and methods
     "10": ("-p", "seeds", "1"),
     "31": ("-y", "{variants: [fedavg, scaffold]}"),
     SEGMENTS: MASKS,
-    STUDY: ("-y", "{prevalence: [0.0, 1.0], acquisition: [0.0, 1.0], annotation: 0.0}"),
+    STUDY: ("-y", "{prevalence: [0.0, 1.0], acquisition: [0.0, 1.0], annotation: 0.0, seed: [0, 1]}"),
 }
 ABOUT = {"11": {"acquisition": 0.0, "annotation": 0.0}, "32": {"acquisition": 0.0}}  # what these vary from the series
 
 
 def execute(kernel: str, notebook: Path, target: Path, *options: str) -> Result:
     """`papermill` with these options, in this process: to start one takes as long as many a notebook."""
-    command = ["--no-progress-bar", "--kernel", kernel, str(notebook), str(target), *options]
+    command = ["--no-progress-bar", "--start-timeout", "300", "--kernel", kernel, str(notebook), str(target), *options]
     return CliRunner(env={"OMP_NUM_THREADS": "1"}).invoke(papermill.cli.papermill, command)
 
 

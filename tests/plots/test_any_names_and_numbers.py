@@ -30,7 +30,7 @@ ODD_METHODS = ["local", "_own($x$)", "m<&>\n_^", "mine(" + "knob=0.01, " * 54 + 
 class AnyPartition(FakePartition):
     """A partition of these sites and classes, of odd regions and an odd column."""
 
-    def __init__(self, sites: list[str], classes: tuple[str, ...], column: str = "age", n: int = 900) -> None:
+    def __init__(self, sites: list[str], classes: tuple[str, ...], column: str = "age", n: int = 600) -> None:
         super().__init__(sites, classes, n=n, shape=(1, 4, 4), unseen=1, **{column: "kind"})
         self.regions = {site: ("_re$gi$on <b>", "R" * 60)[k % 2] for k, site in enumerate(self.sites)}
         self.spec = {"prevalence": "_my$scheme$(a=1)"}
