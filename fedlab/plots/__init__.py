@@ -21,7 +21,7 @@ of every case by site and method), `volume_agreement` (predicted against true vo
 Of a study: `costs_of_heterogeneity` (performance against the dose of each axis), `distance` (what a method loses
 against the measured shift).
 
-`save` writes a figure to files.
+`save` writes a figure to files; `theme` and `dark` are for dark pages.
 """
 
 from fedlab.plots.calibrated_sites import conformal, recalibration
@@ -41,6 +41,7 @@ from fedlab.plots.site_performance import local_vs_global, transfer
 from fedlab.plots.study_costs import costs_of_heterogeneity
 from fedlab.plots.study_distance import distance
 from fedlab.plots.style import save
+from fedlab.plots.themes import dark, theme
 
 institutions, presence, price = sites, participation, communication_cost  # earlier names
 
@@ -53,6 +54,7 @@ __all__ = [
     "contributions",
     "costs_of_heterogeneity",
     "curves",
+    "dark",
     "distance",
     "doses",
     "duplicates",
@@ -73,6 +75,7 @@ __all__ = [
     "save",
     "shift",
     "sites",
+    "theme",
     "transfer",
     "verdict",
     "volume_agreement",

@@ -297,7 +297,7 @@ def test_file_names_stay_in_their_folder_and_are_short_enough(tmp_path):
 
 def test_tables_are_shown_without_markup(monkeypatch):
     shown = []
-    monkeypatch.setattr("IPython.display.display", lambda thing: shown.append(getattr(thing, "to_html", str)()))
+    monkeypatch.setattr("IPython.display.display", lambda thing: shown.append(getattr(thing, "_repr_html_", str)()))
     plots.population(FakePartition(["<b>$x$</b>", "$y$"], n=60, age="age"), "age")._ipython_display_()
     assert "&lt;b&gt;$x$" in shown[1] and "jax_ignore" in shown[1]  # pandas 2.2 has tex2jax_ignore alone
 
@@ -307,4 +307,7 @@ def test_every_public_plot_is_tried():
     tried |= {"costs_of_heterogeneity", "distance"}  # in test_study_figures.py
     tried |= {"cases", "duplicates", "intensity"}  # in test_case_plots.py
     tried |= {"case_scores", "contours", "volume_agreement"}  # in test_segmentation_figures.py
-    assert set(fedlab.plots.__all__) - tried <= {"institutions", "presence", "price", "save", "doses"}
+    assert set(fedlab.plots.__all__) - tried <= {
+        *("institutions", "presence", "price", "save", "doses"),
+        *("dark", "theme"),  # in test_themes.py
+    }

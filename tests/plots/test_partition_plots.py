@@ -542,9 +542,11 @@ def test_a_drawing_shows_its_figure_and_its_small_table(monkeypatch):
     result = plots.curves(fake_run("fedavg", rounds=range(1, 40)))
     result._ipython_display_()
     figure, table = result
-    assert shown[0] is figure and list(shown[1]["round"]) == list(table["round"])
+    assert shown[0] is figure and list(shown[1].table["round"]) == list(table["round"])
+    assert shown[1]._repr_html_().startswith("<details><summary>") and "round" in repr(shown[1])
     data, size = figure._repr_png_()
     assert data.startswith(b"\x89PNG") and size["width"] == round(figure.get_size_inches()[0] * 96)
+    assert size["alt"].startswith(f"{result.title}. Horizontal axis: communication round.")
 
 
 def test_a_held_out_site_is_below_the_others_and_not_counted():
