@@ -7,7 +7,7 @@ Of a partition: `partition` (cases by site and class), `samples` (example images
 (measured shift against its null), `sites` (all of these in one figure), `doses` (requested against measured shift),
 `flow` (from the dataset to the splits of the sites).
 
-Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `ranking` (methods by performance, with
+Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `differences` (paired, to any reference), `ranking` (methods by performance, with
 costs), `communication_cost` (performance against cost), `transfer` (cross-site generalization), `forgetting` (between
 visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
 
@@ -28,6 +28,7 @@ from fedlab.plots.calibrated_sites import conformal, recalibration
 from fedlab.plots.case_flow import flow
 from fedlab.plots.case_mix import partition, population
 from fedlab.plots.case_sheet import cases
+from fedlab.plots.forest import differences
 from fedlab.plots.identical import duplicates
 from fedlab.plots.images import leakage, samples
 from fedlab.plots.intensities import intensity
@@ -55,6 +56,7 @@ __all__ = [
     "costs_of_heterogeneity",
     "curves",
     "dark",
+    "differences",
     "distance",
     "doses",
     "duplicates",

@@ -102,8 +102,10 @@ def local_vs_global(
     left = len(set(table["site"])) - len(rows)
     places = {row: i + (1.0 if is_held_out(row) else 0.5 if row in SUMMARIES else 0.0) for i, row in enumerate(rows)}
     with style.page(ax, 9, 1.5 + pitch * (places[rows[-1]] + 1) + 0.2 * (left > 0)) as ax:
-        _site_rows(ax, places, _row_names(table, rows, sizes, counted))
+        positives, positive = _positives(runs)
+        _site_rows(ax, places, _row_names(table, rows, sizes, counted, positives))
         counts = "training / test cases" if counted == "training cases" else counted
+        counts += f" (with {positive})" if positive else ""
         label = f"{style.metric_label(name)} on the site's own test cases, 95 % interval; n: {counts}"
         ax.set_xlabel(label + (f"\n({more(left, 'sites')} in the table)" if left else ""))
         roles = style.roles(table["method"])
@@ -181,14 +183,26 @@ def _federated(table: pd.DataFrame) -> list[str]:
     return [str(method) for method in table["method"].unique() if style.is_federated(str(method))]
 
 
-def _row_names(table: pd.DataFrame, rows: Sequence[str], sizes: pd.Series, counted: str) -> list[str]:
+def _positives(runs: Any) -> tuple[dict[str, int], str]:
+    """Return the test cases of each site with the second of two classes, and its name; empty for other tasks."""
+    if isinstance(runs, pd.DataFrame) or (first := listed(runs)[0]).task != "binary":
+        return {}, ""
+    stored = first.predictions
+    tests = stored[stored["split"] == "test"].drop_duplicates("case")
+    counts = (tests["label"] == 1).groupby(tests["site"].astype(str)).sum()
+    return {site: int(n) for site, n in counts.items()}, short(first.classes[1], VERSUS)
+
+
+def _row_names(
+    table: pd.DataFrame, rows: Sequence[str], sizes: pd.Series, counted: str, positives: dict[str, int]
+) -> list[str]:
     """Name sites with their n; the macro-average says over how many sites it is if it is not over all."""
     tests = table.groupby("site")["cases"].max()
     defined = table[table["site"].isin(sizes.index)].groupby("site")["value"].apply(lambda v: v.notna().any())
     macro = f"macro-average over {defined.sum()} of {len(sizes)} sites"
     both = counted == "training cases"
     return [
-        f"{name}  n={sizes[row]:,}" + (f" / {tests[row]:,}" if both else "")
+        f"{name}  n={sizes[row]:,}" + (f" / {tests[row]:,}" if both else "") + (f" ({positives[row]:,})" if row in positives else "")
         if row in sizes.index
         else macro
         if row == SUMMARIES[0] and not defined.all()
