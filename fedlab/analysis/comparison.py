@@ -109,7 +109,9 @@ class Comparison(pd.DataFrame):
         for method, rows in sites.groupby("method", sort=False) if frame["metric"].nunique() == 1 else ():
             counts = rows["finding"].replace("", None).dropna().value_counts()
             facts[named(method)] = ", ".join(f"{word} at {count}" for word, count in counts.items())
-        title = f"Comparison of {plural(len(methods), 'method')} at {plural(sites['site'].nunique(), 'site')}: {metrics}"
+        title = (
+            f"Comparison of {plural(len(methods), 'method')} at {plural(sites['site'].nunique(), 'site')}: {metrics}"
+        )
         calls = ("table.matrix()", "fedlab.plots.differences(table)", "fedlab.conclusions(table)")
         return Summary(title, facts, calls)
 

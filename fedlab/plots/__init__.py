@@ -7,9 +7,10 @@ Of a partition: `partition` (cases by site and class), `samples` (example images
 (measured shift against its null), `sites` (all of these in one figure), `doses` (requested against measured shift),
 `flow` (from the dataset to the splits of the sites).
 
-Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `differences` (paired, to any reference), `ranking` (methods by performance, with
-costs), `communication_cost` (performance against cost), `transfer` (cross-site generalization), `forgetting` (between
-visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
+Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `differences` (paired, to any reference),
+`ranking` (methods by performance, with costs), `communication_cost` (performance against cost), `transfer`
+(cross-site generalization), `forgetting` (between visits of a model that travels), `participation` (sites by round),
+`leakage` (images reconstructed at each cut layer).
 
 Of sites that may join: `verdict` (the gain of each site, the verdict, and the counts behind it), `conformal` (coverage
 and size of prediction sets), `recalibration` (gain in log loss),

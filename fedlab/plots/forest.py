@@ -63,13 +63,19 @@ def differences(compared: pd.DataFrame, *, ax: Axes | None = None) -> style.Draw
     wanted = SPARE + BAND * len(drawn)
     sites = list(dict.fromkeys(table["site"]))
     fit, pitch = style.fitting(len(sites), wanted, least=0.06 + 0.07 * len(drawn))
-    rows = [*[site for site in sites if site not in SUMMARIES][: max(1, fit - 1)], *[s for s in sites if s in SUMMARIES]]
+    rows = [
+        *[site for site in sites if site not in SUMMARIES][: max(1, fit - 1)],
+        *[s for s in sites if s in SUMMARIES],
+    ]
     left = [more(len(sites) - len(rows), "sites")] * (len(sites) > len(rows))
     left += [more(len(methods) - len(drawn), "methods")] * (len(methods) > len(drawn))
     with style.page(ax, 9, 1.5 + pitch * len(rows)) as ax:
         roles = style.roles([*methods, versus])
         ax.axvline(0, color=style.GREY, lw=0.9, zorder=0)
         for place, site in enumerate(rows):
+            if table.loc[table["site"] == site, "gain"].isna().all():
+                look: dict[str, Any] = {"va": "center", "style": "italic", "fontsize": 8}
+                ax.text(0.01, place, "undefined", transform=ax.get_yaxis_transform(), **look)
             at = table[(table["site"] == site) & table["method"].isin(drawn)].set_index("method")
             for k, method in enumerate(each for each in drawn if each in at.index):
                 y = place + (k - (len(drawn) - 1) / 2) * (pitch - SPARE * pitch / wanted) / pitch / len(drawn)
@@ -78,7 +84,9 @@ def differences(compared: pd.DataFrame, *, ax: Axes | None = None) -> style.Draw
             ax.axhline(rows.index(MEAN) - 0.5, color=style.PALE, lw=0.8)
         tests = table.groupby("site")["cases"].max()
         labels = zip(rows, row_names(rows), strict=True)
-        ax.set_yticks(range(len(rows)), [f"{text}  n={tests[site]:,}" * (site != MEAN) or text for site, text in labels])
+        ax.set_yticks(
+            range(len(rows)), [f"{text}  n={tests[site]:,}" * (site != MEAN) or text for site, text in labels]
+        )
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
@@ -117,7 +125,6 @@ def _differences(frame: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
 def _difference(ax: Axes, row: Any, y: float, role: style.Role, metric: str, written: bool) -> None:
     """Draw one difference with its interval, and write it right of the axes."""
     if not np.isfinite(row["gain"]):
-        ax.text(0.01, y, "undefined", transform=ax.get_yaxis_transform(), va="center", style="italic", fontsize=8)
         return
     factor = 1 if titles.in_natural_unit(metric) else 100
     value, low, high = (factor * row[name] for name in ("gain", "gain_low", "gain_high"))

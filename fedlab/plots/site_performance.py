@@ -202,7 +202,9 @@ def _row_names(
     macro = f"macro-average over {defined.sum()} of {len(sizes)} sites"
     both = counted == "training cases"
     return [
-        f"{name}  n={sizes[row]:,}" + (f" / {tests[row]:,}" if both else "") + (f" ({positives[row]:,})" if row in positives else "")
+        f"{name}  n={sizes[row]:,}"
+        + (f" / {tests[row]:,}" if both else "")
+        + (f" ({positives[row]:,})" if row in positives else "")
         if row in sizes.index
         else macro
         if row == SUMMARIES[0] and not defined.all()
@@ -282,6 +284,7 @@ def _gain_column(
     offsets = _offsets(list(roles), federated) if len(federated) > 1 else dict.fromkeys(federated, 0.0)
     for row in drawn.itertuples():
         ends = f"{titles.number(row.gain_low, metric)} to {titles.number(row.gain_high, metric)}"
+        ends = ends if np.isfinite(row.gain_low) else ""
         place = places[str(row.site)] + offsets[str(row.method)]
         look = {"va": "center", "color": roles[str(row.method)].ink}
         style.right_of(ax, place, 12, titles.number(row.gain, metric), weight="bold" if row.clear else "normal", **look)
@@ -400,7 +403,7 @@ def _scale(values: pd.DataFrame, metric: str) -> tuple[Any, Any]:
 
     known = values.to_numpy()[np.isfinite(values.to_numpy())]
     low, high = (known.min(), known.max()) if len(known) else (CHANCE, 1.0)
-    if style.rises(metric) and 0 <= low and high <= 1:
+    if style.rises(metric) and low >= 0 and high <= 1:
         return Normalize(min(CHANCE, np.floor(10 * low) / 10), 1.0), colormaps["YlGnBu"]
     spare = max(0.0, LEAST_RANGE - (high - low)) / 2
     return Normalize(low - spare, high + spare), colormaps["YlGnBu" if style.rises(metric) else "YlGnBu_r"]
@@ -481,7 +484,9 @@ def _cells(
                 look: dict[str, Any] = {"color": "#222222" if light else "white", "in_layout": False, "gid": DATA}
                 ax.text(x + 0.5, top + 0.5, two_decimals(value), ha="center", va="center", fontsize=8.5, **look)
             if row == column:
-                ax.add_patch(Rectangle((x + 0.02, top + 0.04), 0.96, 0.92, fill=False, edgecolor=style.BLACK, lw=1.6, gid=DATA))
+                ax.add_patch(
+                    Rectangle((x + 0.02, top + 0.04), 0.96, 0.92, fill=False, edgecolor=style.BLACK, lw=1.6, gid=DATA)
+                )
 
 
 def two_decimals(value: float) -> str:

@@ -12,9 +12,7 @@ from fedlab.analysis.alignment import HELD_OUT, MEAN
 from fedlab.evaluation.intervals.decisions import GAINS, LOSES, SAME, UNKNOWN
 from fedlab.reporting.findings import SUMMARIES
 
-ONE_SEED = (
-    "Each method was trained with one random seed: intervals are about other test cases, not about another training run."
-)
+ONE_SEED = "Each method has one random seed: intervals are about other test cases, not about another training run."
 
 
 class Conclusions:
@@ -69,13 +67,15 @@ def conclusions(*found: Any) -> Conclusions:
         if isinstance(one, str):
             sentences.append(one)
         elif isinstance(one, pd.DataFrame) and {"method", "site", "difference", "finding"} <= set(one):
-            sentences += [line for _, rows in one.groupby("metric", sort=False) for line in compared(pd.DataFrame(rows))]
+            sentences += [
+                line for _, rows in one.groupby("metric", sort=False) for line in compared(pd.DataFrame(rows))
+            ]
             seeds |= set(one["seeds"])
         elif isinstance(title := getattr(one, "title", None), str):
             sentences.append(title if title.endswith(".") else f"{title}.")
         else:
             raise TypeError(
-                f"found a {type(one).__name__}: pass what fedlab.compare or a function of fedlab.plots returned, or a text"
+                f"found a {type(one).__name__}: pass what fedlab.compare or a plot of fedlab.plots returned, or a text"
             )
     return Conclusions(tuple([*sentences, *([ONE_SEED] if seeds == {1} else [])]))
 
@@ -118,7 +118,8 @@ def _counts(at: pd.DataFrame) -> str:
     for word, one, several in ((GAINS, "gains", "gain"), (LOSES, "loses", "lose")):
         sites = list(at.loc[at["finding"] == word, "site"])
         named = f" ({', '.join(sites)})" if 0 < len(sites) <= 4 else ""
-        said.append(f"{len(sites) or 'none'} {one if len(sites) == 1 else several}{named}")
+        many = "all" if len(sites) == len(at) else str(len(sites) or "none")
+        said.append(f"{many} {one if len(sites) == 1 else several}{named if many != 'all' else ''}")
     same, unknown = (int((at["finding"] == word).sum()) for word in (SAME, UNKNOWN))
     said += [f"{same} {'is' if same == 1 else 'are'} no different"] * (same > 0)
     tail = f"; at {unknown} the test cases cannot tell" if unknown else ""

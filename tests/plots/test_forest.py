@@ -1,4 +1,4 @@
-"""Differences are drawn at their values, filled where the interval excludes 0, and conclusions say the same in words."""
+"""Differences are drawn at their values, filled where the interval excludes 0; conclusions say the same in words."""
 
 import numpy as np
 import pandas as pd
