@@ -106,7 +106,7 @@ def binned(cases: pd.Series, most: int) -> pd.Series:
         low, high = f"{sites.min():,}", f"{sites.max():,}"
         each = low if low == high else f"{low} to {high}"
         named[row] = f"{row + 1}.  {len(sites)} site{'s' * (len(sites) > 1)} of {each}"
-    return pd.Series([named[row] for row in rows], order.index, dtype=object)
+    return pd.Series([named[int(row)] for row in rows], order.index, dtype=object)
 
 
 def _left_out(counts: pd.DataFrame, shown: pd.DataFrame) -> str:

@@ -55,7 +55,7 @@ def differences(compared: pd.DataFrame, *, ax: Axes | None = None) -> style.Draw
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     table = fedlab.compare(fedlab.grid(base, folder=folder, method=["local", "fedavg"]))
     >>> fedlab.plots.differences(table).table["site"].to_list()
-    ['Site B', 'Site A', 'mean of sites']
+    ['Site A', 'Site B', 'mean of sites']
     """
     table, metric, versus = _differences(pd.DataFrame(compared))
     methods = list(dict.fromkeys(table["method"]))

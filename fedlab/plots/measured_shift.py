@@ -39,7 +39,7 @@ MEASURES = {  # in words
     "regional share": "share between regions",
 }
 TICKS = (0, 1, 3, 10, 30, 100)
-LEAST, MOST = -1.6, 600.0  # ends of the scale, in half-widths of the null interval
+LEAST, MOST = -1.6, 250.0  # ends of the scale, in half-widths of the null interval
 ROW, HEAD, FOOT = 0.25, 0.3, 0.6  # inches
 DOSE, WORDS = 0.62, 4.4  # inches of the columns left and right of the scale
 NAME = 20  # characters of a measure

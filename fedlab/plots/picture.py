@@ -49,12 +49,13 @@ def described(figure: Figure) -> str:
     Examples
     --------
     >>> from matplotlib.figure import Figure
+    >>> from fedlab.plots.picture import described
     >>> ax = Figure().subplots()
     >>> _ = ax.set_title("Local is better", loc="left"), ax.set_xlabel("AUROC")
     >>> described(ax.figure)
     'Local is better. Horizontal axis: AUROC.'
     """
-    panels = [each for ax in figure.axes for each in (ax, *ax.child_axes)]
+    panels: list[Any] = [each for ax in figure.axes for each in (ax, *ax.child_axes)]
     titles = [ax.get_title(loc=place) for ax in panels for place in ("left", "center")]
     labels = [f"Horizontal axis: {ax.get_xlabel()}" for ax in panels if ax.get_xlabel()]
     labels += [f"Vertical axis: {ax.get_ylabel()}" for ax in panels if ax.get_ylabel()]
