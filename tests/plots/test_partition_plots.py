@@ -534,12 +534,10 @@ def test_partitions_write_the_prevalence_of_each_site_and_leave_out_classes_with
     shares = [f"{100 * row.pneumonia / row.cases:.0f} %" for row in table.itertuples()]
     assert [text.get_text() for text in figure.axes[0].texts if "%" in text.get_text()] == shares
     kinds = FakePartition(3, ("normal", "mass", "hernia"))
-    kinds.cases.labels[kinds.cases.labels == 2] = 0
+    kinds.counts = lambda split=None: FakePartition.counts(kinds, split) * [1, 1, 0]
     figure, table = plots.partition(kinds)
     named = [label.get_text().split("\n")[0] for label in figure.axes[0].get_xticklabels()]
-    assert (
-        named == ["normal", "mass"] and "hernia" in table and "no case of hernia" in figure.axes[0].get_xlabel("left")
-    )
+    assert named == ["normal", "mass"] and "hernia" in table and "no case of hernia" in figure.axes[0].get_xlabel()
 
 
 @pytest.mark.parametrize(("sites", "rows"), [(40, 40), (41, 21), (200, 40)])
