@@ -2,15 +2,31 @@
 
 import io
 import warnings
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
+from nbconvert import HTMLExporter
+from nbformat import v4
 from PIL import Image
 
 from fedlab.core.warnings import ProtocolWarning
 from fedlab.experiments.overview import curve
 from fedlab.notebook import parameter_cell
 from fedlab.notebook.output import show_controls
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_each_figure_of_a_page_has_the_text_that_replaces_it():
+    image = {"image/png": "iVBORw0KGgo="}
+    shown = [
+        v4.new_output("display_data", image, metadata={"image/png": {"alt": words}}) for words in ("<b> & 16 %", "B")
+    ]
+    notebook = v4.new_notebook(cells=[v4.new_code_cell("x", outputs=shown)])
+    pages = HTMLExporter(template_name="fedlab", extra_template_basedirs=[str(ROOT / "docs" / "templates")])
+    body, _ = pages.from_notebook_node(notebook)
+    assert 'alt="&lt;b&gt; &amp; 16 %"' in body and 'alt="B"' in body and "No description" not in body
 
 
 def test_controls_leave_a_line_about_them_where_only_text_is_shown(monkeypatch):
