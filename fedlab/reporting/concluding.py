@@ -72,7 +72,7 @@ def conclusions(*found: Any) -> Conclusions:
             ]
             seeds |= set(one["seeds"])
         elif isinstance(title := getattr(one, "title", None), str):
-            sentences.append(title if title.endswith(".") else f"{title}.")
+            sentences += [title if title.endswith(".") else f"{title}."] * bool(title)
         else:
             raise TypeError(
                 f"found a {type(one).__name__}: pass what fedlab.compare or a plot of fedlab.plots returned, or a text"
