@@ -143,4 +143,5 @@ _execute:
 	$(PAPERMILL) "notebooks/$$name.ipynb" $(call quoted,$(TO))/"$$name.ipynb" \
 	  -r out $(call quoted,$(TO)) -r dataset $(call quoted,$(DATASET)) \
 	  $(if $(PRESET),-f notebooks/presets/$(call quoted,$(PRESET)).yaml) 2>&1 | sed '/IPKernelApp. WARNING/d'; \
-	$(BIN)/jupyter nbconvert --log-level ERROR --to html $(call quoted,$(TO))/"$$name.ipynb"
+	$(BIN)/jupyter nbconvert --log-level ERROR --to html --template fedlab \
+	  --TemplateExporter.extra_template_basedirs=docs/templates $(call quoted,$(TO))/"$$name.ipynb"

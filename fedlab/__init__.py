@@ -36,6 +36,7 @@ from fedlab.partitioning.build import partition
 from fedlab.partitioning.dose_curve import dose_response
 from fedlab.partitioning.export import export_sites
 from fedlab.partitioning.partitions import Partition
+from fedlab.reporting.concluding import conclusions
 from fedlab.reporting.methods import methods_paragraph
 from fedlab.reporting.page import report
 from fedlab.studies.study import Study
@@ -49,6 +50,7 @@ __all__ = [
     "Partition",
     "Study",
     "compare",
+    "conclusions",
     "conformal",
     "contributions",
     "costs",

@@ -27,6 +27,7 @@ from fedlab.analysis.scores import SHARES, Estimate, Gain, MeanOfSites, Score, a
 from fedlab.analysis.thresholds import Disagreement, disagreement
 from fedlab.analysis.usage import NO_USE, resource_use, rounds_trained, unequal_budgets
 from fedlab.core.registry import choose, nearest
+from fedlab.core.summary import Summary, listed, named, plural
 from fedlab.core.warnings import ProtocolWarning, warn
 from fedlab.evaluation import report_metrics
 from fedlab.evaluation.evaluate import CROSS_SITES, LIMITED
@@ -93,9 +94,29 @@ class Comparison(pd.DataFrame):
 
     def _repr_html_(self) -> str | None:
         with pd.option_context("display.html.use_mathjax", False):  # names with "$" are no formulas
-            return self._readable()._repr_html_()  # type: ignore[no-any-return]
+            table = self._readable()._repr_html_()  # type: ignore[operator]
+        if len(self) <= FEW or not {"method", "site", "metric", "versus", "finding"} <= set(self):
+            return str(table)
+        rows = f"<details><summary>all {len(self):,} rows</summary>{table}</details>"
+        return self._summary().html() + rows
+
+    def _summary(self) -> Summary:
+        """What is compared, and what is found at how many sites."""
+        frame = pd.DataFrame(self)
+        sites = frame.loc[~frame["site"].isin([MEAN, POOLED, WORST]), ["method", "site", "finding"]]
+        methods, metrics = list(frame["method"].unique()), listed(frame["metric"].unique())
+        facts = {"reference": named(", ".join(frame["versus"].unique()))}
+        for method, rows in sites.groupby("method", sort=False) if frame["metric"].nunique() == 1 else ():
+            counts = rows["finding"].replace("", None).dropna().value_counts()
+            facts[named(method)] = ", ".join(f"{word} at {count}" for word, count in counts.items())
+        title = (
+            f"Comparison of {plural(len(methods), 'method')} at {plural(sites['site'].nunique(), 'site')}: {metrics}"
+        )
+        calls = ("table.matrix()", "fedlab.plots.differences(table)", "fedlab.conclusions(table)")
+        return Summary(title, facts, calls)
 
 
+FEW = 12  # rows that are shown without a summary
 EACH = "[*]"  # after the name of a metric of masks: that of each structure
 VALUE = ("value", "low", "high")
 DIFFERENCE = ("difference", "difference_low", "difference_high")

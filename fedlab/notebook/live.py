@@ -92,7 +92,7 @@ def picture(figure: Any, text: str, **how: Any) -> tuple[dict[str, Any], dict[st
     from fedlab.plots.picture import png
 
     data, size = png(figure, **how)
-    return {"image/png": b64encode(data).decode(), "text/plain": text}, {"image/png": size}
+    return {"image/png": b64encode(data).decode(), "text/plain": text}, {"image/png": size | {"alt": text}}
 
 
 class Live:
@@ -163,7 +163,7 @@ class Live:
     def conclude(self, text: str) -> None:
         """Replace the figure by one line."""
         self._closed = True
-        if in_notebook() and self.screen.shown:
+        if in_notebook():
             self.screen.show({"text/plain": text})
         else:
             print(f"\r{text}".ljust(shutil.get_terminal_size((120, 0)).columns - 1), file=sys.stderr)

@@ -6,10 +6,20 @@ from typing import Any
 
 import ipywidgets
 
+ELSEWHERE = "(The controls of this figure work where the notebook is open, in JupyterLab.)"
+
 
 def output() -> ipywidgets.Output:
     """Make an Output widget, whose content is replaced through its `outputs`."""
     return ipywidgets.Output()
+
+
+def show_controls(widget: ipywidgets.Widget) -> None:
+    """Display a widget; where only text can be shown, as on a saved page, one line says where it works."""
+    from IPython.display import display
+
+    content = dict(widget._repr_mimebundle_())
+    display(content | {"text/plain": ELSEWHERE}, raw=True)
 
 
 def captures() -> bool:

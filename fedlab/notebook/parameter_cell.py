@@ -2,7 +2,9 @@
 
 import ast
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
+from functools import wraps
 from typing import Any
 
 from fedlab.core.registry import nearest
@@ -62,6 +64,8 @@ def parameters(
         ipython = sys.modules.get("IPython")  # is loaded wherever a notebook runs
         shell = ipython.get_ipython() if ipython is not None else None
         namespace = shell.user_ns if shell is not None else {"In": []}
+        if getattr(shell, "kernel", None) is not None:
+            show_warnings_plainly()
     private = {"out", *own}
     accepted = (set(Experiment.model_fields) - {"method"} if accept is None else set(accept)) - private
     cells = list(namespace["In"])
@@ -75,6 +79,24 @@ def parameters(
         raise ValueError(f"unknown parameter {name!r}: {nearest(name, accepted | private)}")
     known = defaults | {name: namespace[name] for name in [*declared, *injected] if name in namespace}
     return {name: value for name, value in known.items() if name in accepted}
+
+
+def show_warnings_plainly() -> None:
+    """Show warnings of fedlab in this notebook without the path of the kernel's file and the line of the cell."""
+    usual = warnings.formatwarning
+    if getattr(usual, "__name__", "") == _formatted.__name__:
+        return
+
+    @wraps(_formatted)
+    def formatted(message: Any, category: type[Warning], *where: Any, **line: Any) -> str:
+        return _formatted(message, category) or usual(message, category, *where, **line)
+
+    warnings.formatwarning = formatted
+
+
+def _formatted(message: Any, category: type[Warning]) -> str:
+    """A warning of fedlab in words; empty for any other."""
+    return f"{category.__name__}: {message}\n" if category.__module__.startswith("fedlab.") else ""
 
 
 def assigned(cell: str, kind: type[ast.Assign] | type[ast.AnnAssign]) -> list[str]:

@@ -7,9 +7,10 @@ Of a partition: `partition` (cases by site and class), `samples` (example images
 (measured shift against its null), `sites` (all of these in one figure), `doses` (requested against measured shift),
 `flow` (from the dataset to the splits of the sites).
 
-Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `ranking` (methods by performance, with
-costs), `communication_cost` (performance against cost), `transfer` (cross-site generalization), `forgetting` (between
-visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
+Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `differences` (paired, to any reference),
+`ranking` (methods by performance, with costs), `communication_cost` (performance against cost), `transfer`
+(cross-site generalization), `forgetting` (between visits of a model that travels), `participation` (sites by round),
+`leakage` (images reconstructed at each cut layer).
 
 Of sites that may join: `verdict` (the gain of each site, the verdict, and the counts behind it), `conformal` (coverage
 and size of prediction sets), `recalibration` (gain in log loss),
@@ -21,13 +22,14 @@ of every case by site and method), `volume_agreement` (predicted against true vo
 Of a study: `costs_of_heterogeneity` (performance against the dose of each axis), `distance` (what a method loses
 against the measured shift).
 
-`save` writes a figure to files.
+`save` writes a figure to files; `theme` and `dark` are for dark pages.
 """
 
 from fedlab.plots.calibrated_sites import conformal, recalibration
 from fedlab.plots.case_flow import flow
 from fedlab.plots.case_mix import partition, population
 from fedlab.plots.case_sheet import cases
+from fedlab.plots.forest import differences
 from fedlab.plots.identical import duplicates
 from fedlab.plots.images import leakage, samples
 from fedlab.plots.intensities import intensity
@@ -41,6 +43,7 @@ from fedlab.plots.site_performance import local_vs_global, transfer
 from fedlab.plots.study_costs import costs_of_heterogeneity
 from fedlab.plots.study_distance import distance
 from fedlab.plots.style import save
+from fedlab.plots.themes import dark, theme
 
 institutions, presence, price = sites, participation, communication_cost  # earlier names
 
@@ -53,6 +56,8 @@ __all__ = [
     "contributions",
     "costs_of_heterogeneity",
     "curves",
+    "dark",
+    "differences",
     "distance",
     "doses",
     "duplicates",
@@ -73,6 +78,7 @@ __all__ = [
     "save",
     "shift",
     "sites",
+    "theme",
     "transfer",
     "verdict",
     "volume_agreement",

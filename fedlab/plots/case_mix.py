@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedlab.core.registry import nearest
 from fedlab.plots import style, titles
 from fedlab.plots.inputs import SPLITS, region_spans, site_labels, site_order
-from fedlab.plots.names import more, names
+from fedlab.plots.names import listed, more, names
 from fedlab.plots.names import name as short_name
 from fedlab.plots.sheet import TEXT, Box, bars, length, segments, sheet, short, write
 
@@ -24,6 +24,7 @@ PADDING = 4.0  # points between a bubble and the number next to it
 ROW, HEAD, FOOT = 0.4, 0.3, 0.55  # inches of `population`: a site, the heading of shares, the scale of a number
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PITCH, CLASS = 0.42, 0.17  # inches of `partition`: a site, and at least a class
+SINGLE, SCREEN = 40, 8.2  # rows of `partition`: sites that have one each; inches of all of them
 CLASSES = 60  # columns of `partition`: of more classes the most frequent are drawn
 REGION = 24  # characters of a region's name
 KINDS = 6  # levels of a column that are shown; the rarest are pooled in the last one
@@ -38,8 +39,10 @@ TINTS = ("#0072B2", "#8cc0e3", "#d5d9e0", "#a3a8b0", "#5f6670", "#e9ebee")
 def partition(part: Any, *, ax: Axes | None = None, split: str | None = None) -> style.Drawing:
     """Draw the cases of every site and class as bubbles of that area, and the cases of each site as bars.
 
-    Sites are sorted from the largest to the smallest; sites of one region stay together, held-out sites are marked. At
-    most 60 sites and the 60 most frequent classes are drawn, and the others counted; title and table are over all.
+    Sites are sorted from the largest to the smallest; sites of one region stay together, held-out sites are marked. The
+    prevalence of the class that the title names is written for each site. Up to 40 sites have a row each; more sites
+    are binned, neighbours in size together. Classes without a case and all but the 60 most frequent are left out and
+    counted; title and table are over all.
 
     Parameters
     ----------
@@ -65,20 +68,62 @@ def partition(part: Any, *, ax: Axes | None = None, split: str | None = None) ->
     (['normal', 'nodule', 'cases'], 120)
     """
     counts, cases = site_counts(part, split)
-    rows, pitch = style.fitting(len(counts), PITCH)
-    shown = counts[frequent(counts, CLASSES)].iloc[:rows]
-    labels = site_labels(part, shown.index) + [more(len(counts) - rows, "sites")] * (len(counts) > rows)
+    bins = binned(cases, SINGLE)
+    exclusive = part.cases.task != "multilabel"
+    spoken = titles.spoken_of(counts, cases, exclusive)
+    drawn, sums = (each.loc[bins.index].groupby(bins, sort=False).sum() for each in (counts, cases))
+    labels = site_labels(part, counts.index) if len(drawn) == len(counts) else list(drawn.index)
+    _, pitch = style.fitting(len(drawn), PITCH, SCREEN)
+    some = drawn.loc[:, drawn.sum() > 0]
+    shown = drawn[frequent(some if some.shape[1] else drawn, CLASSES)]
     wide = 3.5 + CLASS * (shown.shape[1] + _width_of_bars(shown.shape[1]))
     words = max(map(len, labels)) + max((min(REGION, len(region)) for region in part.regions.values()), default=0)
     with style.page(ax, max(9, wide) + 0.08 * max(0, words - 40), 1.3 + pitch * len(labels)) as ax:
         _frame(ax, shown, counts[shown.columns].sum(), labels)
-        if shown.shape[1] < counts.shape[1]:
-            ax.set_xlabel(more(counts.shape[1] - shown.shape[1], "classes"), loc="left")
-        _regions(ax, region_spans(part, list(shown.index)))
-        style.headline(ax, titles.partition(counts, cases, part.cases.task != "multilabel"), pad=18)
+        if left := _left_out(counts, shown):
+            ax.set_xlabel(left, loc="left")
+        if len(drawn) == len(counts):
+            _regions(ax, region_spans(part, list(shown.index)))
+        _prevalence(ax, drawn[spoken] / sums if spoken is not None else None, str(spoken))
+        style.headline(ax, titles.partition(counts, cases, exclusive), pad=18)
         _bubbles(ax, shown, len(labels))
-        _bars(ax, cases[:rows], shown.shape[1], "cases" if split is None else f"{SPLITS[split]} cases")
+        _bars(ax, sums, shown.shape[1], "cases" if split is None else f"{SPLITS[split]} cases")
     return style.Drawing(style.root(ax), counts.assign(cases=cases))
+
+
+def binned(cases: pd.Series, most: int) -> pd.Series:
+    """Name the row of each site: its own name for at most so many sites, else that of a bin of neighbours in size.
+
+    Bins hold the same number of sites, the last one perhaps fewer, from the largest sites to the smallest.
+    """
+    if len(cases) <= most:
+        return pd.Series(cases.index, cases.index, dtype=object)
+    order = cases.sort_values(ascending=False, kind="stable")
+    rows = np.arange(len(order)) // -(-len(order) // most)
+    named = {}
+    for row in range(rows[-1] + 1):
+        sites = order[rows == row]
+        low, high = f"{sites.min():,}", f"{sites.max():,}"
+        each = low if low == high else f"{low} to {high}"
+        named[row] = f"{row + 1}.  {len(sites)} site{'s' * (len(sites) > 1)} of {each}"
+    return pd.Series([named[int(row)] for row in rows], order.index, dtype=object)
+
+
+def _left_out(counts: pd.DataFrame, shown: pd.DataFrame) -> str:
+    """Say which classes have no column: those without a case, and the less frequent of very many."""
+    empty = [str(name) for name in counts.columns[counts.sum() == 0]]
+    rare = counts.shape[1] - len(empty) - shown.shape[1]
+    words = [f"no case of {listed(empty)}"] * bool(empty) + [more(rare, "classes")] * (rare > 0)
+    return "; ".join(words)
+
+
+def _prevalence(ax: Axes, shares: pd.Series | None, name: str) -> None:
+    """Write the prevalence of a class at each site right of its cases."""
+    if shares is None:
+        return
+    for y, share in enumerate(shares):
+        style.right_of(ax, y, 8, titles.percent(share) if np.isfinite(share) else "–", va="center", color="#222222")
+    style.right_of(ax, -0.5, 8, short_name(name, 16), va="bottom", color="#555555")
 
 
 def frequent(counts: pd.DataFrame, most: int) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,16 +29,25 @@ NAMES = {
     "geography": "Geography",
 }
 WRITTEN = {"MMD^2 within class": "MMD²", "MMD^2": "MMD²"}
-TICKS = (0, 1, 3, 10, 30, 100, 300)
-LEAST, MOST = -1.6, 600.0  # ends of the scale, in half-widths of the null interval
-ROW, HEAD, FOOT = 0.25, 0.3, 0.5  # inches
-DOSE, WORDS = 0.62, 2.75  # inches of the columns left and right of the scale
+MEASURES = {  # in words
+    "Gini": "Gini coefficient",
+    "I(S;Y)": "site–class information",
+    "I(S;Z|Y)": "site–subtype information",
+    "I(S;A|Y)": "site–patient information",
+    "MMD^2 within class": "image discrepancy",
+    "I(S;Y'|Y)": "site–error information",
+    "regional share": "share between regions",
+}
+TICKS = (0, 1, 3, 10, 30, 100)
+LEAST, MOST = -1.6, 250.0  # ends of the scale, in half-widths of the null interval
+ROW, HEAD, FOOT = 0.25, 0.3, 0.6  # inches
+DOSE, WORDS = 0.62, 4.4  # inches of the columns left and right of the scale
 NAME = 20  # characters of a measure
-VALUE, BOLD = 1.4, 1.13  # inches of a value with its measure; width of bold text in that of normal text
+MEASURE, CHANCE = 3.52, 1.16  # inches from the right: where measures and null intervals begin
 COLUMNS = ["axis", "dose", "seed", "measured", "measure", "value", "null_low", "null", "null_high"]
 ACROSS = 4  # panels of `doses` in a row
-PANEL, LEFT, ABOVE, BELOW = 1.45, 0.62, 0.32, 0.5  # inches: height of such a panel, room around it
-WIDTH = 10.0  # inches of `doses`
+PANEL, LEFT, ABOVE, BELOW = 1.45, 0.78, 0.32, 0.5  # inches: height of such a panel, room around it
+WIDTH = 10.6  # inches of `doses`
 
 
 # -- shift of each axis ----------------------------------------------------------------------------------------------
@@ -46,9 +56,9 @@ WIDTH = 10.0  # inches of `doses`
 def shift(thing: Any, *, ax: Axes | None = None, every: bool = False) -> style.Drawing:
     """Draw the measured shift of each axis with its 95 % interval, against its permutation null.
 
-    Measures of different units share one scale: 0 is the mean of the null, 1 the upper end of its 95 % interval (grey).
-    The scale says how surely a shift differs from random assignment, not how large the shift is. Filled points lie
-    outside the null interval.
+    Measures of different units share one scale, in multiples of what chance alone can reach: 0 is the mean of the
+    null, 1x the upper end of its 95 % interval (grey). It says how surely a shift differs from random assignment, not
+    how large it is; the measured value is written next to it. Filled points lie outside the null interval.
 
     Parameters
     ----------
@@ -129,15 +139,16 @@ def draw_shift(ax: Axes, box: Box, table: pd.DataFrame, requested: dict[str, Any
     An axis that was not measured has a row without a mark.
     """
     name = 2.3 if every else 1.45
-    left, right = box.left + name + DOSE, box.right - WORDS
+    left, right = box.left + name + DOSE, box.right - WORDS + every * (MEASURE - CHANCE - 0.2)
     ys = box.top + HEAD + ROW * (np.arange(len(table)) + 0.5)
     _scale(ax, left, right, box.top + HEAD - 0.05, ys[-1] + 0.7 * ROW if len(ys) else box.top + HEAD)
     for title, x, align in (
         ("dose", left - 0.22, "right"),
         ("measured", right + 0.2, "left"),
-        ("null, 95 %", box.right - 1.12, "left"),
+        ("measure", box.right - MEASURE, "left"),
+        ("by chance, 95 %", box.right - CHANCE, "left"),
     ):
-        if title != "dose" or requested:
+        if (title != "dose" or requested) and not (title == "measure" and every):
             write(ax, x, box.top + 0.12, title, align=align, color="#555555")
     for y, row in zip(ys, table.itertuples(), strict=True):
         ink, weight = ("#222222", "bold") if row.beyond else ("#555555", "normal")
@@ -147,7 +158,9 @@ def draw_shift(ax: Axes, box: Box, table: pd.DataFrame, requested: dict[str, Any
         room = left - 0.3 - box.left - extent(short(text, name))
         write(ax, left - 0.22, y, dose_text(requested.get(str(row.axis)), room), align="right", color=ink)
         write(ax, right + 0.2, y, value_text(row), color=ink, fontweight=weight)
-        write(ax, box.right - 1.12, y, null_text(row), color="#555555")
+        if not every and pd.notna(row.value):
+            write(ax, box.right - MEASURE, y, in_words(str(row.measure)), color="#555555")
+        write(ax, box.right - CHANCE, y, null_text(row), color="#555555")
     known = table["value"].notna().to_numpy()
     _marks(ax, table[known], ys[known], left, right)
 
@@ -164,9 +177,9 @@ def _scale(ax: Axes, left: float, right: float, top: float, bottom: float) -> No
     places = _place(TICKS, left, right)
     ax.vlines(places, top, bottom, color="#eceef1", lw=0.8, zorder=0)
     for tick, place in zip(TICKS, places, strict=True):
-        write(ax, place, bottom + 0.1, str(tick), align="center", color="#555555", size=8)
-    words = "distance from the null (0: its mean, 1: end of its 95 % interval)"
-    write(ax, (left + right) / 2, bottom + 0.28, words, align="center", color="#333333")
+        write(ax, place, bottom + 0.1, f"{tick}×" if tick else "0", align="center", color="#555555", size=8)
+    words = "measured shift, in multiples of\nwhat chance can reach (1×, grey)"
+    write(ax, (left + right) / 2, bottom + 0.34, words, align="center", color="#333333")
 
 
 def _marks(ax: Axes, table: pd.DataFrame, ys: NDArray[np.float64], left: float, right: float) -> None:
@@ -195,15 +208,18 @@ def dose_text(value: Any, room: float) -> str:
 
 
 def value_text(row: Any) -> str:
-    """Format a measured value with its measure and unit."""
+    """Format a measured value with its unit."""
     if pd.isna(row.value):
         return "–"
-    unit = " bit" if str(row.measure).startswith("I(") else ""
-    number, measure = f" {three(row.value)}{unit}", str(row.measure)
-    if measure in HEADLINES.values():
-        return WRITTEN.get(measure, measure) + number
-    fitting = (short_name(measure, most) + number for most in range(NAME, 4, -1))
-    return next((text for text in fitting if BOLD * extent(text) <= VALUE), short_name(measure, 4) + number)
+    return three(row.value) + (" bit" if str(row.measure).startswith("I(") else "")
+
+
+def in_words(measure: str) -> str:
+    """Name a measure in words, with its symbol behind: "site–class information, I(S;Y)"."""
+    symbol = WRITTEN.get(measure, measure)
+    if measure not in MEASURES:
+        return short(symbol, MEASURE - CHANCE - 0.1)
+    return f"{MEASURES[measure]}, {symbol}" if re.search(r"[(²]", symbol) else MEASURES[measure]
 
 
 def null_text(row: Any) -> str:
@@ -225,7 +241,7 @@ def three(value: float) -> str:
 def doses(frame: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawing:
     """Draw requested dose against measured shift, a panel an axis: thin lines are seeds, the thick line their median.
 
-    The null interval is grey.
+    The null interval is grey. A legend below the panels names all three.
 
     Parameters
     ----------
@@ -263,7 +279,7 @@ def doses(frame: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawing:
     across = min(ACROSS, len(axes))
     rows = math.ceil(len(axes) / max(1, across))
     table = _medians(own)
-    with style.page(ax, WIDTH, 0.45 + rows * (PANEL + ABOVE + BELOW)) as ax:
+    with style.page(ax, WIDTH, 0.7 + rows * (PANEL + ABOVE + BELOW)) as ax:
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_axis_off()
@@ -271,9 +287,10 @@ def doses(frame: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawing:
             panel = ax.inset_axes(_panel_box(place, rows, across))
             _draw_panel(panel, own[own["axis"] == axis], table[table["axis"] == axis])
             panel.set_title(NAMES[axis], fontsize=9, fontweight="bold", loc="left", pad=4)
-            panel.set_ylabel(_measure(own, axis), fontsize=8.5)
+            panel.set_ylabel(_measure(own, axis), fontsize=8)
             if place + across >= len(axes):
                 panel.set_xlabel("dose")
+        _dose_legend(ax, int(table["seeds"].max()))
         style.headline(ax, titles.doses(table, marked[marked["measured"] != marked["axis"]]), pad=6)
     return style.Drawing(style.root(ax), table)
 
@@ -293,7 +310,23 @@ def _first(axis: Any, names: list[str]) -> str:
 
 def _measure(own: pd.DataFrame, axis: str) -> str:
     name = str(own.loc[own["axis"] == axis, "measure"].iloc[0])
-    return WRITTEN.get(name, short_name(name, NAME)) + (", bit" if name.startswith("I(") else "")
+    symbol = WRITTEN.get(name, short_name(name, NAME)) + (", bit" if name.startswith("I(") else "")
+    return "\n".join([MEASURES.get(name, ""), symbol if symbol not in MEASURES else ""]).strip()
+
+
+def _dose_legend(ax: Axes, seeds: int) -> None:
+    """Explain thick and thin lines and the band, below the panels."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    marks: dict[str, Any] = {f"median of {seeds} partitions": Line2D([], [], color=style.BLUE, marker="o", ms=3)}
+    if seeds > 1:
+        marks["one partition (seed)"] = Line2D([], [], color=style.BLUE, lw=0.6, alpha=0.4)
+    else:
+        marks = {"one partition": marks.popitem()[1]}
+    marks["expected by chance, 95 %"] = Patch(color=style.PALE)
+    look: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "borderaxespad": 0, "ncols": 3}
+    ax.legend(list(marks.values()), list(marks), **look)
 
 
 def _medians(own: pd.DataFrame) -> pd.DataFrame:

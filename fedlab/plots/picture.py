@@ -2,6 +2,7 @@
 
 from io import BytesIO
 from threading import RLock
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 DPI = 160  # of the notebook's picture: sharp on high-density screens, shown at the figure's size in inches
+WORDS = 600  # characters of a description
 LOCK = RLock()  # matplotlib's settings are global to the process: only one thread may draw at a time
 
 
@@ -33,5 +35,30 @@ def png(figure: Figure, dpi: int = DPI, effort: int = 6) -> tuple[bytes, dict[st
 class Picture(Figure):
     """A matplotlib figure without a window or global state: it is freed with its last reference."""
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        return png(self)
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        """Return the picture, its size, and the text that replaces it for readers who do not see it."""
+        from fedlab.plots.themes import shown
+
+        data, size = png(shown(self))
+        return data, {**size, "alt": described(self)}
+
+
+def described(figure: Figure) -> str:
+    """Describe a figure in words: its titles, then the labels of its axes, each once.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> from fedlab.plots.picture import described
+    >>> ax = Figure().subplots()
+    >>> _ = ax.set_title("Local is better", loc="left"), ax.set_xlabel("AUROC")
+    >>> described(ax.figure)
+    'Local is better. Horizontal axis: AUROC.'
+    """
+    panels: list[Any] = [each for ax in figure.axes for each in (ax, *ax.child_axes)]
+    titles = [ax.get_title(loc=place) for ax in panels for place in ("left", "center")]
+    labels = [f"Horizontal axis: {ax.get_xlabel()}" for ax in panels if ax.get_xlabel()]
+    labels += [f"Vertical axis: {ax.get_ylabel()}" for ax in panels if ax.get_ylabel()]
+    lines = [" ".join(text.split()) for text in (*titles, *labels) if text.strip()]
+    text = " ".join(line if line.endswith((".", "?")) else f"{line}." for line in dict.fromkeys(lines))
+    return text if len(text) <= WORDS else f"{text[: WORDS - 1]}…"

@@ -267,6 +267,8 @@ def _visit_panel(panel: Axes, rows: pd.DataFrame, limits: tuple[float, float], n
     for stretch in _stretches(rows):
         panel.plot(stretch["visit"], stretch["value"], color=style.GREY, lw=0.9, zorder=1)
     panel.plot(own["visit"], own["value"], ls="none", marker="o", ms=4.5, color=style.BLUE, zorder=2)
+    if rows["value"].isna().all():
+        panel.text(0.01, 0.5, "undefined on these validation cases", transform=panel.transAxes, va="center", fontsize=8)
     panel.set_ylim(*limits)
     panel.set_xlim(0.5, rows["visit"].max() + 0.5)
     panel.spines[["top", "right"]].set_visible(False)

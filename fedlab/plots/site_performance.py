@@ -25,13 +25,15 @@ from fedlab.plots.inputs import (
 from fedlab.plots.names import more, names, plain
 from fedlab.plots.names import name as short
 from fedlab.plots.sheet import Box, bars
+from fedlab.plots.themes import DATA
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HEADER = 24.0  # height in points of the header of the gain column
 SHOWN = ["method", "site", "n", "value", "low", "high", "gain", "gain_low", "gain_high", "note"]  # below the figure
-LEAST_RANGE = 0.2  # of the colour map: values closer than this differ little in colour
+CHANCE, LEAST_RANGE = 0.5, 0.4  # ends of the colour map: of a metric with best value 1 at most, and of others apart
+BAR, TICKS = 0.13, 5  # inches: width of the colour bar; its numbers
 METHODS = 8  # federated methods that `local_vs_global` draws
 ROOM = 14.0  # inches: all rows of a figure
 NUMBERS, MARKS = 0.15, 0.07  # inches a method: at least, with and without the numbers of its gain
@@ -100,8 +102,10 @@ def local_vs_global(
     left = len(set(table["site"])) - len(rows)
     places = {row: i + (1.0 if is_held_out(row) else 0.5 if row in SUMMARIES else 0.0) for i, row in enumerate(rows)}
     with style.page(ax, 9, 1.5 + pitch * (places[rows[-1]] + 1) + 0.2 * (left > 0)) as ax:
-        _site_rows(ax, places, _row_names(table, rows, sizes, counted))
+        positives, positive = _positives(runs)
+        _site_rows(ax, places, _row_names(table, rows, sizes, counted, positives))
         counts = "training / test cases" if counted == "training cases" else counted
+        counts += f" (with {positive})" if positive else ""
         label = f"{style.metric_label(name)} on the site's own test cases, 95 % interval; n: {counts}"
         ax.set_xlabel(label + (f"\n({more(left, 'sites')} in the table)" if left else ""))
         roles = style.roles(table["method"])
@@ -179,14 +183,28 @@ def _federated(table: pd.DataFrame) -> list[str]:
     return [str(method) for method in table["method"].unique() if style.is_federated(str(method))]
 
 
-def _row_names(table: pd.DataFrame, rows: Sequence[str], sizes: pd.Series, counted: str) -> list[str]:
+def _positives(runs: Any) -> tuple[dict[str, int], str]:
+    """Return the test cases of each site with the second of two classes, and its name; empty for other tasks."""
+    if isinstance(runs, pd.DataFrame) or (first := listed(runs)[0]).task != "binary":
+        return {}, ""
+    stored = first.predictions
+    tests = stored[stored["split"] == "test"].drop_duplicates("case")
+    counts = (tests["label"] == 1).groupby(tests["site"].astype(str)).sum()
+    return {site: int(n) for site, n in counts.items()}, short(first.classes[1], VERSUS)
+
+
+def _row_names(
+    table: pd.DataFrame, rows: Sequence[str], sizes: pd.Series, counted: str, positives: dict[str, int]
+) -> list[str]:
     """Name sites with their n; the macro-average says over how many sites it is if it is not over all."""
     tests = table.groupby("site")["cases"].max()
     defined = table[table["site"].isin(sizes.index)].groupby("site")["value"].apply(lambda v: v.notna().any())
     macro = f"macro-average over {defined.sum()} of {len(sizes)} sites"
     both = counted == "training cases"
     return [
-        f"{name}  n={sizes[row]:,}" + (f" / {tests[row]:,}" if both else "")
+        f"{name}  n={sizes[row]:,}"
+        + (f" / {tests[row]:,}" if both else "")
+        + (f" ({positives[row]:,})" if row in positives else "")
         if row in sizes.index
         else macro
         if row == SUMMARIES[0] and not defined.all()
@@ -266,6 +284,7 @@ def _gain_column(
     offsets = _offsets(list(roles), federated) if len(federated) > 1 else dict.fromkeys(federated, 0.0)
     for row in drawn.itertuples():
         ends = f"{titles.number(row.gain_low, metric)} to {titles.number(row.gain_high, metric)}"
+        ends = ends if np.isfinite(row.gain_low) else ""
         place = places[str(row.site)] + offsets[str(row.method)]
         look = {"va": "center", "color": roles[str(row.method)].ink}
         style.right_of(ax, place, 12, titles.number(row.gain, metric), weight="bold" if row.clear else "normal", **look)
@@ -309,7 +328,8 @@ def transfer(runs: Any, metric: str | None = None, *, ax: Axes | None = None) ->
     """Draw cross-site generalization: each site's own model (rows) on each site's test cases (columns).
 
     Shared models are rows below. Boxes mark models at their own site. At most the 60 largest sites and 20 shared models
-    are drawn, and the others counted; where cells are narrow, colours stand without their values.
+    are drawn, and the others counted; where cells are narrow, they have a colour and no number. The scale of colours is
+    the same in all figures of a metric that ends at 1, so that small differences look small.
 
     Parameters
     ----------
@@ -351,12 +371,10 @@ def transfer(runs: Any, metric: str | None = None, *, ax: Axes | None = None) ->
         left += [more(len(methods) - SHARED, "shared models")] * (len(methods) > SHARED)
         width, height = style.inches(ax)
         narrow = width < NARROW * len(shown.columns) or height < LOW * len(shown)
-        if narrow:
-            ends = (norm.vmin, norm.vmax) if style.rises(name) else (norm.vmax, norm.vmin)
-            left.append("colour: from {} (pale) to {} (dark)".format(*map(two_decimals, ends)))
         if left:
             ax.set_xlabel(f"{ax.get_xlabel()}\n{'; '.join(left)}")
         _cells(ax, shown, tops, norm, colors, not narrow)
+        _colour_bar(ax, norm, colors, width)
         style.headline(ax, titles.transfer(values, name))
     return style.Drawing(style.root(ax), values)
 
@@ -376,14 +394,34 @@ def _cross_site(runs: Any, metric: str | None) -> tuple[pd.DataFrame, pd.Series,
 
 
 def _scale(values: pd.DataFrame, metric: str) -> tuple[Any, Any]:
-    """Return (norm, colour map): dark is good, whether the metric rises or falls."""
+    """Return (norm, colour map): dark is good, whether the metric rises or falls.
+
+    A metric that ends at 1 has one scale in all figures, from CHANCE or, where values are lower, from the tenth below.
+    """
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
 
     known = values.to_numpy()[np.isfinite(values.to_numpy())]
-    low, high = (known.min(), known.max()) if len(known) else (0.0, 1.0)
+    low, high = (known.min(), known.max()) if len(known) else (CHANCE, 1.0)
+    if style.rises(metric) and low >= 0 and high <= 1:
+        return Normalize(min(CHANCE, np.floor(10 * low) / 10), 1.0), colormaps["YlGnBu"]
     spare = max(0.0, LEAST_RANGE - (high - low)) / 2
     return Normalize(low - spare, high + spare), colormaps["YlGnBu" if style.rises(metric) else "YlGnBu_r"]
+
+
+def _colour_bar(ax: Axes, norm: Any, colors: Any, width: float) -> None:
+    """Draw the scale of the colours right of the matrix, which is `width` inches wide."""
+    from matplotlib.ticker import MaxNLocator
+
+    bar = ax.inset_axes((1 + 0.2 / width, 0, BAR / width, 1))
+    steps = np.linspace(norm.vmin, norm.vmax, 200)
+    look: dict[str, Any] = {"cmap": colors, "norm": norm, "aspect": "auto", "origin": "lower"}
+    bar.imshow(steps[:, None], extent=(0, 1, norm.vmin, norm.vmax), **look)
+    bar.set_xticks([])
+    bar.yaxis.tick_right()
+    bar.yaxis.set_major_locator(MaxNLocator(TICKS))
+    bar.tick_params(labelsize=8, length=2)
+    bar.spines[:].set_visible(False)
 
 
 def _matrix_frame(
@@ -436,17 +474,19 @@ def _cells(
     ]
     if not written:
         boxes = [Box(x, top, x + 1, top + 1) for top in tops for x in range(values.shape[1])]
-        bars(ax, boxes, facecolors=[shade for row in shades for shade in row], zorder=0)
+        bars(ax, boxes, facecolors=[shade for row in shades for shade in row], zorder=0, gid=DATA)
     for top, (row, line), shade in zip(tops, values.iterrows(), shades, strict=True):
         for x, (column, value) in enumerate(line.items()):
             color = shade[x]
             if written:
-                ax.add_patch(Rectangle((x, top), 1, 1, facecolor=color, edgecolor="white", lw=0.6))
+                ax.add_patch(Rectangle((x, top), 1, 1, facecolor=color, edgecolor="white", lw=0.6, gid=DATA))
                 light = style.luminance(np.array(color[:3])) > 0.21  # where dark and white ink have the same contrast
-                look: dict[str, Any] = {"color": "#222222" if light else "white", "in_layout": False}
+                look: dict[str, Any] = {"color": "#222222" if light else "white", "in_layout": False, "gid": DATA}
                 ax.text(x + 0.5, top + 0.5, two_decimals(value), ha="center", va="center", fontsize=8.5, **look)
             if row == column:
-                ax.add_patch(Rectangle((x + 0.02, top + 0.04), 0.96, 0.92, fill=False, edgecolor=style.BLACK, lw=1.6))
+                ax.add_patch(
+                    Rectangle((x + 0.02, top + 0.04), 0.96, 0.92, fill=False, edgecolor=style.BLACK, lw=1.6, gid=DATA)
+                )
 
 
 def two_decimals(value: float) -> str:

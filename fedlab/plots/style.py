@@ -1,6 +1,6 @@
 """The look of every figure: one style entered by `with`, one role a method, titles and labels that do not collide.
 
-Colour is a role: centralized near-black, local-only grey, every federated method an Okabe-Ito hue *and* a dash *and* a
+Colour is a role: centralized near-black, local-only grey, every federated method a hue *and* a dash *and* a
 marker. Sites are distinguished by position, never by hue. Nothing here changes matplotlib's global state.
 
 No figure is larger than WIDEST x TALLEST inches: rows of many sites are lower, and what does not fit is counted.
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLACK, GREY, PALE, BLUE = "#1a1a1a", "#808080", "#d5d9e0", "#0072B2"
-HUES = (BLUE, "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8a6d00")  # Okabe & Ito 2008; yellow darkened
+# Okabe & Ito 2008, moved apart for readers with a colour vision deficiency (see tests/plots/test_themes.py)
+HUES = (BLUE, "#e35d0c", "#1bb37b", "#c67dc1", "#3abeff", "#e1aa08", "#704e09")
 DASHES: tuple[Any, ...] = (
     (0, (6, 2)),
     (0, (1.5, 1.2)),
@@ -64,7 +65,7 @@ WIDEST, TALLEST = 14.0, 18.0  # inches: no figure is larger
 ROOM, LOWEST = 12.0, 0.2  # inches: all rows of sites together, and the lowest row that holds a text
 LINE = 0.16  # inches: a name at the end of a line
 TITLE = 500  # characters of a title
-SHOWN = 12  # rows of the table below a figure in a notebook
+SHOWN, UNFOLDED = 12, 60  # rows of the table below a figure: as text, and once it is opened in a notebook
 POINTS = 72.0  # typographic points in an inch
 BREAK = re.compile(r"(?<![<≥=])(?<!CI)\s+(?![%<≥=])")  # where a line may end
 SHEET = Path(__file__).with_name("fedlab.mplstyle")
@@ -124,8 +125,29 @@ class Drawing(NamedTuple):
 
         if isinstance(self.figure, Picture):  # a figure passed in with `ax` is shown by its owner
             display(self.figure)
-        with pd.option_context("display.max_rows", SHOWN, "display.html.use_mathjax", False):
-            display(self.table[self.table.attrs.get("shown", list(self.table.columns))].round(3))
+        display(Folded(self.table[self.table.attrs.get("shown", list(self.table.columns))].round(3)))
+
+    @property
+    def title(self) -> str:
+        """What the figure states, in one line."""
+        return next((line for ax in self.figure.axes if (line := " ".join(ax.get_title(loc="left").split()))), "")
+
+
+class Folded:
+    """A table below its figure: one line that opens it in a notebook, the table itself where text is shown."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.table = table
+
+    def __repr__(self) -> str:
+        with pd.option_context("display.max_rows", SHOWN):
+            return repr(self.table)
+
+    def _repr_html_(self) -> str:
+        with pd.option_context("display.max_rows", UNFOLDED, "display.html.use_mathjax", False):
+            inside = self.table._repr_html_()  # type: ignore[operator]
+        rows = f"{len(self.table):,} row{'s' * (len(self.table) != 1)}"
+        return f"<details><summary>The numbers of this figure ({rows})</summary>{inside}</details>"
 
 
 def family(method: str) -> str:
@@ -432,7 +454,8 @@ def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     Returns
     -------
     tuple of Path
-        The PNG (200 dots an inch) and the SVG. Text in the SVG stays text; the same figure gives the same bytes.
+        The PNG (200 dots an inch) and the SVG. Text in the SVG stays text; the same figure gives the same bytes. Both
+        hold a description of the figure in words.
 
     Examples
     --------
@@ -444,10 +467,13 @@ def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     ...     [path.name for path in fedlab.plots.save(figure, folder, "sites")]
     ['sites.png', 'sites.svg']
     """
+    from fedlab.plots.picture import described
+
     target = resolve(folder or ".")
     target.mkdir(parents=True, exist_ok=True)
     png, svg = target / f"{stem(name)}.png", target / f"{stem(name)}.svg"
+    words = described(figure)
     with drawing():
-        figure.savefig(png, dpi=200)
-        figure.savefig(svg, metadata={"Date": None})
+        figure.savefig(png, dpi=200, metadata={"Description": words})
+        figure.savefig(svg, metadata={"Date": None, "Description": words})
     return png, svg

@@ -5,6 +5,7 @@ Everything else is descriptive: ranges and means without a ranking.
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -103,12 +104,20 @@ def partition(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> str:
         return f"Label skew {over(sites)}: {skew}"
     if exclusive and classes > 2:
         return f"One site holds all {int(cases.sum()):,} cases of {classes} classes"
+    name = spoken_of(counts, cases, exclusive)
     share = counts.div(cases.where(cases > 0), axis=0)
-    name = counts.columns[1] if exclusive and classes == 2 else (share.max() - share.min()).idxmax()
     low, high = percent(share[name].min()), percent(share[name].max())
     if low == high:
         return f"Prevalence of {short(name)} is {low} {over(sites)}"
     return f"Prevalence of {short(name)} ranges from {low} to {high} {over(sites)}"
+
+
+def spoken_of(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> Any:
+    """Return the class whose prevalence the title of a partition states: the second of two, else the most varied."""
+    if exclusive and counts.shape[1] > 2:
+        return None
+    share = counts.div(cases.where(cases > 0), axis=0)
+    return counts.columns[1] if exclusive and counts.shape[1] == 2 else (share.max() - share.min()).idxmax()
 
 
 def samples(brightness: pd.Series, scanners: int | None) -> str:
@@ -316,11 +325,16 @@ def forgetting(falls: pd.Series, metric: str) -> str:
     if lost.empty:
         return "No site is evaluated from one visit to its next: forgetting cannot be measured"
     mean, worst = float(lost.mean()), str(lost.idxmax())
-    change = "falls" if rises(metric) == (mean > 0) else "rises"
-    most = f", most at {short(worst)} ({distance(lost[worst], metric)})" if lost[worst] > 0 and len(lost) > 1 else ""
-    return (
-        f"Between two visits to a site its {metric_label(metric)} {change} by {distance(mean, metric)} on average{most}"
-    )
+    fewer, greater = int((lost < 0).sum()), int((lost > 0).sum())
+    counts = f"{count(greater, len(lost), 'sites')} lose{'s' * (greater == 1)}"
+    if len(lost) == 1:
+        counts = f"{short(worst)} {'loses' if greater else 'gains'}"
+    elif fewer:
+        counts = f"{counts} and {fewer} gain{'s' * (fewer == 1)}"
+    most = f", most at {short(worst)} ({distance(lost[worst], metric)})" if greater and len(lost) > 1 else ""
+    change = "a loss" if mean > 0 else "a gain"
+    size = f"{change} of {distance(mean, metric)} on average"
+    return f"Between two visits {counts} {metric_label(metric)}: {size}{most}"
 
 
 def participation(table: pd.DataFrame, idle: Collection[int]) -> str:

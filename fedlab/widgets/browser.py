@@ -16,6 +16,7 @@ from fedlab.core.site_names import natural
 from fedlab.experiments.run_folder import Run, find, known
 from fedlab.learning.metrics import METRIC_LABELS
 from fedlab.notebook.live import Screen, picture
+from fedlab.notebook.output import show_controls
 from fedlab.plots.inputs import OUTSIDE, headline_metric
 from fedlab.plots.style import Drawing
 from fedlab.widgets.controls import WIDE, Notice
@@ -123,7 +124,7 @@ class Browser:
         if self.drawing is not None:
             for screen, shown in zip((self.screen, self.below), _contents(self.drawing), strict=True):
                 screen.open(*shown)
-        display(self.controls)
+        show_controls(self.controls)
 
     @property
     def empty(self) -> str:

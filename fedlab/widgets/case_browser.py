@@ -14,6 +14,7 @@ from fedlab.data.cases import Cases
 from fedlab.data.filters import EXAMPLE, selected
 from fedlab.data.thumbnails import check_slice
 from fedlab.notebook.live import Screen, picture
+from fedlab.notebook.output import show_controls
 from fedlab.plots.case_groups import CASE, CLASS, LEVELS, SITE, checked_by
 from fedlab.plots.case_sheet import page_count
 from fedlab.plots.identical import identical, pages_of
@@ -226,10 +227,9 @@ class CaseBrowser:
 
     def _ipython_display_(self) -> None:
         """Display the figure, which a headless execution keeps, then the controls."""
-        from IPython.display import display
 
         self.screen.open(*self._shown)
-        display(self.controls)
+        show_controls(self.controls)
 
 
 def _look() -> dict[str, Any]:

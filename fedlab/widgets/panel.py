@@ -13,6 +13,7 @@ from fedlab.core.registry import nearest
 from fedlab.data.cases import Cases
 from fedlab.data.catalogue import loaded_from
 from fedlab.notebook.live import Screen, picture
+from fedlab.notebook.output import show_controls
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.partitions import Partition
 from fedlab.plots import sites as draw
@@ -126,10 +127,9 @@ class Panel:
 
     def _ipython_display_(self) -> None:
         """Display the figure, which a headless execution keeps, then the controls."""
-        from IPython.display import display
 
         self.screen.open(*self._shown)
-        display(self.controls)
+        show_controls(self.controls)
 
 
 def _complete(start: dict[str, Any]) -> dict[str, Any]:

@@ -115,6 +115,7 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
         "curves": lambda: plots.curves([any_run(sites[:3], method) for method in methods]),
         "local_vs_global": lambda: plots.local_vs_global(frame),
         "local_vs_global, one method": lambda: plots.local_vs_global(frame[frame["method"].isin(methods[:2])]),
+        "differences": lambda: plots.differences(frame),
         "transfer": lambda: plots.transfer(matrix(sites, methods=tuple(methods[1:]))),
         "ranking": lambda: plots.ranking(headline),
         "communication_cost": lambda: plots.communication_cost(headline),
@@ -131,7 +132,7 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
 PLOTS = [
     *("partition", "samples", "samples, cases", "population", "sites", "shift", "curves", "local_vs_global"),
     *("local_vs_global, one method", "transfer", "ranking", "communication_cost", "forgetting", "participation"),
-    "verdict", "conformal", "recalibration", "contributions", "flow", "leakage",
+    "verdict", "conformal", "recalibration", "contributions", "flow", "differences", "leakage",
 ]  # fmt: skip
 LIKE_OTHERS = {
     "flow",
@@ -210,7 +211,7 @@ def test_figures_of_very_many_sites_classes_and_methods_are_bounded_and_count_wh
     assert figure.axes[0].bbox.width > 50 and figure.axes[0].bbox.height > 100
     if plot != "local_vs_global, one method":
         assert " more " in written(figure)
-    if plot in ("partition", "sites", "participation", "transfer", "population"):
+    if plot in ("sites", "participation", "transfer", "population"):
         assert "+ 1 more site" in written(figure)
 
 
@@ -297,7 +298,7 @@ def test_file_names_stay_in_their_folder_and_are_short_enough(tmp_path):
 
 def test_tables_are_shown_without_markup(monkeypatch):
     shown = []
-    monkeypatch.setattr("IPython.display.display", lambda thing: shown.append(getattr(thing, "to_html", str)()))
+    monkeypatch.setattr("IPython.display.display", lambda thing: shown.append(getattr(thing, "_repr_html_", str)()))
     plots.population(FakePartition(["<b>$x$</b>", "$y$"], n=60, age="age"), "age")._ipython_display_()
     assert "&lt;b&gt;$x$" in shown[1] and "jax_ignore" in shown[1]  # pandas 2.2 has tex2jax_ignore alone
 
@@ -307,4 +308,7 @@ def test_every_public_plot_is_tried():
     tried |= {"costs_of_heterogeneity", "distance"}  # in test_study_figures.py
     tried |= {"cases", "duplicates", "intensity"}  # in test_case_plots.py
     tried |= {"case_scores", "contours", "volume_agreement"}  # in test_segmentation_figures.py
-    assert set(fedlab.plots.__all__) - tried <= {"institutions", "presence", "price", "save", "doses"}
+    assert set(fedlab.plots.__all__) - tried <= {
+        *("institutions", "presence", "price", "save", "doses"),
+        *("dark", "theme"),  # in test_themes.py
+    }

@@ -270,10 +270,20 @@ def test_what_is_lost_is_the_fall_from_a_visit_to_just_before_the_next():
     table = pd.DataFrame(rows).assign(own=lambda rows: rows["at"] == "A")
     assert lost(table)["A"] == pytest.approx((0.9 - 0.7 + 0.9 - 0.6) / 2)
     assert (
-        titles.forgetting(lost(table), "auroc")
-        == "Between two visits to a site its AUROC falls by 25.0 points on average"
+        titles.forgetting(lost(table), "auroc") == "Between two visits A loses AUROC: a loss of 25.0 points on average"
     )
     assert lost(table[:2]).isna().all() and "cannot be measured" in titles.forgetting(lost(table[:2]), "auroc")
+
+
+def test_the_title_of_forgetting_counts_the_sites_that_lose_and_those_that_gain():
+    falls = pd.Series({"A": 0.08, "B": -0.02, "C": 0.03, "D": np.nan})
+    said = titles.forgetting(falls, "auroc")
+    assert said.startswith("Between two visits 2 of 3 sites lose and 1 gains AUROC: a loss of 3.0 points on average")
+    assert said.endswith(", most at A (8.0 points)")
+    assert "all 3 sites lose log loss: a loss" in titles.forgetting(
+        pd.Series([-0.1, -0.2, -0.3], list("ABC")), "log_loss"
+    )
+    assert "none of 3 sites lose and 3 gain" in titles.forgetting(pd.Series([-0.1, -0.2, -0.3], list("ABC")), "auroc")
 
 
 def test_nothing_is_lost_across_rounds_that_were_not_evaluated():

@@ -528,6 +528,29 @@ def test_samples_titles():
     assert titles.samples(pd.Series({"A": 0.3, "B": 0.3}), 0) == "Mean image brightness is 30 %; no simulated scanner"
 
 
+def test_partitions_write_the_prevalence_of_each_site_and_leave_out_classes_without_a_case():
+    part = FakePartition(3)
+    figure, table = plots.partition(part)
+    shares = [f"{100 * row.pneumonia / row.cases:.0f} %" for row in table.itertuples()]
+    assert [text.get_text() for text in figure.axes[0].texts if "%" in text.get_text()] == shares
+    kinds = FakePartition(3, ("normal", "mass", "hernia"))
+    kinds.counts = lambda split=None: FakePartition.counts(kinds, split) * [1, 1, 0]
+    figure, table = plots.partition(kinds)
+    named = [label.get_text().split("\n")[0] for label in figure.axes[0].get_xticklabels()]
+    assert named == ["normal", "mass"] and "hernia" in table and "no case of hernia" in figure.axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize(("sites", "rows"), [(40, 40), (41, 21), (200, 40)])
+def test_up_to_forty_sites_have_a_row_each_and_more_are_binned_on_one_screen(sites, rows):
+    figure, table = plots.partition(FakePartition([f"Hospital {k}" for k in range(sites)], n=2000, shape=(1, 2, 2)))
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(labels) == rows and len(table) == sites and figure.get_size_inches()[1] < 10.8
+    bars = [round(bar.get_width(), 6) for bar in figure.axes[0].patches]
+    assert len(bars) == rows
+    if rows < sites:
+        assert sum(int(label.split()[1]) for label in labels) == sites and all(" of " in label for label in labels)
+
+
 def test_saved_figures_keep_text_as_text_and_are_the_same_every_time(tmp_path):
     first = plots.save(plots.transfer(matrix(2)).figure, tmp_path / "one", "matrix")
     second = plots.save(plots.transfer(matrix(2)).figure, tmp_path / "two", "matrix")
@@ -542,9 +565,11 @@ def test_a_drawing_shows_its_figure_and_its_small_table(monkeypatch):
     result = plots.curves(fake_run("fedavg", rounds=range(1, 40)))
     result._ipython_display_()
     figure, table = result
-    assert shown[0] is figure and list(shown[1]["round"]) == list(table["round"])
+    assert shown[0] is figure and list(shown[1].table["round"]) == list(table["round"])
+    assert shown[1]._repr_html_().startswith("<details><summary>") and "round" in repr(shown[1])
     data, size = figure._repr_png_()
     assert data.startswith(b"\x89PNG") and size["width"] == round(figure.get_size_inches()[0] * 96)
+    assert size["alt"].startswith(f"{result.title}. Horizontal axis: communication round.")
 
 
 def test_a_held_out_site_is_below_the_others_and_not_counted():
