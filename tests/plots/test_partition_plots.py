@@ -160,9 +160,9 @@ def fake_run(
 
 
 DRAWINGS = {
-    **{f"partition, {k} sites": lambda k=k: plots.partition(FakePartition(k)) for k in (1, 12)},
+    **{f"partition, {k} sites": lambda k=k: plots.partition(FakePartition(k)) for k in (1, 20)},
     "partition, many classes": lambda: plots.partition(FakePartition(6, CHEST, n=3000)),
-    **{f"samples, {k} sites": lambda k=k: plots.samples(FakePartition(k)) for k in (1, 12)},
+    **{f"samples, {k} sites": lambda k=k: plots.samples(FakePartition(k)) for k in (1, 20)},
     "samples, many classes": lambda: plots.samples(FakePartition(3, CHEST)),
     "samples, colour": lambda: plots.samples(FakePartition(2, shape=(3, 8, 6))),
     "samples, volumes": lambda: plots.samples(FakePartition(2, shape=(1, 8, 8, 4))),
@@ -174,7 +174,7 @@ DRAWINGS = {
     "curves, all ends equal": lambda: plots.curves([fake_run(f"fedprox(mu={i})", last=0.8) for i in range(14)]),
     **{
         f"local_vs_global, {k} sites": lambda k=k: plots.local_vs_global(comparison(k), method="fedavg")
-        for k in (1, 12)
+        for k in (1, 20)
     },
     "local_vs_global, many methods": lambda: plots.local_vs_global(comparison(4)),
     "local_vs_global, undefined": lambda: plots.local_vs_global(comparison(4, undefined=(1,))),
@@ -183,7 +183,7 @@ DRAWINGS = {
     "local_vs_global, brier": lambda: plots.local_vs_global(comparison(3, METHODS[:2], metric="brier")),
     "local_vs_global, unseen": lambda: plots.local_vs_global(held_out(comparison(4, METHODS[:2]))),
     "transfer, unseen": lambda: plots.transfer(held_out(matrix(4), "tested_on")),
-    **{f"transfer, {k} sites": lambda k=k: plots.transfer(matrix(k)) for k in (1, 9)},
+    **{f"transfer, {k} sites": lambda k=k: plots.transfer(matrix(k)) for k in (1, 20)},
     "transfer, undefined": lambda: plots.transfer(matrix(4, undefined=(2,))),
 }
 
