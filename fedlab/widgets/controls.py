@@ -132,6 +132,8 @@ class Settings:
             text = label if name not in self.kept or control.disabled else f"{label}: {self.kept[name]}"
             control.description = text
             control.tooltip = f"{text} (parameter {name})"
+            if name != "seed":
+                control.readout = name not in self.kept  # no number that is not the value
         self.source.layout.display = None if self._offered else "none"
         self._quiet = quiet
 

@@ -19,6 +19,7 @@ from fedlab.notebook.live import PAUSE, picture
 from fedlab.partitioning.partitions import Partition
 from fedlab.plots import local_vs_global, style
 from fedlab.plots.inputs import SPLITS
+from fedlab.plots.picture import Picture
 from fedlab.plots.rounds import draw
 from fedlab.widgets.controls import Notice, button
 from fedlab.widgets.lockstep_method import LockstepMethod
@@ -28,7 +29,7 @@ METHODS = ("local", "fedavg")
 MOST = 1500  # training cases
 BUDGET = {"rounds": 10, "local_epochs": 1, "batch_size": 32, "lr": 0.1}
 EARLIER = 4  # trainings whose curves are kept
-SIZE = 6.8, 3.0  # inches, of the curves
+SIZE, ROW = (6.8, 2.6), 0.3  # inches: of the curves, and of a site
 Content = tuple[dict[str, Any], dict[str, Any]]
 
 
@@ -111,8 +112,10 @@ class ShortTraining:
             self.notice.say("stopped before the end of the first round")
             return
         end = f"stopped after round {done} of {rounds}" if done < rounds else f"{rounds} rounds"
-        curves = picture(self._figure(methods, rounds, end), end, dpi=120, effort=1)
-        drawn = local_vs_global([method.finish() for method in methods])
+        curves = picture(self._figure(methods, done, end), end, dpi=120, effort=1)
+        with style.drawing():
+            axes = Picture(figsize=(SIZE[0], ROW * (len(part.sites) + 3) + 1.6)).subplots()
+        drawn = local_vs_global([method.finish() for method in methods], ax=axes)
         self._present(below(curves, picture(drawn.figure, drawn.table.to_string(), dpi=120, effort=1)))
         self.earlier = [*self.earlier, _curves(methods)][-EARLIER:]
         cases, took = int((part.table["split"] == "train").sum()), duration(time.perf_counter() - begun)
