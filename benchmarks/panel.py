@@ -53,7 +53,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         (Path(home) / "notebooks").mkdir()
         cells = [nbformat.v4.new_code_cell(source) for source in (OPEN, ALONE)]
-        nbformat.write(nbformat.v4.new_notebook(cells=cells), Path(home) / "notebooks" / "panel.ipynb")
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), Path(home) / "notebooks" / "panel.ipynb")
         with browsing.laboratory(Path(home)) as address, browsing.chromium(1440, 900) as browser:
             browsing.open_notebook(browser, address, "panel.ipynb")
             browsing.run_all(browser)

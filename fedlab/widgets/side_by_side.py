@@ -10,7 +10,7 @@ STYLE = f"""<style>
 .{PANEL} .jupyter-button {{ padding: 0 7px; width: auto; }}
 .{PANEL} textarea {{ resize: vertical; white-space: pre; font-size: 11px; scrollbar-width: none; }}
 @media (min-width: 1100px) {{
-  {AREA} {{ display: grid; grid-template-columns: minmax(0, 1fr) 336px; align-items: start; }}
+  {AREA} {{ display: grid; grid-template-columns: minmax(0, 860px) 336px; align-items: start; }}
   {AREA} > .jp-OutputArea-child {{ grid-column: 1; }}
   {AREA} > .jp-OutputArea-child:has(.{PANEL}) {{ grid-column: 2; grid-row: 1 / span 9; }}
   {AREA} > .jp-OutputArea-child > .jp-OutputPrompt {{ display: none; }}

@@ -75,7 +75,7 @@ def test_figure_and_controls_are_next_to_each_other_and_nothing_is_cut(page):
         figure, controls = boxes["figure"], boxes["controls"]
         assert figure["right"] <= controls["left"] and abs(figure["top"] - controls["top"]) < 20
         assert controls["right"] <= width and max(figure["bottom"], controls["bottom"]) <= height - 24  # the status bar
-        assert figure["right"] - figure["left"] > 0.7 * (controls["left"] - figure["left"])
+        assert figure["right"] - figure["left"] > 0.95 * (controls["left"] - figure["left"])
     browsing.resize(page.browser, 1280, 720)
 
 
