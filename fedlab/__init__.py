@@ -28,6 +28,7 @@ from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.observer import register_observer
 from fedlab.experiments.reproduction import reproduce
 from fedlab.experiments.runner import grid, run
+from fedlab.experiments.scenarios import SCENARIOS
 from fedlab.heterogeneity.axes import AXES
 from fedlab.learning.models import MODELS
 from fedlab.notebook.live import Live
@@ -46,6 +47,7 @@ __all__ = [
     "DATASETS",
     "METHODS",
     "MODELS",
+    "SCENARIOS",
     "Experiment",
     "Partition",
     "Study",

@@ -106,7 +106,11 @@ def case_names(values: Iterable[Any], what: str) -> list[str]:
 
 def find_cases(values: Iterable[Any], ids: pd.Series, what: str) -> Ints:
     """Row positions (m,) of cases by id; ValueError that counts and shows those that are unknown."""
-    names = case_names(values, what)
+    given = values.to_numpy(object) if isinstance(values, pd.Series) else None
+    if given is not None and len(given) == len(ids) and bool((given == ids.to_numpy(object)).all()):
+        return np.arange(len(ids))
+    text = given is not None and pd.api.types.infer_dtype(given, skipna=False) == "string"
+    names = list(given) if given is not None and text else case_names(values, what)
     rows = pd.Index(ids).get_indexer(pd.Index(names, dtype=object)).astype(np.int64)
     if (rows < 0).any():
         first = names[int(np.flatnonzero(rows < 0)[0])]

@@ -65,6 +65,7 @@ class WorkerPool:
 
     def __init__(self, first: SequentialEngine, make_engine: Callable[[], SequentialEngine], count: int) -> None:
         self.engines, self.make_engine, self.count = [first], make_engine, max(1, count)
+        self.stopped = False
         self._free: list[SequentialEngine] = []
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
@@ -94,6 +95,12 @@ class WorkerPool:
             self._stop(list(futures.values()))
         return [futures[i].result() for i in self._failed(futures) or range(len(items))]
 
+    def stop(self) -> None:
+        """End all training at its next step, from any thread; each training that is started later ends at once."""
+        self.stopped = True
+        for engine in list(self.engines):
+            engine.stopped = True
+
     @staticmethod
     def _failed(futures: dict[int, Future[Any]]) -> list[int]:
         """Indices of the items that failed, without those that were stopped; the first one first."""
@@ -114,6 +121,7 @@ class WorkerPool:
         """The threads, with an engine for each of the first `count`."""
         while len(self.engines) < count:
             self.engines.append(self.make_engine())
+            self.engines[-1].stopped = self.stopped
         if self._pool is None:
             keep_freed_memory()
             self._pool = ThreadPoolExecutor(
@@ -132,4 +140,4 @@ class WorkerPool:
             future.cancel()
         wait(futures)
         for engine in self.engines:
-            engine.stopped = False
+            engine.stopped = self.stopped

@@ -337,6 +337,7 @@ class VmapEngine:
         stack = ModelStack(self.engine, self.model, jobs)
         with BatchableNorms():
             for members, batches in lockstep([job.local_task for job in jobs]):
+                self.engine.check_stopped()
                 with error_context(jobs[members[0]]):  # an error about the batch size holds for the whole group
                     stack.step(members, batches)
         return stack.results(timer.stop())

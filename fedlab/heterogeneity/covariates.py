@@ -5,6 +5,7 @@ Missing are NaN, None, NaT and infinities, and text that says so, such as "" or 
 """
 
 import re
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,8 +56,22 @@ class Column:
         return ranked if self.ordered or self.distinct <= 2 else None
 
 
+_read: deque[tuple[pd.Series, Column]] = deque(maxlen=8)  # texts that were read last: a slider reads them every time
+
+
 def read_column(values: pd.Series) -> Column:
     """Read a column of a table of cases."""
+    if not _is_text(values):
+        return _parsed(values)
+    found = next((column for kept, column in list(_read) if kept.equals(values)), None)
+    if found is None:
+        found = _parsed(values)
+        _read.append((values.copy(), found))
+    return found
+
+
+def _parsed(values: pd.Series) -> Column:
+    """Read a column value by value."""
     known = _known(values)
     found = _numbers(values, known)
     if found is not None:

@@ -77,10 +77,12 @@ def samples(
     return style.Drawing(style.root(ax), table.rename(columns={"row": "site"}).reset_index(drop=True))
 
 
-def chosen_images(part: Any, sites: list[str], n: int) -> tuple[list[list[NDArray[np.float32] | None]], list[str]]:
+def chosen_images(
+    part: Any, sites: list[str], n: int, slice: int | None = None
+) -> tuple[list[list[NDArray[np.float32] | None]], list[str]]:
     """Return (images of each site, None where it has no such case; the class of each column), as `samples` shows them.
 
-    At most n a site, as many of each class; with more classes than n, of the first n classes.
+    At most n a site, as many of each class; with more classes than n, of the first n classes. slice: of volumes.
     """
     each = max(1, n // len(part.cases.classes))
     classes = part.cases.classes[: n // each]
@@ -89,7 +91,7 @@ def chosen_images(part: Any, sites: list[str], n: int) -> tuple[list[list[NDArra
         pool = _site_pool(part, site, "train")
         picked = [_picked(part.cases, pool, site, name, each, 0) for name in classes]
         chosen = iter(_pixels(part, site, np.concatenate(picked), True))
-        looks.append([flat(next(chosen)) if k < len(some) else None for some in picked for k in range(each)])
+        looks.append([flat(next(chosen), slice) if k < len(some) else None for some in picked for k in range(each)])
     return looks, [name for name in classes for _ in range(each)]
 
 
@@ -156,10 +158,10 @@ def _look(part: Any, row: str, positions: pd.Series, by_site: bool) -> list[NDAr
     return [flat(next(images)) if position >= 0 else None for position in index]
 
 
-def flat(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Convert (channels, height, width[, depth]) to (height, width) or (height, width, 3)."""
+def flat(image: NDArray[np.float32], slice: int | None = None) -> NDArray[np.float32]:
+    """Convert (channels, height, width[, depth]) to (height, width) or (height, width, 3): a slice, or the middle."""
     if image.ndim == 4:
-        image = image[..., image.shape[-1] // 2]
+        image = image[..., image.shape[-1] // 2 if slice is None else slice]
     return np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
 
 

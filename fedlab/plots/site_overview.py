@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from fedlab.data.thumbnails import check_slice
 from fedlab.heterogeneity.shift.null_intervals import HEADLINES
 from fedlab.plots import style, titles
 from fedlab.plots.case_mix import (
@@ -29,7 +30,7 @@ from fedlab.plots.sheet import Box, bars, length, sheet, short, write
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH = 10.6  # inches
+WIDTH, NARROW = 10.6, 8.0  # inches: by default; below NARROW patients get less room
 ROWS = (0.52, 3.6)  # inches: the highest row of a site, and all rows together unless there are very many
 LOWEST, MOST = style.LOWEST, 60  # inches: a row of text; sites that are drawn
 COLUMN = 0.13  # inches: the narrowest column of a class
@@ -38,7 +39,14 @@ IMAGES = 56  # of all sites together at most, but at least one of each class
 TILE = 64  # pixels of the longer side of an image: more would not be visible
 
 
-def sites(part: Any, *, ax: Axes | None = None, measured: pd.DataFrame | None = None) -> style.Drawing:
+def sites(
+    part: Any,
+    *,
+    ax: Axes | None = None,
+    measured: pd.DataFrame | None = None,
+    slice: int | None = None,
+    width: float = WIDTH,
+) -> style.Drawing:
     """Draw the cases of each site by class, its patients, example images, and the shift of each axis against its null.
 
     At most the 60 largest sites and the most frequent classes are drawn, and the others counted.
@@ -51,6 +59,10 @@ def sites(part: Any, *, ax: Axes | None = None, measured: pd.DataFrame | None = 
         Where to draw; a new figure by default.
     measured : pandas.DataFrame, optional
         The frame of `part.shift()`; `part.shift(brief=True)` by default.
+    slice : int, optional
+        Which slice of volumes; the middle one by default.
+    width : float, default 10.6
+        Inches, at least 6.
 
     Returns
     -------
@@ -71,11 +83,11 @@ def sites(part: Any, *, ax: Axes | None = None, measured: pd.DataFrame | None = 
     table = judged(headlines(part.shift(brief=True) if measured is None else measured))
     shown = _every_axis(table, part.spec)
     row = max(LOWEST, min(ROWS[0], ROWS[1] / len(counts)))
-    plan = _plan(part, counts)
+    plan = _plan(part, counts, width)
     counts = counts[frequent(every, int((plan.totals - plan.grid) / COLUMN))]
     below = plan.head + row * len(counts) + plan.foot + 0.25 * (left > 0)
     height = below + HEAD + SHIFT_ROW * len(shown) + FOOT
-    with sheet(ax, WIDTH, height, titles.shift(table)) as ax:
+    with sheet(ax, width, height, titles.shift(table)) as ax:
         ys = np.asarray(plan.head + row * (np.arange(len(counts)) + 0.5), np.float64)
         _names(ax, part, counts.index, ys)
         words = [more(left, "sites")] * (left > 0)
@@ -89,8 +101,9 @@ def sites(part: Any, *, ax: Axes | None = None, measured: pd.DataFrame | None = 
             draw_population(
                 ax, Box(plan.people, plan.head - HEAD, plan.images - 0.3, below), people, plan.column, ys, row
             )
-        _strips(ax, Box(plan.images, 0, WIDTH, plan.head), part, list(counts.index), ys, row)
-        draw_shift(ax, Box(0, below, WIDTH, height), shown, part.spec)
+        middle = check_slice(slice, part.cases.shape)
+        _strips(ax, Box(plan.images, 0, width, plan.head), part, list(counts.index), ys, row, middle)
+        draw_shift(ax, Box(0, below, width, height), shown, part.spec)
     return as_drawing(ax, table)
 
 
@@ -113,14 +126,17 @@ class Plan(NamedTuple):
     column: str
 
 
-def _plan(part: Any, counts: pd.DataFrame) -> Plan:
+def _plan(part: Any, counts: pd.DataFrame, width: float) -> Plan:
     """Share the width that names, totals and population leave between bubbles and images."""
     column = population_column(part, fallback=True)
     regions = max((length(short(region, REGION)) + 0.16 for region in part.regions.values()), default=0.0)
     grid = regions + max(map(length, site_labels(part, counts.index, NAME))) + 0.1
     classes = counts.shape[1]
-    people, years = 1.7 if column else 0.0, column in part.cases.table and numeric(part.cases.table[column])
-    totals = grid + min(0.2 + 1.2 * classes, 0.55 * (WIDTH - grid - 1.15 - people))
+    people, years = (
+        ((1.7 if width > NARROW else 1.35) if column else 0.0),
+        column in part.cases.table and numeric(part.cases.table[column]),
+    )
+    totals = grid + min(0.2 + 1.2 * classes, 0.55 * (width - grid - 1.15 - people))
     longest = max(length(short(str(name), 1.5, 8), 8) for name in counts)
     upright = longest > (totals - grid) / classes - 0.05
     head = HEAD + (min(longest, 1.3) - 0.1 if upright else 0.0)
@@ -165,7 +181,9 @@ def _totals(ax: Axes, box: Box, cases: pd.Series, ys: NDArray[np.float64], row: 
     write(ax, box.left, box.bottom - 0.18, "all cases", color="#555555")
 
 
-def _strips(ax: Axes, box: Box, part: Any, sites: list[str], ys: NDArray[np.float64], row: float) -> None:
+def _strips(
+    ax: Axes, box: Box, part: Any, sites: list[str], ys: NDArray[np.float64], row: float, slice: int | None
+) -> None:
     """Draw images of each site as its scanner acquires them, in one bitmap, as many as the width holds."""
     tile, gap = row * 0.94, row * 0.06
     shape = part.cases.shape
@@ -173,7 +191,7 @@ def _strips(ax: Axes, box: Box, part: Any, sites: list[str], ys: NDArray[np.floa
     most = int((box.width + gap) / (wide + gap))
     if row < 2 * LOWEST / 1.5 or most < 1:
         return
-    images, names = chosen_images(part, sites, min(most, max(len(part.cases.classes), IMAGES // len(sites))))
+    images, names = chosen_images(part, sites, min(most, max(len(part.cases.classes), IMAGES // len(sites))), slice)
     columns = len(names)
     height, width = _size(shape)
     space = max(1, round(height * gap / tile))

@@ -51,10 +51,10 @@ def as_yaml(values: dict[str, Any]) -> str:
 def _named(values: dict[str, Any]) -> dict[str, Any]:
     """All arguments of `fedlab.partition` by their names in notebooks; those that are not given at their default.
 
-    values: also `dataset`, which comes first.
+    values: also `dataset` and `model`, which come first.
     """
-    dataset = {name: values[name] for name in ("dataset",) if name in values}
-    return {NOTEBOOK.get(name, name): plain(value) for name, value in (dataset | signature() | values).items()}
+    first = {name: values[name] for name in ("dataset", "model") if name in values}
+    return {NOTEBOOK.get(name, name): plain(value) for name, value in (first | signature() | values).items()}
 
 
 def _option(name: str, value: Any) -> str:

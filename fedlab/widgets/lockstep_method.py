@@ -1,17 +1,19 @@
 """One method of a short comparison, advanced round by round."""
 
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fedlab import algorithms
+from fedlab.engine.loop import StoppedError
 from fedlab.engine.thread_pool import threads_for
 from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.recorder import Recorder
 from fedlab.experiments.run_folder import Run
-from fedlab.federation import Federation
+from fedlab.federation import Federation, Round
 from fedlab.partitioning.partitions import Partition
 from fedlab.plots.rounds import site_means
 
@@ -27,10 +29,22 @@ class LockstepMethod:
         self.record = Recorder(self.fed, self.work)
         self._rounds = algorithms.start(method, self.fed)
 
-    def advance(self) -> None:
-        """Train and evaluate one round."""
+    def train(self) -> Round | None:
+        """Train one round; None if it was stopped."""
+        try:
+            with threads_for(self.fed.execution.parameters, self.fed.device):
+                return next(self._rounds)
+        except (StoppedError, CancelledError):
+            return None
+
+    def evaluate(self, trained: Round) -> None:
+        """Evaluate and record a round."""
         with threads_for(self.fed.execution.parameters, self.fed.device):
-            self.record.add(next(self._rounds))
+            self.record.add(trained)
+
+    def stop(self) -> None:
+        """End the training of the present round at its next step, from any thread."""
+        self.fed.execution.pool.stop()
 
     def curve(self, metric: str, split: str) -> pd.DataFrame:
         """Compute columns method, round, value, low, high: mean, worst and best site."""
@@ -43,5 +57,5 @@ class LockstepMethod:
         return (metric, "val") if known else ("loss", "train")
 
     def finish(self) -> Run:
-        """Write and return the run up to its last round."""
+        """Write and return the run up to its last recorded round."""
         return run_folder.finish(self.record, self.experiment, self.work.with_name(self.experiment.method))

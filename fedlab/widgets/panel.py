@@ -4,37 +4,60 @@ from __future__ import annotations
 
 import warnings
 from base64 import b64decode
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import ipywidgets
-from ipywidgets import Layout
+from ipywidgets import HTML, HBox, IntSlider, Layout, ToggleButtons, VBox
 
 from fedlab.core.registry import nearest
+from fedlab.data import catalogue
 from fedlab.data.cases import Cases
-from fedlab.data.catalogue import loaded_from
+from fedlab.data.thumbnails import check_slice
+from fedlab.experiments.scenarios import SCENARIOS
+from fedlab.learning.models import MODELS
 from fedlab.notebook.live import Screen, picture
 from fedlab.notebook.output import show_controls
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.partitions import Partition
 from fedlab.plots import sites as draw
-from fedlab.widgets.controls import Notice, Settings, button, copyable, guarded
+from fedlab.widgets.controls import CopyText, Notice, Settings, button, choice, guarded, narrow
 from fedlab.widgets.copy_settings import as_papermill, as_yaml, axes, plain, signature
-from fedlab.widgets.short_training import ShortTraining
+from fedlab.widgets.short_training import Content, ShortTraining
+from fedlab.widgets.side_by_side import PANEL, STYLE
 
-QUALITY = {"dpi": 96, "effort": 1}  # of the picture that follows the sliders: fast rather than small or sharp
+QUALITY = {"dpi": 120, "effort": 1}  # of the picture that follows the sliders: fast rather than small or sharp
+WIDTH = 6.6  # inches of the figure
 SETTING = "this partition cannot be made (the figure shows the previous one)"
+SITES, TRAINING = "Sites", "Training"  # what the figure shows
+NONE = "choose …"
+SITE_COLUMNS = ("site", "hospital", "centre", "center", "institution", "clinic", "laboratory", "scanner", "vendor")
+SEGMENTING = ("unet", "segresnet", "dynunet")  # models for masks
+LONGEST = 100  # changes that can be undone
 
 
-def sites(cases: Cases, **start: Any) -> Panel:
+class State(NamedTuple):
+    """What the panel is set to. dataset: the text by which the cases were loaded; None if they were made otherwise."""
+
+    dataset: str | None
+    cases: Cases
+    model: str
+    values: dict[str, Any]
+
+
+def sites(cases: Cases, *, model: str | None = None, **start: Any) -> Panel:
     """Partition cases into sites with sliders: a figure follows each change, and the setting can be copied.
 
-    As a cell's last expression it shows the figure as an ordinary output, then the controls. A headless execution keeps
-    the figure.
+    As a cell's last expression it shows the figure as an ordinary output, and the controls next to it, or below where
+    the page is narrow. A headless execution keeps the figure. Dataset, sites, model and a scenario of
+    `fedlab.SCENARIOS` can be chosen, changes undone, and local and federated training compared for a few rounds.
 
     Parameters
     ----------
     cases : Cases
         What `fedlab.load` returned.
+    model : str, optional
+        The model at the start, a name in `fedlab.MODELS`. If it is given, or chosen in the panel, it is copied, too.
     **start
         Where the controls start, by the names of `fedlab.partition`. A notebook that is run from start to end has the
         partition that `fedlab.partition(cases, **start)` makes.
@@ -59,7 +82,7 @@ def sites(cases: Cases, **start: Any) -> Panel:
     >>> panel.values["prevalence"], panel.partition.sites
     (0.4, ['Site A', 'Site B', 'Site C'])
     """
-    return Panel(cases, start)
+    return Panel(cases, start, model)
 
 
 class Panel:
@@ -69,25 +92,63 @@ class Panel:
     widget. comparison: the short training. notice: errors and warnings.
     """
 
-    def __init__(self, cases: Cases, start: dict[str, Any]) -> None:
+    def __init__(self, cases: Cases, start: dict[str, Any], model: str | None) -> None:
         self.cases, self.screen, self.notice = cases, Screen(), Notice()
-        self.settings = Settings(_complete(start), self._follow)
-        self.parameters, self.yaml = copyable("For papermill", 2), copyable("As YAML", 5)
-        self.comparison = ShortTraining()
-        self.reset_button = button("Reset", "Back to the values at the start", "undo")
-        self.reset_button.on_click(guarded(self.notice, "reset", self.settings.reset))
-        self.comparison.train_button.on_click(guarded(self.comparison.notice, "training", self._train))
+        self._copies_model, self._quiet, self._shown_training = model is not None, False, False
+        self.settings = Settings(_complete(start), self._moved, _site_columns(cases))
+        named = catalogue.described(cases)
+        model = model or _default_model(cases)
+        self.scenario = choice("Scenario", [NONE, *SCENARIOS], NONE, "A setting that people recognise")
+        self.dataset = choice(
+            "Dataset", list(dict.fromkeys([named, *catalogue.DATASETS])), named, "Loaded when it is chosen"
+        )
+        self.model = choice("Model", _models(cases, model), model, "Of the short training, and of what is copied")
+        self.slice = IntSlider(0, description="Slice of volumes", continuous_update=False, **narrow())
+        self.view = ToggleButtons(
+            options=[SITES, TRAINING], style={"button_width": "84px"}, layout=Layout(width="auto")
+        )
+        self.parameters = CopyText("For papermill", "Copy as options of papermill")
+        self.yaml = CopyText("As YAML", "Copy as a file for papermill -f")
+        self.comparison = ShortTraining(self._follow_training)
+        self.undo_button = button("Undo", "Take the last change back", "undo")
+        self.reset_button = button("Reset", "Back to the values at the start", "fast-backward")
+        self.undo_button.disabled = True
+        self._offer_slices()
+        self.start, self._history = self.state, list[State]()
+        self._last = self.start
         self._adopt(partition(cases, **self.values))
+        self._connect()
         self.controls = self._layout()
 
+    def _connect(self) -> None:
+        """Call what each control is for, and show every error."""
+        for control, doing, call in (
+            (self.undo_button, "undo", self.undo),
+            (self.reset_button, "reset", lambda: self._change(self.start)),
+            (self.comparison.train_button, "training", self._train),
+        ):
+            control.on_click(guarded(self.notice, doing, call))
+        for chosen, doing, react in (
+            (self.scenario, "this scenario cannot be used", self._take_scenario),
+            (self.dataset, "this dataset cannot be used (the figure shows the previous one)", self._take_dataset),
+            (self.model, "model", self._take_model),
+            (self.slice, "slice", self._redraw),
+            (self.view, "view", self._show),
+        ):
+            chosen.observe(self._unless_quiet(doing, react), "value")
+
+    def _unless_quiet(self, doing: str, call: Callable[[], None]) -> Callable[..., None]:
+        """Wrap a call as a callback for changes by the user."""
+        return guarded(self.notice, doing, lambda: None if self._quiet else call())
+
     def _layout(self) -> ipywidgets.Widget:
-        """Arrange axes on the left, counts and texts on the right (below on a narrow page), then the training."""
-        axes, counts = self.settings.columns()
-        right = ipywidgets.VBox([*counts, self.parameters, self.yaml])
-        both = ipywidgets.HBox(
-            [ipywidgets.VBox([*axes, self.reset_button]), right], layout=Layout(flex_flow="row wrap")
-        )
-        return ipywidgets.VBox([both, self.notice.widget, self.comparison.controls])
+        """Put all controls in one column, with the style that places it next to the figure."""
+        buttons = HBox([self.undo_button, self.reset_button, self.comparison.controls])
+        choices = [self.scenario, self.dataset, *self.settings.rows(), self.slice, self.model]
+        below = [self.parameters.row, self.yaml.row, buttons, self.view, self.comparison.notice.widget]
+        column = VBox([HTML(STYLE, layout=Layout(height="0", margin="0")), *choices, *below, self.notice.widget])
+        column.add_class(PANEL)
+        return column
 
     @property
     def values(self) -> dict[str, Any]:
@@ -95,41 +156,191 @@ class Panel:
         return self.settings.values
 
     @property
+    def state(self) -> State:
+        """Dataset, model and values."""
+        return State(catalogue.loaded_from(self.cases), self.cases, self.model.value, self.values)
+
+    @property
     def hash(self) -> str:
         """The fingerprint of the partition."""
         return self.partition.fingerprint
 
+    def undo(self) -> None:
+        """Take the last change back, if there is one."""
+        if self._history:
+            self._last = self._history.pop()
+            self.undo_button.disabled = not self._history
+            self._restore(self._last)
+
+    def _moved(self) -> None:
+        """Follow a change of a slider, which is no scenario any more."""
+        self._set(self.scenario, NONE)
+        self._remember()
+        self._follow()
+
+    def _remember(self) -> None:
+        """Make the last state one that can be undone to."""
+        self._history = [*self._history, self._last][-LONGEST:]
+        self._last = self.state
+        self.undo_button.disabled = False
+
+    def _change(self, state: State) -> None:
+        """Go to a state, as one change."""
+        self._restore(state)
+        self._remember()
+
+    def _restore(self, state: State) -> None:
+        """Set all controls to a state and follow."""
+        if self.cases is not state.cases:
+            self._adopt_cases(state.cases, state.model)
+        self._set(self.model, state.model)
+        self._set(self.scenario, NONE)
+        self.settings.set(state.values)
+        self._follow()
+
+    def _set(self, control: Any, value: Any) -> None:
+        """Set a control without following."""
+        self._quiet = True
+        if value not in (control.options if hasattr(control, "options") else [value]):
+            control.options = [value, *control.options]
+        control.value = value
+        self._quiet = False
+
+    def _take_scenario(self) -> None:
+        """Set what a scenario sets."""
+        if self.scenario.value != NONE:
+            self.settings.set(SCENARIOS.fields(self.scenario.value))
+            self._remember()
+            self._follow()
+
+    def _take_model(self) -> None:
+        """Copy the model from now on."""
+        self._copies_model = True
+        self._remember()
+        self._write()
+
+    def _take_dataset(self) -> None:
+        """Load a dataset and partition it as the controls say; keep the previous one if that fails."""
+        before = self.state
+        try:
+            self.notice.say(f"loading {self.dataset.value} …")
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                cases = catalogue.load(self.dataset.value)
+                self._adopt_cases(cases, _default_model(cases) if cases.task != before.cases.task else before.model)
+                self._adopt(partition(cases, **self.values))
+            self._say(caught)
+        except Exception:
+            self._adopt_cases(before.cases, before.model)
+            self.settings.set(before.values)
+            raise
+        self._remember()
+
+    def _adopt_cases(self, cases: Cases, model: str) -> None:
+        """Offer what these cases have: their sites, slices and models."""
+        self.cases = cases
+        self._set(self.dataset, catalogue.described(cases))
+        self._quiet = True
+        self.model.options = _models(cases, model)
+        self._quiet = False
+        self._set(self.model, model)
+        columns = _site_columns(cases)
+        if isinstance(self.settings.kept.get("sites"), str) and self.settings.kept["sites"] not in columns:
+            self.settings.set({"sites": 4})
+        self.settings.offer(columns)
+        self._offer_slices()
+
+    def _offer_slices(self) -> None:
+        """Show the slider of slices for volumes, at their middle."""
+        shape = self.cases.shape
+        self._quiet = True
+        self.slice.value, self.slice.max = 0, max(1, shape[-1] - 1)
+        self.slice.value = check_slice(None, shape) or 0
+        self.slice.layout.display = None if len(shape) == 4 else "none"
+        self._quiet = False
+
     def _follow(self) -> None:
         """Partition, measure and draw; if the setting is refused, show the reason and keep the last figure."""
+        self._set(self.view, SITES)
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 self._adopt(partition(self.cases, **self.values))
-            self.notice.say("; ".join(dict.fromkeys(str(one.message) for one in caught)))
+            self._say(caught)
         except Exception as error:  # the traceback of a callback is not shown in the notebook
             self.notice.fail(error, SETTING)
 
+    def _say(self, caught: Iterable[warnings.WarningMessage]) -> None:
+        """Show warnings, each once."""
+        self.notice.say("; ".join(dict.fromkeys(str(one.message) for one in caught)))
+
     def _adopt(self, part: Partition) -> None:
         """Show a partition and the setting that makes it again."""
-        drawn = draw(part)
-        content, metadata = picture(drawn.figure, drawn.figure.axes[0].get_title(loc="left"), **QUALITY)
-        self.partition, self.drawing, self.png = part, drawn, b64decode(content["image/png"])
-        self._shown = content, metadata
-        dataset = loaded_from(self.cases)
-        named = ({} if dataset is None else {"dataset": dataset}) | self.values
+        self._draw(part)
+        self.partition = part
+        self._write()
+        self._show()
+
+    def _draw(self, part: Partition) -> None:
+        """Draw a partition."""
+        chosen = self.slice.value if len(part.cases.shape) == 4 else None
+        drawn = draw(part, slice=chosen, width=WIDTH)
+        self._shown = picture(drawn.figure, drawn.figure.axes[0].get_title(loc="left"), **QUALITY)
+        self.drawing, self.png = drawn, b64decode(self._shown[0]["image/png"])
+
+    def _redraw(self) -> None:
+        """Draw the same partition again, another slice of it."""
+        self._draw(self.partition)
+        self._set(self.view, SITES)
+        self._show()
+
+    def _write(self) -> None:
+        """Write the setting that makes the partition again."""
+        dataset = catalogue.loaded_from(self.cases)
+        model = {"model": self.model.value} if self._copies_model else {}
+        named = ({} if dataset is None else {"dataset": dataset}) | model | self.values
         self.parameters.value, self.yaml.value = as_papermill(named), as_yaml(named)
+
+    def _show(self) -> None:
+        """Show the sites, or the training if it is looked at and there is one."""
+        content = self.comparison.shown if self.view.value == TRAINING else None
         if self.screen.shown:
-            self.screen.show(content, metadata)
+            self.screen.show(*(content or self._shown))
 
     def _train(self) -> None:
-        """Start the short training on the present partition."""
-        self.comparison.start(self.partition)
+        """Start the short training on the present partition and look at it."""
+        self._set(self.view, TRAINING)
+        self.comparison.start(self.partition, self.model.value)
+        self._show()
+
+    def _follow_training(self, content: Content) -> None:
+        """Show a picture of the training, if it is looked at."""
+        if self.view.value == TRAINING and self.screen.shown:
+            self.screen.show(*content)
 
     def _ipython_display_(self) -> None:
         """Display the figure, which a headless execution keeps, then the controls."""
 
         self.screen.open(*self._shown)
         show_controls(self.controls)
+
+
+def _models(cases: Cases, chosen: str) -> list[str]:
+    """Models for these cases, the chosen one first."""
+    segments = cases.task == "segmentation"
+    return list(
+        dict.fromkeys([chosen, *(name for name in MODELS if name != "timm" and (name in SEGMENTING) == segments)])
+    )
+
+
+def _default_model(cases: Cases) -> str:
+    """The model of an experiment on these cases that names none."""
+    return SEGMENTING[0] if cases.task == "segmentation" else "small_cnn"
+
+
+def _site_columns(cases: Cases) -> list[str]:
+    """Columns of the table that name sites."""
+    return [name for name in SITE_COLUMNS if name in cases.table and cases.table[name].nunique() > 1]
 
 
 def _complete(start: dict[str, Any]) -> dict[str, Any]:

@@ -1,21 +1,32 @@
 """Texts that a panel offers to copy give its sites in every notebook, whatever the notebook's own defaults are."""
 
+import contextlib
+import io
 import shlex
+import warnings
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
 
+import IPython
 import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from papermill.cli import _resolve_type
-from papermill.iorw import NoDatesSafeLoader
+from papermill.iorw import NoDatesSafeLoader, load_notebook_node
+from papermill.parameterize import parameterize_notebook
 from worlds import cases as made_up
 
 import fedlab
 from fedlab import widgets
+from fedlab.data import catalogue
+from fedlab.widgets import panel
 from fedlab.widgets.copy_settings import as_papermill, as_yaml, signature
 
 AXES = list(fedlab.AXES)
+START_HERE = load_notebook_node(str(Path(__file__).parents[2] / "notebooks" / "00-start-here.ipynb"))
 NOTEBOOK = {  # defaults that a notebook may have, none of them that of `fedlab.partition`
     "sites": 3, "quantity": 0.5, "prevalence": 0.5, "acquisition": 0.2, "annotation": 0.8, "geography": 0.5,
     "unseen": 1, "partition_seed": 7, "splits": "site", "leakage": "drop",
@@ -49,17 +60,43 @@ def data():
     return made_up(160, (1, 4, 4), hospital=np.where(np.arange(160) % 5 < 2, "nan", "O'Neill: #1"), **columns)
 
 
+def notebook_sites(parameters: dict, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The partition of notebook 00: its cells up to there, as papermill changes them for these parameters."""
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
+        notebook = parameterize_notebook(START_HERE, parameters)
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    (last,) = [number for number, cell in enumerate(cells) if "make_partition()" in cell]
+    names: dict = {"In": [""]}
+    monkeypatch.setattr(IPython, "get_ipython", lambda: SimpleNamespace(user_ns=names))
+    for cell in cells[: last + 1]:
+        names["In"].append(cell)
+        exec("\n".join(line for line in cell.split("\n") if ".save(" not in line), names)
+    return names["part"].fingerprint
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_random_settings_are_reproduced_on_top_of_other_defaults(data):
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        doses = {axis: [0.0, 0.0, 0.0, 0.0, 0.5, round(float(rng.random()), 2)][rng.integers(6)] for axis in AXES}
-        start = {"sites": int(rng.integers(2, 5)), "seed": int(rng.integers(0, 9)), "unseen": int(rng.integers(0, 2))}
-        start |= {"splits": ["official", "site"][number % 2], "leakage": ["together", "allow"][number // 2 % 2]}
-        wanted = fedlab.partition(data, **start, **doses).fingerprint
-        parameters = read(as_papermill(start | doses))
-        assert fingerprint(parameters, data) == wanted
-        assert parameters == yaml.safe_load(as_yaml(start | doses))
+def test_fifty_random_settings_are_the_same_federation_in_the_first_notebook(monkeypatch):
+    rng, refused = np.random.default_rng(0), 0
+    monkeypatch.setattr(catalogue, "load", cache(catalogue.load))
+    monkeypatch.setattr(panel.Panel, "_draw", lambda self, part: setattr(self, "_shown", ({}, {})))
+    shown = widgets.sites(fedlab.load("phantoms(cases=160, size=16)"), sites=3, model="small_cnn", prevalence=0.2)
+    scenarios, found = [name for name in fedlab.SCENARIOS if "mri" not in name], set()
+    for number in range(50):
+        if number % 5 == 0:
+            shown.scenario.value = scenarios[rng.integers(len(scenarios))]
+        elif number % 5 == 1:
+            shown.settings.source.index = int(number % 10 == 1)
+        picked = rng.choice([*AXES, "sites", "unseen", "seed"], 3, replace=False)
+        free = [name for name in picked if not shown.settings.controls[name].disabled]
+        counts = {"sites": int(rng.integers(2, 6)), "unseen": int(rng.integers(2)), "seed": int(rng.integers(100))}
+        shown.settings.set({name: counts.get(name, round(float(rng.random()), 2)) for name in free})
+        shown._moved()
+        refused += "cannot be made" in shown.notice.widget.value
+        line, text = read(shown.parameters.value), yaml.load(shown.yaml.value, NoDatesSafeLoader)
+        assert repr(line) == repr(text)  # values and types: both inject the same cell
+        assert notebook_sites(line, monkeypatch) == shown.hash, (line, shown.values)
+        found.add(shown.hash)
+    assert len(found) > 40 and refused < 10
 
 
 @pytest.mark.filterwarnings("ignore")

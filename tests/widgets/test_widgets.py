@@ -17,7 +17,8 @@ from widget_state import errors, states
 import fedlab
 from fedlab import widgets
 from fedlab.data.cases import Cases
-from fedlab.widgets import panel, short_training
+from fedlab.engine.loop import SequentialEngine
+from fedlab.widgets import panel
 from fedlab.widgets.controls import ERROR
 from fedlab.widgets.subsample import subsample
 
@@ -32,6 +33,12 @@ def cases() -> Cases:
 @pytest.fixture
 def shown(cases) -> panel.Panel:
     return widgets.sites(cases, **START)
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Panels without figures, where only the sites matter."""
+    monkeypatch.setattr(panel.Panel, "_draw", lambda self, part: setattr(self, "_shown", ({}, {})))
 
 
 def move(shown: panel.Panel, name: str, value: float) -> None:
@@ -113,6 +120,67 @@ def test_reset_goes_back_to_the_start(cases):
     assert (shown.png, shown.values) == first
 
 
+def test_undo_takes_back_every_change_and_reset_is_one(cases, undrawn):
+    shown = widgets.sites(cases, **START)
+    shown.dataset.options = [*shown.dataset.options, "phantoms(cases=200, size=16)"]
+    seen = [(shown.hash, shown.values, shown.model.value)]
+    for change in (
+        lambda: move(shown, "sites", 6),
+        lambda: setattr(shown.scenario, "value", "a_new_hospital"),
+        lambda: setattr(shown.model, "value", "logistic"),
+        lambda: setattr(shown.settings.source, "index", 1),
+        shown.reset_button.click,
+        lambda: setattr(shown.dataset, "value", "phantoms(cases=200, size=16)"),
+    ):
+        change()
+        assert not failed(shown), shown.notice.widget.value
+        seen.append((shown.hash, shown.values, shown.model.value))
+    assert seen[5] == seen[0] and len({found[0] for found in seen}) == 5  # the model moves no case
+    for before in reversed(seen[:-1]):
+        shown.undo_button.click()
+        assert (shown.hash, shown.values, shown.model.value) == before
+    assert shown.undo_button.disabled and shown.cases is cases
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name in fedlab.SCENARIOS if "mri" not in name])
+def test_a_scenario_sets_all_axes_and_is_what_an_experiment_has_of_it(cases, name, undrawn):
+    fields = fedlab.SCENARIOS.fields(name)
+    assert set(fields) == {"sites", "unseen", *fedlab.AXES} and ":" in fedlab.SCENARIOS[name]
+    shown = widgets.sites(cases, sites=2, quantity=0.9, annotation=0.5)
+    shown.scenario.value = name
+    base = fedlab.Experiment(dataset="phantoms(cases=300, size=16)", **fields)
+    assert shown.hash == base.make_partition().fingerprint and not failed(shown)
+
+
+def test_sites_of_a_column_leave_no_axis_to_move(shown):
+    shown.settings.source.index = 1
+    assert shown.values["sites"] == "site" and shown.hash == fedlab.partition(shown.cases, "site").fingerprint
+    assert shown.settings.controls["prevalence"].disabled and not shown.settings.controls["acquisition"].disabled
+    shown.settings.source.index = 0
+    assert isinstance(shown.values["sites"], int) and not shown.settings.controls["prevalence"].disabled
+
+
+def test_a_dataset_that_cannot_be_loaded_leaves_everything_as_it_was(shown, monkeypatch):
+    before = shown.hash, shown.values, shown.dataset.value, shown.parameters.value
+
+    def failing(name):
+        raise OSError("no network")
+
+    monkeypatch.setattr(panel.catalogue, "load", failing)
+    shown.dataset.value = "pneumoniamnist"
+    assert failed(shown) and "no network" in shown.notice.widget.value
+    assert (shown.hash, shown.values, shown.dataset.value, shown.parameters.value) == before
+
+
+def test_another_slice_of_volumes_is_another_picture_of_the_same_sites():
+    shown = widgets.sites(fedlab.load("phantoms(cases=60, size=16, dimensions=3)"), sites=2)
+    before, sites = shown.png, shown.hash
+    assert (shown.slice.value, shown.slice.max, shown.slice.layout.display) == (8, 15, None)
+    shown.slice.value = 3
+    assert shown.png != before and shown.hash == sites and not failed(shown)
+
+
 def test_one_site_trains_at_least(shown):
     move(shown, "unseen", 3)
     move(shown, "sites", 2)
@@ -131,7 +199,7 @@ def test_a_refused_setting_shows_the_reason_and_keeps_the_last_figure():
 
 
 def test_an_unexpected_error_is_seen_with_its_traceback(shown, monkeypatch):
-    def broken(part):
+    def broken(part, **how):
         raise ZeroDivisionError("a <bad> moment")
 
     monkeypatch.setattr(panel, "draw", broken)
@@ -158,53 +226,64 @@ def test_a_wrong_start_is_refused_at_once(cases):
 
 
 @pytest.fixture
-def tiny(shown) -> panel.Panel:
-    shown.comparison.budget |= {"rounds": 2, "model": "small_cnn(width=4, depth=2)", "device": "cpu"}
+def tiny(cases) -> panel.Panel:
+    shown = widgets.sites(cases, model="small_cnn(width=4, depth=2)", **START)
+    shown.comparison.budget |= {"rounds": 2, "device": "cpu"}
     return shown
 
 
-def test_training_ends_with_curves_and_gains_of_every_site(tiny):
+def test_training_ends_with_curves_and_gains_of_every_site_and_keeps_earlier_curves(tiny):
     comparison = tiny.comparison
-    comparison.train_button.click()
-    assert comparison.train_button.disabled and not comparison.stop_button.disabled
-    comparison.join(60)
-    assert "2 rounds on" in comparison.notice.widget.value, comparison.notice.widget.value
-    assert not comparison.train_button.disabled and comparison.stop_button.disabled
-    for output in (comparison.curves, comparison.gains):
-        (one,) = output.outputs
-        assert b64decode(one["data"]["image/png"]).startswith(b"\x89PNG")
-    assert all(site in comparison.gains.outputs[0]["data"]["text/plain"] for site in tiny.partition.sites)
+    for number in (1, 2):
+        comparison.train_button.click()
+        assert comparison.train_button.disabled and not comparison.stop_button.disabled
+        comparison.join(60)
+        assert "2 rounds on" in comparison.notice.widget.value, comparison.notice.widget.value
+        assert not comparison.train_button.disabled and comparison.stop_button.disabled
+        assert [list(curves["round"]) for curves in comparison.earlier] == [[1, 2, 1, 2]] * number
+    content, _ = comparison.shown
+    assert b64decode(content["image/png"]).startswith(b"\x89PNG")
+    assert all(site in content["text/plain"] for site in tiny.partition.sites)
 
 
-def test_stop_ends_after_the_round_and_the_panel_responds_meanwhile(tiny, monkeypatch):
-    advance, inside, go_on = short_training.LockstepMethod.advance, threading.Event(), threading.Event()
+def test_stop_ends_within_a_step_and_the_panel_responds_meanwhile(tiny, monkeypatch):
+    step, taken, inside, go_on = SequentialEngine._step, [], threading.Event(), threading.Event()
 
-    def slow(self) -> None:
-        inside.set()
-        assert go_on.wait(60)
-        advance(self)
+    def slow(self, *values):
+        taken.append(len(tiny.comparison.earlier))
+        if len(taken) == once:
+            inside.set()
+            assert go_on.wait(60)
+        return step(self, *values)
 
-    monkeypatch.setattr(short_training.LockstepMethod, "advance", slow)
-    tiny.comparison.budget["rounds"] = 50
-    tiny.comparison.train_button.click()
-    assert inside.wait(60)
-    before = tiny.png
-    move(tiny, "prevalence", 0.7)
-    assert tiny.png != before and tiny.comparison.training
-    tiny.comparison.train_button.click()  # a second training does not start
-    tiny.comparison.stop_button.click()
-    go_on.set()
-    tiny.comparison.join(60)
-    assert "stopped after round 1 of 50" in tiny.comparison.notice.widget.value
-    assert tiny.comparison.gains.outputs and not tiny.comparison.training
+    monkeypatch.setattr(SequentialEngine, "_step", slow)
+    tiny.comparison.budget |= {"rounds": 50, "batch_size": 4}
+    ended = []
+    for once in (5, 200):  # in the first round, and in the second
+        taken.clear(), inside.clear(), go_on.clear()
+        tiny.comparison.train_button.click()
+        assert inside.wait(60)
+        before = tiny.png
+        move(tiny, "prevalence", 0.7 if once == 5 else 0.2)
+        assert tiny.png != before and tiny.comparison.training
+        tiny.comparison.train_button.click()  # a second training does not start
+        tiny.comparison.stop_button.click()
+        there = len(taken)
+        go_on.set()
+        tiny.comparison.join(60)
+        assert len(taken) - there <= 1 and not tiny.comparison.training  # a site on another core may be about to begin
+        ended.append(tiny.comparison.notice.widget.value)
+    assert "stopped before the end of the first round" in ended[0] and "stopped after round 1 of 50" in ended[1]
+    (curves,) = tiny.comparison.earlier
+    assert list(curves["round"]) == [1, 1]  # of both methods, the same number of rounds
 
 
-def test_an_error_in_training_is_seen(tiny):
-    tiny.comparison.budget["model"] = "small_cn"
+def test_an_error_in_training_is_seen(tiny, monkeypatch):
+    tiny.comparison.budget["optimizer"] = "sdg"
     tiny.comparison.train_button.click()
     tiny.comparison.join(60)
     assert ERROR in tiny.comparison.notice.widget.value
-    assert "did you mean" in tiny.comparison.notice.widget.value and not tiny.comparison.train_button.disabled
+    assert "sdg" in tiny.comparison.notice.widget.value and not tiny.comparison.train_button.disabled
 
 
 def test_a_subsample_keeps_sites_splits_and_classes_in_proportion(cases):

@@ -1,0 +1,83 @@
+"""How long after a slider is released does the browser show the new sites? Milliseconds, for 10,000 cases.
+
+A headless Chromium moves the slider of disease prevalence in JupyterLab with the keyboard, 50 times. The clock of the
+page runs from the key's release until the new picture is decoded in the page. Next to it: what the kernel needs for the
+same change, measured in the notebook's process without a browser; their ratio holds on a busy machine, too.
+
+    PYTHONPATH=tests python benchmarks/panel.py
+"""
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import browsing
+import nbformat
+from browsing import Panel
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+CASES, REPEATS = 10_000, 50
+OPEN = (
+    f"import fedlab, time\ncases = fedlab.load('phantoms(cases={CASES})')\n"
+    "panel = fedlab.widgets.sites(cases, sites=4, quantity=0.3, prevalence=0.3, acquisition=0.3)\npanel"
+)
+ALONE = (
+    "slider, wall, busy = panel.settings.controls['prevalence'], [], []\n"
+    f"for step in range({REPEATS}):\n"
+    "    begun, worked = time.perf_counter(), time.process_time()\n"
+    "    slider.value = 0.2 + 0.05 * (step % 11)\n"
+    "    wall.append(1000 * (time.perf_counter() - begun)), busy.append(1000 * (time.process_time() - worked))\n"
+    "import statistics\nslider.value = 0.3\n"
+    "print('ALONE', *(round(f(x)) for x in (wall, busy) for f in"
+    " (statistics.median, lambda x: statistics.quantiles(x, n=20)[-1])))"
+)
+WATCH = """
+const [image, done] = [arguments[0].querySelector('.jp-RenderedImage img'), arguments[arguments.length - 1]];
+const area = arguments[0].querySelector('.jp-OutputArea'), old = image.src;
+window.released = null;
+document.addEventListener('keyup', () => { window.released ??= performance.now() }, {once: true, capture: true});
+const look = () => {
+  const now = arguments[0].querySelector('.jp-RenderedImage img');
+  if (now && now.src !== old && window.released !== null)
+    now.decode().then(() => requestAnimationFrame(() => { window.taken = performance.now() - window.released }));
+  else requestAnimationFrame(look);
+};
+window.taken = null; look(); done();
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as home:
+        (Path(home) / "notebooks").mkdir()
+        cells = [nbformat.v4.new_code_cell(source) for source in (OPEN, ALONE)]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), Path(home) / "notebooks" / "panel.ipynb")
+        with browsing.laboratory(Path(home)) as address, browsing.chromium(1440, 900) as browser:
+            browsing.open_notebook(browser, address, "panel.ipynb")
+            browsing.run_all(browser)
+            page = Panel(browser)
+            texts = [one.text for one in browser.find_elements(By.CSS_SELECTOR, ".jp-OutputArea-output pre")]
+            (alone,) = [text for text in texts if text.startswith("ALONE")]
+            page.show()
+            times = [moved(page, Keys.ARROW_RIGHT if step % 10 < 5 else Keys.ARROW_LEFT) for step in range(REPEATS)]
+    wall, slow, busy, _ = map(int, alone.split()[1:])
+    middle, late = statistics.median(times), statistics.quantiles(times, n=20)[-1]
+    print(f"from release to picture: median {middle:.0f} ms, 95th percentile {late:.0f} ms, of {REPEATS}")
+    print(f"in the process alone:    median {wall:.0f} ms, 95th percentile {slow} ms; processor {busy} ms")
+    print(f"ratio of the medians: {middle / wall:.2f}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+def moved(page: Panel, key: str) -> float:
+    """Press and release a key on the slider; return milliseconds until the page shows another picture."""
+    page.browser.execute_async_script(WATCH, page.cell)
+    page.press("Disease prevalence", key)
+    browsing.until(page.browser, lambda: page.browser.execute_script("return window.taken"), 60, "another picture")
+    time.sleep(0.1)
+    return float(page.browser.execute_script("return window.taken"))
+
+
+if __name__ == "__main__":
+    main()
