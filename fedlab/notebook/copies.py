@@ -2,8 +2,8 @@
 
     python fedlab/notebook/copies.py notebooks out/lab
 
-Notebooks that you did not change follow the originals; those that you changed or ran are kept. It is run as a file, with
-Python's own modules only, since to load fedlab takes longer than the copying.
+Notebooks that you did not change follow the originals; those that you changed or ran are kept. It is run as a file, and
+with Python's own modules only, since to load fedlab takes longer than the copying.
 """
 
 import argparse
