@@ -20,6 +20,7 @@ from fedlab.analysis.joining.conformal_sets import conformal
 from fedlab.analysis.joining.verdicts import verdict
 from fedlab.analysis.segmented_cases import predicted_masks
 from fedlab.analysis.split_leakage import leakage
+from fedlab.core.warnings import show_each_once
 from fedlab.data.cases import register_figure
 from fedlab.data.catalogue import DATASETS, load
 from fedlab.data.own_images import import_images
@@ -30,7 +31,7 @@ from fedlab.experiments.reproduction import reproduce
 from fedlab.experiments.runner import grid, run
 from fedlab.heterogeneity.axes import AXES
 from fedlab.learning.models import MODELS
-from fedlab.notebook.live import Live
+from fedlab.notebook.live import Live, in_notebook
 from fedlab.notebook.parameter_cell import parameters
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.dose_curve import dose_response
@@ -74,6 +75,8 @@ __all__ = [
     "widgets",
 ]
 
+if in_notebook():
+    show_each_once()
 register_observer(partial(Live, 1, ""))  # of run(..., live=True)
 register_figure(lambda cases, *values, **options: __getattr__("plots").cases(cases, *values, **options))
 

@@ -1,6 +1,6 @@
 """Observers follow runs while they train, such as a live figure in a notebook."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
@@ -8,7 +8,10 @@ import pandas as pd
 
 @runtime_checkable
 class Observer(Protocol):
-    """Anything with these five methods can follow `fedlab.run(..., live=observer)`."""
+    """Anything with these five methods can follow `fedlab.run(..., live=observer)`.
+
+    With a sixth, `plan(rounds)`, it learns how many rounds each run of a grid has before the first one begins.
+    """
 
     def restart(self, rounds: int, title: str, device: str = "") -> None:
         """Follow a run that begins now; rounds: how many are planned."""
@@ -24,6 +27,18 @@ class Observer(Protocol):
 
     def conclude(self, text: str) -> None:
         """Show one line at the end of a grid."""
+
+
+def announce(observer: Observer | None, text: str) -> None:
+    """Show what is done before the first round."""
+    if observer is not None:
+        observer.tell(text)
+
+
+def plan(observer: Observer | None, rounds: Sequence[int]) -> None:
+    """Say how many rounds each run of a grid has, to an observer with a method `plan(rounds)`; others need none."""
+    if callable(method := getattr(observer, "plan", None)):
+        method(rounds)
 
 
 _default: list[Callable[[], Observer]] = []
