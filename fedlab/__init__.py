@@ -7,8 +7,14 @@ fedlab.compare(runs)
 """
 
 import importlib
+import sys
 from functools import partial
 from typing import Any
+
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv) - 1 :][:2] == ["-m", "fedlab"]:
+    from fedlab_command.parser import parse
+
+    parse(sys.argv[1:])  # `python -m fedlab --help` ends here, before imports that take seconds
 
 from fedlab.algorithms import METHODS
 from fedlab.analysis.client_drift import drift, weight_divergence

@@ -1,7 +1,7 @@
 """Observers follow runs while they train, such as a live figure in a notebook."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 
@@ -10,7 +10,8 @@ import pandas as pd
 class Observer(Protocol):
     """Anything with these five methods can follow `fedlab.run(..., live=observer)`.
 
-    With a sixth, `plan(rounds)`, it learns how many rounds each run of a grid has before the first one begins.
+    Two more are called where it has them: `plan(rounds)`, before a grid, with the rounds of each of its runs; and
+    `finished(run)` with each finished run, also one that was loaded.
     """
 
     def restart(self, rounds: int, title: str, device: str = "") -> None:
@@ -39,6 +40,12 @@ def plan(observer: Observer | None, rounds: Sequence[int]) -> None:
     """Say how many rounds each run of a grid has, to an observer with a method `plan(rounds)`; others need none."""
     if callable(method := getattr(observer, "plan", None)):
         method(rounds)
+
+
+def finished(observer: Observer | None, run: Any) -> None:
+    """Hand a finished run to an observer with a method `finished(run)`; others need none."""
+    if callable(method := getattr(observer, "finished", None)):
+        method(run)
 
 
 _default: list[Callable[[], Observer]] = []

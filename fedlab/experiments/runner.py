@@ -26,7 +26,7 @@ from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import DESCRIBED, Experiment
 from fedlab.experiments.interruption import explained
 from fedlab.experiments.multi_seed import MAX_RUNS, run_in_lockstep, seed_groups, worthwhile
-from fedlab.experiments.observer import Observer, announce, find_observer, plan
+from fedlab.experiments.observer import Observer, announce, find_observer, finished, plan
 from fedlab.experiments.processes import PendingRun, run_in_processes
 from fedlab.experiments.recorder import Recorder
 from fedlab.experiments.run_folder import Run
@@ -153,16 +153,16 @@ def grid(
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers={workers!r}: give a number of processes, from 1 up")
-    begun, observer, finished, total = time.perf_counter(), find_observer(live), list[Run](), 0
+    begun, observer, runs, total = time.perf_counter(), find_observer(live), list[Run](), 0
     kept = f"all finished rounds are kept in {root_of(folder)}"
-    with explained(lambda: f"{len(finished)} of {total or 'the'} runs are finished, and {kept}"), each_once():
+    with explained(lambda: f"{len(runs)} of {total or 'the'} runs are finished, and {kept}"), each_once():
         _announce_partition(observer, experiment, partition)
         total = len(experiments := _combinations(experiment, partition, axes))
         for one in _trained(experiments, partition, folder, observer, workers):
-            finished.append(one)
+            runs.append(one)
     if observer is not None:
-        observer.conclude(f"{len(finished)} runs in {time.perf_counter() - begun:.0f} s")
-    return finished
+        observer.conclude(f"{len(runs)} runs in {time.perf_counter() - begun:.0f} s")
+    return runs
 
 
 def _trained(
@@ -257,7 +257,9 @@ def _run_in_thread(
 
 def _run(experiment: Experiment, partition: Partition | None, folder: Folder, observer: Observer | None) -> Run:
     part = partition or _partition_of(experiment)
-    return _execute(experiment, part, _target(experiment, part, folder), observer)
+    done = _execute(experiment, part, _target(experiment, part, folder), observer)
+    finished(observer, done)
+    return done
 
 
 def planned_folders(experiments: Sequence[Experiment], folder: Folder) -> list[Path]:

@@ -16,7 +16,7 @@ from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.experiment_file import load_fields
 from fedlab.experiments.interruption import explained
-from fedlab.experiments.observer import Observer, announce, find_observer
+from fedlab.experiments.observer import Observer, announce, find_observer, finished
 from fedlab.experiments.processes import PendingRun
 from fedlab.experiments.run_folder import Run
 from fedlab.experiments.runner import Folder, planned_folders, root_of
@@ -173,7 +173,9 @@ class Study:
             shown = [f"run {row.run} ({row.method}, {row.axis} {row.dose}): {row.error}" for row in failed.itertuples()]
             more = f" and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
             warn(f"{len(failed)} of {len(status)} runs failed: {'; '.join(shown[:NAMED])}{more}; see status()")
-        return self.runs
+        for one in (found := self.runs):
+            finished(observer, one)
+        return found
 
     def _kept(self) -> str:
         """What there is of the study, in words."""

@@ -406,7 +406,7 @@ def test_the_line_of_a_grid_has_its_run_and_the_time_of_all_and_the_figure_keeps
 
 
 def test_an_observer_without_plan_follows_a_grid(tmp_path):
-    """The five methods of the protocol are enough."""
+    """The five methods of the protocol are enough. The first sign comes before a partition is made."""
     seen = []
 
     class Five:
@@ -416,11 +416,15 @@ def test_an_observer_without_plan_follows_a_grid(tmp_path):
         def update(self, rounds_frame, round):
             pass
 
-        def close(self):
+        def close(self, text=""):
             pass
 
-        tell = conclude = lambda self, text: None
+        def tell(self, text):
+            seen.append(text)
+
+        conclude = close
 
     base = fedlab.Experiment(dataset="phantoms(cases=60, size=16)", sites=2, model="logistic", rounds=1)
     fedlab.grid(base, method=["local", "fedavg"], folder=tmp_path, live=Five())
-    assert [title.split(" on ")[0] for title in seen] == ["local", "fedavg"]
+    assert seen[0] == "loading phantoms(cases=60, size=16) and partitioning it: sites=2"
+    assert [title.split(" on ")[0] for title in seen[1:]] == ["local", "fedavg"]
