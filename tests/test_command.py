@@ -165,7 +165,6 @@ def test_values_on_a_command_line_are_those_of_python_and_commas_in_brackets_sep
 QUICK = """
 import sys
 from fedlab_command import main
-from fedlab_command.commands import COMMANDS
 try:
     main(["run", "--help"])
 except SystemExit:
