@@ -21,6 +21,7 @@ __all__ = ["Mirror", "Tracking", "mlflow", "tensorboard"]
 
 MOST = 1000  # metrics that MLflow takes in one call
 LONGEST = 500  # characters of a parameter that all versions of MLflow take
+MEAN = "mean of sites"  # in the place of the site
 TAG = "fedlab.run"  # tag of MLflow with the name of the run folder
 HELP = "is not installed: pip install 'fedlab-workbench[tracking]'"
 
@@ -53,7 +54,7 @@ class Tracking:
     >>> import fedlab
     >>> class Lines:
     ...     def log(self, values, step):
-    ...         print(step, "val/auroc/global" in values)
+    ...         print(step, "val/auroc/global/mean of sites" in values)
     ...     def keep(self, run):
     ...         print(run.method)
     >>> base = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=2)
@@ -139,9 +140,9 @@ class Tracking:
 
 
 def round_values(frame: pd.DataFrame) -> Iterator[tuple[int, dict[str, float]]]:
-    """Each round with its values: "val/auroc/global" is the mean over sites, "val/auroc/global/Site A" one of them."""
+    """Each round with its values, such as "val/auroc/global/Site A"; no name is the beginning of another's path."""
     for step, rows in frame.groupby("round"):
-        whole = rows.groupby(["split", "metric", "model"])["value"].mean()
+        whole = rows.assign(site=MEAN).groupby(["split", "metric", "model", "site"])["value"].mean()
         sites = rows.groupby(["split", "metric", "model", "site"])["value"].mean()
         named = {"/".join(map(str, key)): float(value) for part in (whole, sites) for key, value in part.items()}
         yield int(str(step)), {_plain(name): value for name, value in named.items() if math.isfinite(value)}

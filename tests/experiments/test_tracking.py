@@ -35,8 +35,10 @@ def test_each_round_has_the_mean_over_sites_and_each_site_and_loaded_runs_are_no
     for _ in range(2):
         run = fedlab.run(BASE, folder=tmp_path, live=observer)
     assert [step for step, _ in steps] == [1, 2] and kept == [run.folder.name]
+    names = set(steps[0][1])  # MLflow keeps each in a file of this path
+    assert not any(other.startswith(f"{name}/") for name in names for other in names)
     rows = run.rounds[run.rounds["metric"].eq("accuracy") & run.rounds["split"].eq("val") & run.rounds["round"].eq(2)]
-    assert steps[1][1]["val/accuracy/global"] == pytest.approx(rows["value"].mean())
+    assert steps[1][1]["val/accuracy/global/mean of sites"] == pytest.approx(rows["value"].mean())
     for row in rows.itertuples():
         assert steps[1][1][f"val/accuracy/global/{row.site}"] == row.value
 
@@ -71,7 +73,10 @@ def test_mlflow_has_the_rounds_the_fields_and_the_run_folder(tmp_path, monkeypat
     client = mlflow.MlflowClient(tracking_uri=uri)
     (found,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
     assert found.data.params["method"] == "fedavg" and found.data.tags["fedlab.run"] == run.folder.name
-    assert [one.step for one in client.get_metric_history(found.info.run_id, "val/auroc/global")] == [1, 2]
+    assert [one.step for one in client.get_metric_history(found.info.run_id, "val/auroc/global/mean of sites")] == [
+        1,
+        2,
+    ]
     assert "predictions.parquet" in {one.path for one in client.list_artifacts(found.info.run_id)}
 
 
@@ -83,7 +88,7 @@ def test_tensorboard_has_the_rounds_and_the_card(tmp_path):
         fedlab.run(BASE, folder=tmp_path / "runs", live=tracking.tensorboard(tmp_path / "board", live=False))
     (folder,) = (tmp_path / "board").iterdir()
     events = EventAccumulator(str(folder)).Reload()
-    assert [one.step for one in events.Scalars("val/auroc/global")] == [1, 2]
+    assert [one.step for one in events.Scalars("val/auroc/global/mean of sites")] == [1, 2]
     assert any("card" in name for name in events.Tags()["tensors"])
 
 
