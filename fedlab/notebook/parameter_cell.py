@@ -102,7 +102,7 @@ def parameters(
 
 def _at_hand(settings: dict[str, Any], fallbacks: Mapping[str, str]) -> dict[str, Any]:
     """Settings with a dataset that needs no download, if there is a fallback for it."""
-    dataset = settings.get("dataset")
+    dataset = str(settings.get("dataset"))
     if dataset not in fallbacks or _is_at_hand(dataset):
         return settings
     print(
