@@ -5,6 +5,9 @@ NB ?= 00
 OUT ?= out
 TESTS ?=
 LOCKED ?= torch
+TORCH ?=
+FRESH ?=
+EXTRAS ?= notebooks,dev,docs
 ifeq ($(OS),Windows_NT)
 PYTHON ?= python
 BIN := .venv/Scripts
@@ -33,13 +36,37 @@ SHELL := bash
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-11s %s\n", $$1, $$2}'
 
+# PyPI's PyTorch for Linux is the CUDA build, so without a GPU the CPU build comes from PyTorch's own index
+define torch
+want=$(call quoted,$(TORCH)); \
+test -n "$$want" || want=$$(nvidia-smi -L > /dev/null 2>&1 && echo cuda || echo cpu); \
+case "$$want" in \
+  cpu) echo "PyTorch for CPU: about 2.4 GB of disk in .venv (TORCH=cuda: for an NVIDIA GPU, about 7 GB)";; \
+  *) echo "PyTorch for $$want: about 7 GB of disk in .venv (TORCH=cpu: without a GPU, about 2.4 GB)";; \
+esac; \
+df -Pk . | awk 'NR == 2 {printf "free here: %.1f GB\n", $$4 / 1e6}'; \
+if test "$$want" = cuda || test "$$(uname -s)-$$want" = Darwin-cpu; then exit 0; fi; \
+echo "1 of 2: PyTorch, the largest download"; \
+$(BIN)/python -m pip install --timeout 15 --retries 1 --no-deps --constraint requirements.lock \
+  --index-url "$(INDEX)/$$want" torch 2> .venv/torch.log || \
+  echo "$(INDEX)/$$want gave no PyTorch (why: .venv/torch.log), so pip's usual index is used; on Linux its build has CUDA, about 7 GB"
+endef
+INDEX := https://download.pytorch.org/whl
+# One line a package that pip collects, then how many it installs
+collected = awk '/^(Collecting|Processing) / {sub(/.*\//, "", $$2); sub(/[^A-Za-z0-9_.-].*/, "", $$2); \
+  printf "  %3d %s\n", ++found, $$2; fflush()} \
+  /^Installing collected/ {print "  installing " NF - 3 " packages: a minute without a line"; fflush()}'
+
 .venv/ready: pyproject.toml requirements.lock
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fedlab needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[notebooks,dev,docs]'
+	@echo "fedlab's environment: Python packages in .venv, some minutes, once"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fedlab needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv .venv
+	@$(torch)
+	@echo "2 of 2: about 190 packages with the versions of requirements.lock"
+	@$(BIN)/python -u -m pip install --constraint requirements.lock --editable '.[$(EXTRAS)]' | $(collected)
 	@touch $@
 
-env: .venv/ready  ## a virtual environment with pinned versions in .venv
+env: .venv/ready  ## a virtual environment with pinned versions in .venv; TORCH=cpu, cuda or cu126 chooses PyTorch
 
 demo: env  ## the main job on phantoms; DATASET=pneumoniamnist runs the whole series on real chest X-rays
 	@for number in $(DEMO); do \
@@ -47,8 +74,9 @@ demo: env  ## the main job on phantoms; DATASET=pneumoniamnist runs the whole se
 	@echo; echo open $(call quoted,$(OUT)/demo/00-start-here.html) \
 	  '(next to it: the executed notebook, figures and run folders)'
 
-lab: env  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+lab: env  ## JupyterLab on copies of the notebooks in out/lab, which keep your changes; FRESH=1 copies all again
+	@$(BIN)/python fedlab/notebook/copies.py notebooks $(call quoted,$(OUT)/lab) $(if $(FRESH),--fresh)
+	$(BIN)/jupyter lab $(call quoted,$(OUT)/lab)
 
 test: env  ## all tests, notebooks included
 	$(call pytest,$(BIN))

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fedlab.core.files import resolve
 from fedlab.core.warnings import warn
-from fedlab.data.home import home
+from fedlab.data.home import OFFLINE, home
 
 if TYPE_CHECKING:
     import requests
@@ -101,6 +101,8 @@ def _digest(path: Path, checksum: str) -> str:
 
 def _download(url: str, target: Path, checksum: str) -> Path:
     """Download a file; other processes that need it wait."""
+    if os.environ.get(OFFLINE, "0") not in ("", "0"):
+        raise ConnectionError(f"{target.name} is in no folder of FEDLAB_MIRROR, and {OFFLINE} forbids to download it")
     import pooch
     import requests
     from filelock import FileLock

@@ -7,8 +7,14 @@ fedlab.compare(runs)
 """
 
 import importlib
+import sys
 from functools import partial
 from typing import Any
+
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv) - 1 :][:2] == ["-m", "fedlab"]:
+    from fedlab_command.parser import parse
+
+    parse(sys.argv[1:])  # `python -m fedlab --help` ends here, before imports that take seconds
 
 from fedlab.algorithms import METHODS
 from fedlab.analysis.client_drift import drift, weight_divergence
@@ -20,6 +26,7 @@ from fedlab.analysis.joining.conformal_sets import conformal
 from fedlab.analysis.joining.verdicts import verdict
 from fedlab.analysis.segmented_cases import predicted_masks
 from fedlab.analysis.split_leakage import leakage
+from fedlab.core.warnings import show_each_once
 from fedlab.data.cases import register_figure
 from fedlab.data.catalogue import DATASETS, load
 from fedlab.data.own_images import import_images
@@ -31,7 +38,7 @@ from fedlab.experiments.runner import grid, run
 from fedlab.experiments.scenarios import SCENARIOS
 from fedlab.heterogeneity.axes import AXES
 from fedlab.learning.models import MODELS
-from fedlab.notebook.live import Live
+from fedlab.notebook.live import Live, in_notebook
 from fedlab.notebook.parameter_cell import parameters
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.dose_curve import dose_response
@@ -78,6 +85,8 @@ __all__ = [
     "widgets",
 ]
 
+if in_notebook():
+    show_each_once()
 register_observer(partial(Live, 1, ""))  # of run(..., live=True)
 register_figure(lambda cases, *values, **options: __getattr__("plots").cases(cases, *values, **options))
 

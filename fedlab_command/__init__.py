@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fedlab_command.completion import script
 from fedlab_command.parser import parse, parser
 
 __all__ = ["main"]
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command is None:
         parser().print_help()
         return 2
+    if given.command == "completion":
+        print(script(parser(), given.shell), end="")
+        return 0
     try:
         from fedlab_command import commands
 

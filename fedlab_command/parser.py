@@ -4,6 +4,8 @@ import argparse
 import textwrap
 from collections.abc import Sequence
 
+from fedlab_command.completion import SHELLS
+
 WIDTH = 100  # characters of a line of help
 ABOUT = """\
 Federated learning in medical imaging: list what there is, run experiments, look at run folders.
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_report(commands)
     _add_reproduce(commands)
+    _add_completion(commands)
     return whole
 
 
@@ -174,3 +177,13 @@ def _add_reproduce(commands: "argparse._SubParsersAction[_Parser]") -> None:
     one.add_argument("--tolerance", type=float, default=0.0, help="largest difference that agrees (default: 0)")
     one.add_argument("--code", action="append", default=[], metavar="FILE.py", help=CODE)
     one.add_argument("--quiet", action="store_true", help="no line of progress, which only terminals get anyway")
+
+
+def _add_completion(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    text = "Print a script that makes a shell complete commands and options of fedlab after the Tab key."
+    example = (
+        "fedlab completion bash >> ~/.bashrc\nfedlab completion zsh >> ~/.zshrc\n"
+        "fedlab completion fish > ~/.config/fish/completions/fedlab.fish"
+    )
+    one = _command(commands, "completion", "print the completion script of a shell", text, example)
+    one.add_argument("shell", choices=SHELLS, help="bash, zsh or fish")

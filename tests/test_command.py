@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import fedlab
 from fedlab.experiments import runner
 from fedlab.experiments.experiment_file import load_code, read_axes, read_fields
 from fedlab_command import main
+from fedlab_command.commands import COMMANDS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # so few cases leave sites without a class
 
@@ -187,3 +189,41 @@ def test_a_file_of_code_is_run_as_it_is_now(tmp_path, monkeypatch):
         os.utime(path, (1e9, 1e9))
         load_code([path])
         assert value == sys.modules.pop("edited_twice").VALUE
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["grid", "--help"], ["grit"]])
+def test_python_m_fedlab_helps_before_it_loads_pytorch(arguments):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "fedlab", *arguments], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == (2 if arguments == ["grit"] else 0)
+    assert "fedlab grid" in done.stdout or "grit" in done.stderr
+    loaded = {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+    assert "argparse" in loaded and not loaded & {"torch", "pandas", "numpy"}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_and_their_options_from_the_printed_script(capsys):
+    assert main(["completion", "bash"]) == 0
+    text = capsys.readouterr().out
+
+    def completed(*words: str) -> set[str]:
+        line = (
+            f"COMP_WORDS=({' '.join(map(repr, words))}); COMP_CWORD={len(words) - 1}; _fedlab; echo ${{COMPREPLY[@]}}"
+        )
+        shell = subprocess.run(
+            ["bash", "-c", f"{text}\n{line}"], capture_output=True, text=True, timeout=60, check=True
+        )
+        return set(shell.stdout.split())
+
+    assert completed("fedlab", "re") == {"report", "reproduce"}
+    assert completed("fedlab", "compare", "--") == {"--help", "--metric", "--reference", "--csv", "--code"}
+    assert completed("fedlab", "completion", "f") >= {"fish"}
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_scripts_of_other_shells_name_every_command_and_option(shell, capsys):
+    main(["completion", shell])
+    text = capsys.readouterr().out
+    for name in [*COMMANDS, "completion", *(("workers", "reference") if shell == "fish" else ("--workers", "--csv"))]:
+        assert name in text

@@ -1,9 +1,11 @@
-"""The folder of prepared datasets."""
+"""The folder of prepared datasets, and whether others may be downloaded."""
 
 import os
 from pathlib import Path
 
 from fedlab.core.files import resolve
+
+OFFLINE = "FEDLAB_OFFLINE"  # environment variable: 1 forbids downloads
 
 
 def home() -> Path:

@@ -15,7 +15,7 @@ import torch
 from fedlab import algorithms
 from fedlab.core.files import resolve
 from fedlab.core.registry import nearest
-from fedlab.core.warnings import ProtocolWarning, warn
+from fedlab.core.warnings import ProtocolWarning, each_once, warn
 from fedlab.data import catalogue
 from fedlab.data.cases import Cases
 from fedlab.data.home import home
@@ -24,9 +24,10 @@ from fedlab.engine.seed_batching import LockstepRun
 from fedlab.engine.thread_pool import threads_for
 from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import DESCRIBED, Experiment
+from fedlab.experiments.interruption import explained
 from fedlab.experiments.multi_seed import MAX_RUNS, run_in_lockstep, seed_groups, worthwhile
 from fedlab.experiments.no_effect import never_changed, unused_settings
-from fedlab.experiments.observer import Observer, find_observer
+from fedlab.experiments.observer import Observer, announce, find_observer, finished, plan
 from fedlab.experiments.processes import PendingRun, run_in_processes
 from fedlab.experiments.recorder import Recorder
 from fedlab.experiments.run_folder import Run
@@ -94,7 +95,10 @@ def run(
     """
     if partition is not None:
         experiment = experiment.describing(partition)
-    return _run(experiment, partition, folder, find_observer(live))
+    observer = find_observer(live)
+    with explained(lambda: f"the finished rounds are kept in {root_of(folder)}"):
+        _announce_partition(observer, experiment, partition)
+        return _run(experiment, partition, folder, observer)
 
 
 def grid(
@@ -150,18 +154,36 @@ def grid(
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers={workers!r}: give a number of processes, from 1 up")
-    experiments = _combinations(experiment, partition, axes)
-    begun, observer = time.perf_counter(), find_observer(live)
+    begun, observer, runs, total = time.perf_counter(), find_observer(live), list[Run](), 0
+    kept = f"all finished rounds are kept in {root_of(folder)}"
+    with explained(lambda: f"{len(runs)} of {total or 'the'} runs are finished, and {kept}"), each_once():
+        _announce_partition(observer, experiment, partition)
+        total = len(experiments := _combinations(experiment, partition, axes))
+        for one in _trained(experiments, partition, folder, observer, workers):
+            runs.append(one)
+    if observer is not None:
+        observer.conclude(f"{len(runs)} runs in {time.perf_counter() - begun:.0f} s")
+    return runs
+
+
+def _trained(
+    experiments: list[Experiment], partition: Partition | None, folder: Folder, observer: Observer | None, workers: int
+) -> Iterator[Run]:
+    """Load or train each experiment of a grid, in their order."""
     if workers > 1 and (pending := _unfinished(experiments, partition, folder)):
         run_in_processes(run_into, pending, workers, None if observer is None else observer.tell)
+    elif observer is not None:
+        plan(observer, [one.experiment.rounds for one in _unfinished(experiments, partition, folder)])
     groups = {id(group[0]): group for group in (seed_groups(experiments) if workers == 1 else [])}
-    finished = []
     for one in experiments:
         _run_seeds(groups.get(id(one), []), partition, folder, observer)
-        finished.append(_run(one, partition, folder, observer))
-    if observer is not None:
-        observer.conclude(f"{len(finished)} runs in {time.perf_counter() - begun:.0f} s")
-    return finished
+        yield _run(one, partition, folder, observer)
+
+
+def _announce_partition(observer: Observer | None, experiment: Experiment, partition: Partition | None) -> None:
+    """Say what is done before the first round of a large federation, which may take a while."""
+    if partition is None:
+        announce(observer, f"loading {experiment.dataset} and partitioning it: sites={experiment.sites!r}")
 
 
 def _combinations(experiment: Experiment, partition: Partition | None, axes: dict[str, list[Any]]) -> list[Experiment]:
@@ -236,7 +258,9 @@ def _run_in_thread(
 
 def _run(experiment: Experiment, partition: Partition | None, folder: Folder, observer: Observer | None) -> Run:
     part = partition or _partition_of(experiment)
-    return _execute(experiment, part, _target(experiment, part, folder), observer)
+    done = _execute(experiment, part, _target(experiment, part, folder), observer)
+    finished(observer, done)
+    return done
 
 
 def planned_folders(experiments: Sequence[Experiment], folder: Folder) -> list[Path]:

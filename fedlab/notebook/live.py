@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,14 @@ from fedlab.plots.rounds import draw, site_means
 PAUSE = 0.5  # seconds at least between two redraws
 SHARE = 0.05  # of the time, at most, that redrawing may take from training
 WIDE = 110  # characters of the line of progress that fit the figure
-LEFT_OUT = ("mean", "pace", "device", "speed", "left")  # parts of that line, in the order in which they are dropped
+LEFT_OUT = (
+    "mean",
+    "pace",
+    "device",
+    "speed",
+    "left",
+    "all",
+)  # parts of that line, in the order in which they are dropped
 
 
 class Screen:
@@ -128,7 +135,10 @@ class Live:
     ) -> None:
         self.rounds, self.title, self.metric, self.device = rounds, title, metric, device
         self.frame, self.round = pd.DataFrame(), 0
+        self.earlier: list[tuple[str, pd.DataFrame]] = []  # method, rounds of runs of this grid that have ended
         self.screen = Screen(output)
+        self._plan: list[int] = []  # rounds of each run of a grid
+        self._number, self._trained, self._spent = 0, 0, 0.0  # run that trains; rounds and seconds of those before
         self._broken = self._closed = False
         self._finished = {0: time.perf_counter()}  # round -> when it ended; 0: when the run started
         self._next = 0.0  # when the next redraw is due
@@ -154,11 +164,30 @@ class Live:
             self._closed = True
             self._show()
 
+    def plan(self, rounds: Sequence[int]) -> None:
+        """Begin a grid; rounds: how many each of its runs has. Curves of its finished runs stay in the figure."""
+        self.earlier, self._plan = [], list(rounds)
+        self._number, self._trained, self._spent = 0, 0, 0.0
+
     def restart(self, rounds: int, title: str, device: str = "") -> None:
         """Follow another run in the same place."""
+        if self._number and len(self.frame):
+            self.earlier.append((self.title.split(" on ")[0], self.frame))
+            self._trained += sum(number > 0 for number in self._finished)
+            self._spent += max(self._finished.values()) - min(self._finished.values())
+        self._number += bool(self._plan)
         self.rounds, self.title, self.device = rounds, title, device
         self.frame, self.round, self._closed = pd.DataFrame(), 0, False
         self._finished, self._next = {0: time.perf_counter()}, 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Show that a run has begun, since its first round may take minutes."""
+        try:
+            if not self.earlier:
+                self.tell(f"{self.title}: {self.progress()}, starting")
+        except Exception:  # reported at the first round
+            return
 
     def conclude(self, text: str) -> None:
         """Replace the figure by one line."""
@@ -213,19 +242,30 @@ class Live:
 
     def _parts(self) -> dict[str, str]:
         """Return the parts of the line in reading order."""
-        parts = {"round": f"round {self.round} of {self.rounds}"}
+        many = f"run {self._number} of {len(self._plan)}, " if len(self._plan) > 1 and self._number else ""
+        parts = {"round": f"{many}round {self.round} of {self.rounds}"}
         if self._closed and self.round < self.rounds:
-            parts = {"round": f"ended after round {self.round} of {self.rounds}"}
+            parts = {"round": f"{many}ended after round {self.round} of {self.rounds}"}
         if self.pace is not None:
             parts["pace"] = f", {duration(self.pace)} a round"
             if not self._closed and self.round < self.rounds:
                 parts["left"] = f", about {duration(self.pace * (self.rounds - self.round))} left"
+        if (left := self._left_for_all()) is not None:
+            parts["all"] = f", about {duration(left)} for all runs"
         speed = self.speed
         if speed is not None:
             parts["speed"] = f", {throughput(speed)}"
         if self.device:
             parts["device"] = f"{',' if speed is None else ''} on {self.device}"
         return parts | self._level()
+
+    def _left_for_all(self) -> float | None:
+        """Seconds that the rest of a grid takes, by the rounds so far; None while unknown, or without later runs."""
+        later = sum(self._plan[self._number :])
+        if not later or self.pace is None:
+            return None
+        done, took = self._trained + self.round, self._spent + self.pace * self.round
+        return self.pace * max(0, self.rounds - self.round) + took / max(done, 1) * later
 
     def _level(self) -> dict[str, str]:
         """Return the newest value of the metric; empty before the first one."""
@@ -266,10 +306,16 @@ class Live:
 
     def _figure(self) -> Any:
         """Draw the mean over sites so far, in a band from the worst to the best site, on an axis of all rounds."""
+        method = self.title.split(" on ")[0]
         with style.page(None, 8, 3.2) as ax:
             if len(self.frame):
                 metric, split = self._watched()
-                draw(ax, site_means(self.frame, metric, split).assign(method="run"), style.roles(["run"]))
+                roles = style.roles([method, *(name for name, _ in self.earlier)])
+                for name, frame in [*self.earlier, (method, self.frame)]:
+                    if (frame["split"].eq(split) & frame["metric"].eq(metric)).any():
+                        draw(ax, site_means(frame, metric, split).assign(method=name), roles)
+                if self.earlier:
+                    _legend(ax)
                 ax.set_ylabel(f"{style.metric_label(metric)} on {SPLITS[split]} cases,\nmean and range of sites")
             ax.set_xlim(1, max(2, self.rounds))
             ax.set_xlabel("communication round")
@@ -277,6 +323,12 @@ class Live:
             ax.annotate(self.progress(WIDE), (0, 1), xycoords="axes fraction", xytext=(0, 7), **look)
             style.headline(ax, self.title, pad=24)
         return style.root(ax)
+
+
+def _legend(ax: Any) -> None:
+    """Name each method once."""
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    ax.legend(lines.values(), lines.keys(), loc="best", ncols=min(4, len(lines)), fontsize=8)
 
 
 def in_notebook() -> bool:

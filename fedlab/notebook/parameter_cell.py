@@ -1,6 +1,7 @@
 """The parameters of a notebook, from its parameters cell, papermill and defaults; unknown names are refused."""
 
 import ast
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
@@ -8,9 +9,12 @@ from functools import wraps
 from typing import Any
 
 from fedlab.core.registry import nearest
+from fedlab.data import catalogue
+from fedlab.data.home import OFFLINE
 from fedlab.experiments.experiment import Experiment
 
 INJECTED = "# Parameters"  # first line of the cell in which papermill passes parameters
+SUGGESTED = {"quantity": 0.5, "prevalence": 0.5, "acquisition": 0.2}  # doses of the notebooks, for simulated sites
 
 
 def parameters(
@@ -18,6 +22,7 @@ def parameters(
     *,
     own: Iterable[str] = (),
     accept: Iterable[str] | None = None,
+    fallbacks: Mapping[str, str] | None = None,
     **defaults: Any,
 ) -> dict[str, Any]:
     """Settings of the experiment, as the notebook that calls this was given them.
@@ -26,6 +31,11 @@ def parameters(
     (`rounds: int = 15`). Every other field of `fedlab.Experiment` can be set by name all the same, with
     `papermill -p lr 0.01`. papermill warns that such a parameter is unknown, because its parameters cell does not list
     it; it is used nevertheless. Names that are neither are refused here.
+
+    Where `sites` is a column of the dataset, the sites are natural, and the doses that the notebooks suggest for
+    simulated sites (quantity 0.5, prevalence 0.5, acquisition 0.2) become 0, which one printed sentence says. Other
+    values, and all values from papermill, are your own and stay; `fedlab.Experiment` refuses those that natural sites
+    cannot have.
 
     Parameters
     ----------
@@ -37,6 +47,9 @@ def parameters(
     accept : iterable of str, optional
         Names that may be set. By default every field of `fedlab.Experiment` except `method`, which notebooks choose
         themselves.
+    fallbacks : mapping of str to str, optional
+        Dataset that this notebook suggests -> the one to use where it would have to be downloaded first. A printed
+        sentence says so. A dataset from papermill is downloaded.
     **defaults
         Settings of the notebook that its parameters cell does not show. A value in the parameters cell or from
         papermill takes precedence.
@@ -59,6 +72,12 @@ def parameters(
     >>> notebook = {"In": cells, "rounds": 15, "lr": 0.01}
     >>> parameters(notebook, batch_size=16)
     {'batch_size': 16, 'rounds': 15, 'lr': 0.01}
+
+    Sites of the dataset instead of simulated ones:
+
+    >>> parameters({"In": ["# Parameters\\nsites = 'hospital'"], "sites": "hospital"}, quantity=0.5)
+    The sites come from column 'hospital': what this notebook suggests for simulated ones, quantity=0.5, is 0.
+    {'quantity': 0.0, 'sites': 'hospital'}
     """
     if namespace is None:
         ipython = sys.modules.get("IPython")  # is loaded wherever a notebook runs
@@ -78,7 +97,51 @@ def parameters(
             raise ValueError(f"{name!r} is not a parameter of this notebook: leave it out")
         raise ValueError(f"unknown parameter {name!r}: {nearest(name, accepted | private)}")
     known = defaults | {name: namespace[name] for name in [*declared, *injected] if name in namespace}
-    return {name: value for name, value in known.items() if name in accepted}
+    settings = {name: value for name, value in known.items() if name in accepted}
+    if "dataset" not in injected:
+        settings = _at_hand(settings, fallbacks or {})
+    return _natural(settings, explicit=injected)
+
+
+def _at_hand(settings: dict[str, Any], fallbacks: Mapping[str, str]) -> dict[str, Any]:
+    """Settings with a dataset that needs no download, if there is a fallback for it."""
+    dataset = str(settings.get("dataset"))
+    if dataset not in fallbacks or _is_at_hand(dataset):
+        return settings
+    print(
+        f"{dataset} is neither prepared nor in a mirror, so this notebook runs on {fallbacks[dataset]}."
+        f" fedlab.load({dataset!r}) downloads it; then run all cells again."
+    )
+    return settings | {"dataset": fallbacks[dataset]}
+
+
+def _is_at_hand(dataset: str) -> bool:
+    """Whether a dataset can be loaded without a download; it is prepared if its files are in a mirror."""
+    before = os.environ.get(OFFLINE)
+    os.environ[OFFLINE] = "1"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of loading are shown when the notebook loads it
+            catalogue.load(dataset)
+    except OSError:
+        return False
+    finally:
+        os.environ.pop(OFFLINE) if before is None else os.environ.update({OFFLINE: before})
+    return True
+
+
+def _natural(settings: dict[str, Any], explicit: Iterable[str]) -> dict[str, Any]:
+    """Settings in which suggested doses yield to natural sites; explicit: names of values that do not."""
+    column = settings.get("sites")
+    if not isinstance(column, str) or column.strip().isdecimal():
+        return settings
+    yielding = {
+        axis: 0.0 for axis, dose in SUGGESTED.items() if settings.get(axis) == dose and axis not in set(explicit)
+    }
+    if yielding:
+        shown = ", ".join(f"{axis}={SUGGESTED[axis]}" for axis in yielding)
+        print(f"The sites come from column {column!r}: what this notebook suggests for simulated ones, {shown}, is 0.")
+    return settings | yielding
 
 
 def show_warnings_plainly() -> None:

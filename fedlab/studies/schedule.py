@@ -7,15 +7,19 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
+import pandas as pd
+
 from fedlab.core import files
 from fedlab.core.warnings import warn
-from fedlab.engine.devices import duration
+from fedlab.engine.devices import duration, throughput
 from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.processes import PendingRun, run_in_processes, run_one, user_functions
+from fedlab.experiments.recorder import trained_images
 from fedlab.experiments.runner import grid, run_into
 from fedlab.partitioning.partitions import Partition
 
 FAILED = ".failed"  # folder of notes on failed runs, next to the run folders
+PAUSE = 0.5  # seconds between two lines on the rounds of a run
 POLL = 0.2  # seconds between two looks at the runs of a cluster
 Tell = Callable[[str], None] | None
 
@@ -55,21 +59,26 @@ def run_all(pending: Sequence[PendingRun], workers: int, client: Executor | None
     """Run what is pending; failures are notes, see `failure`."""
     for one in pending:
         failure_note(one.target).unlink(missing_ok=True)
-    follow = None if tell is None else Progress(pending, tell).tell
+    progress = None if tell is None else Progress(pending, tell)
+    follow = None if progress is None else progress.tell
+    if follow is not None:
+        follow("")
     if client is not None:
         _run_elsewhere(pending, client, follow)
     elif workers > 1:
         run_in_processes(attempt, pending, workers, follow)
     else:
-        _run_here(pending, follow)
+        _run_here(pending, progress)
 
 
-def _run_here(pending: Sequence[PendingRun], tell: Tell) -> None:
+def _run_here(pending: Sequence[PendingRun], progress: "Progress | None") -> None:
     """Run one method after another; its seeds together, as in a grid, where that is faster."""
+    live = False if progress is None else Rounds(progress)
+    tell = None if progress is None else progress.tell
     for seeds in _of_one_method(pending):
         folder = seeds[0].target.parent
         try:
-            grid(seeds[0].experiment, folder=folder, seed=[one.experiment.seed for one in seeds])
+            grid(seeds[0].experiment, folder=folder, live=live, seed=[one.experiment.seed for one in seeds])
         except Exception:
             for one in seeds:
                 attempt(one.experiment, one.partition, one.target)
@@ -124,8 +133,8 @@ class Progress:
         self._open, self._total, self._failed, self._tell = list(pending), len(pending), 0, tell
         self._begun, self._last = time.perf_counter(), ""
 
-    def tell(self, more: str) -> None:
-        """Tell how far the runs are; more: what else is known."""
+    def tell(self, more: str, part: float = 0.0) -> None:
+        """Tell how far the runs are; more: what else is known. part: of the current run, 0 to 1."""
         failed = [one for one in self._open if failure(one.target)]
         self._failed += len(failed)
         self._open = [one for one in self._open if one not in failed and not one.target.exists()]
@@ -133,10 +142,46 @@ class Progress:
         text = f"{done} of {self._total} runs done"
         if self._failed:
             text += f", {self._failed} of them failed"
-        if done and self._open:
-            left = (time.perf_counter() - self._begun) / done * len(self._open)
+        if (amount := min(done + part, self._total)) > 0 and self._open:
+            left = (time.perf_counter() - self._begun) / amount * (self._total - amount)
             text += f", about {duration(left)} left"
         rest = more.split("; ", 1)[1] if "; " in more else ""
         if (line := f"{text}; {rest}" if rest else text) != self._last:
             self._tell(line)
             self._last = line
+
+
+class Rounds:
+    """Observer of the runs of a study that train here: the round of the current one, and its images a second."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._rounds, self._title, self._begun, self._images, self._next = 1, "", 0.0, 0, 0.0
+
+    def restart(self, rounds: int, title: str, device: str = "") -> None:
+        """Say that a run begins."""
+        self._rounds, self._title, self._images, self._next = rounds, title, 0, 0.0
+        self._progress.tell(f"; {title}: starting")
+
+    def update(self, rounds_frame: pd.DataFrame, round: int) -> None:
+        """Say which round is finished, at most twice a second."""
+        now = time.perf_counter()
+        if now < self._next:
+            return
+        images = trained_images(rounds_frame) if "samples" in rounds_frame else 0
+        if not self._images:
+            self._begun, self._images, speed = now, images, ""
+        else:
+            speed = f", {throughput((images - self._images) / (now - self._begun))}"
+        self._progress.tell(f"; {self._title}: round {round} of {self._rounds}{speed}", round / self._rounds)
+        self._next = time.perf_counter() + PAUSE
+
+    def tell(self, text: str) -> None:
+        """Pass on what several runs in lock-step report."""
+        self._progress.tell(text if "; " in text else f"; {text}")
+
+    def close(self) -> None:
+        """Nothing: the next line says it."""
+
+    def conclude(self, text: str) -> None:
+        """Nothing: a study concludes itself."""

@@ -10,15 +10,16 @@ import pandas as pd
 import yaml
 
 from fedlab.core import files
-from fedlab.core.warnings import warn
+from fedlab.core.warnings import each_once, warn
 from fedlab.engine.devices import duration
 from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.experiment_file import load_fields
-from fedlab.experiments.observer import Observer, find_observer
+from fedlab.experiments.interruption import explained
+from fedlab.experiments.observer import Observer, announce, find_observer, finished
 from fedlab.experiments.processes import PendingRun
 from fedlab.experiments.run_folder import Run
-from fedlab.experiments.runner import Folder, planned_folders
+from fedlab.experiments.runner import Folder, planned_folders, root_of
 from fedlab.studies import schedule
 from fedlab.studies.design import CROSSED, Design, PlannedRun
 from fedlab.studies.pace import estimate
@@ -159,9 +160,11 @@ class Study:
         """
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
             raise ValueError(f"workers={workers!r}: give a number of processes, from 1 up")
-        observer, pending = find_observer(live), self._pending()
-        if pending:
-            schedule.run_all(pending, workers, client, None if observer is None else observer.tell)
+        observer, count = find_observer(live), len(self.design.runs)
+        announce(observer, f"{count} runs: making their federations")
+        with explained(self._kept), each_once():
+            if pending := self._pending():
+                schedule.run_all(pending, workers, client, None if observer is None else observer.tell)
         status = self.status()
         failed = status[status["state"] == "failed"]
         if observer is not None:
@@ -170,7 +173,15 @@ class Study:
             shown = [f"run {row.run} ({row.method}, {row.axis} {row.dose}): {row.error}" for row in failed.itertuples()]
             more = f" and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
             warn(f"{len(failed)} of {len(status)} runs failed: {'; '.join(shown[:NAMED])}{more}; see status()")
-        return self.runs
+        for one in (found := self.runs):
+            finished(observer, one)
+        return found
+
+    def _kept(self) -> str:
+        """What there is of the study, in words."""
+        count, planned = len(self.design.runs), self.__dict__.get("_targets")  # not again if it was interrupted
+        done = "no" if planned is None else sum(target.exists() for target in planned)
+        return f"{done} of {count} runs are finished, and all finished rounds are kept in {root_of(self.folder)}"
 
     def _pending(self) -> list[PendingRun]:
         each = zip(self.experiments, self._targets, strict=True)

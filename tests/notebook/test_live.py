@@ -11,9 +11,11 @@ import pytest
 from nbclient import NotebookClient
 from widget_state import errors, states
 
+import fedlab
 from fedlab.engine.devices import duration
 from fedlab.notebook import live
 from fedlab.notebook.live import Live, Screen
+from fedlab.plots import style
 
 
 class Timer:
@@ -377,3 +379,52 @@ def test_in_a_notebook_every_place_ends_with_the_last_round(tmp_path, kernel):
     ]  # fmt: skip
     printed = [one["text"] for state in kept for one in state.get("outputs", ()) if one["output_type"] == "stream"]
     assert "".join(printed).split() == ["before", "after"] and errors(done) == []
+
+
+# -- a grid --------------------------------------------------------------------------------------------------------
+
+
+def test_the_line_of_a_grid_has_its_run_and_the_time_of_all_and_the_figure_keeps_each_method(
+    timer, notebook, monkeypatch
+):
+    drawn = []
+    monkeypatch.setattr(live, "picture", lambda figure, text: (drawn.append(figure) or {"text/plain": text}, {}))
+    screen = Live(1, "")
+    screen.plan([4, 4, 8])
+    for method in ("local", "fedavg"):
+        screen.restart(4, f"{method} on phantoms", "cpu")
+        for r in range(1, 5 if method == "local" else 3):
+            timer.now += 3
+            screen.update(trained(r), r)
+    assert screen.progress().startswith(
+        "run 2 of 3, round 2 of 4, 3 s a round, about 6 s left, about 30 s for all runs, 133 images/s on cpu"
+    )
+    assert "run 1 of 3, round 0 of 4" in notebook.displays[0]["text/plain"]  # before the first round
+    lines = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in drawn[-1].axes[0].get_lines()}
+    assert set(lines) == {"local", "fedavg"} and len(set(lines.values())) == 2
+    assert lines["local"][0] == style.GREY != lines["fedavg"][0]
+
+
+def test_an_observer_without_plan_follows_a_grid(tmp_path):
+    """The five methods of the protocol are enough. The first sign comes before a partition is made."""
+    seen = []
+
+    class Five:
+        def restart(self, rounds, title, device=""):
+            seen.append(title)
+
+        def update(self, rounds_frame, round):
+            pass
+
+        def close(self, text=""):
+            pass
+
+        def tell(self, text):
+            seen.append(text)
+
+        conclude = close
+
+    base = fedlab.Experiment(dataset="phantoms(cases=60, size=16)", sites=2, model="logistic", rounds=1)
+    fedlab.grid(base, method=["local", "fedavg"], folder=tmp_path, live=Five())
+    assert seen[0] == "loading phantoms(cases=60, size=16) and partitioning it: sites=2"
+    assert [title.split(" on ")[0] for title in seen[1:]] == ["local", "fedavg"]

@@ -36,7 +36,11 @@ OPTIONS = {  # fewer doses, seeds and methods
     SEGMENTS: MASKS,
     STUDY: ("-y", "{prevalence: [0.0, 1.0], acquisition: [0.0, 1.0], annotation: 0.0, seed: [0, 1]}"),
 }
-ABOUT = {"11": {"acquisition": 0.0, "annotation": 0.0}, "32": {"acquisition": 0.0}}  # what these vary from the series
+ABOUT = {  # what these vary from the series
+    "11": {"acquisition": 0.0, "annotation": 0.0},
+    "32": {"acquisition": 0.0},
+    "60": {"dataset": "blood_cells(size=32, classes=4)"},
+}
 
 
 def execute(kernel: str, notebook: Path, target: Path, *options: str) -> Result:

@@ -1,6 +1,8 @@
 """A study is the runs that its fields describe, each once; stopped, resumed or run elsewhere it ends the same."""
 
 import itertools
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,9 @@ import pytest
 import yaml
 
 import fedlab
+from fedlab.core.warnings import each_once, warn
+from fedlab.experiments import runner
+from fedlab.experiments.processes import PendingRun
 from fedlab.studies import schedule
 from fedlab.studies.__main__ import main
 
@@ -222,8 +227,62 @@ class Lines:
 def test_progress_counts_runs_and_says_how_long_the_others_take(tmp_path):
     live = Lines()
     fedlab.Study(BASE, folder=tmp_path, **FIELDS).run(live=live)
-    assert [line.split(",")[0] for line in live.lines[:-1]] == [f"{done} of 12 runs done" for done in range(2, 13, 2)]
-    assert all(" left" in line for line in live.lines[:5]) and live.lines[-1] == "12 of 12 runs finished"
+    first, *lines, last = live.lines
+    assert first == "12 runs: making their federations" and last == "12 of 12 runs finished"
+    done = [line.split(",")[0].split(";")[0] for line in lines]
+    assert list(dict.fromkeys(done)) == [f"{count} of 12 runs done" for count in range(0, 13, 2)]
+    assert all(" left" in line for line in lines if line[0] != "0" and not line.startswith("12"))
+    assert any(line.startswith("0 of 12 runs done; ") for line in lines)
+
+
+def test_a_run_of_a_study_shows_its_round_its_speed_and_what_is_left_of_all(monkeypatch, tmp_path):
+    timer = SimpleNamespace(perf_counter=lambda: timer.now, now=0.0)
+    monkeypatch.setattr(schedule, "time", timer)
+    lines = []
+    pending = [PendingRun(BASE.with_(rounds=10), None, tmp_path / name) for name in "abcd"]
+    live = schedule.Rounds(schedule.Progress(pending, lines.append))
+    live.restart(10, "fedavg on phantoms")
+    for number in (1, 2, 3):
+        timer.now += 4
+        rows = {"round": range(1, number + 1), "site": "A", "samples": 40}
+        live.update(pd.DataFrame(rows), number)
+    assert lines[0] == "0 of 4 runs done; fedavg on phantoms: starting"
+    assert lines[-1] == "0 of 4 runs done, about 2 min left; fedavg on phantoms: round 3 of 10, 10 images/s"
+
+
+def test_an_interrupt_says_in_one_sentence_what_is_kept_and_shows_no_internals(tmp_path, monkeypatch):
+    base = fedlab.Experiment(dataset="phantoms(cases=60, size=16)", sites=2, model="logistic", rounds=1)
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    study = fedlab.Study(base, folder=tmp_path, prevalence=[0.0, 0.8])
+    fedlab.run(base, folder=tmp_path)
+    monkeypatch.setattr(runner, "_train", stop)
+    for call, kept in [
+        (lambda: study.run(), "1 of 2 runs are finished"),
+        (lambda: fedlab.grid(base, folder=tmp_path, seed=[0, 1]), "1 of 2 runs"),
+        (lambda: fedlab.run(base.with_(seed=2), folder=tmp_path), "finished rounds are kept"),
+    ]:
+        with pytest.raises(KeyboardInterrupt) as stopped:  # a script ends, as after any Ctrl-C
+            call()
+        (text,) = stopped.value._render_traceback_()  # what a notebook shows
+        assert kept in text and str(tmp_path) in text and "resumes" in text and "\n" not in text
+
+
+def test_a_warning_is_shown_once_in_a_study():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with each_once():
+            for _ in range(2):
+                warn("the same")
+                with warnings.catch_warnings():  # after this, Python forgets what it has shown
+                    warn("the same")
+                    warn("another")
+                    warnings.warn("of somebody else", stacklevel=1)
+        warn("the same")  # after the study it is shown again
+    shown = [str(each.message) for each in caught]
+    assert shown == ["the same", "another", "of somebody else", "of somebody else", "the same"]
 
 
 def test_the_estimate_is_near_what_the_runs_take_and_leaves_nothing(tmp_path):
