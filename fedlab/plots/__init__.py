@@ -11,6 +11,9 @@ Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `ran
 costs), `communication_cost` (performance against cost), `transfer` (cross-site generalization), `forgetting` (between
 visits of a model that travels), `participation` (sites by round), `leakage` (images reconstructed at each cut layer).
 
+Of test predictions, for all cases and at each site: `roc`, `reliability`, `net_benefit` (decision curves),
+`risk_coverage` (error among the cases of which a model is most sure).
+
 Of sites that may join: `verdict` (the gain of each site, the verdict, and the counts behind it), `conformal` (coverage
 and size of prediction sets), `recalibration` (gain in log loss),
 `contributions` (of each site).
@@ -34,6 +37,7 @@ from fedlab.plots.intensities import intensity
 from fedlab.plots.joining import contributions, verdict
 from fedlab.plots.measured_shift import doses, shift
 from fedlab.plots.method_comparison import communication_cost, ranking
+from fedlab.plots.operating_curves import net_benefit, reliability, risk_coverage, roc
 from fedlab.plots.rounds import curves, forgetting, participation
 from fedlab.plots.segmentation import case_scores, contours, volume_agreement
 from fedlab.plots.site_overview import sites
@@ -62,6 +66,7 @@ __all__ = [
     "intensity",
     "leakage",
     "local_vs_global",
+    "net_benefit",
     "participation",
     "partition",
     "population",
@@ -69,6 +74,9 @@ __all__ = [
     "price",
     "ranking",
     "recalibration",
+    "reliability",
+    "risk_coverage",
+    "roc",
     "samples",
     "save",
     "shift",
