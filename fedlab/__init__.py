@@ -20,6 +20,7 @@ from fedlab.analysis.joining.conformal_sets import conformal
 from fedlab.analysis.joining.verdicts import verdict
 from fedlab.analysis.segmented_cases import predicted_masks
 from fedlab.analysis.split_leakage import leakage
+from fedlab.analysis.subgroups import subgroups
 from fedlab.data.cases import register_figure
 from fedlab.data.catalogue import DATASETS, load
 from fedlab.data.own_images import import_images
@@ -69,6 +70,7 @@ __all__ = [
     "reproduce",
     "run",
     "runs",
+    "subgroups",
     "verdict",
     "weight_divergence",
     "widgets",
