@@ -37,8 +37,10 @@ from fedlab.partitioning.build import partition
 from fedlab.partitioning.dose_curve import dose_response
 from fedlab.partitioning.export import export_sites
 from fedlab.partitioning.partitions import Partition
+from fedlab.reporting.checklist import checklist
 from fedlab.reporting.methods import methods_paragraph
 from fedlab.reporting.page import report
+from fedlab.reporting.paper_tables import paper_table
 from fedlab.studies.study import Study
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "Experiment",
     "Partition",
     "Study",
+    "checklist",
     "compare",
     "conformal",
     "contributions",
@@ -62,6 +65,7 @@ __all__ = [
     "leave_one_out",
     "load",
     "methods_paragraph",
+    "paper_table",
     "parameters",
     "partition",
     "plots",

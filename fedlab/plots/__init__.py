@@ -24,7 +24,7 @@ of every case by site and method), `volume_agreement` (predicted against true vo
 Of a study: `costs_of_heterogeneity` (performance against the dose of each axis), `distance` (what a method loses
 against the measured shift).
 
-`save` writes a figure to files.
+`save` writes a figure to files, `save_for_print` as PDF and TIFF at the width of a journal's column or page.
 """
 
 from fedlab.plots.calibrated_sites import conformal, recalibration
@@ -35,6 +35,7 @@ from fedlab.plots.identical import duplicates
 from fedlab.plots.images import leakage, samples
 from fedlab.plots.intensities import intensity
 from fedlab.plots.joining import contributions, verdict
+from fedlab.plots.journal import save_for_print
 from fedlab.plots.measured_shift import doses, shift
 from fedlab.plots.method_comparison import communication_cost, ranking
 from fedlab.plots.operating_curves import net_benefit, reliability, risk_coverage, roc
@@ -79,6 +80,7 @@ __all__ = [
     "roc",
     "samples",
     "save",
+    "save_for_print",
     "shift",
     "sites",
     "transfer",

@@ -407,10 +407,11 @@ def _inside(ax: Axes, texts: Sequence[tuple[str, str]], bottom: bool) -> None:
     """Write the numbers of a few methods into a corner of a panel."""
     if len(texts) > IN_PANEL:
         return
+    paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.5}
     for k, (text, color) in enumerate(texts):
         y = 0.03 + 0.105 * (len(texts) - 1 - k) if bottom else 0.97 - 0.105 * k
         ax.text(0.99, y, text, transform=ax.transAxes, ha="right", fontsize=TEXT, color=color,
-                va="bottom" if bottom else "top")  # fmt: skip
+                va="bottom" if bottom else "top", bbox=paper)  # fmt: skip
 
 
 def _with_interval(value: float, low: float, high: float) -> str:

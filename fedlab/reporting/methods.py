@@ -57,7 +57,7 @@ def methods_paragraph(runs: Any) -> str:
 def paragraph(federation: Federation) -> str:
     """The sentences on one federation."""
     runs = federation.runs
-    return " ".join([*_data(runs[0]), *_training(runs), *_evaluation(runs)])
+    return " ".join([*_data(runs[0]), *training(runs), *evaluation(runs)])
 
 
 def _data(run: Run) -> list[str]:
@@ -84,7 +84,7 @@ def _data(run: Run) -> list[str]:
     return [*lines, f"{splits}."] if splits else lines
 
 
-def _training(runs: list[Run]) -> list[str]:
+def training(runs: list[Run]) -> list[str]:
     """Sentences on model, methods, optimization and seeds."""
     one, methods = runs[0].experiment, list(dict.fromkeys(run.method for run in runs))
     budget = _each(runs, _budget)
@@ -105,7 +105,7 @@ def _training(runs: list[Run]) -> list[str]:
     return [*lines, f"Each method was run with {plural(seeds, 'seed')}."]
 
 
-def _evaluation(runs: list[Run]) -> list[str]:
+def evaluation(runs: list[Run]) -> list[str]:
     """Sentences on the choice of the model, metrics, and software."""
     label = report_metrics.metric_label(runs[0].headline)
     return [
