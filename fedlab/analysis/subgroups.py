@@ -59,8 +59,8 @@ def subgroups(
     metric : str, optional
         As for `fedlab.compare`; the runs' own by default.
     bins : sequence of float, optional
-        Inner limits of the groups of a column of numbers: [40, 65] makes below 40, 40 to 65 and 65 or more. By default
-        a column of more than 12 different numbers is divided at the quartiles of the test cases.
+        Inner limits of the groups of a column of numbers: [40, 65] makes below 40, from 40 to below 65, and at least
+        65. By default a column of more than 12 different numbers is divided at the quartiles of the test cases.
     by : str, optional
         As for `fedlab.compare`.
     choice : {"best", "last"}, default "best"
@@ -208,5 +208,5 @@ def _binned(values: pd.Series, bins: Sequence[float] | None) -> tuple[Any, list[
             f"bins={list(edges)}: give ascending numbers, the inner limits of the groups, such as [40, 65]"
         )
     called = [f"{edge:g}" for edge in edges]
-    middle = [f"{a} to below {b}" for a, b in pairwise(called)]
-    return np.digitize(numbers, edges), [f"below {called[0]}", *middle, f"{called[-1]} or more"]
+    middle = [f"from {a} to below {b}" for a, b in pairwise(called)]
+    return np.digitize(numbers, edges), [f"below {called[0]}", *middle, f"at least {called[-1]}"]

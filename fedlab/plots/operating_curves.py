@@ -377,7 +377,6 @@ def _draw(
 
 def _frame(ax: Axes, place: Place, name: str, labels: tuple[str, str]) -> None:
     """Name a panel, with how many patients support it."""
-    style.as_written(ax)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=TEXT, length=2.5, pad=2)
     ax.set_xlabel(labels[0], fontsize=TEXT, labelpad=1)

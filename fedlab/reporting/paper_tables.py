@@ -166,7 +166,9 @@ def paper_table(table: pd.DataFrame, *, decimals: int | None = None, percent: bo
 def _left_out(name: str, frame: pd.DataFrame) -> bool:
     """Whether a column is part of another one, or is about how a number was made."""
     ends = {end for value, pair in NUMBERS.items() if value in frame for end in pair}
-    return name in ends or (name in LEFT_OUT and "value" in frame) or bool(frame[name].isna().all())
+    return (
+        name in ends or (name in LEFT_OUT and "value" in frame) or bool((frame[name].isna() | frame[name].eq("")).all())
+    )
 
 
 def _head(name: str, frame: pd.DataFrame, percent: bool) -> str:

@@ -65,7 +65,11 @@ def test_numbers_are_divided_at_the_given_limits_and_missing_ones_are_counted(ru
     table = fedlab.subgroups(runs[:1], "age", mine, bins=BINS).set_index("group")["cases"]
     expected = [cases["age"].lt(40).sum(), cases["age"].between(40, 65, "left").sum(), cases["age"].ge(65).sum()]
     assert table.drop(ALL).to_dict() == dict(
-        zip(["below 40", "40 to below 65", "65 or more", UNKNOWN], [*expected, cases["age"].isna().sum()], strict=True)
+        zip(
+            ["below 40", "from 40 to below 65", "at least 65", UNKNOWN],
+            [*expected, cases["age"].isna().sum()],
+            strict=True,
+        )
     )
     quarters = fedlab.subgroups(runs[:1], "age", mine)["cases"].tolist()
     assert len(quarters) == 6 and sum(quarters[1:]) == quarters[0]
