@@ -18,9 +18,9 @@ from fedlab.analysis.joining.absent_sites import leave_one_out
 from fedlab.analysis.joining.coalitions import contributions
 from fedlab.analysis.joining.conformal_sets import conformal
 from fedlab.analysis.joining.verdicts import verdict
+from fedlab.analysis.patient_groups import subgroups
 from fedlab.analysis.segmented_cases import predicted_masks
 from fedlab.analysis.split_leakage import leakage
-from fedlab.analysis.subgroups import subgroups
 from fedlab.data.cases import register_figure
 from fedlab.data.catalogue import DATASETS, load
 from fedlab.data.own_images import import_images
@@ -37,7 +37,7 @@ from fedlab.partitioning.build import partition
 from fedlab.partitioning.dose_curve import dose_response
 from fedlab.partitioning.export import export_sites
 from fedlab.partitioning.partitions import Partition
-from fedlab.reporting.checklist import checklist
+from fedlab.reporting.filled_checklist import checklist
 from fedlab.reporting.methods import methods_paragraph
 from fedlab.reporting.page import report
 from fedlab.reporting.paper_tables import paper_table

@@ -83,7 +83,7 @@ def smallest_text(figure: Figure) -> float:
 
     figure.draw_without_rendering()
     seen = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
-    return min((text.get_fontsize() for text in seen), default=SMALLEST)
+    return min((float(text.get_fontsize()) for text in seen), default=SMALLEST)
 
 
 def _pdf(figure: Figure, path: Path, scale: float) -> None:
@@ -103,7 +103,7 @@ def _pdf(figure: Figure, path: Path, scale: float) -> None:
             file.output(scale, 0, 0, scale, 0, 0, Op.concat_matrix)
             pixels = 300 * scale  # of what is drawn as an image, in an inch of the figure
             renderer = MixedModeRenderer(figure, width, height, pixels, RendererPdf(file, pixels, height, width))
-            figure.draw(renderer)
+            figure.draw(renderer)  # type: ignore[arg-type]
             renderer.finalize()
             file.finalize()
         finally:

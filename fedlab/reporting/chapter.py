@@ -5,8 +5,8 @@ from typing import Any
 
 from fedlab.analysis.comparison import compare
 from fedlab.reporting import costs_and_events, curves, evidence, setting, site_tables
-from fedlab.reporting.checklist import filled
 from fedlab.reporting.checklist_items import TITLES
+from fedlab.reporting.filled_checklist import filled
 from fedlab.reporting.gather import Federation
 from fedlab.reporting.markup import Markup, element, folded, joined
 from fedlab.reporting.methods import paragraph

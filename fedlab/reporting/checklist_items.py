@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Item(NamedTuple):
-    """An item of a checklist. answer: a property of `fedlab.reporting.checklist.Facts`; authors: what is theirs."""
+    """An item. answer: a property of `fedlab.reporting.filled_checklist.Facts`; authors: what is theirs."""
 
     number: str
     topic: str

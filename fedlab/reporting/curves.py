@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fedlab.analysis.subgroups import subgroups
+from fedlab.analysis.patient_groups import subgroups
 from fedlab.core.summary import plural
 from fedlab.experiments.run_folder import Run
 from fedlab.plots.style import family

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import fedlab
-from fedlab.analysis.subgroups import ALL, SHARED, UNKNOWN
+from fedlab.analysis.patient_groups import ALL, SHARED, UNKNOWN
 from fedlab.data.cases import Cases
 
 BINS = [40, 65]

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 import fedlab
-from fedlab.reporting.checklist import AUTHORS, REPORTED, SIMULATED, Facts, filled
 from fedlab.reporting.checklist_items import CHECKLISTS, CLAIM, TRIPOD
+from fedlab.reporting.filled_checklist import AUTHORS, REPORTED, SIMULATED, Facts, filled
 from fedlab.reporting.findings import interval
 from fedlab.reporting.gather import federations
 

@@ -159,7 +159,7 @@ class Facts:
     def kind(self) -> Answer:
         model = self._each(lambda e: e.model)
         return (
-            f"Federated learning of {model} for a {self.run.task} task by {names_of(self.methods)}",
+            f"Federated learning of {model} for {'an' if self.run.task[0] in 'aeiou' else 'a'} {self.run.task} task by {names_of(self.methods)}",
             "experiment.json",
         )
 
