@@ -95,7 +95,8 @@ def roc(
         for row in first.itertuples()
         if np.isfinite(row.auroc)
     ]
-    title = f"AUROC {_where(found[0])}: {in_words(shown, whole=True)}" if shown else "No test set has both classes"
+    of = f" of {names([positive], NAME)[positive]}" if positive is not None else ""
+    title = f"AUROC{of} {_where(found[0])}: {in_words(shown, whole=True)}" if shown else "No test set has both classes"
     labels = ("1 − specificity", "sensitivity")
     drawing = _draw(ax, found, columns, panel, labels, title, "crosses: decisions at 0.5, 95 % intervals")
     table.attrs["curves"] = points

@@ -1,6 +1,7 @@
 """Curves of test predictions, and methods in groups of patients."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fedlab.analysis.patient_groups import subgroups
@@ -27,9 +28,9 @@ def curves_of(federation: Federation, chosen: str, options: dict[str, Any]) -> M
     methods = names_of(dict.fromkeys(run.method for run in runs))
     drawn: list[Markup] = []
     if federation.runs[0].task == "binary":
-        drawn += [figure(lambda draw=draw: draw(runs, **shown)) for draw in (plots.roc, plots.net_benefit)]
+        drawn += [figure(partial(draw, runs, **shown)) for draw in (plots.roc, plots.net_benefit)]
     if federation.runs[0].task != "multilabel":
-        drawn += [figure(lambda draw=draw: draw(runs, **shown)) for draw in (plots.reliability, plots.risk_coverage)]
+        drawn += [figure(partial(draw, runs, **shown)) for draw in (plots.reliability, plots.risk_coverage)]
     if not drawn:
         return Markup("")
     return folded("Curves: all test cases and each site", element("p", NOTE.format(methods), kind="note"), *drawn)

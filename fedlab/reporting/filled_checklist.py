@@ -13,7 +13,7 @@ from fedlab.analysis.alignment import MEAN
 from fedlab.analysis.comparison import Comparison, compare
 from fedlab.core.registry import choose
 from fedlab.core.site_names import natural
-from fedlab.core.summary import plural
+from fedlab.core.summary import plural, with_article
 from fedlab.data.cases import SPLITS
 from fedlab.evaluation import report_metrics
 from fedlab.experiments.run_folder import Run
@@ -157,11 +157,8 @@ class Facts:
 
     @property
     def kind(self) -> Answer:
-        model = self._each(lambda e: e.model)
-        return (
-            f"Federated learning of {model} for {'an' if self.run.task[0] in 'aeiou' else 'a'} {self.run.task} task by {names_of(self.methods)}",
-            "experiment.json",
-        )
+        model, task = self._each(lambda e: e.model), with_article(f"{self.run.task} task")
+        return f"Federated learning of {model} for {task} by {names_of(self.methods)}", "experiment.json"
 
     @property
     def compared(self) -> Answer:

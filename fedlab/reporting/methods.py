@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedlab.core.summary import plural
+from fedlab.core.summary import plural, with_article
 from fedlab.data.cases import SPLITS
 from fedlab.evaluation import report_metrics
 from fedlab.experiments.experiment import Experiment
@@ -72,7 +72,7 @@ def _data(run: Run) -> list[str]:
     kind = "simulated sites" if isinstance(made, int) else "sites"
     column = f", as given by the column {made!r}" if isinstance(made, str) and made != "explicit" else ""
     lines = [
-        f"The dataset {run.experiment.dataset} was used for {'an' if run.task[0] in 'aeiou' else 'a'} {run.task} task ({', '.join(classes)}).",
+        f"The dataset {run.experiment.dataset} was used for {with_article(f'{run.task} task')} ({', '.join(classes)}).",
         f"Its cases were assigned to {len(sites)} {kind}{column} with {sizes} training cases each"
         f" ({', '.join(sums[:-1])} and {sums[-1]} cases of all sites).",
     ]
