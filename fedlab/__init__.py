@@ -24,6 +24,7 @@ from fedlab.analysis.joining.absent_sites import leave_one_out
 from fedlab.analysis.joining.coalitions import contributions
 from fedlab.analysis.joining.conformal_sets import conformal
 from fedlab.analysis.joining.verdicts import verdict
+from fedlab.analysis.patient_groups import subgroups
 from fedlab.analysis.segmented_cases import predicted_masks
 from fedlab.analysis.split_leakage import leakage
 from fedlab.core.warnings import show_each_once
@@ -45,8 +46,10 @@ from fedlab.partitioning.dose_curve import dose_response
 from fedlab.partitioning.export import export_sites
 from fedlab.partitioning.partitions import Partition
 from fedlab.reporting.concluding import conclusions
+from fedlab.reporting.filled_checklist import checklist
 from fedlab.reporting.methods import methods_paragraph
 from fedlab.reporting.page import report
+from fedlab.reporting.paper_tables import paper_table
 from fedlab.studies.study import Study
 
 __all__ = [
@@ -58,6 +61,7 @@ __all__ = [
     "Experiment",
     "Partition",
     "Study",
+    "checklist",
     "compare",
     "conclusions",
     "conformal",
@@ -72,6 +76,7 @@ __all__ = [
     "leave_one_out",
     "load",
     "methods_paragraph",
+    "paper_table",
     "parameters",
     "partition",
     "plots",
@@ -80,6 +85,7 @@ __all__ = [
     "reproduce",
     "run",
     "runs",
+    "subgroups",
     "verdict",
     "weight_divergence",
     "widgets",

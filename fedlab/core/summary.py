@@ -77,3 +77,15 @@ def plural(count: int, what: str) -> str:
 def _cut(line: str) -> str:
     """A line of at most WIDE characters."""
     return line if len(line) <= WIDE else f"{line[: WIDE - 1]}…"
+
+
+def with_article(words: str) -> str:
+    """Words after "a" or "an": "an ordinal task".
+
+    Examples
+    --------
+    >>> from fedlab.core.summary import with_article
+    >>> with_article("ordinal task"), with_article("binary task")
+    ('an ordinal task', 'a binary task')
+    """
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"

@@ -2,7 +2,8 @@
 
 import html
 import itertools
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,13 @@ LATEX = {
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
+    "−": "$-$",
+    "–": "--",
+    "…": r"\ldots{}",
+    "×": r"$\times$",
+    "≥": r"$\geq$",
+    "≤": r"$\leq$",
+    "∞": r"$\infty$",
 } | {letter: f"\\{letter}" for letter in "&%$#_{}"}
 
 
@@ -73,13 +81,8 @@ class SiteTable(pd.DataFrame):
         str
         """
         wide = self.wide()
-        lines = [
-            ["", *wide.columns],
-            *([name, *cells] for name, cells in zip(wide.index, wide.to_numpy(), strict=True)),
-        ]
-        head, *body = (" & ".join(map(latex, line)) + r" \\" for line in lines)
-        rule = [r"\begin{tabular}{l" + "r" * wide.shape[1] + "}", r"\toprule"]
-        return "\n".join([*rule, head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        rows = ([name, *cells] for name, cells in zip(wide.index, wide.to_numpy(), strict=True))
+        return latex_table(["", *wide.columns], rows, "l" + "r" * wide.shape[1])
 
     def to_html(self) -> str:  # type: ignore[override]
         """The table as HTML, in which names are text.
@@ -110,7 +113,16 @@ class SiteTable(pd.DataFrame):
 
 def latex(text: object) -> str:
     """A text that LaTeX shows as it is written."""
-    return "".join(LATEX.get(letter, letter) for letter in " ".join(str(text).split()))
+    words = " ".join(str(text).split())
+    return "".join("?" if unicodedata.category(one) in ("Cc", "Cs") else LATEX.get(one, one) for one in words)
+
+
+def latex_table(head: Sequence[object], rows: Iterable[Sequence[object]], columns: str) -> str:
+    """A table (booktabs) whose cells are text; columns: how they are aligned, such as "lrr"."""
+    lines = [" & ".join(map(latex, line)) + r" \\" for line in [head, *rows]]
+    lines = ["{}" + line if line.startswith(("[", "*")) else line for line in lines]  # no argument of the line above
+    rule = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*rule, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def _label(what: str, level: str, one: pd.DataFrame) -> str:

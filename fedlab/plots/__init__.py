@@ -12,6 +12,9 @@ Of runs: `curves` (metric by round), `local_vs_global` (gain of each site), `dif
 (cross-site generalization), `forgetting` (between visits of a model that travels), `participation` (sites by round),
 `leakage` (images reconstructed at each cut layer).
 
+Of test predictions, for all cases and at each site: `roc`, `reliability`, `net_benefit` (decision curves),
+`risk_coverage` (error among the cases of which a model is most sure).
+
 Of sites that may join: `verdict` (the gain of each site, the verdict, and the counts behind it), `conformal` (coverage
 and size of prediction sets), `recalibration` (gain in log loss),
 `contributions` (of each site).
@@ -22,7 +25,8 @@ of every case by site and method), `volume_agreement` (predicted against true vo
 Of a study: `costs_of_heterogeneity` (performance against the dose of each axis), `distance` (what a method loses
 against the measured shift).
 
-`save` writes a figure to files; `theme` and `dark` are for dark pages.
+`save` writes a figure to files, `save_for_print` as PDF and TIFF at the width of a journal's column or page; `theme` and
+`dark` are for dark pages.
 """
 
 from fedlab.plots.calibrated_sites import conformal, recalibration
@@ -34,8 +38,10 @@ from fedlab.plots.identical import duplicates
 from fedlab.plots.images import leakage, samples
 from fedlab.plots.intensities import intensity
 from fedlab.plots.joining import contributions, verdict
+from fedlab.plots.journal import save_for_print
 from fedlab.plots.measured_shift import doses, shift
 from fedlab.plots.method_comparison import communication_cost, ranking
+from fedlab.plots.operating_curves import net_benefit, reliability, risk_coverage, roc
 from fedlab.plots.rounds import curves, forgetting, participation
 from fedlab.plots.segmentation import case_scores, contours, volume_agreement
 from fedlab.plots.site_overview import sites
@@ -67,6 +73,7 @@ __all__ = [
     "intensity",
     "leakage",
     "local_vs_global",
+    "net_benefit",
     "participation",
     "partition",
     "population",
@@ -74,8 +81,12 @@ __all__ = [
     "price",
     "ranking",
     "recalibration",
+    "reliability",
+    "risk_coverage",
+    "roc",
     "samples",
     "save",
+    "save_for_print",
     "shift",
     "sites",
     "theme",

@@ -33,7 +33,8 @@ def plain(text: object) -> str:
 
     Line breaks and tabs become blanks, other control characters, surrogates and noncharacters become "�".
     """
-    return "".join(map(_printable, str(text)))
+    line = str(text)
+    return line if line.isprintable() else "".join(map(_printable, line))
 
 
 def _printable(character: str) -> str:

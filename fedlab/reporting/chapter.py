@@ -1,16 +1,23 @@
 """The chapter of one federation: what was compared, what was found, and the tables behind it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fedlab.analysis.comparison import compare
-from fedlab.reporting import costs_and_events, evidence, setting, site_tables
+from fedlab.reporting import costs_and_events, curves, evidence, setting, site_tables
+from fedlab.reporting.checklist_items import TITLES
+from fedlab.reporting.filled_checklist import filled
 from fedlab.reporting.gather import Federation
 from fedlab.reporting.markup import Markup, element, folded, joined
 from fedlab.reporting.methods import paragraph
-from fedlab.reporting.pieces import figure
+from fedlab.reporting.pieces import figure, frame
+
+STATES = {"item": "item", "topic": "about", "answer": "answer", "source": "source"}
 
 
-def chapter(federation: Federation, metric: str | None, margin: float, options: dict[str, Any]) -> Markup:
+def chapter(
+    federation: Federation, metric: str | None, margin: float, options: dict[str, Any], groups: Sequence[str] = ()
+) -> Markup:
     """All sections on one federation."""
     from fedlab import plots
 
@@ -33,10 +40,16 @@ def chapter(federation: Federation, metric: str | None, margin: float, options: 
             site_tables.sites_of(federation),
         ]
         details = [
+            curves.curves_of(federation, chosen, options),
+            curves.groups_of(federation, groups, metric, options),
             evidence.calibration(federation, options),
             costs_and_events.costs_of(runs),
             costs_and_events.events_of(runs),
             folded("Methods paragraph", element("p", paragraph(federation))),
+            *(
+                folded(f"Checklist: {title}", frame(filled(federation, which), **STATES))
+                for which, title in TITLES.items()
+            ),
             setting.again(federation),
         ]
     warned = costs_and_events.warnings_of([*federation.runs[0].partition_spec.get("notes", []), *messages])

@@ -44,7 +44,9 @@ class Finding:
         ]
         unknown = f"at {len(self.sites[UNKNOWN])} the test cases cannot tell"
         of = f"Of {self.count} sites" if self.count != 1 else "Of one site"
-        return f"{text} {of} {', '.join(counts)}; {unknown}."
+        left = self.count - sum(map(len, self.sites.values()))
+        too_few = f", and at {left} there are too few to test" if left else ""
+        return f"{text} {of} {', '.join(counts)}; {unknown}{too_few}."
 
 
 def findings(compared: pd.DataFrame) -> list[Finding]:

@@ -8,7 +8,7 @@ from fedlab.plots.names import plain
 
 VOID = ("br", "img", "meta")
 CODE = ("pre", "textarea")
-WORDS = 3  # of a cell that is a name
+WORDS = 3  # blanks in a cell that is a name or a number with its interval
 
 
 class Markup(str):
@@ -74,9 +74,9 @@ def _kind(cells: list[object]) -> str | None:
 def _aligned(cell: object) -> str | None:
     """The class of a cell that holds a number, or a sentence."""
     text = str(cell)
-    if text and text[0] in "0123456789+−–<∞" and not text[1:2].isalpha():
-        return "number"
-    return "long" if text.count(" ") > WORDS else None
+    if text.count(" ") > WORDS:
+        return "long"
+    return "number" if text and text[0] in "0123456789+−–<∞" and not text[1:2].isalpha() else None
 
 
 def folded(title: str, *content: Markup) -> Markup:

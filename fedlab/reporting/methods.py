@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from fedlab.core.summary import plural
+from fedlab.core.summary import plural, with_article
 from fedlab.data.cases import SPLITS
 from fedlab.evaluation import report_metrics
 from fedlab.experiments.experiment import Experiment
@@ -57,7 +57,7 @@ def methods_paragraph(runs: Any) -> str:
 def paragraph(federation: Federation) -> str:
     """The sentences on one federation."""
     runs = federation.runs
-    return " ".join([*_data(runs[0]), *_training(runs), *_evaluation(runs)])
+    return " ".join([*_data(runs[0]), *training(runs), *evaluation(runs)])
 
 
 def _data(run: Run) -> list[str]:
@@ -72,7 +72,7 @@ def _data(run: Run) -> list[str]:
     kind = "simulated sites" if isinstance(made, int) else "sites"
     column = f", as given by the column {made!r}" if isinstance(made, str) and made != "explicit" else ""
     lines = [
-        f"The dataset {run.experiment.dataset} was used for a {run.task} task ({', '.join(classes)}).",
+        f"The dataset {run.experiment.dataset} was used for {with_article(f'{run.task} task')} ({', '.join(classes)}).",
         f"Its cases were assigned to {len(sites)} {kind}{column} with {sizes} training cases each"
         f" ({', '.join(sums[:-1])} and {sums[-1]} cases of all sites).",
     ]
@@ -84,7 +84,7 @@ def _data(run: Run) -> list[str]:
     return [*lines, f"{splits}."] if splits else lines
 
 
-def _training(runs: list[Run]) -> list[str]:
+def training(runs: list[Run]) -> list[str]:
     """Sentences on model, methods, optimization and seeds."""
     one, methods = runs[0].experiment, list(dict.fromkeys(run.method for run in runs))
     budget = _each(runs, _budget)
@@ -105,7 +105,7 @@ def _training(runs: list[Run]) -> list[str]:
     return [*lines, f"Each method was run with {plural(seeds, 'seed')}."]
 
 
-def _evaluation(runs: list[Run]) -> list[str]:
+def evaluation(runs: list[Run]) -> list[str]:
     """Sentences on the choice of the model, metrics, and software."""
     label = report_metrics.metric_label(runs[0].headline)
     return [

@@ -1,5 +1,6 @@
 """`report`: one HTML file on runs that a supervisor reads in five minutes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,11 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .82rem; line-height: 1.35; }
 caption { text-align: left; color: #555; padding: .2rem 0; }
-th, td { padding: .25rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e9ebee;
+th, td { padding: .25rem .45rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e9ebee;
   max-width: 24rem; }
 thead th { border-bottom: 2px solid #808080; vertical-align: bottom; min-width: 5rem; }
-tbody th { font-weight: 600; min-width: 7rem; max-width: 16rem; }
-td { min-width: 5.5rem; } td.long { min-width: 12rem; }
+tbody th { font-weight: 600; min-width: 8.5rem; max-width: 16rem; }
+td { min-width: 4.5rem; } td.long { min-width: 12rem; }
 td.number, th.number { text-align: right; } td.number { min-width: 0; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
@@ -55,6 +56,7 @@ def report(
     metric: str | None = None,
     margin: float = 0.02,
     partition: Partition | None = None,
+    groups: Sequence[str] = (),
     **options: Any,
 ) -> Path:
     """Write one HTML file on runs: what was compared, what was found, and the tables behind it.
@@ -76,6 +78,9 @@ def report(
     partition : Partition, optional
         The partition of the runs, if it was made by hand or its dataset cannot be loaded here. By default it is made of
         the dataset, where that is on this machine, and the run folder.
+    groups : sequence of str, optional
+        Columns of the dataset, such as ["sex", "age"]: a table of the methods in each of their groups, see
+        `fedlab.subgroups`.
     **options
         `reference`, `choice`, `by` and `use` of `fedlab.compare`.
 
@@ -101,7 +106,8 @@ def report(
     True
     """
     found = federations(collect(runs), partition)
-    chapters = [chapter(one, metric, margin, options) for one in found]
+    columns = [groups] if isinstance(groups, str) else list(groups)
+    chapters = [chapter(one, metric, margin, options, columns) for one in found]
     content = document(_title(found), found, chapters)
     target = files.resolve(file)
     if len(content.encode()) > LARGEST:

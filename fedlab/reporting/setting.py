@@ -1,7 +1,7 @@
 """What was compared, and how to run it again."""
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
@@ -16,6 +16,7 @@ from fedlab.reporting.markup import Markup, element, folded
 from fedlab.reporting.pieces import facts
 
 NOTEBOOK = "notebooks/51-global-versus-local.ipynb"
+MAIN = ("python", "fedlab-workbench", "torch", "on")  # all others are in the details
 TRAINING = (
     "model",
     "local_epochs",
@@ -52,7 +53,7 @@ def compared(federation: Federation) -> Markup:
         "Rounds": names_of(sorted({int(run.experiment.rounds) for run in runs})),
         "Training": "; ".join(f"{name} {_values(runs, name)}" for name in TRAINING if _values(runs, name) != "None"),
         "Trained": " to ".join(dict.fromkeys((dates(runs)[0], dates(runs)[-1]))),
-        "Computed with": versions(runs),
+        "Computed with": versions(runs, MAIN),
     }
     return facts(known)
 
@@ -89,13 +90,15 @@ def dates(runs: Iterable[Run]) -> list[str]:
     return sorted({datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d") for time in times})
 
 
-def versions(runs: list[Run]) -> str:
-    """Versions and hardware of all runs; "or" between those that differ."""
+def versions(runs: list[Run], names: Sequence[str] = ()) -> str:
+    """Versions and hardware of all runs, or of these packages; "or" between those that differ."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:
         written = files.read_json(run.folder / "environment.json")
         facts = {"python": written.get("python"), **written.get("packages", {}), "on": written.get("device")}
         for name, version in facts.items():
+            if names and name not in names:
+                continue
             found.setdefault(name, {})[str(version)] = None
     return ", ".join(f"{name} {' or '.join(versions)}" for name, versions in found.items())
 
@@ -117,6 +120,7 @@ def again(federation: Federation) -> Markup:
     return folded(
         "How to run it again",
         *(element("p", remark, kind="note") for remark in remarks),
+        element("p", f"Trained with {versions(runs)}."),
         element("p", "In Python; finished runs are loaded, not trained again:"),
         element("pre", python(runs, fields)),
         element("p", "Without a screen, with these lines as setting.yaml:"),

@@ -16,9 +16,11 @@ from test_partition_plots import FakePartition, check_texts, comparison, fake_ru
 
 import fedlab
 from fedlab import plots
+from fedlab.analysis.operating_curves import Place
+from fedlab.analysis.scores import TestSet
 from fedlab.core.rng import stream
 from fedlab.core.site_names import site_names
-from fedlab.plots import method_comparison, style
+from fedlab.plots import method_comparison, operating_curves, style
 from fedlab.plots.names import NAME, listed, name, names, plain
 
 ODD = ["$a$ b_c^{ %s", "<b>x</b> & \"q\" 'r' {}", "_lead\\frac\nbreak\ttab nul\0", "שלום é̂ العربية", "😀 日本語 🏥 👩‍⚕️"]
@@ -83,6 +85,18 @@ def contributed(sites: list[str]) -> pd.DataFrame:
     return table.assign(**lost, shapley=0.1, shapley_low=-0.1, shapley_high=0.2)
 
 
+def predicted(sites: list[str], methods: list[str]) -> list[Place]:
+    """Test cases of these sites, and what these methods predict."""
+    rng, found = stream(0, "predicted"), []
+    for site in ["pooled", *sites]:
+        y, models = np.arange(40) % 2, {}
+        for method in methods:
+            p = rng.random(40)
+            models[method] = {0: [np.column_stack([1 - p, p])]}
+        found.append(Place(site, TestSet("auroc", y, np.arange(40), 2), y, models))
+    return found
+
+
 def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
     """Every plot of these sites, classes and methods, as a function."""
     part = AnyPartition(sites, classes, column)
@@ -95,6 +109,7 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
     monkeypatch.setattr(method_comparison, "ranking_table", lambda *_: table)
     monkeypatch.setattr(method_comparison, "costs", lambda *_, **__: cost)
     headline = [SimpleNamespace(headline="auroc")]
+    monkeypatch.setattr(operating_curves, "_places", lambda *_, **__: (predicted(sites, methods), 4))
     frame = comparison(sites, tuple(methods), undefined=(0,))
     frame["note"] = frame["note"].where(frame["note"] == "", "a long note about $x$ and <b>y</b>; " * 20)
     judged = judged_sites(sites, methods[1])
@@ -126,13 +141,22 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
         "contributions": lambda: plots.contributions(contributed(sites)),
         "recalibration": lambda: plots.recalibration(recalibrated(sites)),
         "conformal": lambda: plots.conformal(prediction_sets(sites)),
+        "roc": lambda: plots.roc([]),
+        "reliability": lambda: plots.reliability([]),
+        "net_benefit": lambda: plots.net_benefit([], thresholds=[0.2, 0.5]),
+        "risk_coverage": lambda: plots.risk_coverage([], coverages=[0.5, 1.0]),
     }
 
 
 PLOTS = [
     *("partition", "samples", "samples, cases", "population", "sites", "shift", "curves", "local_vs_global"),
     *("local_vs_global, one method", "transfer", "ranking", "communication_cost", "forgetting", "participation"),
+<<<<<<< HEAD
     "verdict", "conformal", "recalibration", "contributions", "flow", "differences", "leakage",
+=======
+    "verdict", "conformal", "recalibration", "contributions", "flow", "roc", "reliability", "net_benefit",
+    "risk_coverage", "leakage",
+>>>>>>> s7-paper
 ]  # fmt: skip
 LIKE_OTHERS = {
     "flow",
@@ -144,6 +168,10 @@ LIKE_OTHERS = {
     "communication_cost",
     "forgetting",
     "samples, cases",
+    "roc",
+    "reliability",
+    "net_benefit",
+    "risk_coverage",
 }  # in how they are bounded
 WITH_SITES = {
     "flow",
@@ -158,7 +186,12 @@ WITH_SITES = {
     "participation",
     "verdict",
     "conformal",
+    "roc",
+    "reliability",
+    "net_benefit",
+    "risk_coverage",
 }
+CURVES = ("roc", "reliability", "net_benefit", "risk_coverage")
 WITH_CLASSES = {"partition", "samples", "samples, cases"}
 WITH_METHODS = {"curves", "local_vs_global", "ranking", "communication_cost"}
 
@@ -189,7 +222,11 @@ def test_odd_names_appear_as_they_are_written_in_every_plot_and_format(plot, mon
             figure.savefig(io.BytesIO(), format="pdf")
             figure.savefig(io.BytesIO(), format="png", dpi=20)
     inside = "".join(ElementTree.fromstring(svg.getvalue()).itertext())
-    wanted = names(sites, 23 if plot in ("sites", "flow") else NAME).values() if plot in WITH_SITES else ()
+    wanted = (
+        names(sites, 23 if plot in ("sites", "flow") else 24 if plot in CURVES else NAME).values()
+        if plot in WITH_SITES
+        else ()
+    )
     wanted = [*wanted, *(names(classes).values() if plot in WITH_CLASSES else ())]
     wanted += names(methods).values() if plot in WITH_METHODS else []
     shown = written(figure)
@@ -308,7 +345,11 @@ def test_every_public_plot_is_tried():
     tried |= {"costs_of_heterogeneity", "distance"}  # in test_study_figures.py
     tried |= {"cases", "duplicates", "intensity"}  # in test_case_plots.py
     tried |= {"case_scores", "contours", "volume_agreement"}  # in test_segmentation_figures.py
+<<<<<<< HEAD
     assert set(fedlab.plots.__all__) - tried <= {
         *("institutions", "presence", "price", "save", "doses"),
         *("dark", "theme"),  # in test_themes.py
     }
+=======
+    assert set(fedlab.plots.__all__) - tried <= {"institutions", "presence", "price", "save", "save_for_print", "doses"}
+>>>>>>> s7-paper

@@ -1,0 +1,57 @@
+"""A figure in print is as wide as wanted, its texts are large enough to read, and drawing it changes nothing."""
+
+import re
+import zlib
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from fedlab.plots import save_for_print
+from fedlab.plots.journal import smallest_text
+
+
+def figure(size: float = 9.0) -> Figure:
+    found = Figure(figsize=(6, 2))
+    ax = found.subplots()
+    ax.plot([0, 1], [0, 1])
+    ax.tick_params(labelsize=size)
+    ax.set_title("Köln $x$ <b>", parse_math=False, fontsize=size)
+    return found
+
+
+@pytest.mark.parametrize("width", [120, 180])
+def test_both_files_have_the_width_of_the_print(width, tmp_path):
+    one = figure()
+    before = (one.dpi, *one.get_size_inches(), smallest_text(one))
+    pdf, tiff = save_for_print(one, tmp_path, "a", width, dpi=150)
+    (box,) = re.findall(rb"/MediaBox \[ *([\d. ]+)\]", pdf.read_bytes())
+    _, _, right, top = map(float, box.split())
+    assert (right / 72 * 25.4, right / top) == (pytest.approx(width, abs=0.01), pytest.approx(3))
+    picture = Image.open(tiff)
+    assert picture.width / float(picture.info["dpi"][0]) * 25.4 == pytest.approx(width, abs=0.3)
+    assert picture.height / picture.width == pytest.approx(1 / 3, abs=0.01) and np.asarray(picture).std() > 10
+    assert (one.dpi, *one.get_size_inches(), smallest_text(one)) == before
+
+
+def test_lines_reach_the_end_of_the_axes_in_the_pdf(tmp_path):
+    one = figure()
+    pdf, _ = save_for_print(one, tmp_path, "a", 120, dpi=50)
+    one.set_dpi(72)
+    right = float(one.axes[0].transData.transform((1, 1))[0])
+    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf.read_bytes(), re.S)
+    drawn = b"\n".join(zlib.decompress(each) for each in streams if each.startswith(b"x"))
+    ends = [float(x) for x, _ in re.findall(rb"([\d.]+) ([\d.]+) l\b", drawn)]
+    assert right > 120 / 25.4 * 72 and any(end == pytest.approx(right, abs=0.1) for end in ends)
+
+
+def test_a_text_that_would_be_too_small_to_read_is_refused_with_a_width_that_is_not(tmp_path):
+    with pytest.raises(ValueError, match=r"smallest text would have 5\.0 points.* 102 mm") as refused:
+        save_for_print(figure(9), tmp_path, "a", 85)
+    assert not list(tmp_path.iterdir())
+    enough = int(re.findall(r"of (\d+) mm", str(refused.value))[0])
+    save_for_print(figure(9), tmp_path, "a", enough, dpi=50)
+    for wrong in (10, True, 1000):
+        with pytest.raises(ValueError, match="in mm"):
+            save_for_print(figure(), tmp_path, "a", wrong)
