@@ -25,8 +25,8 @@ of every case by site and method), `volume_agreement` (predicted against true vo
 Of a study: `costs_of_heterogeneity` (performance against the dose of each axis), `distance` (what a method loses
 against the measured shift).
 
-`save` writes a figure to files, `save_for_print` as PDF and TIFF at the width of a journal's column or page; `theme` and
-`dark` are for dark pages.
+`save` writes a figure to files, `save_for_print` as PDF and TIFF at the width of a journal's column or page; `theme`
+and `dark` are for dark pages.
 """
 
 from fedlab.plots.calibrated_sites import conformal, recalibration

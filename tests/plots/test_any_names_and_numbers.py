@@ -151,12 +151,8 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
 PLOTS = [
     *("partition", "samples", "samples, cases", "population", "sites", "shift", "curves", "local_vs_global"),
     *("local_vs_global, one method", "transfer", "ranking", "communication_cost", "forgetting", "participation"),
-<<<<<<< HEAD
-    "verdict", "conformal", "recalibration", "contributions", "flow", "differences", "leakage",
-=======
-    "verdict", "conformal", "recalibration", "contributions", "flow", "roc", "reliability", "net_benefit",
-    "risk_coverage", "leakage",
->>>>>>> s7-paper
+    "verdict", "conformal", "recalibration", "contributions", "flow", "differences", "roc", "reliability",
+    "net_benefit", "risk_coverage", "leakage",
 ]  # fmt: skip
 LIKE_OTHERS = {
     "flow",
@@ -345,11 +341,7 @@ def test_every_public_plot_is_tried():
     tried |= {"costs_of_heterogeneity", "distance"}  # in test_study_figures.py
     tried |= {"cases", "duplicates", "intensity"}  # in test_case_plots.py
     tried |= {"case_scores", "contours", "volume_agreement"}  # in test_segmentation_figures.py
-<<<<<<< HEAD
     assert set(fedlab.plots.__all__) - tried <= {
-        *("institutions", "presence", "price", "save", "doses"),
+        *("institutions", "presence", "price", "save", "save_for_print", "doses"),
         *("dark", "theme"),  # in test_themes.py
     }
-=======
-    assert set(fedlab.plots.__all__) - tried <= {"institutions", "presence", "price", "save", "save_for_print", "doses"}
->>>>>>> s7-paper
