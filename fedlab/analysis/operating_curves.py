@@ -325,12 +325,18 @@ def _benefits(place: Place, treated: Floats, thresholds: Floats, exact: bool = F
 
 
 def _mean(place: Place, values: Floats, low: float, high: float, exact: bool) -> tuple[float, float, float]:
-    """The mean of bounded values of cases, with its interval; exact: none about a mean of values that are all 0."""
-    value = float(values.mean())
+    """The mean of bounded values of cases, with its interval; exact: none about a mean of values that are all 0.
+
+    Of values that are all 0 the share that is not is at most the upper limit of no patient among all of them.
+    """
+    value, patients = float(values.mean()), place.test.patients
     if exact and not values.any():
         return 0.0, 0.0, 0.0
-    if place.test.patients < FEW:
+    if patients < FEW:
         return value, np.nan, np.nan
+    if not values.any():
+        most = proportions.proportion(0, patients).high
+        return 0.0, low * most, high * most
     limits = means.bounded_mean(place.test.by_patient(values), low, high)
     return value, min(limits.low, value), max(limits.high, value)
 

@@ -67,7 +67,7 @@ def verdict(
     table = table.set_index("site").loc[by_size(table.set_index("site")["patients"])].reset_index()
     rows, pitch = style.fitting(len(table), ROW)
     shown, left = table.iloc[:rows], len(table) - rows
-    with style.page(ax, 9.5, 1.7 + pitch * (rows + (left > 0))) as ax:
+    with style.page(ax, 9.4, 1.7 + pitch * (rows + (left > 0))) as ax:
         _rows(ax, shown, left, pitch)
         edge = float(table["margin"].iloc[0])
         ax.axvspan(-edge, edge, color=style.PALE, alpha=0.5, lw=0, zorder=0)

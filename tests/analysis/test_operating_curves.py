@@ -81,7 +81,9 @@ def test_a_model_that_treats_nobody_here_may_treat_others_and_so_has_an_interval
     never = Place(one.site, one.test, one.y, {"fedavg": {0: [np.tile([0.9, 0.1], (len(one.y), 1))]}})
     table = curves.net_benefit([never], [0.5, 0.8]).set_index("method")
     assert not table.loc[["fedavg", curves.NOBODY], "net_benefit"].any()
-    assert (table.loc["fedavg", "low"] < 0).all() and (table.loc["fedavg", "high"] > 0).all()
+    most = proportion(0, len(one.y)).high  # of patients whom it treats
+    np.testing.assert_allclose(table.loc["fedavg", "high"], most)
+    np.testing.assert_allclose(table.loc["fedavg", "low"], [-most, -4 * most])
     assert not table.loc[curves.NOBODY, ["low", "high"]].any(axis=None)
 
 
