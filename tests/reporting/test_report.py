@@ -1,6 +1,8 @@
 """Laws of the report: its numbers are those of the comparison, it needs nothing else, and names stay names."""
 
+import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -86,6 +88,14 @@ def test_every_row_of_the_table_is_a_row_of_the_comparison(text, runs):
         assert cells[3:5] == [interval(row["value"], row["low"], row["high"]), gain]
         assert cells[6:] == [row["finding"], str(row["seeds"])]
         assert row["note"] in words(found)
+
+
+def test_the_notebook_reports_the_runs_that_it_compares():
+    path = Path(__file__).parents[2] / "notebooks" / "51-global-versus-local.ipynb"
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    code = "\n".join("".join(one["source"]) for one in cells if one["cell_type"] == "code")
+    (compared,) = re.findall(r"^table = fedlab\.compare\((\w+)\)", code, re.M)
+    assert re.findall(r"^fedlab\.report\((\w+), ", code, re.M) == [compared]
 
 
 def test_the_file_needs_nothing_from_elsewhere_and_runs_no_script(text):
