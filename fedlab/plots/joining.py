@@ -73,6 +73,7 @@ def verdict(
         ax.axvspan(-edge, edge, color=style.PALE, alpha=0.5, lw=0, zorder=0)
         ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
         _marks(ax, shown)
+        ax.locator_params(axis="x", nbins=5)  # long names of sites leave little room for numbers
         for y, row in enumerate(shown.to_dict("records")):
             _word(ax, y, row, pitch)
         measured = [style.metric_label(name) for name in dict.fromkeys(shown["metric"])]
