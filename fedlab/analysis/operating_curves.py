@@ -302,31 +302,41 @@ def net_benefit(found: Sequence[Place], thresholds: ArrayLike | None = None) -> 
     fixed = []
     for place in found:
         for name, treated in ((ALL, 1.0), (NOBODY, 0.0)):
-            lines = _benefits(place, np.full((len(at), len(place.y)), treated), at)
+            lines = _benefits(place, np.full((len(at), len(place.y)), treated), at, exact=True)
             fixed += [{"method": name, **place.about, **line} for line in lines]
     return pd.concat([table, pd.DataFrame(fixed)], ignore_index=True)
 
 
-def _benefits(place: Place, treated: Floats, thresholds: Floats) -> list[dict[str, Any]]:
-    """A row for each threshold; treated: the share of models that treat each case, (thresholds, n)."""
+def _benefits(place: Place, treated: Floats, thresholds: Floats, exact: bool = False) -> list[dict[str, Any]]:
+    """A row for each threshold; treated: the share of models that treat each case, (thresholds, n).
+
+    exact: whether they treat all or nobody by definition, so that a benefit of 0 needs no interval. A model that treats
+    nobody among these cases may treat others.
+    """
     lines = []
     for threshold, chosen in zip(thresholds.tolist(), treated, strict=True):
         odds = threshold / (1 - threshold)
         gain = np.where(place.y == 1, 1.0, -odds)
-        value, low, high = _mean(place, chosen * gain, -odds, 1.0)
-        over, over_low, over_high = _mean(place, (chosen - 1) * gain, -1.0, odds)
+        value, low, high = _mean(place, chosen * gain, -odds, 1.0, exact)
+        over, over_low, over_high = _mean(place, (chosen - 1) * gain, -1.0, odds, exact)
         line = {"threshold": threshold, "net_benefit": value, "low": low, "high": high}
         lines.append(line | {"over_all": over, "over_all_low": over_low, "over_all_high": over_high})
     return lines
 
 
-def _mean(place: Place, values: Floats, low: float, high: float) -> tuple[float, float, float]:
-    """The mean of bounded values of cases, with its interval."""
-    value = float(values.mean())
-    if not values.any():
+def _mean(place: Place, values: Floats, low: float, high: float, exact: bool) -> tuple[float, float, float]:
+    """The mean of bounded values of cases, with its interval; exact: none about a mean of values that are all 0.
+
+    Of values that are all 0 the share that is not is at most the upper limit of no patient among all of them.
+    """
+    value, patients = float(values.mean()), place.test.patients
+    if exact and not values.any():
         return 0.0, 0.0, 0.0
-    if place.test.patients < FEW:
+    if patients < FEW:
         return value, np.nan, np.nan
+    if not values.any():
+        most = proportions.proportion(0, patients).high
+        return 0.0, low * most, high * most
     limits = means.bounded_mean(place.test.by_patient(values), low, high)
     return value, min(limits.low, value), max(limits.high, value)
 

@@ -67,12 +67,13 @@ def verdict(
     table = table.set_index("site").loc[by_size(table.set_index("site")["patients"])].reset_index()
     rows, pitch = style.fitting(len(table), ROW)
     shown, left = table.iloc[:rows], len(table) - rows
-    with style.page(ax, 9.5, 1.7 + pitch * (rows + (left > 0))) as ax:
+    with style.page(ax, 9.4, 1.7 + pitch * (rows + (left > 0))) as ax:
         _rows(ax, shown, left, pitch)
         edge = float(table["margin"].iloc[0])
         ax.axvspan(-edge, edge, color=style.PALE, alpha=0.5, lw=0, zorder=0)
         ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
         _marks(ax, shown)
+        ax.locator_params(axis="x", nbins=5)  # long names of sites leave little room for numbers
         for y, row in enumerate(shown.to_dict("records")):
             _word(ax, y, row, pitch)
         measured = [style.metric_label(name) for name in dict.fromkeys(shown["metric"])]

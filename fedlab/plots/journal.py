@@ -16,6 +16,7 @@ SMALLEST = 6.0  # points of text in print
 NARROWEST, WIDEST = 40, 300  # mm
 DPI = 600  # of the TIFF
 INCH = 25.4  # mm
+BEYOND = 0.02  # inches of a figure that may be cut
 
 
 def save_for_print(
@@ -46,7 +47,8 @@ def save_for_print(
     Raises
     ------
     ValueError
-        If the width is not between 40 and 300 mm, or a text would be smaller than 6 points.
+        If the width is not between 40 and 300 mm, a text would be smaller than 6 points, or part of the figure is
+        beyond its edges.
 
     Examples
     --------
@@ -66,7 +68,12 @@ def save_for_print(
         needed = width * SMALLEST / (smallest * scale)
         raise ValueError(
             f"at {width:g} mm the smallest text would have {smallest * scale:.1f} points, below {SMALLEST:g}: give a"
-            f" width of {needed:.0f} mm or more, or draw a narrower figure (columns=2 of roc and its like, or ax=)"
+            f" width of {needed:.0f} mm or more, or draw a narrower figure (columns=2 of roc and its like)"
+        )
+    if (beyond := _beyond(figure)) > BEYOND:
+        raise ValueError(
+            f"{beyond * scale * INCH:.1f} mm of the figure are beyond its edges and would be cut: make it larger, or"
+            ' with layout="constrained"'
         )
     target = resolve(folder or ".")
     target.mkdir(parents=True, exist_ok=True)
@@ -84,6 +91,19 @@ def smallest_text(figure: Figure) -> float:
     figure.draw_without_rendering()
     seen = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
     return min((float(text.get_fontsize()) for text in seen), default=SMALLEST)
+
+
+def _beyond(figure: Figure) -> float:
+    """How many inches what is drawn reaches beyond the edges of a figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    owner = figure.canvas
+    try:
+        box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    finally:
+        figure.set_canvas(owner)
+    width, height = figure.get_size_inches()
+    return float(max(-box.x0, -box.y0, box.x1 - width, box.y1 - height))
 
 
 def _pdf(figure: Figure, path: Path, scale: float) -> None:

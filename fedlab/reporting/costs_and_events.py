@@ -3,6 +3,7 @@
 import pandas as pd
 
 from fedlab.analysis.communication import costs
+from fedlab.evaluation import report_metrics
 from fedlab.experiments.run_folder import Run
 from fedlab.reporting.markup import Markup, element, folded
 from fedlab.reporting.pieces import frame, items
@@ -12,7 +13,14 @@ EVENTS = 40  # rows that are shown
 
 def costs_of(runs: list[Run]) -> Markup:
     """The table of costs, a row a run."""
-    return folded("Costs", frame(costs(runs, choice="best")))
+    table = costs(runs, choice="best")
+    return folded("Costs", frame(table, **{name: _called(name) for name in map(str, table)}))
+
+
+def _called(column: str) -> str:
+    """The name of a column of costs, with its metric as elsewhere in the report."""
+    metric, _, rest = column.partition(", ")
+    return f"{report_metrics.metric_label(metric)}, {rest}" if rest else column
 
 
 def events_of(runs: list[Run]) -> Markup:

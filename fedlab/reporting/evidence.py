@@ -15,7 +15,7 @@ from fedlab.analysis.scores import Estimate
 from fedlab.evaluation import report_metrics
 from fedlab.experiments.run_folder import Run
 from fedlab.reporting.findings import WORDS, Finding, findings, interval, number
-from fedlab.reporting.gather import Federation
+from fedlab.reporting.gather import Federation, names_of
 from fedlab.reporting.markup import Markup, element, folded, joined, table
 from fedlab.reporting.pieces import figure, items
 
@@ -73,15 +73,20 @@ def table_of(compared: Comparison) -> Markup:
     """The comparison, folded."""
     versus = str(compared["versus"].iloc[0])
     head = ["method", "site", "test cases", "value (95 % CI)"]
-    head += [f"difference to {versus} (95 % CI)", "adjusted p", "finding"] * bool(versus) + ["seeds", "note"]
-    rows = []
+    head += [f"difference to {versus} (95 % CI)", "adjusted p", "finding"] * bool(versus) + ["seeds"]
+    rows: list[list[str]] = []
+    notes: dict[tuple[str, str], list[str]] = {}  # site, note -> methods
     for row in pd.DataFrame(compared).to_dict("records"):
         cells = [row["method"], row["site"], f"{row['cases']:,}", interval(row["value"], row["low"], row["high"])]
         if versus:
             ends = row["difference"], row["difference_low"], row["difference_high"]
             cells += ["–" if row["method"] == versus else interval(*ends, True), p_value(row["p_holm"]), row["finding"]]
-        rows.append([*cells, str(row["seeds"]), row["note"]])
-    return folded("Table: every method at every site", table(head, rows))
+        rows.append([*cells, str(row["seeds"])])
+        if row["note"]:
+            notes.setdefault((row["site"], row["note"]), []).append(row["method"])
+    lines = [f"{site} ({names_of(methods)}): {note}" for (site, note), methods in notes.items()]
+    below = [items(lines, "notes")] * bool(lines)
+    return folded("Table: every method at every site", table(head, rows), *below)
 
 
 def p_value(value: float) -> str:

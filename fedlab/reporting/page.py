@@ -32,9 +32,11 @@ table { border-collapse: collapse; font-size: .82rem; line-height: 1.35; }
 caption { text-align: left; color: #555; padding: .2rem 0; }
 th, td { padding: .25rem .45rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e9ebee;
   max-width: 24rem; }
-thead th { border-bottom: 2px solid #808080; vertical-align: bottom; min-width: 5rem; }
-tbody th { font-weight: 600; min-width: 8.5rem; max-width: 16rem; }
-td { min-width: 4.5rem; } td.long { min-width: 12rem; }
+th { overflow-wrap: break-word; }
+thead th { border-bottom: 2px solid #808080; vertical-align: bottom; max-width: 11rem; }
+tbody th { font-weight: 600; max-width: 16rem; }
+td { min-width: 4.5rem; } td.long { min-width: 12rem; max-width: 32rem; }
+ul.notes { font-size: .82rem; color: #555; margin: .3rem 0; padding-left: 1.2rem; }
 td.number, th.number { text-align: right; } td.number { min-width: 0; }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
@@ -44,7 +46,8 @@ pre { background: #f4f5f7; padding: .7rem; overflow-x: auto; font-size: .8rem; w
   figure, tr, dl { break-inside: avoid; } h2 { break-after: avoid; } .wide { overflow: visible; }
   details::details-content { content-visibility: visible; display: block; height: auto; }
   summary { list-style: none; }
-  table { font-size: 6.5pt; } th, td { padding: .15rem .3rem; } tbody th, td, thead th, td.long { min-width: 0; }
+  table { font-size: 6.5pt; } th, td { padding: .15rem .3rem; } th { overflow-wrap: anywhere; }
+  td, td.long { min-width: 0; }
 }
 """
 

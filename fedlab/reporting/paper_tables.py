@@ -175,7 +175,7 @@ def _head(name: str, frame: pd.DataFrame, percent: bool) -> str:
     """What a column is called."""
     pair = NUMBERS.get(name, ("", ""))
     if pair[0] not in frame:
-        return plain(name.replace("_", " "))
+        return "adjusted p" if name == "p_holm" else plain(name.replace("_", " "))
     metrics = list(dict.fromkeys(frame["metric"])) if "metric" in frame else []
     one = report_metrics.metric_label(str(metrics[0])) if len(metrics) == 1 else "value"
     unit = ", %" if percent and metrics and all(map(_is_share, metrics)) else ""

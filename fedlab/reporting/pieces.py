@@ -62,6 +62,6 @@ def facts(known: Mapping[str, object]) -> Markup:
     )
 
 
-def items(lines: Iterable[object]) -> Markup:
+def items(lines: Iterable[object], kind: str | None = None) -> Markup:
     """A list of lines."""
-    return element("ul", *(element("li", line) for line in lines))
+    return element("ul", *(element("li", line) for line in lines), kind=kind)

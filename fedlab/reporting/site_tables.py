@@ -7,7 +7,7 @@ from fedlab.experiments.run_folder import Run
 from fedlab.partitioning.partitions import Partition
 from fedlab.reporting.gather import Federation
 from fedlab.reporting.markup import Markup, element, folded, table
-from fedlab.reporting.pieces import figure, frame
+from fedlab.reporting.pieces import cell, figure, frame
 
 FLOW = {
     "site": "site",
@@ -54,8 +54,8 @@ def splits_of(run: Run) -> Markup:
     counts = pd.crosstab(run.partition_table["site"], run.partition_table["split"]).reindex(
         columns=SPLITS, fill_value=0
     )
-    rows = [[_named(site, run.unseen), *map(str, row), str(sum(row))] for site, row in _rows(counts)]
-    rows.append(["all sites", *map(str, counts.sum()), str(int(counts.to_numpy().sum()))])
+    rows = [[_named(site, run.unseen), *map(cell, row), cell(sum(row))] for site, row in _rows(counts)]
+    rows.append(["all sites", *map(cell, counts.sum()), cell(counts.to_numpy().sum())])
     return folded("Cases by site and split", table(["site", "training", "validation", "test", "all"], rows))
 
 

@@ -44,6 +44,13 @@ def test_equal_players_have_equal_values_and_one_that_changes_nothing_has_none()
     assert all(shapley_values(null, PLAYERS)[p] == pytest.approx(three[p], abs=1e-12) for p in "abc")
 
 
+def test_values_follow_the_names_of_players_in_any_order():
+    values, other = game(0), dict(zip(PLAYERS, "ecabd", strict=True))
+    renamed = {frozenset(other[player] for player in who): worth for who, worth in values.items()}
+    found, again = shapley_values(values, PLAYERS), shapley_values(renamed, sorted(PLAYERS, reverse=True))
+    assert all(again[other[player]] == pytest.approx(found[player], abs=1e-12) for player in PLAYERS)
+
+
 def test_values_are_linear_and_may_be_arrays():
     one, two = game(2), game(3)
     both = shapley_values({who: np.array([one[who], two[who], one[who] + 2 * two[who]]) for who in one}, PLAYERS)

@@ -76,6 +76,17 @@ def test_net_benefit_is_that_of_the_counts_and_of_treating_all_and_nobody():
         assert table[curves.NOBODY, t] == 0
 
 
+def test_a_model_that_treats_nobody_here_may_treat_others_and_so_has_an_interval():
+    one = place()
+    never = Place(one.site, one.test, one.y, {"fedavg": {0: [np.tile([0.9, 0.1], (len(one.y), 1))]}})
+    table = curves.net_benefit([never], [0.5, 0.8]).set_index("method")
+    assert not table.loc[["fedavg", curves.NOBODY], "net_benefit"].any()
+    most = proportion(0, len(one.y)).high  # of patients whom it treats
+    np.testing.assert_allclose(table.loc["fedavg", "high"], most)
+    np.testing.assert_allclose(table.loc["fedavg", "low"], [-most, -4 * most])
+    assert not table.loc[curves.NOBODY, ["low", "high"]].any(axis=None)
+
+
 def test_risk_is_the_error_among_the_cases_of_which_the_model_is_most_sure():
     one = place(classes=3)
     (p,) = one.each("fedavg")

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +12,7 @@ from worlds import cases
 
 import fedlab
 from fedlab.core import files
-from fedlab.experiments import runner
+from fedlab.experiments import experiment_file, runner
 from fedlab.experiments.reproduction import PARTS, agreement
 from fedlab.experiments.run_folder import FILES, Run
 from fedlab_command import main
@@ -32,6 +34,19 @@ def of_a_colleague(fed: Federation):
         yield Round({"global": s.w})
 '''
 
+OWN_MODEL = """
+from torch import nn
+
+from fedlab.learning.models import MODELS
+
+
+@MODELS.add
+def net_of_a_colleague(shape: tuple[int, ...], outputs: int, width: int = 3):
+    \"\"\"Two layers.\"\"\"
+    first = nn.Linear(shape[0] * shape[1] * shape[2], width)
+    return nn.Sequential(nn.Flatten(), first, nn.Tanh(), nn.Linear(width, outputs))
+"""
+
 
 @pytest.fixture(scope="module")
 def run(one, tmp_path_factory) -> Run:
@@ -50,6 +65,14 @@ def change(copy: Run, name: str, edit) -> None:
     edit(table)
     table.to_parquet(path, index=False)
     files.write_checksums(copy.folder, FILES)
+
+
+def edit_versions(folder: Path, **versions: str) -> None:
+    """Let the run have been trained with these versions of packages."""
+    about = json.loads((path := folder / "environment.json").read_text(encoding="utf-8"))
+    about["packages"] |= versions
+    files.write_json(path, about)
+    files.write_checksums(folder, FILES)
 
 
 def test_an_unchanged_run_agrees_bit_for_bit_and_is_really_trained_again(copy, monkeypatch, capsys):
@@ -113,10 +136,7 @@ def test_other_seeds_differ_in_everything_but_partition_and_ledger(one, run, tmp
 
 
 def test_other_versions_are_remarked_before_training_which_goes_on(copy):
-    about = json.loads((path := copy.folder / "environment.json").read_text(encoding="utf-8"))
-    about["packages"] |= {"torch": "1.0", "left-pad": "0.1"}
-    files.write_json(path, about)
-    files.write_checksums(copy.folder, FILES)
+    edit_versions(copy.folder, torch="1.0", **{"left-pad": "0.1"})
     with pytest.warns(UserWarning, match=r"other versions: torch 1\.0 \(now .*left-pad 0\.1 \(now missing\)"):
         found = fedlab.reproduce(copy.folder)
     assert found.agrees and len(found.remarks) == 1 and "remark: trained with other versions" in repr(found)
@@ -143,6 +163,46 @@ def test_a_method_from_a_file_is_reproduced_with_it_and_named_without_it(one, tm
         assert "remark: of_a_colleague has changed since the run" in shown and "from round 1 on" in shown
     finally:
         fedlab.METHODS.remove("of_a_colleague")
+
+
+def forget() -> None:
+    """Leave the registries as they are where the code of a colleague was never run."""
+    for registry, name in ((fedlab.METHODS, "of_a_colleague"), (fedlab.MODELS, "net_of_a_colleague")):
+        if name in registry:
+            registry.remove(name)
+    sys.modules.pop("colleague_files", None)
+
+
+def test_a_colleague_repeats_own_method_model_and_data_from_an_archive(one, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    here, there = tmp_path / "mine", tmp_path / "theirs"
+    fedlab.load("phantoms(cases=60, size=16)").save(here / "data")
+    (here / "colleague_files.py").write_text(OWN + OWN_MODEL, encoding="utf-8")
+    own = {"dataset": str(here / "data"), "method": "of_a_colleague", "model": "net_of_a_colleague(width=2)"}
+    try:
+        experiment_file.load_code([here / "colleague_files.py"])
+        trained = fedlab.run(one.with_(**own), folder=here / "runs")
+        name = trained.folder.name
+        shutil.unpack_archive(shutil.make_archive(str(tmp_path / "packed"), "zip", here), there)
+        here.rename(tmp_path / "renamed")
+        forget()
+        folder = there / "runs" / name
+        edit_versions(folder, torch="1.0")
+        with pytest.raises(
+            ValueError, match=r"method 'of_a_colleague', .* model 'net_of_a_colleague', .*colleague_files\.py.*--code"
+        ):
+            fedlab.reproduce(folder)
+        experiment_file.load_code([there / "colleague_files.py"])
+        with pytest.raises(
+            ValueError, match=r"is not found: it was the folder .*data: give its place now as `dataset`"
+        ):
+            fedlab.reproduce(folder)
+        with pytest.warns(UserWarning, match=r"trained with other versions: torch 1\.0 \(now "):
+            found = fedlab.reproduce(folder, dataset=there / "data")
+        assert found.agrees and not found.table["difference"].any() and len(found.remarks) == 1, found
+        assert not here.exists() and found.again.folder.is_relative_to(there)
+    finally:
+        forget()
 
 
 def test_a_dataset_that_is_gone_is_named_with_its_place_and_found_at_its_new_one(one, tmp_path):

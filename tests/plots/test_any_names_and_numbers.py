@@ -345,3 +345,12 @@ def test_every_public_plot_is_tried():
         *("institutions", "presence", "price", "save", "save_for_print", "doses"),
         *("dark", "theme"),  # in test_themes.py
     }
+
+
+@pytest.mark.parametrize("draw", [plots.local_vs_global, plots.differences])
+def test_a_gain_without_an_interval_is_written_without_limits(draw):
+    frame = comparison(["A", "B"], ("local", "fedavg"))
+    frame.loc[frame["site"] == "A", ["difference_low", "difference_high"]] = np.nan
+    written = [text.get_text() for text in texts(draw(frame).figure)]
+    assert not any("– to" in text or "nan" in text for text in written)
+    assert sum(" to " in text for text in written) >= 2  # those of B and of the mean of sites

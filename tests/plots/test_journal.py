@@ -55,3 +55,13 @@ def test_a_text_that_would_be_too_small_to_read_is_refused_with_a_width_that_is_
     for wrong in (10, True, 1000):
         with pytest.raises(ValueError, match="in mm"):
             save_for_print(figure(), tmp_path, "a", wrong)
+
+
+def test_a_figure_whose_texts_would_be_cut_at_its_edge_is_refused(tmp_path):
+    one = figure()
+    one.axes[0].annotate("a gain with its interval", (1.0, 0.5), xycoords="axes fraction", annotation_clip=False)
+    with pytest.raises(ValueError, match=r"\d mm of the figure are beyond its edges .*constrained"):
+        save_for_print(one, tmp_path, "a", 150, dpi=50)
+    assert not list(tmp_path.iterdir())
+    one.set_layout_engine("constrained")
+    save_for_print(one, tmp_path, "a", 150, dpi=50)

@@ -1,6 +1,8 @@
 """Laws of the report: its numbers are those of the comparison, it needs nothing else, and names stay names."""
 
+import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -15,7 +17,7 @@ from fedlab.reporting.findings import interval
 from fedlab.reporting.gather import collect
 from fedlab.reporting.markup import element
 
-HOSTILE = ["<script>alert(1)</script>", "$x$ & 'y' \"z\"", "Universitätsklinikum Köln", "N" * 60]
+HOSTILE = ["<script>alert(1)</script>", "$x$ _&%#{}~^\\ 'y' \"z\"", "Universitätsklinikum Köln", "N" * 60]
 ODD_CLASSES = ["<b>normal</b>", "$tumour$ &amp;"]
 ODD_COLUMN = "<i>dose</i>"
 
@@ -73,6 +75,27 @@ def test_every_number_of_the_finding_is_the_comparisons(text, runs):
             parts += [str(counts.get(word, 0)) for word in ("gains", "loses", "no different", "cannot tell")]
         expected += re.findall(r"[+−]?\d+(?:\.\d+)?", " ".join(parts))
     assert sorted(re.findall(r"[+−]?\d+(?:\.\d+)?", words(section))) == sorted(expected)
+
+
+def test_every_row_of_the_table_is_a_row_of_the_comparison(text, runs):
+    (found,) = [one for one in root(text).iter("details") if words(one).startswith("Table: every method at every site")]
+    shown = [[words(cell) for cell in row] for row in list(found.iter("tr"))[1:]]
+    table = fedlab.compare(runs).to_dict("records")
+    for cells, row in zip(shown, table, strict=True):
+        ends = row["difference"], row["difference_low"], row["difference_high"]
+        gain = "–" if row["method"] == row["versus"] else interval(*ends, True)
+        assert cells[:3] == [row["method"], " ".join(row["site"].split()), f"{row['cases']:,}"]
+        assert cells[3:5] == [interval(row["value"], row["low"], row["high"]), gain]
+        assert cells[6:] == [row["finding"], str(row["seeds"])]
+        assert row["note"] in words(found)
+
+
+def test_the_notebook_reports_the_runs_that_it_compares():
+    path = Path(__file__).parents[2] / "notebooks" / "51-global-versus-local.ipynb"
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    code = "\n".join("".join(one["source"]) for one in cells if one["cell_type"] == "code")
+    (compared,) = re.findall(r"^table = fedlab\.compare\((\w+)\)", code, re.M)
+    assert re.findall(r"^fedlab\.report\((\w+), ", code, re.M) == [compared]
 
 
 def test_the_file_needs_nothing_from_elsewhere_and_runs_no_script(text):
