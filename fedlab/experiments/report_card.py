@@ -4,9 +4,9 @@ import json
 import platform
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import pandas as pd
 import torch
 
 from fedlab.data import catalogue
@@ -43,9 +43,9 @@ def card(record: Recorder, experiment: Experiment) -> str:
     about = {name: as_written(data.get(name, "")) for name in ("source", "licence", "citation")}
     explicit = fed.partition.spec.get("sites") == "explicit"  # no argument describes which case is where
     unknown = {*DESCRIBED[1:]} - {*fed.partition.spec, "sites", "partition_seed"} if explicit else set()
-    settings = pd.DataFrame(experiment.model_dump(exclude=unknown).items(), columns=["parameter", "value"])
+    counts = fed.partition.counts()
     rounds = [f"* best round of {as_written(owner)}: {number}" for owner, number in chosen.round.items()]
-    total = int(fed.ledger.frame()["bytes"].sum())
+    total = fed.ledger.total
     lines = [
         f"# {as_written(experiment.method)} on {as_written(data.get('title', experiment.dataset))}",
         "",
@@ -56,9 +56,9 @@ def card(record: Recorder, experiment: Experiment) -> str:
         "",
         f"Federation: {as_written(json.dumps(fed.partition.spec, ensure_ascii=False))}",
         "",
-        *_table(fed.partition.counts().reset_index()),
+        *_table(["site", *counts.columns], counts.itertuples(name=None)),
         "",
-        *_table(settings),
+        *_table(["parameter", "value"], experiment.model_dump(exclude=unknown).items()),
         "",
         f"Data: {about['source']}. Licence: {about['licence']}. Cite: {about['citation']}",
     ]
@@ -84,11 +84,10 @@ def as_written(value: Any) -> str:
     return re.sub(r"[\x00-\x08\x0e-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", text)
 
 
-def _table(frame: pd.DataFrame) -> list[str]:
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     """The lines of a Markdown table."""
-    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.itertuples(index=False)]
-    cells = [[value if value == "---" else as_written(value) for value in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in cells]
+    head, *cells = [[as_written(value) for value in row] for row in (columns, *rows)]
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *cells)]
 
 
 def _device_name(device: torch.device) -> str:

@@ -78,6 +78,11 @@ class Ledger:
                 found[site] = found.get(site, 0) + row[5]
         return found
 
+    @property
+    def total(self) -> int:
+        """All bytes of all rounds that are in the table."""
+        return sum(row[5] for row in self.rows)
+
     def _of(self, number: int) -> Iterable[tuple]:
         """Rows of a round, which is one of the latest."""
         for row in reversed(self.rows):

@@ -40,9 +40,12 @@ def class_counts(cases: Cases, table: pd.DataFrame, sites: list[str], split: str
         present = (labels[:, None] >> np.arange(len(classes))) & 1
     else:
         present = (labels[:, None] == np.arange(len(classes))).astype(np.int64)
-    use = np.ones(len(labels), bool) if split is None else (table["split"] == check_split(split)).to_numpy()
-    frame = pd.DataFrame(present[use], columns=classes).groupby(table["site"].to_numpy()[use]).sum()
-    return frame.reindex(sites, fill_value=0).rename_axis("site")
+    index = pd.Index(sites, name="site")
+    place = index.get_indexer(table["site"])
+    use = place >= 0 if split is None else (place >= 0) & (table["split"] == check_split(split)).to_numpy()
+    counts = np.zeros((len(sites), len(classes)), np.int64)
+    np.add.at(counts, place[use], present[use])
+    return pd.DataFrame(counts, index, classes)
 
 
 def check_split(name: str) -> str:

@@ -7,6 +7,7 @@ something. (That the architecture fits the images is checked when the model is b
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
 from fedlab.core.warnings import ProtocolWarning, warn
 from fedlab.partitioning.partitions import Partition
@@ -62,11 +63,12 @@ def _highest(partition: Partition, index: np.ndarray) -> float:
 
 
 def _check_columns(partition: Partition) -> None:
-    table = partition.cases.table.merge(partition.table[["case", "site"]], on="case", suffixes=("_native", ""))
-    optional = [column for column in partition.cases.table.columns if column not in ("case", "label", "split", "site")]
-    empty = table[optional].isna().groupby(table["site"]).all() if optional else None
-    for column in optional:
-        sites = empty.index[empty[column]].tolist() if empty is not None else []
+    table = partition.cases.table
+    codes, names = pd.factorize(partition.table["site"], sort=True)
+    for column in (name for name in table.columns if name not in ("case", "label", "split", "site")):
+        known = table[column].notna().to_numpy()[partition.rows]
+        filled = np.bincount(codes, weights=known, minlength=len(names))
+        sites = names[filled == 0].tolist()
         if 0 < len(sites) < len(partition.sites):
             warn(
                 f"column {column!r} is empty at {', '.join(sites)} and filled elsewhere: axes and tables that use it"

@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -272,10 +273,13 @@ def lay_out(ax: Axes) -> Figure:
     figure = root(ax)
     lend_fonts(ax)
     engine = figure.get_layout_engine()
-    if engine is None or any(each.get_aspect() != "auto" for each in figure.axes):
+    fixed = [each for each in figure.axes if each.get_aspect() != "auto"]
+    if engine is None or any(each.child_axes or each.get_axes_locator() for each in fixed):
         figure.draw_without_rendering()
     else:  # in little more than half the time
         engine.execute(figure)
+        for each in fixed:
+            each.apply_aspect()
     return figure
 
 
@@ -292,6 +296,7 @@ def headline(ax: Axes, text: str, pad: float = 8) -> None:
     lend_fonts(title)
     text = title.get_text()
 
+    @cache
     def width(line: str) -> float:
         title.set_text(line)
         return float(title.get_window_extent().width)

@@ -25,6 +25,9 @@ SOME = [
 ]
 
 
+pytestmark = pytest.mark.xdist_group("communication")  # the same runs serve most tests
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     base = fedlab.Experiment(model=CNN, rounds=3, local_steps=2, batch_size=8, device="cpu")

@@ -11,6 +11,9 @@ DATA = "phantoms(cases=60, size=16, task='segmentation')"
 METHODS = ["local", "fedavg", "fedbn"]
 
 
+pytestmark = pytest.mark.xdist_group("segmented cases")  # the same runs serve all tests
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     base = fedlab.Experiment(

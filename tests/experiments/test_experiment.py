@@ -20,6 +20,7 @@ from fedlab.learning.patches import Crop
 from fedlab.learning.settings import Training
 from fedlab.notebook.parameter_cell import parameters
 from fedlab.partitioning import validation
+from fedlab.partitioning.partitions import Partition
 
 REFUSED = {
     "rouns": ({"rouns": 3}, "unknown parameter 'rouns': did you mean 'rounds'"),
@@ -119,6 +120,26 @@ def test_the_protocol_names_columns_that_a_site_lacks():
     table = data.table.assign(age=np.where(of_a, np.nan, 50.0))
     with pytest.warns(validation.ProtocolWarning, match="'age' is empty at Site A"):
         federation(partition(data=Cases(data.images, table, data.card)))
+
+
+def test_a_column_is_named_if_some_sites_but_not_all_lack_it():
+    """Text and numbers; a site is named even if other columns, or cases of no site, are filled."""
+    data = cases(152)
+    part = partition(data=data)
+    site = data.table["case"].map(part.table.set_index("case")["site"])
+    table = data.table.assign(
+        age=np.where(site == "Site B", 50.0, np.nan),
+        sex=np.where(site == "Site C", None, "F"),
+        weight=np.nan,
+        height=np.where(np.arange(152) % 2, np.nan, 1.7),
+    )
+    kept = part.table["site"].ne("Site C") | (part.table.index % 5 > 0)
+    made = Cases(data.images, table, data.card)
+    fewer = Partition.from_sites(made, part.table[kept])
+    with pytest.warns(validation.ProtocolWarning) as found:
+        validation.check(fewer)
+    named = [str(one.message).split(" and filled")[0] for one in found]
+    assert named == ["column 'age' is empty at Site A, Site C, Site D", "column 'sex' is empty at Site C"]
 
 
 DECLARED = "rounds: int = 20  # rounds\nlr: float = 0.1\n"

@@ -120,6 +120,25 @@ def test_index_and_counts_agree_with_the_table():
     assert (part.counts() == sum(part.counts(split) for split in ("train", "val", "test"))).all().all()
 
 
+@pytest.mark.parametrize("task", CLASSES)
+def test_counts_are_those_of_grouped_labels_also_of_sites_without_a_case(task):
+    """A site with training cases only, names in natural order, cases that no site has."""
+    cases = make(60, task)
+    kept = cases.table["case"].iloc[np.random.default_rng(1).permutation(60)[:50]].reset_index(drop=True)
+    site = np.array(["Site 10", "Site 2", "Site 1"])[np.minimum(np.arange(50) // 20, 2)]
+    table = pd.DataFrame({"case": kept, "site": site, "split": np.where(np.arange(50) % 4, "train", "test")})
+    table.loc[table["site"] == "Site 1", "split"] = "train"
+    part = Partition.from_sites(cases, table)
+    label = cases.table.set_index("case")["label"][kept].to_numpy()
+    ranks = np.arange(len(cases.classes))
+    present = (label[:, None] >> ranks) & 1 if task == "multilabel" else label[:, None] == ranks
+    for split in (None, "train", "val", "test"):
+        chosen = np.full(50, True) if split is None else (table["split"] == split).to_numpy()
+        frame = pd.DataFrame(present[chosen].astype(np.int64), columns=cases.classes)
+        wanted = frame.groupby(site[chosen]).sum().reindex(["Site 1", "Site 2", "Site 10"], fill_value=0)
+        pd.testing.assert_frame_equal(part.counts(split), wanted.rename_axis("site"), check_index_type=False)
+
+
 def test_site_sizes_are_those_requested():
     cases = make(1000)
     train = int((cases.table["split"] == "train").sum())

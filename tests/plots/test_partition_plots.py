@@ -1,5 +1,6 @@
 """Figures show what their tables hold: marks are at the values, no text touches another, titles claim no more."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import matplotlib
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -229,6 +231,25 @@ def test_drawing_leaves_no_trace_in_the_global_style():
         figure, _ = plots.curves(fake_run("fedavg"))
         assert dict(matplotlib.rcParams) == before
         assert all(text.get_fontsize() < 12 for text in texts(figure))
+
+
+@pytest.mark.parametrize("inset", [False, True])
+def test_images_are_laid_out_where_they_are_drawn(inset):
+    """Axes of a fixed aspect, their title and axes inside them have the places that a draw gives them."""
+
+    def places(draw: Callable[[Axes], object]) -> list[tuple[float, ...]]:
+        figure = Figure(figsize=(5, 3), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.imshow(np.eye(3), aspect="equal")
+        left.set_title("Title\nof two lines", loc="left")
+        if inset:
+            left.inset_axes((0.5, 0.5, 0.5, 0.2)).set_aspect("equal")
+        right.set(aspect=3, adjustable="box", ylabel="much longer than a number")
+        draw(left)
+        boxes = [ax.get_position() for ax in (left, right, *left.child_axes)]
+        return [*(box.bounds for box in boxes), left.title.get_window_extent().bounds]
+
+    assert places(style.lay_out) == places(lambda ax: ax.figure.draw_without_rendering())
 
 
 def test_bubbles_have_the_areas_of_their_counts():

@@ -33,6 +33,9 @@ def odd_cases(n: int = 240) -> Cases:
     return Cases(images, table, {"name": "odd", "title": "<h1>Odd</h1>", "task": "binary", "classes": ODD_CLASSES})
 
 
+pytestmark = pytest.mark.xdist_group("report")  # one report serves most tests
+
+
 @pytest.fixture(scope="module")
 def part():
     cases = odd_cases()

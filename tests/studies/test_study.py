@@ -16,7 +16,10 @@ from fedlab.experiments.processes import PendingRun
 from fedlab.studies import schedule
 from fedlab.studies.__main__ import main
 
-pytestmark = pytest.mark.filterwarnings("ignore::fedlab.core.warnings.HeterogeneityWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::fedlab.core.warnings.HeterogeneityWarning"),
+    pytest.mark.xdist_group("studies"),  # a whole study serves most tests
+]
 
 BASE = fedlab.Experiment(dataset="phantoms(cases=120, size=16)", sites=2, model="logistic", rounds=1, splits="common")
 FIELDS = {"prevalence": [0.0, 0.8], "acquisition": [0.0, 0.6], "method": ["local", "fedavg"], "seed": [0, 1]}
@@ -28,6 +31,17 @@ def whole(tmp_path_factory):
     study = fedlab.Study(BASE, folder=tmp_path_factory.mktemp("whole"), **FIELDS)
     study.run()
     return study
+
+
+FEW = {"acquisition": [0.0, 0.6], "method": ["local", "fedavg"]}
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """The table of a study of four runs."""
+    study = fedlab.Study(BASE, folder=tmp_path_factory.mktemp("few"), **FEW)
+    study.run()
+    return study.table(shift=False)
 
 
 def test_the_runs_are_those_of_grids_of_one_axis_each_with_the_base_once(whole):
@@ -78,19 +92,19 @@ class Elsewhere:
         return task
 
 
-def test_an_executor_gives_the_same_table(whole, tmp_path):
-    study = fedlab.Study(BASE, folder=tmp_path, **FIELDS)
+def test_an_executor_gives_the_same_table(few, tmp_path):
+    study = fedlab.Study(BASE, folder=tmp_path, **FEW)
     study.run(client=Elsewhere())
-    pd.testing.assert_frame_equal(study.table(shift=False), whole.table(shift=False))
+    pd.testing.assert_frame_equal(study.table(shift=False), few)
 
 
-def test_dask_gives_the_same_table(whole, tmp_path):
+def test_dask_gives_the_same_table(few, tmp_path):
     distributed = pytest.importorskip("distributed")
-    study = fedlab.Study(BASE, folder=tmp_path, **FIELDS)
+    study = fedlab.Study(BASE, folder=tmp_path, **FEW)
     options = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.Client(**options) as client:
         study.run(client=client)
-    pd.testing.assert_frame_equal(study.table(shift=False), whole.table(shift=False))
+    pd.testing.assert_frame_equal(study.table(shift=False), few)
 
 
 def test_workers_with_several_threads_are_refused(tmp_path):

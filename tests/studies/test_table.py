@@ -10,7 +10,10 @@ from fedlab.evaluation.intervals.interval import Interval
 from fedlab.evaluation.intervals.repeats import over_seeds, over_splits
 from fedlab.studies.partitions import Apart, OverPartitions, OverSplits, contributions
 
-pytestmark = pytest.mark.filterwarnings("ignore::fedlab.core.warnings.HeterogeneityWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::fedlab.core.warnings.HeterogeneityWarning"),
+    pytest.mark.xdist_group("paired studies"),  # their runs serve several tests
+]
 
 BASE = fedlab.Experiment(dataset="phantoms(cases=300, size=16)", sites=2, model="logistic", rounds=1)
 MEAN = "site == 'mean of sites'"
