@@ -19,6 +19,7 @@ from fedlab.plots.names import FONT, glyphs, lend_fonts, name, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.font_manager import FontProperties
 
 TEXT = 8.5  # points
 EM = 0.62  # mean width of a character as a fraction of the text's size
@@ -81,8 +82,25 @@ def wrapped(title: str, width: float) -> list[str]:
 
 def write(ax: Axes, x: float, y: float, text: str, *, align: str = "left", size: float = TEXT, **look: Any) -> None:
     """Write one text, vertically centred at y unless `look` says otherwise."""
-    look = {"ha": align, "va": "center", "fontsize": size, "color": "#222222", **look}
-    ax.text(x, y, text, in_layout=False, parse_math=False, **look)
+    from matplotlib import rcParams
+
+    from fedlab.plots.drawn_text import Line
+
+    weight, upright = look.pop("fontweight", "normal"), look.pop("va", "center")
+    font = _font(size, weight, tuple(rcParams["font.family"]))
+    look = {"fontproperties": font, "horizontalalignment": align, "verticalalignment": upright, **look}
+    line = Line(x, y, text, parse_math=False, **{"color": "#222222", **look})
+    line.set_in_layout(False)
+    line.set_clip_on(False)
+    ax.add_artist(line)
+
+
+@cache
+def _font(size: float, weight: str, family: tuple[str, ...]) -> FontProperties:
+    """Return a font, which takes longer to make than to copy."""
+    from matplotlib.font_manager import FontProperties
+
+    return FontProperties(family=list(family), size=size, weight=weight)
 
 
 def length(text: str, size: float = TEXT) -> float:

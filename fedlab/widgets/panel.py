@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from base64 import b64decode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import ipywidgets
@@ -263,7 +265,7 @@ class Panel:
         """Partition, measure and draw; if the setting is refused, show the reason and keep the last figure."""
         self._set(self.view, SITES)
         try:
-            with warnings.catch_warnings(record=True) as caught:
+            with uncollected(), warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 self._adopt(partition(self.cases, **self.values))
             self._say(caught)
@@ -323,6 +325,18 @@ class Panel:
 
         self.screen.open(*self._shown)
         show_controls(self.controls)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Let Python look for unused objects after the picture is shown, not before: that takes a tenth of a redraw."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _models(cases: Cases, chosen: str) -> list[str]:
