@@ -24,6 +24,7 @@ from fedlab.engine.seed_batching import LockstepRun
 from fedlab.engine.thread_pool import threads_for
 from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import DESCRIBED, Experiment
+from fedlab.experiments.foresight import foresee
 from fedlab.experiments.interruption import explained
 from fedlab.experiments.multi_seed import MAX_RUNS, run_in_lockstep, seed_groups, worthwhile
 from fedlab.experiments.no_effect import never_changed, unused_settings
@@ -346,7 +347,10 @@ def _train(experiment: Experiment, fed: Federation, work: Path, observer: Observ
     """Train all rounds that are missing, record each, and warn of settings that had no effect."""
     record, trained = Recorder(fed, work), False
     if observer is not None:
-        observer.restart(experiment.rounds, f"{experiment.method} on {experiment.dataset}", device_name(fed.device))
+        title = f"{experiment.method} on {experiment.dataset}"
+        observer.restart(experiment.rounds, title, device_name(fed.device))
+        if expected := foresee(experiment, fed):
+            observer.tell(f"{title}: starting, {expected}")
     try:
         for outcome in algorithms.start(experiment.method, fed):
             trained = True

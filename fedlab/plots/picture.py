@@ -30,7 +30,9 @@ def png(figure: Figure, dpi: int = DPI, effort: int = 6) -> tuple[bytes, dict[st
         figure.set_canvas(owner)
     pixels = np.asarray(canvas.buffer_rgba())
     opaque = pixels[..., 3].min(initial=255) == 255
-    Image.fromarray(np.ascontiguousarray(pixels[..., :3]) if opaque else pixels).save(buffer, "png", compress_level=effort)
+    Image.fromarray(np.ascontiguousarray(pixels[..., :3]) if opaque else pixels).save(
+        buffer, "png", compress_level=effort
+    )
     width, height = figure.get_size_inches() * 96
     return buffer.getvalue(), {"width": round(width), "height": round(height)}
 
