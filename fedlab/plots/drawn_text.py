@@ -88,12 +88,14 @@ class Line(Text):
 
     def _get_layout(self, renderer: Any) -> Any:
         """Return the layout, which does not depend on the place of the text."""
+        lay_out = super()._get_layout  # type: ignore[misc]
         if not isinstance(renderer, Renderer) or self.get_wrap() or self.get_usetex():
-            return super()._get_layout(renderer)
-        place = self.get_horizontalalignment(), self.get_verticalalignment(), self.get_rotation(), self._linespacing
+            return lay_out(renderer)
+        text: Any = self
+        place = self.get_horizontalalignment(), self.get_verticalalignment(), self.get_rotation(), text._linespacing
         key = (self.get_text(), self.get_fontproperties().copy(), *place, *renderer.look)
         if key not in _layouts:
-            _keep(_layouts, key, super()._get_layout(renderer))
+            _keep(_layouts, key, lay_out(renderer))
         return _layouts[key]
 
 
