@@ -31,6 +31,7 @@ from fedlab.experiments.observer import Observer, announce, find_observer, finis
 from fedlab.experiments.processes import PendingRun, run_in_processes
 from fedlab.experiments.recorder import Recorder
 from fedlab.experiments.run_folder import Run
+from fedlab.experiments.time_estimate import foresee
 from fedlab.federation import Federation
 from fedlab.learning import pretrained
 from fedlab.learning.networks import network
@@ -346,7 +347,10 @@ def _train(experiment: Experiment, fed: Federation, work: Path, observer: Observ
     """Train all rounds that are missing, record each, and warn of settings that had no effect."""
     record, trained = Recorder(fed, work), False
     if observer is not None:
-        observer.restart(experiment.rounds, f"{experiment.method} on {experiment.dataset}", device_name(fed.device))
+        title = f"{experiment.method} on {experiment.dataset}"
+        observer.restart(experiment.rounds, title, device_name(fed.device))
+        if expected := foresee(experiment, fed):
+            observer.tell(f"{title}: starting, {expected}")
     try:
         for outcome in algorithms.start(experiment.method, fed):
             trained = True

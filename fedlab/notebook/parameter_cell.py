@@ -12,9 +12,11 @@ from fedlab.core.registry import nearest
 from fedlab.data import catalogue
 from fedlab.data.home import OFFLINE
 from fedlab.experiments.experiment import Experiment
+from fedlab.partitioning.build import ASSIGNING
 
 INJECTED = "# Parameters"  # first line of the cell in which papermill passes parameters
 SUGGESTED = {"quantity": 0.5, "prevalence": 0.5, "acquisition": 0.2}  # doses of the notebooks, for simulated sites
+SWEEP = [0.0, 0.5, 1.0]  # doses of a study; natural sites can have scanners and annotators, but no other prevalence
 
 
 def parameters(
@@ -33,7 +35,8 @@ def parameters(
     it; it is used nevertheless. Names that are neither are refused here.
 
     Where `sites` is a column of the dataset, the sites are natural, and the doses that the notebooks suggest for
-    simulated sites (quantity 0.5, prevalence 0.5, acquisition 0.2) become 0, which one printed sentence says. Other
+    simulated sites (quantity 0.5, prevalence 0.5, acquisition 0.2; in a study, the doses of an axis that assigns cases)
+    become 0, which one printed sentence says. Other
     values, and all values from papermill, are your own and stay; `fedlab.Experiment` refuses those that natural sites
     cannot have.
 
@@ -135,11 +138,13 @@ def _natural(settings: dict[str, Any], explicit: Iterable[str]) -> dict[str, Any
     column = settings.get("sites")
     if not isinstance(column, str) or column.strip().isdecimal():
         return settings
-    yielding = {
-        axis: 0.0 for axis, dose in SUGGESTED.items() if settings.get(axis) == dose and axis not in set(explicit)
+    kept = set(explicit)
+    yielding: dict[str, Any] = {
+        axis: 0.0 for axis, dose in SUGGESTED.items() if settings.get(axis) == dose and axis not in kept
     }
+    yielding |= {axis: [0.0] for axis in ASSIGNING if settings.get(axis) == SWEEP and axis not in kept}
     if yielding:
-        shown = ", ".join(f"{axis}={SUGGESTED[axis]}" for axis in yielding)
+        shown = ", ".join(f"{axis}={settings[axis]}" for axis in yielding)
         print(f"The sites come from column {column!r}: what this notebook suggests for simulated ones, {shown}, is 0.")
     return settings | yielding
 

@@ -33,19 +33,21 @@ def rows_of(groups: Groups, site: str, split: str) -> Ints:
     return groups.get((site, check_split(split)), np.zeros(0, np.int64))
 
 
-def class_counts(cases: Cases, table: pd.DataFrame, sites: list[str], split: str | None = None) -> pd.DataFrame:
-    """Sites x classes: cases of each class; in a multi-label task a case counts for each of its findings."""
-    labels, classes = cases.labels[row_positions(cases, table)], cases.classes
-    if cases.task == "multilabel":
-        present = (labels[:, None] >> np.arange(len(classes))) & 1
-    else:
-        present = (labels[:, None] == np.arange(len(classes))).astype(np.int64)
-    index = pd.Index(sites, name="site")
-    place = index.get_indexer(table["site"])
-    use = place >= 0 if split is None else (place >= 0) & (table["split"] == check_split(split)).to_numpy()
-    counts = np.zeros((len(sites), len(classes)), np.int64)
-    np.add.at(counts, place[use], present[use])
-    return pd.DataFrame(counts, index, classes)
+def class_counts(
+    cases: Cases, table: pd.DataFrame, sites: list[str], split: str | None = None, rows: Ints | None = None
+) -> pd.DataFrame:
+    """Sites x classes: cases of each class; in a multi-label task a case counts for each of its findings.
+
+    rows: row positions in the cases, if they are known.
+    """
+    use = np.arange(len(table)) if split is None else np.flatnonzero(table["split"] == check_split(split))
+    labels, classes = cases.labels[(row_positions(cases, table) if rows is None else rows)[use]], len(cases.classes)
+    site = pd.Index(sites, dtype=object).get_indexer(table["site"].to_numpy(object)[use])
+    counts = np.zeros((len(sites), classes), np.int64)
+    for number in range(classes):
+        has = (labels >> number) & 1 == 1 if cases.task == "multilabel" else labels == number
+        counts[:, number] = np.bincount(site[has & (site >= 0)], minlength=len(sites))
+    return pd.DataFrame(counts, pd.Index(sites, name="site"), cases.classes)
 
 
 def check_split(name: str) -> str:

@@ -351,7 +351,7 @@ class Partition:
         >>> int(fedlab.partition(cases, sites=2).counts().to_numpy().sum())
         120
         """
-        return assignment.class_counts(self.cases, self.table, self.sites, split)
+        return assignment.class_counts(self.cases, self.table, self.sites, split, self.rows)
 
     def describe(self, split: str | None = None, columns: Sequence[str] | None = None) -> description.SiteTable:
         """Describe the cases and patients of each site, as the first table of a paper does.
@@ -468,7 +468,7 @@ class Partition:
         if not len(use):
             raise ValueError(f"there is no {split} case to measure: choose one of {sorted(set(self.table['split']))}")
         rows, table = self.rows[use], self.table.iloc[use]
-        present = set(table["site"])
+        present = set(table["site"].unique())
         seen = observe.observed(
             self.cases,
             table,

@@ -219,8 +219,8 @@ def _names(site: Names, effects: SiteEffects | None) -> list[str]:
 
 def _check_training(parts: Parts, names: list[str]) -> None:
     table = parts["table"]
-    trained = set(table.loc[table["split"] == "train", "site"])
-    present = set(table["site"])
+    trained = set(table.loc[table["split"] == "train", "site"].unique())
+    present = set(table["site"].unique())
     without = [name for name in names if name in present and name not in trained and name not in parts["unseen"]]
     if without:
         raise ValueError(
@@ -231,13 +231,14 @@ def _check_training(parts: Parts, names: list[str]) -> None:
 def _missing(parts: Parts, names: list[str]) -> list[str]:
     """A line on the classes that sites lack in train or test, or none."""
     gaps = []
-    present = set(parts["table"]["site"])
+    present = set(parts["table"]["site"].unique())
+    sites, rows = [name for name in names if name in present], row_positions(parts["cases"], parts["table"])
     for split in ("train", "test"):
-        counts = class_counts(parts["cases"], parts["table"], [name for name in names if name in present], split)
-        for site, row in counts.iterrows() if counts.to_numpy().any() else ():
-            if site in parts["unseen"] and split == "train":
-                continue
-            gaps += [f"{site} has no {name} in {split}" for name in row.index[row == 0]]
+        counts = class_counts(parts["cases"], parts["table"], sites, split, rows)
+        for row, column in np.argwhere(counts.to_numpy() == 0) if counts.to_numpy().any() else ():
+            site = counts.index[row]
+            if site not in parts["unseen"] or split != "train":
+                gaps.append(f"{site} has no {counts.columns[column]} in {split}")
     if not gaps:
         return []
     shown = ", ".join(gaps[:4]) + (f" and {len(gaps) - 4} more" if len(gaps) > 4 else "")

@@ -126,9 +126,9 @@ def as_drawing(ax: Axes, table: pd.DataFrame) -> style.Drawing:
 
 def _distance(frame: pd.DataFrame, value: pd.Series) -> NDArray[np.float64]:
     """Return (value - mean of the null) / (upper end of the null interval - mean of the null) of each row."""
-    unit = (frame["null_high"] - frame["null"]).to_numpy(float)
-    away = (value - frame["null"]).to_numpy(float)
-    away = np.where(np.abs(away) <= 1e-9 * (1 + np.abs(frame["null"])), 0.0, away)
+    high, null, found = (column.to_numpy(float) for column in (frame["null_high"], frame["null"], value))
+    unit, away = high - null, found - null
+    away = np.where(np.abs(away) <= 1e-9 * (1 + np.abs(null)), 0.0, away)
     far = np.where(away == 0, 0.0, np.copysign(np.inf, away))
     return np.divide(away, unit, out=far, where=unit > 1e-12)
 
@@ -189,10 +189,11 @@ def _marks(ax: Axes, table: pd.DataFrame, ys: NDArray[np.float64], left: float, 
     low, high = (_place(_distance(table, table[end]), left, right) for end in ("null_low", "null_high"))
     bands = [Box(a, y - 0.32 * ROW, b, y + 0.32 * ROW) for a, b, y in zip(low, high, ys, strict=True)]
     bars(ax, bands, facecolors=style.PALE, zorder=1)
-    colors = [style.BLUE if beyond else style.GREY for beyond in table["beyond"]]
+    beyond = table["beyond"].tolist()
+    colors = [style.BLUE if far else style.GREY for far in beyond]
     start, end = (_place(_distance(table, table[end]), left, right) for end in ("low", "high"))
     segments(ax, start, end, ys, colors=colors, linewidths=1.3, zorder=2)
-    faces = [style.BLUE if beyond else "white" for beyond in table["beyond"]]
+    faces = [style.BLUE if far else "white" for far in beyond]
     at = _place(table["distance"], left, right)
     ax.scatter(at, ys, s=34, c=faces, edgecolors=colors, linewidths=1.3, zorder=3)
 

@@ -27,7 +27,11 @@ def png(figure: Figure, dpi: int = DPI, effort: int = 6) -> tuple[bytes, dict[st
         canvas.draw()
         figure.set_dpi(before)
         figure.set_canvas(owner)
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(buffer, "png", compress_level=effort)
+    pixels = np.asarray(canvas.buffer_rgba())
+    opaque = pixels[..., 3].min(initial=255) == 255
+    Image.fromarray(np.ascontiguousarray(pixels[..., :3]) if opaque else pixels).save(
+        buffer, "png", compress_level=effort
+    )
     width, height = figure.get_size_inches() * 96
     return buffer.getvalue(), {"width": round(width), "height": round(height)}
 

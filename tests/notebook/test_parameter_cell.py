@@ -62,6 +62,15 @@ def test_a_dose_that_was_given_is_refused_and_without_a_column_all_stay(capsys, 
             fedlab.partition(cases, **{name: settings[name] for name in ("sites", "quantity", "acquisition")})
 
 
+def test_the_doses_of_a_study_that_natural_sites_cannot_have_become_0_unless_they_were_given():
+    cell = "sites: int = 4\nprevalence: list = [0.0, 0.5, 1.0]\nannotation: list = [0.0, 0.5, 1.0]"
+    settings = fedlab.parameters(from_papermill(cell, "sites = 'site'"))
+    assert settings["prevalence"] == [0.0] and settings["annotation"] == [0.0, 0.5, 1.0]
+    given = fedlab.parameters(from_papermill(cell, "sites = 'site'\nprevalence = [0.0, 0.5, 1.0]"))
+    assert given["prevalence"] == [0.0, 0.5, 1.0]
+    assert fedlab.parameters(from_papermill(cell))["prevalence"] == [0.0, 0.5, 1.0]
+
+
 def test_a_suggested_dataset_that_must_be_downloaded_yields_and_a_given_one_does_not(monkeypatch, capsys):
     offline = []
 
