@@ -106,7 +106,9 @@ def test_the_picture_is_an_ordinary_output_before_the_controls_and_errors_are_in
     monkeypatch.setattr("IPython.display.display", lambda thing, **_: shown.append(thing) or handles)
     browser = widgets.cases(cases)
     browser._ipython_display_()
-    assert shown[0]["image/png"] and "40 cases" in shown[0]["text/plain"] and shown[1] is browser.controls
+    assert shown[0]["image/png"] and "40 cases" in shown[0]["text/plain"]
+    view = shown[1]["application/vnd.jupyter.widget-view+json"]
+    assert view["model_id"] == browser.controls.model_id and "VBox" not in shown[1]["text/plain"]
     browser.masks.value = False
     assert shown[2]["image/png"] != shown[0]["image/png"]  # in the place of the first
     browser.where.value = "agee > 3"
