@@ -77,9 +77,9 @@ def edge(size: object, sizes: tuple[int, int], what: str = "pixels") -> int:
 
 
 def held(folder: Path) -> dict[str, Any]:
-    """The card of a folder; empty if it has none that can be read."""
+    """The card of a folder; empty if it has none that can be read, or is not as it was stored."""
     try:
-        return read_json(folder / CARD)
+        return read_json(verify(folder / CARD))
     except (DamagedError, OSError):
         return {}
 

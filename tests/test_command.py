@@ -194,7 +194,10 @@ def test_a_file_of_code_is_run_as_it_is_now(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arguments", [["--help"], ["grid", "--help"], ["grit"]])
 def test_python_m_fedlab_helps_before_it_loads_pytorch(arguments):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "fedlab", *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-X", "importtime", "-m", "fedlab", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
     )
     assert done.returncode == (2 if arguments == ["grit"] else 0)
     assert "fedlab grid" in done.stdout or "grit" in done.stderr
@@ -212,7 +215,7 @@ def test_bash_completes_commands_and_their_options_from_the_printed_script(capsy
             f"COMP_WORDS=({' '.join(map(repr, words))}); COMP_CWORD={len(words) - 1}; _fedlab; echo ${{COMPREPLY[@]}}"
         )
         shell = subprocess.run(
-            ["bash", "-c", f"{text}\n{line}"], capture_output=True, text=True, timeout=60, check=True
+            ["bash", "-c", f"{text}\n{line}"], capture_output=True, encoding="utf-8", timeout=60, check=True
         )
         return set(shell.stdout.split())
 

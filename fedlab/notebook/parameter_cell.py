@@ -4,7 +4,7 @@ import ast
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -24,7 +24,7 @@ def parameters(
     *,
     own: Iterable[str] = (),
     accept: Iterable[str] | None = None,
-    fallbacks: Mapping[str, str] | None = None,
+    fallbacks: Mapping[str, Sequence[str]] | None = None,
     **defaults: Any,
 ) -> dict[str, Any]:
     """Settings of the experiment, as the notebook that calls this was given them.
@@ -50,9 +50,9 @@ def parameters(
     accept : iterable of str, optional
         Names that may be set. By default every field of `fedlab.Experiment` except `method`, which notebooks choose
         themselves.
-    fallbacks : mapping of str to str, optional
-        Dataset that this notebook suggests -> the one to use where it would have to be downloaded first. A printed
-        sentence says so. A dataset from papermill is downloaded.
+    fallbacks : mapping of str to sequence of str, optional
+        Dataset that this notebook suggests -> what to use for it: the first that needs no download, else the last,
+        which a printed sentence says. A dataset from papermill stays, and is downloaded.
     **defaults
         Settings of the notebook that its parameters cell does not show. A value in the parameters cell or from
         papermill takes precedence.
@@ -106,16 +106,19 @@ def parameters(
     return _natural(settings, explicit=injected)
 
 
-def _at_hand(settings: dict[str, Any], fallbacks: Mapping[str, str]) -> dict[str, Any]:
-    """Settings with a dataset that needs no download, if there is a fallback for it."""
+def _at_hand(settings: dict[str, Any], fallbacks: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Settings with a dataset that needs no download, if there are fallbacks for it."""
     dataset = str(settings.get("dataset"))
-    if dataset not in fallbacks or _is_at_hand(dataset):
+    if dataset not in fallbacks:
         return settings
+    *wanted, last = fallbacks[dataset]
+    if found := next(filter(_is_at_hand, wanted), None):
+        return settings | {"dataset": found}
     print(
-        f"{dataset} is neither prepared nor in a mirror, so this notebook runs on {fallbacks[dataset]}."
-        f" fedlab.load({dataset!r}) downloads it; then run all cells again."
+        f"{wanted[0]} is neither prepared nor in a mirror, so this notebook runs on {last}."
+        f" fedlab.load({wanted[0]!r}) downloads it; then run all cells again."
     )
-    return settings | {"dataset": fallbacks[dataset]}
+    return settings | {"dataset": last}
 
 
 def _is_at_hand(dataset: str) -> bool:

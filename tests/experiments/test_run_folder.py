@@ -258,7 +258,9 @@ def test_live_follows_what_trains_and_shows_nothing_for_what_is_finished(part, t
     both = {"partition": part, "folder": tmp_path, "live": True, "method": ["local", "fedavg"]}
     fedlab.grid(experiment(rounds=2), **both)
     shown = capsys.readouterr().err
-    assert "local on world: round 2 of 2" in shown and "fedavg on world: round 2 of 2" in shown
+    assert all(
+        f"{each}, round 2 of 2" in shown for each in ("local on world: run 1 of 2", "fedavg on world: run 2 of 2")
+    )
     assert "2 runs in" in shown
     fedlab.run(experiment(rounds=2, method="local"), part, folder=tmp_path, live=True)
     assert capsys.readouterr().err == ""

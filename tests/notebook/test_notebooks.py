@@ -39,7 +39,7 @@ OPTIONS = {  # fewer doses, seeds and methods
 ABOUT = {  # what these vary from the series
     "11": {"acquisition": 0.0, "annotation": 0.0},
     "32": {"acquisition": 0.0},
-    "60": {"dataset": "blood_cells(size=32, classes=4)"},
+    "60": {"dataset": "blood_cells"},
 }
 
 

@@ -79,7 +79,7 @@ def test_a_suggested_dataset_that_must_be_downloaded_yields_and_a_given_one_does
         raise ConnectionError
 
     monkeypatch.setattr(catalogue, "load", load)
-    cell, how = 'dataset: str = "blood_cells"', {"fallbacks": {"blood_cells": "phantoms"}}
+    cell, how = 'dataset: str = "blood_cells"', {"fallbacks": {"blood_cells": ["blood_cells", "phantoms"]}}
     assert fedlab.parameters(from_papermill(cell), **how) == {"dataset": "phantoms"}
     assert "blood_cells is neither prepared nor in a mirror" in capsys.readouterr().out
     assert offline == ["1"] and OFFLINE not in os.environ
