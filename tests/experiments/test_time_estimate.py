@@ -16,7 +16,7 @@ LONG = fedlab.Experiment(
 
 
 class Listener:
-    """An observer that keeps what it is told."""
+    """An observer that keeps the lines that it receives."""
 
     def __init__(self):
         self.lines, self.rounds = [], 0

@@ -218,7 +218,7 @@ def test_the_command_says_what_is_wrong_with_it(tmp_path, capsys, arguments, mes
 
 
 class Lines:
-    """An observer that keeps what it is told."""
+    """An observer that keeps the lines that it receives."""
 
     def __init__(self):
         self.lines = []

@@ -93,7 +93,7 @@ def test_a_slider_moved_with_the_keyboard_moves_figure_and_parameters(page):
 
 
 def test_a_scenario_is_chosen_copied_and_taken_back(page, tmp_path):
-    """What is copied, given to papermill, makes the sites of the page, whatever the notebook's defaults are."""
+    """What is copied, given to papermill, makes the sites of the page with any defaults of the notebook."""
     before = page.text(TEXT)
     page.select("Scenario", "rural_and_university")
     until(page.browser, lambda: "[1.0, 1.0, 6.0]" in page.text(LINE), 30, "the scenario")
