@@ -44,6 +44,7 @@ ROW, HEAD, FOOT = 0.25, 0.3, 0.6  # inches
 DOSE, WORDS = 0.62, 4.4  # inches of the columns left and right of the scale
 NAME = 20  # characters of a measure
 MEASURE, CHANCE = 3.52, 1.16  # inches from the right: where measures and null intervals begin
+NARROW, SYMBOL = 8.0, 2.0  # inches below which measures are written as symbols, and where these begin
 COLUMNS = ["axis", "dose", "seed", "measured", "measure", "value", "null_low", "null", "null_high"]
 ACROSS = 4  # panels of `doses` in a row
 PANEL, LEFT, ABOVE, BELOW = 1.45, 0.78, 0.32, 0.5  # inches: height of such a panel, room around it
@@ -139,13 +140,16 @@ def draw_shift(ax: Axes, box: Box, table: pd.DataFrame, requested: dict[str, Any
     An axis that was not measured has a row without a mark.
     """
     name = 2.3 if every else 1.45
-    left, right = box.left + name + DOSE, box.right - WORDS + every * (MEASURE - CHANCE - 0.2)
+    words = box.right - box.left >= NARROW
+    measure = MEASURE if words else SYMBOL
+    left = box.left + name + DOSE
+    right = box.right - WORDS + (MEASURE - CHANCE - 0.2 if every else MEASURE - measure)
     ys = box.top + HEAD + ROW * (np.arange(len(table)) + 0.5)
     _scale(ax, left, right, box.top + HEAD - 0.05, ys[-1] + 0.7 * ROW if len(ys) else box.top + HEAD)
     for title, x, align in (
         ("dose", left - 0.22, "right"),
         ("measured", right + 0.2, "left"),
-        ("measure", box.right - MEASURE, "left"),
+        ("measure", box.right - measure, "left"),
         ("by chance, 95 %", box.right - CHANCE, "left"),
     ):
         if (title != "dose" or requested) and not (title == "measure" and every):
@@ -159,7 +163,8 @@ def draw_shift(ax: Axes, box: Box, table: pd.DataFrame, requested: dict[str, Any
         write(ax, left - 0.22, y, dose_text(requested.get(str(row.axis)), room), align="right", color=ink)
         write(ax, right + 0.2, y, value_text(row), color=ink, fontweight=weight)
         if not every and pd.notna(row.value):
-            write(ax, box.right - MEASURE, y, in_words(str(row.measure)), color="#555555")
+            written = in_words(str(row.measure)) if words else WRITTEN.get(str(row.measure), str(row.measure))
+            write(ax, box.right - measure, y, written, color="#555555")
         write(ax, box.right - CHANCE, y, null_text(row), color="#555555")
     known = table["value"].notna().to_numpy()
     _marks(ax, table[known], ys[known], left, right)
