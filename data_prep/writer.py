@@ -190,7 +190,7 @@ def write(
         if not ready(folder, card):  # another process may have written the same dataset meanwhile
             raise
     shape = " x ".join(str(edge) for edge in images.shape[1:])
-    say(f"{card['name']}: {len(table):,} cases of {shape}, {card['licence']}, written to {folder}")
+    say(f"{card['name']}: {len(table):,} cases of {shape} (licence: {card['licence']}), written to {folder}")
     return folder
 
 

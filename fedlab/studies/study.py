@@ -11,7 +11,7 @@ import yaml
 
 from fedlab.core import files
 from fedlab.core.warnings import each_once, warn
-from fedlab.engine.devices import duration
+from fedlab.engine.devices import duration, find_device
 from fedlab.experiments import run_folder
 from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.experiment_file import load_fields
@@ -26,7 +26,7 @@ from fedlab.studies.pace import estimate
 from fedlab.studies.schedule import Executor
 from fedlab.studies.table import study_table
 
-NAMED = 3  # failed runs that a warning names, at most
+NAMED = 3  # errors of failed runs that a warning names, at most
 
 
 class Study:
@@ -151,7 +151,7 @@ class Study:
         Raises
         ------
         ValueError
-            If a dose is impossible, or `workers` is below 1.
+            If a dose is impossible, a device is not on this machine (without `client`), or `workers` is below 1.
 
         Warns
         -----
@@ -164,15 +164,14 @@ class Study:
         announce(observer, f"{count} runs: making their federations")
         with explained(self._kept), each_once():
             if pending := self._pending():
+                for device in {one.experiment.device for one in pending} if client is None else ():
+                    find_device(device)
                 schedule.run_all(pending, workers, client, None if observer is None else observer.tell)
         status = self.status()
-        failed = status[status["state"] == "failed"]
         if observer is not None:
             observer.conclude(f"{(status['state'] == 'finished').sum()} of {len(status)} runs finished")
-        if len(failed):
-            shown = [f"run {row.run} ({row.method}, {row.axis} {row.dose}): {row.error}" for row in failed.itertuples()]
-            more = f" and {len(shown) - NAMED} more" if len(shown) > NAMED else ""
-            warn(f"{len(failed)} of {len(status)} runs failed: {'; '.join(shown[:NAMED])}{more}; see status()")
+        if failures := _failures(status):
+            warn(f"{failures}; see status()")
         for one in (found := self.runs):
             finished(observer, one)
         return found
@@ -245,7 +244,8 @@ class Study:
         """
         finished = self._finished()
         if not finished:
-            raise ValueError("no run of this study is finished: call run() first")
+            failures = _failures(self.status())
+            raise ValueError(f"no run of this study is finished: {failures or 'call run() first'}")
         if left := len(self.design.runs) - len(finished):
             warn(f"{left} of {len(self.design.runs)} runs are not finished and left out of the table: call run()")
         shifts = self._shifts if shift else None
@@ -339,6 +339,23 @@ class Study:
         crossed = ", ".join(f"{count} {word}{'s' * (count != 1)}" for count, word in counts)
         federations = len({planned.federation() for planned in self.design.runs})
         return f"Study of {axes}, {crossed}: {len(self.design.runs)} runs in {federations} federations"
+
+
+def _failures(status: pd.DataFrame) -> str:
+    """How many runs failed, and the first with each error; empty if none did."""
+    failed = status[status["state"] == "failed"]
+    if failed.empty:
+        return ""
+    shown = []
+    for error, runs in list(failed.groupby("error", sort=False))[:NAMED]:
+        first = runs.iloc[0]
+        dose = "" if pd.isna(first["dose"]) else f" {first['dose']}"
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        shown.append(f"run {first['run']} ({first['method']}, {first['axis']}{dose}){more}: {error}")
+    others = failed["error"].nunique() - len(shown)
+    return (
+        f"{len(failed)} of {len(status)} runs failed: {'; '.join(shown)}{f'; {others} other errors' if others else ''}"
+    )
 
 
 def _words(planned: PlannedRun) -> str:

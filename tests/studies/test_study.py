@@ -120,6 +120,18 @@ def test_a_worker_that_writes_elsewhere_is_found_out(tmp_path, monkeypatch):
     assert elsewhere.cancelled == 11
 
 
+def test_a_device_that_is_not_here_is_refused_before_the_first_run(tmp_path):
+    study = fedlab.Study(BASE.with_(device="cuda:99"), folder=tmp_path, **FEW)
+    with pytest.raises(ValueError, match="device='cuda:99', but PyTorch finds"):
+        study.run()
+    with pytest.raises(ValueError, match=r"no run of this study is finished: call run\(\) first"):
+        study.table()
+    with pytest.warns(UserWarning, match=r"4 of 4 runs failed: run 0 \(local, base\) and 3 more: ValueError: device"):
+        study.run(client=Elsewhere())
+    with pytest.raises(ValueError, match="is finished: 4 of 4 runs failed"):
+        study.table()
+
+
 @pytest.mark.parametrize("client", [None, Elsewhere()], ids=["here", "elsewhere"])
 def test_a_failed_run_ends_no_other_is_named_and_tried_again(whole, tmp_path, monkeypatch, client):
     study, train = fedlab.Study(BASE, folder=tmp_path, **FIELDS), schedule.run_into
@@ -131,7 +143,9 @@ def test_a_failed_run_ends_no_other_is_named_and_tried_again(whole, tmp_path, mo
 
     monkeypatch.setattr(schedule, "run_into", failing)
     monkeypatch.setattr(schedule, "grid", lambda *args, **kwargs: 1 / 0)
-    with pytest.warns(UserWarning, match=r"2 of 12 runs failed: run 9 \(local, acquisition 0.6\).*out of luck"):
+    with pytest.warns(
+        UserWarning, match=r"2 of 12 runs failed: run 9 \(local, acquisition 0.6\) and 1 more: .*out of luck"
+    ):
         assert len(study.run(client=client)) == 10
     status = study.status()
     assert status["state"].value_counts().to_dict() == {"finished": 10, "failed": 2}
