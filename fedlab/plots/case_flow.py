@@ -109,7 +109,8 @@ def _counted(part: Any, rows: pd.DataFrame) -> str:
     cases = int(rows["cases"].sum())
     index = part.rows if cases < len(part.cases) else slice(None)
     patients = len(set(part.cases.units[index].tolist()))
-    return plural(cases, "case") + (f" of {plural(patients, 'patient')}" if patients < cases else "")
+    known = "patient" in part.cases.table and patients < cases
+    return plural(cases, "case") + (f" of {plural(patients, 'patient')}" if known else "")
 
 
 def _wrapped(lines: list[str], most: int) -> list[str]:
