@@ -72,7 +72,8 @@ def main() -> None:
     page = f"""# Do intervals of net benefit cover?
 
 `python benchmarks/net_benefit_coverage.py --repeats {given.repeats} --seed {given.seed}`,
-{datetime.date.today()}, {time.process_time() - begun:.0f} s of CPU. Truth: {POPULATION:,} patients. Standard error at 0.95: {error:.3f}.
+{datetime.date.today()}, {time.process_time() - begun:.0f} s of CPU. Truth: {POPULATION:,} patients.
+Standard error at 0.95: {error:.3f}.
 Lowest coverage of {len(table)} cells: {table["coverage"].min():.3f}, mean {table["coverage"].mean():.3f}.
 
 {markdown(table)}
