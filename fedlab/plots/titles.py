@@ -289,6 +289,9 @@ def ranking(table: pd.DataFrame, metric: str) -> str:
     if others.empty:
         return f"Mean {metric_label(metric)} over sites of {count(len(known), len(table), 'methods')}"
     better, worse, versus = (others["clear"] > 0).sum(), (others["clear"] < 0).sum(), short(others["versus"].iloc[0])
+    if "gain_low" in others and others["gain_low"].isna().all() and not better and not worse:
+        methods = f"{len(others)} methods" if len(others) > 1 else short(others["method"].iloc[0])
+        return f"The difference of {methods} to {versus} has no interval"
     if len(others) == 1:
         by = LIKELY if better or worse else UNLIKELY
         return f"{short(others['method'].iloc[0])} is {_verdict(better, worse)} {versus} {by}"

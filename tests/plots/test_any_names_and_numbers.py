@@ -160,7 +160,7 @@ PLOTS = [
     "net_benefit", "risk_coverage", *COLUMN, "leakage",
 ]  # fmt: skip
 LIKE_OTHERS = {
-    *("verdict, column", "flow, column"),
+    *COLUMN,
     "flow",
     "recalibration",
     "contributions",

@@ -70,29 +70,21 @@ def test_a_figure_whose_texts_would_be_cut_at_its_edge_is_refused(tmp_path):
     save_for_print(one, tmp_path, "a", 150, dpi=50)
 
 
-@pytest.mark.parametrize("sites", [2, 40])
-@pytest.mark.parametrize("width", [85, 180])
+@pytest.mark.parametrize(("width", "sites"), [(85, 40), (180, 2)])
 def test_figures_drawn_for_a_width_in_print_can_be_read_at_it_and_are_no_higher_than_a_page(width, sites, tmp_path):
-    methods = ("local", "centralized", *["fedavg"] * (sites > 2))
-    drawings = (
-        plots.local_vs_global(comparison(sites, methods), width=width),
-        plots.flow(FakePartition(sites), width=width),
-    )
-    for figure, _ in drawings:
-        check_texts(figure)
-        wide, high = figure.get_size_inches()
-        assert high / wide * width <= HIGHEST + 0.1
-        save_for_print(figure, tmp_path, "a", width, dpi=20)
+    drawn = plots.local_vs_global(comparison(sites, ("local", "fedavg")), width=width).figure
+    check_texts(drawn)
+    wide, high = drawn.get_size_inches()
+    assert high / wide * width <= HIGHEST + 0.1
+    save_for_print(drawn, tmp_path, "a", width, dpi=20)
 
 
 def test_counts_are_below_names_in_a_column_and_a_width_that_cannot_be_is_refused():
-    def labels(**size):
-        return [
-            label.get_text() for label in plots.local_vs_global(comparison(2), **size).figure.axes[0].get_yticklabels()
-        ]
-
-    assert labels()[0].replace("  ", "\n") == labels(width=85)[0] and "\nn=" in labels(width=85)[0]
-    assert labels() == labels(width=180)
+    wide, narrow = (
+        plots.local_vs_global(comparison(1, ("local",)), width=width).figure.axes[0].get_yticklabels()[0].get_text()
+        for width in (None, 85)
+    )
+    assert wide.replace("  ", "\n") == narrow and "\nn=" in narrow
     for wrong in (40, True, 250):
         with pytest.raises(ValueError, match=r"80 to 200: 85 for a column"):
             plots.flow(FakePartition(2), width=wrong)

@@ -528,6 +528,13 @@ def test_titles_count_the_sites_at_which_no_interval_is_known():
     )
 
 
+def test_a_ranking_without_intervals_claims_no_test():
+    rows = pd.DataFrame({"method": ["local", "fedavg", "cyclic"], "value": 0.7, "versus": "local", "clear": 0})
+    rows["gain"], rows["gain_low"] = [0.0, 0.1, 0.2], np.nan
+    assert titles.ranking(rows, "auroc") == "The difference of 2 methods to local has no interval"
+    assert "(p ≥ 0.05, Holm)" in titles.ranking(rows.assign(gain_low=-0.1), "auroc")
+
+
 def test_titles_of_several_methods_count_pairs_and_select_none():
     rows = pd.concat([gains((5, 1), (6, 0)), gains((-5, -1), (6, 0), method="cyclic")])
     expected = "Methods are better than local at 1 of 4 method-site pairs, worse at 1 (95 % CI excludes 0)"
