@@ -1,6 +1,6 @@
 """Coverage of the intervals of net benefit (`fedlab.plots.net_benefit`).
 
-python benchmarks/net_benefit_coverage.py [--repeats 1000] [--out benchmarks/results/net-benefit-coverage.md]
+python benchmarks/net_benefit_coverage.py [--repeats 1000] [--seed 0] [--out benchmarks/results/net-benefit-coverage.md]
 
 Patients with one or three images, whose scores share a random effect; the true value is that of 50,000 patients.
 """
@@ -34,11 +34,11 @@ def place(rng: np.random.Generator, patients: int, images: int, prevalence: floa
     return Place("A", test, y, {"model": {0: [np.column_stack([1 - p, p])]}})
 
 
-def coverage(repeats: int) -> pd.DataFrame:
+def coverage(repeats: int, seed: int) -> pd.DataFrame:
     """A row for each setting and threshold: true net benefit, coverage of its 95 % interval, mean width."""
     rows = []
     for images, patients, prevalence in itertools.product((1, 3), (20, 50, 200), (0.1, 0.4)):
-        rng = stream(0, "net benefit", images, patients, str(prevalence))
+        rng = stream(seed, "net benefit", images, patients, str(prevalence))
         truth = _benefit(place(rng, POPULATION, images, prevalence))["net_benefit"]
         found = [_benefit(place(rng, patients, images, prevalence)) for _ in range(repeats)]
         inside = np.mean([(one["low"] <= truth) & (truth <= one["high"]) for one in found], axis=0)
@@ -63,15 +63,17 @@ def markdown(table: pd.DataFrame) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=1000, help="test sets in each setting")
+    parser.add_argument("--seed", type=int, default=0, help="of the test sets")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/net-benefit-coverage.md"))
     given = parser.parse_args()
     begun = time.process_time()
-    table = coverage(given.repeats)
+    table = coverage(given.repeats, given.seed)
     error = np.sqrt(0.95 * 0.05 / given.repeats)
     page = f"""# Do intervals of net benefit cover?
 
-`python benchmarks/net_benefit_coverage.py --repeats {given.repeats}`, {datetime.date.today()},
-{time.process_time() - begun:.0f} s of CPU. Truth: {POPULATION:,} patients. Standard error at 0.95: {error:.3f}.
+`python benchmarks/net_benefit_coverage.py --repeats {given.repeats} --seed {given.seed}`,
+{datetime.date.today()}, {time.process_time() - begun:.0f} s of CPU. Truth: {POPULATION:,} patients.
+Standard error at 0.95: {error:.3f}.
 Lowest coverage of {len(table)} cells: {table["coverage"].min():.3f}, mean {table["coverage"].mean():.3f}.
 
 {markdown(table)}

@@ -190,8 +190,10 @@ def _load(original: Run, experiment: Experiment, dataset: str | Path | None) -> 
     wanted, how = experiment.dataset if dataset is None else dataset, "give its place now as `dataset` (--dataset)"
     place = catalogue.folder_of(wanted)
     was = _about(original).get("dataset", {}).get("folder", "")
-    if place is not None and not place.is_dir():
-        raise ValueError(f"the dataset of {original.folder.name} is not found: it was the folder {place}: {how}")
+    if place is not None and not _is_folder(place):
+        now = "" if dataset is None else f"{place} is no folder that can be read; "
+        before = f"the folder {place}" if dataset is None else was or experiment.dataset
+        raise ValueError(f"the dataset of {original.folder.name} is not found: {now}it was {before}: {how}")
     try:
         return catalogue.load(wanted)
     except (ValueError, OSError) as error:
@@ -200,6 +202,14 @@ def _load(original: Run, experiment: Experiment, dataset: str | Path | None) -> 
             f"the dataset {str(wanted)!r} of {original.folder.name}{where}, cannot be loaded here ({error}): {how}, or"
             " the cases themselves if they were made in Python"
         ) from error
+
+
+def _is_folder(place: Path) -> bool:
+    """Whether a path leads to a folder; not if it is inside another one that may not be opened."""
+    try:
+        return place.is_dir()
+    except PermissionError:
+        return False
 
 
 def _damaged(original: Run) -> Iterator[str]:

@@ -76,7 +76,11 @@ def clear(cases: Cases, split: Names, used: NDArray[np.bool_], leakage: str) -> 
             f" leakage='allow' to keep them as published, or splits='site' for new splits"
         )
     moved = used & present["train"] & (split == "val")
-    notes = [f"{moved.sum()} val cases went to train, where other images of the same unit are"] if moved.any() else []
+    notes = (
+        [f"{moved.sum()} val cases went to train, where images of the same patient, or copies of theirs, are"]
+        if moved.any()
+        else []
+    )
     return Cleared(np.where(moved, "train", split), notes)
 
 

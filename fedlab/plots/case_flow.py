@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ from fedlab.plots import style
 from fedlab.plots.inputs import SPLITS, by_size, site_labels
 from fedlab.plots.names import more
 from fedlab.plots.names import name as short
+from fedlab.plots.paper import headline, paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,10 +21,12 @@ LINE = 0.21  # inches: a line of text
 MOST = 12  # sites in a box
 GAP = 0.35  # inches between boxes
 LEFT_OUT = "left out"
-NAME = 23  # characters of a site in a box
+NAME, NARROW_NAME = 23, 12  # characters of a site in a box
+SPLIT, TOP = 19, 29  # characters of a line in a narrow figure: in the boxes of splits, and in those above
+HALF, NARROW_HALF = 0.46, 0.72  # half the width of a box, of a third of the figure
 
 
-def flow(part: Any, *, ax: Axes | None = None) -> style.Drawing:
+def flow(part: Any, *, ax: Axes | None = None, width: float | None = None) -> style.Drawing:
     """Draw how the cases of the dataset reach the training, validation and test sets of the sites, or are left out.
 
     Boxes count cases and patients; those of the splits list the sites, the largest of more than 12.
@@ -33,6 +37,8 @@ def flow(part: Any, *, ax: Axes | None = None) -> style.Drawing:
         The partition, as `fedlab.partition` returns it.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
 
     Returns
     -------
@@ -49,15 +55,20 @@ def flow(part: Any, *, ax: Axes | None = None) -> style.Drawing:
     """
     table = part.flow()
     out = table[table["split"] == LEFT_OUT]
-    boxes = {split: _lines(part, table, split) for split in SPLITS}
+    layout = paper(width, 9, ax)
+    boxes = {split: _lines(part, table, split, layout.narrow) for split in SPLITS}
     first = [short(part.cases.name), _counted(part, table)]
     left = ["left out", *(f"{row.reason}: {row.cases:,}" for row in _by_reason(out).itertuples())]
     assigned = [plural(len(part.sites), "site"), _counted(part, table[table["split"] != LEFT_OUT])]
+    if layout.narrow:
+        first, left, assigned = (_wrapped(lines, TOP) for lines in (first, left, assigned))
     heights = [
         LINE * (len(lines) + 1) for lines in (left if len(out) else first, assigned, max(boxes.values(), key=len))
     ]
     tall = sum(heights) + 2 * GAP
-    with style.page(ax, 9, tall + 0.6) as ax:
+    half = NARROW_HALF if layout.narrow else HALF
+    main, aside = (0.75, 2.25) if layout.narrow and len(out) else (1.5, 2.5)
+    with style.page(ax, layout.width, tall + 0.6) as ax:
         ax.set_xlim(0, 3)
         ax.set_ylim(tall, 0)
         ax.set_xticks([])
@@ -65,17 +76,17 @@ def flow(part: Any, *, ax: Axes | None = None) -> style.Drawing:
         ax.spines[:].set_visible(False)
         middle = heights[0] + GAP
         below = middle + heights[1] + GAP
-        _arrow(ax, (1.5, LINE * 3), (1.5, middle))
+        _arrow(ax, (main, LINE * (len(first) + 1)), (main, middle))
         for k in range(3):
-            _arrow(ax, (1.5, middle + LINE * 3), (k + 0.5, below))
-        _box(ax, 1.5, 0, first)
+            _arrow(ax, (main, middle + LINE * (len(assigned) + 1)), (k + 0.5, below))
+        _box(ax, main, 0, first, half)
         if len(out):
-            _arrow(ax, (1.96, LINE * 1.4), (2.04, LINE * 1.4))
-            _box(ax, 2.5, 0, left)
-        _box(ax, 1.5, middle, assigned)
+            _arrow(ax, (main + half, LINE * 1.4), (aside - half, LINE * 1.4))
+            _box(ax, aside, 0, left, half)
+        _box(ax, main, middle, assigned, half)
         for k, lines in enumerate(boxes.values()):
             _box(ax, k + 0.5, below, lines)
-        style.headline(ax, title(table))
+        headline(ax, layout, title(table), 8, tall)
     return style.Drawing(style.root(ax), table)
 
 
@@ -98,29 +109,38 @@ def _counted(part: Any, rows: pd.DataFrame) -> str:
     cases = int(rows["cases"].sum())
     index = part.rows if cases < len(part.cases) else slice(None)
     patients = len(set(part.cases.units[index].tolist()))
-    return plural(cases, "case") + (f" of {plural(patients, 'patient')}" if patients < cases else "")
+    known = "patient" in part.cases.table and patients < cases
+    return plural(cases, "case") + (f" of {plural(patients, 'patient')}" if known else "")
 
 
-def _lines(part: Any, table: pd.DataFrame, split: str) -> list[str]:
+def _wrapped(lines: list[str], most: int) -> list[str]:
+    """Lines of at most so many characters."""
+    return [piece for line in lines for piece in textwrap.wrap(line, most)]
+
+
+def _lines(part: Any, table: pd.DataFrame, split: str, narrow: bool) -> list[str]:
     """The name of a split with its cases, and those of its largest sites."""
     cases = table[table["split"] != LEFT_OUT].groupby("site")["cases"].sum().reindex(part.sites, fill_value=0)
     sizes = table[table["split"] == split].groupby("site")["cases"].sum().reindex(part.sites, fill_value=0)
     largest = by_size(cases)[: len(cases) if len(cases) <= MOST else MOST - 1]
     shown = sizes[[site for site in part.sites if site in largest]]
-    labels = site_labels(part, shown.index, NAME)
-    lines = [f"{SPLITS[split]}: {plural(int(sizes.sum()), 'case')}"]
+    labels = site_labels(part, shown.index, NARROW_NAME if narrow else NAME)
+    whole = plural(int(sizes.sum()), "case")
+    lines = [SPLITS[split], whole] if narrow else [f"{SPLITS[split]}: {whole}"]
     lines += [f"{label}: {count:,}" for label, count in zip(labels, shown, strict=True)]
     rest = sizes.drop(shown.index)
-    return lines + [f"{more(len(rest), 'sites')}: {int(rest.sum()):,}"] * (len(rest) > 0)
+    others = f"+ {len(rest):,} more" if narrow else more(len(rest), "sites")
+    lines += [f"{others}: {int(rest.sum()):,}"] * (len(rest) > 0)
+    return _wrapped(lines, SPLIT) if narrow else lines
 
 
-def _box(ax: Axes, x: float, top: float, lines: list[str]) -> None:
-    """Write lines in a box, the first one bold."""
+def _box(ax: Axes, x: float, top: float, lines: list[str], half: float = HALF) -> None:
+    """Write lines in a box, the first one bold; half: of its width."""
     from matplotlib.patches import FancyBboxPatch
 
     tall = LINE * (len(lines) + 0.8)
     look: dict[str, Any] = {"boxstyle": "square,pad=0", "facecolor": "white", "edgecolor": style.GREY, "linewidth": 0.9}
-    ax.add_patch(FancyBboxPatch((x - 0.46, top), 0.92, tall, **look))
+    ax.add_patch(FancyBboxPatch((x - half, top), 2 * half, tall, **look))
     for k, line in enumerate(lines):
         weight = "normal" if k else "bold"
         ax.text(x, top + LINE * (k + 0.9), line, ha="center", va="center", fontsize=8, weight=weight, parse_math=False)

@@ -11,6 +11,7 @@ from fedlab.plots import style, titles
 from fedlab.plots.inputs import OUTSIDE, SUMMARIES, by_size, is_held_out, row_names
 from fedlab.plots.names import more, names
 from fedlab.plots.names import name as short
+from fedlab.plots.paper import Paper, legend
 from fedlab.plots.site_performance import gains
 
 if TYPE_CHECKING:
@@ -144,20 +145,8 @@ def _legend(ax: Axes, methods: list[str], roles: dict[str, style.Role]) -> float
     """Name the methods above the axes; return the height of the legend in points."""
     from matplotlib.lines import Line2D
 
-    from fedlab.plots.names import lend_fonts
-
     marks = [
         Line2D([], [], color=roles[m].color, marker="D" if roles[m].marker == "|" else roles[m].marker, lw=1.2)
         for m in methods
     ]
-    look: dict[str, Any] = {"loc": "lower left", "borderaxespad": 0, "borderpad": 0.2, "columnspacing": 1.4}
-    dpi, room, called = style.root(ax).dpi, 0.95 * style.inches(ax)[0], list(names(methods).values())
-    for columns in range(min(4, len(marks)), 0, -1):
-        legend = ax.legend(marks, ["-"] * len(marks), bbox_to_anchor=(0, 1), ncols=columns, **look)
-        for text, label in zip(legend.get_texts(), called, strict=True):
-            text.set_text(label)
-        lend_fonts(legend)
-        box = legend.get_window_extent()
-        if box.width <= room * dpi:
-            break
-    return max(26.0, float(box.height / dpi * style.POINTS))
+    return max(26.0, legend(ax, Paper(0, 0, False), marks, list(names(methods).values()), most=4))

@@ -47,10 +47,10 @@ def is_held_out(site: str) -> bool:
     return site.startswith(HELD_OUT)
 
 
-def row_names(rows: Iterable[str]) -> list[str]:
+def row_names(rows: Iterable[str], most: int = NAME) -> list[str]:
     """Return the names in figures of sites, held-out sites and summaries in a comparison."""
     rows = list(rows)
-    short = names(row.removeprefix(HELD_OUT) for row in rows)
+    short = names((row.removeprefix(HELD_OUT) for row in rows), most)
     return [
         f"{short[row.removeprefix(HELD_OUT)]} (held out)" if is_held_out(row) else SUMMARY_NAMES.get(row, short[row])
         for row in rows

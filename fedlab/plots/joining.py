@@ -11,14 +11,16 @@ from fedlab.analysis.joining import verdicts
 from fedlab.analysis.joining.rule import CANNOT, ENSEMBLE, FREE, JOIN, STAY, VERDICTS
 from fedlab.plots import style
 from fedlab.plots.inputs import by_size
-from fedlab.plots.names import listed, more, names
+from fedlab.plots.names import NAME, listed, more, names
 from fedlab.plots.names import name as short
+from fedlab.plots.paper import Paper, headline, label_below, legend, paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ROW, TWO_LINES = 0.46, 0.36  # inches: a site, and one whose texts may have two lines
 HEADER = 24.0  # height in points of the heads of columns
+HEAD_AND_FOOT = 2.2  # inches of a page above and below the rows
 NAMED = 3  # sites that a title names
 WORD, COUNTS = 12.0, 132.0  # points right of the axes: the verdict and the counts behind it
 INK = {JOIN: "#00614a", FREE: "#00614a", ENSEMBLE: "#8a5a00", STAY: "#a34700", CANNOT: "#606060"}
@@ -28,7 +30,13 @@ SHOWN = ["site", "verdict", "metric", "patients", "rarer", "gain", "low", "high"
 
 
 def verdict(
-    runs: Any, margin: float = 0.02, metric: str | list[str] | None = None, *, ax: Axes | None = None, **options: Any
+    runs: Any,
+    margin: float = 0.02,
+    metric: str | list[str] | None = None,
+    *,
+    ax: Axes | None = None,
+    width: float | None = None,
+    **options: Any,
 ) -> style.Drawing:
     """Draw the gain of each site with its 95 % interval, the margin, and the verdict with the counts behind it.
 
@@ -45,6 +53,8 @@ def verdict(
         As for `fedlab.verdict`.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     **options
         `method` and `choice` of `fedlab.verdict`.
 
@@ -65,22 +75,27 @@ def verdict(
     """
     table = pd.DataFrame(runs if isinstance(runs, pd.DataFrame) else verdicts.verdict(runs, margin, metric, **options))
     table = table.set_index("site").loc[by_size(table.set_index("site")["patients"])].reset_index()
-    rows, pitch = style.fitting(len(table), ROW)
+    layout = paper(width, 9.4, ax)
+    rows, pitch = style.fitting(len(table), ROW, layout.room(style.ROOM, HEAD_AND_FOOT))
     shown, left = table.iloc[:rows], len(table) - rows
-    with style.page(ax, 9.4, 1.7 + pitch * (rows + (left > 0))) as ax:
-        _rows(ax, shown, left, pitch)
+    high = pitch * (rows + (left > 0))
+    with style.page(ax, layout.width, 1.7 + high) as ax:
+        _rows(ax, shown, left, pitch, layout)
         edge = float(table["margin"].iloc[0])
         ax.axvspan(-edge, edge, color=style.PALE, alpha=0.5, lw=0, zorder=0)
         ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
         _marks(ax, shown)
         ax.locator_params(axis="x", nbins=5)  # long names of sites leave little room for numbers
         for y, row in enumerate(shown.to_dict("records")):
-            _word(ax, y, row, pitch)
+            _word(ax, y, row, pitch, layout)
         measured = [style.metric_label(name) for name in dict.fromkeys(shown["metric"])]
-        ax.set_xlabel(f"gain over the local model, {' or '.join(measured)}, 95 % interval; grey: margin of ±{edge:g}")
-        style.right_of(ax, ax.get_ylim()[1], WORD, "verdict", va="bottom", color="#555555")
-        style.right_of(ax, ax.get_ylim()[1], COUNTS, "test patients\n(rarer class)", va="bottom", color="#555555")
-        style.headline(ax, title(table), pad=_legend(ax, shown) + 6)
+        if not layout.narrow:
+            style.right_of(ax, ax.get_ylim()[1], WORD, "verdict", va="bottom", color="#555555")
+            style.right_of(ax, ax.get_ylim()[1], COUNTS, "test patients\n(rarer class)", va="bottom", color="#555555")
+        label = f"gain over the local model, {' or '.join(measured)}, 95 % interval; grey: margin of ±{edge:g}"
+        counts = "; n: test patients (of the rarer class)" if shown["rarer"].notna().any() else "; n: test patients"
+        label_below(ax, layout, label + counts * layout.narrow)
+        headline(ax, layout, title(table), max(HEADER * (not layout.narrow), _legend(ax, shown, layout)) + 6, high)
     table.attrs["shown"] = SHOWN
     return style.Drawing(style.root(ax), table)
 
@@ -102,18 +117,27 @@ def title(table: pd.DataFrame) -> str:
     return text + f"; a gain of {short(table['method'].iloc[0])} is shown at {where} (Holm)"
 
 
-def _rows(ax: Axes, table: pd.DataFrame, left: int, pitch: float) -> None:
+def _rows(ax: Axes, table: pd.DataFrame, left: int, pitch: float, layout: Paper) -> None:
     """Label the rows with sites, and with the metric where it is not the same at all sites."""
-    called, several = names(table["site"]), table["metric"].nunique() > 1
+    called, several = names(table["site"], layout.name(pitch, NAME)), table["metric"].nunique() > 1
     labels = [
         called[site] + f"{',' if pitch < TWO_LINES else chr(10)} {style.metric_label(metric)}" * several
         for site, metric in zip(table["site"], table["metric"], strict=True)
     ]
+    if layout.narrow:
+        comma = [f", {style.metric_label(metric)}" * several for metric in table["metric"]]
+        numbered = zip(table["site"], comma, map(_counts, table.to_dict("records")), strict=True)
+        labels = [layout.counted(called[site], f"n={n}{word}", pitch) for site, word, n in numbered]
     labels += [more(left, "sites")] * (left > 0)
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
+
+
+def _counts(row: dict[str, Any]) -> str:
+    """Patients of a site's test set, and those of the rarer class."""
+    return f"{row['patients']:,}" + ("" if np.isnan(row["rarer"]) else f" ({row['rarer']:.0f})")
 
 
 def _marks(ax: Axes, table: pd.DataFrame) -> None:
@@ -127,35 +151,26 @@ def _marks(ax: Axes, table: pd.DataFrame) -> None:
         ax.plot(known, top + below, marker=marker, color=color, ls="none", ms=6.5 if main else 4.5, mew=0)
 
 
-def _word(ax: Axes, y: int, row: dict[str, Any], pitch: float) -> None:
-    """Write the verdict and its counts right of the axes."""
+def _word(ax: Axes, y: int, row: dict[str, Any], pitch: float, layout: Paper) -> None:
+    """Write the verdict right of the axes, and the counts behind it if the figure is wide."""
     harmed = row["negative_transfer"] and row["verdict"] == STAY and pitch >= TWO_LINES
     word = row["verdict"] + "\n(negative transfer)" * harmed
     bold = "normal" if row["verdict"] == CANNOT else "bold"
-    style.right_of(ax, y, WORD, word, va="center", color=INK[row["verdict"]], weight=bold)
-    rarer = "" if np.isnan(row["rarer"]) else f" ({row['rarer']:.0f})"
-    style.right_of(ax, y, COUNTS, f"{row['patients']:,}{rarer}", va="center", color="#333333")
+    at = WORD / 2 if layout.narrow else WORD
+    style.right_of(ax, y, at, word, va="center", color=INK[row["verdict"]], weight=bold)
+    if not layout.narrow:
+        style.right_of(ax, y, COUNTS, _counts(row), va="center", color="#333333")
 
 
-def _legend(ax: Axes, table: pd.DataFrame) -> float:
-    """Name the marks above the axes, in as few lines as fit; return the height of the legend in points."""
+def _legend(ax: Axes, table: pd.DataFrame, layout: Paper) -> float:
+    """Name the marks above the axes; return the height of the legend in points."""
     from matplotlib.lines import Line2D
 
     method = names(table["method"])[str(table["method"].iloc[0])]
     texts = {"gain": method, "ensemble_gain": "ensemble of local models", "free_gain": f"{method} without the site"}
     drawn = [kind for kind in KINDS if table[kind[1] + "low"].notna().any() or kind[0] == "gain"]
     handles = [Line2D([], [], color=color, marker=marker, lw=1.1, ms=5.5, mew=0) for *_, marker, color in drawn]
-    look: dict[str, Any] = {"loc": "lower left", "borderaxespad": 0, "borderpad": 0.2}
-    dpi, room = style.root(ax).dpi, 0.95 * style.inches(ax)[0]
-    for columns in range(len(drawn), 0, -1):
-        legend = ax.legend(handles, ["-"] * len(drawn), bbox_to_anchor=(0, 1), ncols=columns, **look)
-        for text, (name, *_) in zip(legend.get_texts(), drawn, strict=True):
-            text.set_text(texts[name])
-        style.lend_fonts(legend)
-        box = legend.get_window_extent()
-        if box.width <= room * dpi:
-            break
-    return max(HEADER, float(box.height / dpi * style.POINTS))
+    return legend(ax, layout, handles, [texts[kind] for kind, *_ in drawn], columnspacing=2.0)
 
 
 # -- contributions ---------------------------------------------------------------------------------------------------

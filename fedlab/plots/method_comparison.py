@@ -12,8 +12,9 @@ from fedlab.analysis.comparison import compare
 from fedlab.evaluation.report_metrics import higher_is_better
 from fedlab.plots import style, titles
 from fedlab.plots.inputs import SUMMARIES, headline_metric, listed
-from fedlab.plots.names import more, names
+from fedlab.plots.names import NAME, more, names
 from fedlab.plots.names import name as short
+from fedlab.plots.paper import Paper, headline, label_below, paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 MACRO, _, WORST = SUMMARIES
 COLUMNS = {"gain": 12.0, "megabytes": 134.0, "sequential steps": 178.0}  # points right of the axes
 CERTAIN = 0.05  # adjusted p-value below which a gain is one
-ROW, VERSUS = 0.26, 14  # inches: a method; characters of the reference in the heading of gains
+ROW, STACKED, HEAD_AND_FOOT = 0.26, 0.34, 2.2  # inches: a method; with counts below its name; above and below rows
+VERSUS = 14  # characters of the reference in the heading of gains
 AXES = {"megabytes": "megabytes between sites and server", "estimated minutes": "estimated minutes"}
 
 
@@ -29,7 +31,13 @@ AXES = {"megabytes": "megabytes between sites and server", "estimated minutes": 
 
 
 def ranking(
-    runs: Any, metric: str | None = None, *, ax: Axes | None = None, reference: str = "local", by: str | None = None
+    runs: Any,
+    metric: str | None = None,
+    *,
+    ax: Axes | None = None,
+    reference: str = "local",
+    by: str | None = None,
+    width: float | None = None,
 ) -> style.Drawing:
     """Draw every method's macro-average over sites with its 95 % interval, and the 95 % interval of its worst site.
 
@@ -49,6 +57,8 @@ def ranking(
         The method that gains are relative to.
     by : str, optional
         A field of the experiment in which runs of one method differ.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
 
     Returns
     -------
@@ -81,10 +91,13 @@ def ranking(
             f" and draw {name} with fedlab.plots.local_vs_global(runs, {name!r})"
         )
     table = ranking_table(found, name, reference, by)
-    rows, pitch = style.fitting(len(table), ROW)
+    layout = paper(width, 9, ax)
+    room, least = layout.room(style.ROOM, HEAD_AND_FOOT), STACKED if layout.narrow else style.LOWEST
+    rows, pitch = style.fitting(len(table), STACKED if layout.narrow else ROW, room, least)
     shown, left = table.iloc[:rows], [more(len(table) - rows, "methods")] * (len(table) > rows)
-    labels = [*names(shown["method"]).values(), *left]
-    with style.page(ax, 9, 1.2 + pitch * len(labels)) as ax:
+    labels = [*_labels(shown, layout, pitch), *left]
+    high = pitch * len(labels)
+    with style.page(ax, layout.width, 1.2 + high) as ax:
         roles = style.roles(table["method"])
         _marks(ax, shown, roles)
         ax.set_yticks(range(len(labels)), labels)
@@ -94,9 +107,10 @@ def ranking(
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         label = style.metric_label(name)
-        ax.set_xlabel(f"{label} on test cases: macro-average over sites with 95 % interval; grey: worst site")
-        _columns(ax, shown, name, roles)
-        style.headline(ax, titles.ranking(table, name), pad=36)
+        pad = _columns(ax, shown, name, roles, layout)
+        label = f"{label} on test cases: macro-average over sites with 95 % interval; grey: worst site"
+        label_below(ax, layout, label + "; below names: what is sent, and sequential steps" * layout.narrow)
+        headline(ax, layout, titles.ranking(table, name), pad, high)
     return style.Drawing(style.root(ax), table)
 
 
@@ -135,14 +149,30 @@ def _marks(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role]) -> None:
         ax.plot(row["value"], y, marker=marker, color=role.color, ls="none", ms=6, mew=0, zorder=3)
 
 
-def _columns(ax: Axes, table: pd.DataFrame, metric: str, roles: dict[str, style.Role]) -> None:
-    """Write gain, megabytes and sequential steps right of the axes."""
+def _labels(table: pd.DataFrame, layout: Paper, pitch: float) -> list[str]:
+    """The names of methods; in a narrow figure with their costs below."""
+    called = names(table["method"], layout.name(pitch, NAME)).values()
+    if not layout.narrow:
+        return list(called)
+    costs = [
+        f"{titles.megabytes(sent)}{' MB' * (sent < 1000)}, {steps:,.0f} steps" if sent else f"{steps:,.0f} steps"
+        for sent, steps in zip(table["megabytes"], table["sequential steps"], strict=True)
+    ]
+    return [layout.counted(name, cost, pitch) for name, cost in zip(called, costs, strict=True)]
+
+
+def _columns(ax: Axes, table: pd.DataFrame, metric: str, roles: dict[str, style.Role], layout: Paper) -> float:
+    """Write gain, megabytes and sequential steps right of the axes; return the points above them.
+
+    A narrow figure has the gain only.
+    """
     versus = (
         f"gain over {short(table['versus'].iloc[0], VERSUS) or '–'},\n{titles.unit(metric)} (bold: p < 0.05,\nHolm)"
     )
     heads = {"gain": versus, "megabytes": "MB", "sequential steps": "sequential\nsteps"}
-    for name, text in heads.items():
-        style.right_of(ax, -0.5, COLUMNS[name], text, va="bottom", color="#555555")
+    at = {"gain": COLUMNS["gain"] / 2} if layout.narrow else COLUMNS
+    for name in at:
+        style.right_of(ax, -0.5, at[name], heads[name], va="bottom", color="#555555")
     for y, row in enumerate(table.to_dict("records")):
         look = {"va": "center", "color": roles[row["method"]].ink}
         gain = titles.number(row["gain"], metric)
@@ -150,9 +180,11 @@ def _columns(ax: Axes, table: pd.DataFrame, metric: str, roles: dict[str, style.
             gain += f" ({titles.number(row['gain_low'], metric)} to {titles.number(row['gain_high'], metric)})"
         if row["method"] == row["versus"]:
             gain = "reference"
-        style.right_of(ax, y, COLUMNS["gain"], gain, weight="bold" if row["clear"] else "normal", **look)
-        style.right_of(ax, y, COLUMNS["megabytes"], titles.megabytes(row["megabytes"]), **look)
-        style.right_of(ax, y, COLUMNS["sequential steps"], f"{row['sequential steps']:,.0f}", **look)
+        style.right_of(ax, y, at["gain"], gain, weight="bold" if row["clear"] else "normal", **look)
+        if not layout.narrow:
+            style.right_of(ax, y, at["megabytes"], titles.megabytes(row["megabytes"]), **look)
+            style.right_of(ax, y, at["sequential steps"], f"{row['sequential steps']:,.0f}", **look)
+    return 36.0
 
 
 # -- communication cost ----------------------------------------------------------------------------------------------

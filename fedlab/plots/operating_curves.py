@@ -472,11 +472,11 @@ def _reliability_title(table: pd.DataFrame, place: Place) -> str:
         rows = _of(table, method, place.site)
         if len(rows):
             off = int(((rows["low"] > rows["predicted"]) | (rows["high"] < rows["predicted"])).sum())
-            parts.append(f"{off or 'none'} of {len(rows)} for {method}")
+            parts.append(f"{off or 'none'} of {len(rows)} bins of {method}")
     if not parts:
         return f"Reliability {_where(place)} cannot be drawn: fewer than 20 patients"
     counts = in_words(parts, whole=True)
-    return f"Bins {_where(place)} with an observed frequency that is not as predicted (95 % CI): {counts}"
+    return f"The observed frequency {_where(place)} differs from the predicted one (95 % CI) in {counts}"
 
 
 def _benefit_title(table: pd.DataFrame, place: Place) -> str:
@@ -504,8 +504,10 @@ def _risk_title(table: pd.DataFrame, place: Place) -> str:
     method = _first_federated(list(place.models))
     rows = _of(table, method, place.site).set_index("coverage")["risk"]
     least = min(rows.index, key=lambda coverage: abs(coverage - 0.5))
-    whole = "the cases" if rows.index[-1] == 1 else f"the surest {100 * rows.index[-1]:.0f} % of cases"
+    cases = "all test cases" if place.site == POOLED else f"test cases {_where(place)}"
+    whole = cases if rows.index[-1] == 1 else f"the surest {100 * rows.index[-1]:.0f} % of {cases}"
+    half = "half" if least == 0.5 else f"{100 * least:.0f} %"
     return (
-        f"{method} errs in {100 * rows.iloc[-1]:.1f} % of {whole} {_where(place)}, and in {100 * rows[least]:.1f} %"
-        f" of the {100 * least:.0f} % of which it is most sure"
+        f"{method} errs in {100 * rows.iloc[-1]:.1f} % of {whole}, and in {100 * rows[least]:.1f} % of the {half} of"
+        " which it is most sure"
     )

@@ -22,8 +22,9 @@ from fedlab.plots.inputs import (
     row_names,
     training_sizes,
 )
-from fedlab.plots.names import more, names, plain
+from fedlab.plots.names import NAME, more, names, plain
 from fedlab.plots.names import name as short
+from fedlab.plots.paper import Paper, headline, label_below, legend, paper, room_right_of
 from fedlab.plots.sheet import Box, bars
 from fedlab.plots.themes import DATA
 
@@ -38,7 +39,8 @@ METHODS = 8  # federated methods that `local_vs_global` draws
 ROOM = 14.0  # inches: all rows of a figure
 NUMBERS, MARKS = 0.15, 0.07  # inches a method: at least, with and without the numbers of its gain
 VERSUS = 16  # characters of the reference in the heading of gains
-NOTE = 70  # characters of a note
+NOTE, CHARACTER = 70, 5.0  # characters of a note; points of one
+HEAD_AND_FOOT = 2.4  # inches of a page above and below the rows
 CELL, COLUMN = 0.32, 0.17  # inches: height of a cell of `transfer`, and its least width
 NARROW, LOW = 0.3, 0.15  # inches: least width and height of a cell that holds a value
 SHARED = 20  # shared models that `transfer` draws
@@ -49,7 +51,13 @@ GAP = 0.25  # rows between the sites' own models and the shared ones
 
 
 def local_vs_global(
-    runs: Any, metric: str | None = None, *, ax: Axes | None = None, method: str | None = None, by: str | None = None
+    runs: Any,
+    metric: str | None = None,
+    *,
+    ax: Axes | None = None,
+    method: str | None = None,
+    by: str | None = None,
+    width: float | None = None,
 ) -> style.Drawing:
     """Draw what local, federated and centralized models reach at every site, with 95 % intervals and the paired gain.
 
@@ -69,6 +77,8 @@ def local_vs_global(
         The only federated method to draw.
     by : str, optional
         A field of the experiment in which runs of one method differ.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
 
     Returns
     -------
@@ -97,24 +107,28 @@ def local_vs_global(
     table = gains(frame, sizes)
     name, federated = str(table["metric"].iloc[0]), _federated(table)
     drawn = federated[:METHODS]
-    rows, pitch = _rows(table, sizes, len(drawn))
+    layout = paper(width, 9, ax)
+    rows, pitch = _rows(table, sizes, len(drawn), layout.room(ROOM, HEAD_AND_FOOT))
     shown = table[table["site"].isin(rows) & ~table["method"].isin(federated[METHODS:])]
     left = len(set(table["site"])) - len(rows)
     places = {row: i + (1.0 if is_held_out(row) else 0.5 if row in SUMMARIES else 0.0) for i, row in enumerate(rows)}
-    with style.page(ax, 9, 1.5 + pitch * (places[rows[-1]] + 1) + 0.2 * (left > 0)) as ax:
+    high = pitch * (places[rows[-1]] + 1)
+    with style.page(ax, layout.width, 1.5 + high + 0.2 * (left > 0)) as ax:
         positives, positive = _positives(runs)
-        _site_rows(ax, places, _row_names(table, rows, sizes, counted, positives))
+        labels = _row_names(table, rows, sizes, counted, positives, layout, pitch)
+        _site_rows(ax, places, labels)
         counts = "training / test cases" if counted == "training cases" else counted
         counts += f" (with {positive})" if positive else ""
         label = f"{style.metric_label(name)} on the site's own test cases, 95 % interval; n: {counts}"
-        ax.set_xlabel(label + (f"\n({more(left, 'sites')} in the table)" if left else ""))
         roles = style.roles(table["method"])
         _marks(ax, shown, places, drawn, roles)
-        _notes(ax, shown, places)
-        _gain_column(ax, shown, places, drawn, roles, pitch)
+        head = _gain_column(ax, shown, places, drawn, roles, pitch, layout)
+        _notes(ax, shown, places, layout)
+        label_below(ax, layout, label + (f"\n({more(left, 'sites')} in the table)" if left else ""))
         sites = table[~table["site"].isin([*SUMMARIES, *_held_out(table)])]
         title = titles.local_vs_global(sites[sites["method"].isin(federated)] if federated else sites, name)
-        style.headline(ax, title, pad=_legend(ax, shown, roles, len(federated) - len(drawn)) + 6)
+        pad = max(HEADER, _legend(ax, shown, roles, len(federated) - len(drawn), layout, head)) + 6
+        headline(ax, layout, title, pad, high)
     table.attrs["shown"] = SHOWN
     return style.Drawing(style.root(ax), table)
 
@@ -164,16 +178,16 @@ def gains(frame: pd.DataFrame, sizes: pd.Series) -> pd.DataFrame:
     return kept.assign(n=n, gain=sign * kept["difference"], gain_low=low, gain_high=high, clear=clear)
 
 
-def _rows(table: pd.DataFrame, sizes: pd.Series, methods: int) -> tuple[list[str], float]:
-    """Return the sites, summaries and held-out sites that fit into ROOM, and the height of a row in inches."""
+def _rows(table: pd.DataFrame, sizes: pd.Series, methods: int, room: float) -> tuple[list[str], float]:
+    """Return the sites, summaries and held-out sites that fit into the room, and the height of a row in inches."""
     rows = [s for s in SUMMARIES if s in set(table["site"])]
     sites, held = by_size(sizes), _held_out(table)
     pitch = 0.36 if methods < 2 else 0.2 + 0.17 * (methods + 1)
     total = len(sites) + len(rows) + len(held) + 1.5
     least = style.LOWEST if methods < 2 else 0.06 + MARKS * (methods + 1)
-    if pitch * total > ROOM:
-        pitch = max(least, ROOM / total) if methods < 2 else least
-    most = max(2, int(ROOM / pitch - len(rows) - 1.5))
+    if pitch * total > room:
+        pitch = max(least, room / total) if methods < 2 else least
+    most = max(2, int(room / pitch - len(rows) - 1.5))
     held = held[: max(1, most // 4, most - len(sites))]
     return [*sites[: most - len(held)], *rows, *held], pitch
 
@@ -194,22 +208,30 @@ def _positives(runs: Any) -> tuple[dict[str, int], str]:
 
 
 def _row_names(
-    table: pd.DataFrame, rows: Sequence[str], sizes: pd.Series, counted: str, positives: dict[str, int]
+    table: pd.DataFrame,
+    rows: Sequence[str],
+    sizes: pd.Series,
+    counted: str,
+    positives: dict[str, int],
+    layout: Paper,
+    pitch: float,
 ) -> list[str]:
     """Name sites with their n; the macro-average says over how many sites it is if it is not over all."""
     tests = table.groupby("site")["cases"].max()
     defined = table[table["site"].isin(sizes.index)].groupby("site")["value"].apply(lambda v: v.notna().any())
     macro = f"macro-average over {defined.sum()} of {len(sizes)} sites"
     both = counted == "training cases"
-    return [
-        f"{name}  n={sizes[row]:,}"
+    n = {
+        row: f"n={sizes[row]:,}"
         + (f" / {tests[row]:,}" if both else "")
         + (f" ({positives[row]:,})" if row in positives else "")
+        for row in rows
         if row in sizes.index
-        else macro
-        if row == SUMMARIES[0] and not defined.all()
-        else name
-        for row, name in zip(rows, row_names(rows), strict=True)
+    }
+    called = zip(rows, row_names(rows, layout.name(pitch, NAME)), strict=True)
+    return [
+        layout.counted(macro if row == SUMMARIES[0] and not defined.all() else name, n.get(row, ""), pitch)
+        for row, name in called
     ]
 
 
@@ -256,13 +278,17 @@ def _gid(row: Any) -> str:
     return plain(f"{row.method} at {row.site}")
 
 
-def _notes(ax: Axes, table: pd.DataFrame, places: dict[str, float]) -> None:
+def _notes(ax: Axes, table: pd.DataFrame, places: dict[str, float], layout: Paper) -> None:
     """Write the reason at sites where no method has a value, nor an interval as the worst site has."""
+    most = NOTE
+    if layout.narrow:
+        style.lay_out(ax)
+        most = int(room_right_of(ax, 0) / style.root(ax).dpi * style.POINTS / CHARACTER) - len("undefined: ")
     for site, rows in table.groupby("site", sort=False):
         if rows[["value", "low"]].notna().any(axis=None):
             continue
         note = next((text for text in rows["note"].astype(str) if text.strip() and text != "nan"), "")
-        text = f"undefined: {short(note, NOTE)}" if note else "undefined"
+        text = f"undefined: {short(note, most)}" if note else "undefined"
         ax.text(
             0.01, places[str(site)], text, transform=ax.get_yaxis_transform(), va="center", style="italic", fontsize=8
         )
@@ -275,26 +301,34 @@ def _gain_column(
     federated: list[str],
     roles: dict[str, style.Role],
     pitch: float,
-) -> None:
-    """Write the paired gain and its interval right of the axes where rows are high enough; bold: it excludes 0."""
+    layout: Paper,
+) -> str:
+    """Write the paired gain and its interval right of the axes where rows are high enough; bold: it excludes 0.
+
+    Return the head of the column, "" if there is none.
+    """
     drawn = table[table["method"].isin(federated) & table["gain"].notna()]
     if drawn.empty or pitch < NUMBERS * (len(federated) + (len(federated) > 1)):
-        return
+        return ""
     metric, versus = str(drawn["metric"].iloc[0]), short(drawn["versus"].iloc[0], VERSUS)
     offsets = _offsets(list(roles), federated) if len(federated) > 1 else dict.fromkeys(federated, 0.0)
+    columns = (6, 37) if layout.narrow else (12, 50)  # points
     for row in drawn.itertuples():
         ends = f"{titles.number(row.gain_low, metric)} to {titles.number(row.gain_high, metric)}"
         ends = ends if np.isfinite(row.gain_low) else ""
         place = places[str(row.site)] + offsets[str(row.method)]
         look = {"va": "center", "color": roles[str(row.method)].ink}
-        style.right_of(ax, place, 12, titles.number(row.gain, metric), weight="bold" if row.clear else "normal", **look)
-        style.right_of(ax, place, 50, ends, **look)
-    header = f"gain over {versus}, {titles.unit(metric)}\n(bold: 95 % CI excludes 0)"
-    style.right_of(ax, ax.get_ylim()[1], 12, header, va="bottom", color="#555555")
+        weight = "bold" if row.clear else "normal"
+        style.right_of(ax, place, columns[0], titles.number(row.gain, metric), weight=weight, **look)
+        style.right_of(ax, place, columns[1], ends, **look)
+    cut = "\n" if layout.narrow else " "
+    head = f"gain over {versus},{cut}{titles.unit(metric)}\n(bold: 95 % CI{cut}excludes 0)"
+    style.right_of(ax, ax.get_ylim()[1], columns[0], head, va="bottom", color="#555555")
+    return head
 
 
-def _legend(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role], left: int) -> float:
-    """Name the methods above the axes, in as few lines as fit; return the height of legend and header in points.
+def _legend(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role], left: int, layout: Paper, head: str) -> float:
+    """Name the methods above the axes; return the height of the legend in points.
 
     left: how many methods are not drawn.
     """
@@ -308,17 +342,7 @@ def _legend(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role], left: i
     labels = list(names(methods).values())
     if left:
         handles, labels = [*handles, Line2D([], [], ls="none")], [*labels, more(left, "methods")]
-    look: dict[str, Any] = {"loc": "lower left", "borderaxespad": 0, "borderpad": 0.2, "columnspacing": 1.4}
-    dpi, room = style.root(ax).dpi, 0.95 * style.inches(ax)[0]
-    for columns in range(len(labels), 0, -1):
-        legend = ax.legend(handles, ["-"] * len(labels), bbox_to_anchor=(0, 1), ncols=columns, **look)
-        for text, label in zip(legend.get_texts(), labels, strict=True):
-            text.set_text(label)  # given to the legend, a label that begins with "_" would be left out
-        style.lend_fonts(legend)
-        box = legend.get_window_extent()
-        if box.width <= room * dpi:
-            break
-    return max(HEADER, float(box.height / dpi * style.POINTS))
+    return legend(ax, layout, handles, labels, head)
 
 
 # -- models across sites ---------------------------------------------------------------------------------------------

@@ -283,16 +283,24 @@ def lay_out(ax: Axes) -> Figure:
     return figure
 
 
-def headline(ax: Axes, text: str, pad: float = 8) -> None:
-    """Write a bold title at the axes' left edge, broken into lines that fit; `pad`: points above the axes."""
+def headline(ax: Axes, text: str, pad: float = 8, left: float = 0.0) -> None:
+    """Write a bold title at the axes' left edge, broken into lines that fit.
+
+    pad: points above the axes; left: where the title begins, in points right of the axes' left edge.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
     from fedlab.plots.picture import Picture
 
     figure = lay_out(ax)
     text = name(" ".join(map(name, plain(text).split())), TITLE)
     own = isinstance(figure, Picture) and len(figure.axes) == 1
     right = figure.bbox.x1 if own else ax.get_tightbbox().x1  # type: ignore[union-attr]
-    room = 0.95 * (right - ax.bbox.x0)  # hinting makes the same text up to 4 % wider at another resolution
+    reach = right - ax.bbox.x0 - left * figure.dpi / POINTS
+    room = 0.95 * reach  # hinting makes the same text up to 4 % wider at another resolution
     title = ax.set_title(text, loc="left", pad=pad, parse_math=False)
+    if left:
+        title.set_transform(title.get_transform() + ScaledTranslation(left / POINTS, 0, figure.dpi_scale_trans))
     lend_fonts(title)
     text = title.get_text()
 

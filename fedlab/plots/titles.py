@@ -218,24 +218,34 @@ def local_vs_global(gains: pd.DataFrame, metric: str) -> str:
     versus, methods, sites = short(known["versus"].iloc[0]), known["method"].unique(), known["site"].nunique()
     better, worse = int((known["clear"] > 0).sum()), int((known["clear"] < 0).sum())
     subject = short(methods[0]) if len(methods) == 1 else "Methods"
+    bare = _without_interval(known)
     if sites == 1 and len(methods) == 1:
         site = short(known["site"].iloc[0])
         return f"{subject} is {_verdict(better, worse)} {versus} at {site} {_interval(better or worse)}"
     where = count if len(methods) == 1 else lambda some, total, _: f"{some or 'none'} of {total} method-site pairs"
     verb = "is" if len(methods) == 1 else "are"
     if not better and not worse:
-        return f"{subject} {verb} not shown to differ from {versus} at any of {sites} sites {_interval(False)}"
+        return f"{subject} {verb} not shown to differ from {versus} at any of {sites} sites {_interval(False, bare)}"
     other = f", worse at {worse}" if better and worse else ""
     some, word = (better, "better") if better else (worse, "worse")
-    return f"{subject} {verb} {word} than {versus} at {where(some, len(known), 'sites')}{other} {SUPPORTED}"
+    return f"{subject} {verb} {word} than {versus} at {where(some, len(known), 'sites')}{other} {_interval(True, bare)}"
 
 
 def _verdict(better: int, worse: int) -> str:
     return "better than" if better else "worse than" if worse else "not shown to differ from"
 
 
-def _interval(excludes: object) -> str:
-    return SUPPORTED if excludes else "(95 % CI includes 0)"
+def _without_interval(known: pd.DataFrame) -> int:
+    """At how many sites no gain has an interval."""
+    if "gain_low" not in known:
+        return 0
+    return int((~known["gain_low"].notna().groupby(known["site"]).any()).sum())
+
+
+def _interval(excludes: object, bare: int = 0) -> str:
+    """What the 95 % intervals say, and at how many sites there is none."""
+    text = SUPPORTED if excludes else "(95 % CI includes 0)"
+    return f"{text[:-1]}; none at {bare} site{'s' * (bare != 1)})" if bare else text
 
 
 def _value_range(gains: pd.DataFrame, metric: str) -> str:
@@ -279,6 +289,9 @@ def ranking(table: pd.DataFrame, metric: str) -> str:
     if others.empty:
         return f"Mean {metric_label(metric)} over sites of {count(len(known), len(table), 'methods')}"
     better, worse, versus = (others["clear"] > 0).sum(), (others["clear"] < 0).sum(), short(others["versus"].iloc[0])
+    if "gain_low" in others and others["gain_low"].isna().all() and not better and not worse:
+        methods = f"{len(others)} methods" if len(others) > 1 else short(others["method"].iloc[0])
+        return f"The difference of {methods} to {versus} has no interval"
     if len(others) == 1:
         by = LIKELY if better or worse else UNLIKELY
         return f"{short(others['method'].iloc[0])} is {_verdict(better, worse)} {versus} {by}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from fedlab.analysis.comparison import compare
 from fedlab.reporting import costs_and_events, curves, evidence, setting, site_tables
-from fedlab.reporting.checklist_items import TITLES
+from fedlab.reporting.checklist_items import EDITIONS, TITLES
 from fedlab.reporting.filled_checklist import filled
 from fedlab.reporting.gather import Federation
 from fedlab.reporting.markup import Markup, element, folded, joined
@@ -28,7 +28,7 @@ def chapter(
         found, reason = evidence.judged(federation, margin, metric)
         chosen = "" if found is None else str(found["method"].iloc[0])
         sections = [
-            evidence.headline(compared, chosen),
+            evidence.headline(compared, chosen, margin),
             element(
                 "section",
                 element("h2", "Local and federated models at each site"),
@@ -47,7 +47,7 @@ def chapter(
             costs_and_events.events_of(runs),
             folded("Methods paragraph", element("p", paragraph(federation))),
             *(
-                folded(f"Checklist: {title}", frame(filled(federation, which), **STATES))
+                folded(f"Checklist: {title}", frame(filled(federation, which), EDITIONS[which], **STATES))
                 for which, title in TITLES.items()
             ),
             setting.again(federation),

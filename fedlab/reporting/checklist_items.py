@@ -118,4 +118,9 @@ TRIPOD = (
     Item("27c", "Next steps", "", "next steps"),
 )
 CHECKLISTS = {"claim": CLAIM, "tripod": TRIPOD}
-TITLES = {"claim": "CLAIM (2024 update)", "tripod": "TRIPOD+AI"}
+TITLES = {"claim": "CLAIM (2024 update)", "tripod": "TRIPOD+AI (2024)"}
+EDITIONS = {
+    "claim": "Numbers are those of the 2024 update (44 items): Tejani et al. 2024, Radiology: Artificial Intelligence"
+    " 6:e240300. Topics are in our words.",
+    "tripod": "Numbers are those of 2024 (27 items): Collins et al. 2024, BMJ 385:e078378. Topics are in our words.",
+}

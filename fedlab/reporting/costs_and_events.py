@@ -5,6 +5,7 @@ import pandas as pd
 from fedlab.analysis.communication import costs
 from fedlab.evaluation import report_metrics
 from fedlab.experiments.run_folder import Run
+from fedlab.plots.titles import megabytes
 from fedlab.reporting.markup import Markup, element, folded
 from fedlab.reporting.pieces import frame, items
 
@@ -14,6 +15,11 @@ EVENTS = 40  # rows that are shown
 def costs_of(runs: list[Run]) -> Markup:
     """The table of costs, a row a run."""
     table = costs(runs, choice="best")
+    if not table["hand-overs"].any():
+        table = table.drop(columns="hand-overs")
+    table["megabytes"] = [megabytes(sent) for sent in table["megabytes"]]
+    for name in ("seconds", "estimated minutes"):
+        table[name] = [f"{value:,.0f}" if value >= 10 else f"{value:.2g}" for value in table[name]]
     return folded("Costs", frame(table, **{name: _called(name) for name in map(str, table)}))
 
 

@@ -12,6 +12,7 @@ from fedlab.analysis.comparison import Comparison, family, score_methods
 from fedlab.analysis.grouping import by_setting
 from fedlab.analysis.joining.verdicts import NOT_METHODS, Verdict, verdict
 from fedlab.analysis.scores import Estimate
+from fedlab.core.summary import plural
 from fedlab.evaluation import report_metrics
 from fedlab.experiments.run_folder import Run
 from fedlab.reporting.findings import WORDS, Finding, findings, interval, number
@@ -40,7 +41,7 @@ def judged(federation: Federation, margin: float, metric: str | None) -> tuple[V
         return None, str(error)
 
 
-def headline(compared: Comparison, judged_method: str) -> Markup:
+def headline(compared: Comparison, judged_method: str, margin: float) -> Markup:
     """The finding of the method that is judged, else of each federated method, in sentences and as a table."""
     found = findings(compared)
     federated = [one for one in found if family(one.method) not in NOT_METHODS]
@@ -49,7 +50,12 @@ def headline(compared: Comparison, judged_method: str) -> Markup:
     if judged_method and len(federated) > 1:
         why = f"{judged_method} is the federated method that is best on validation cases (mean of sites)."
         lead = joined([lead, element("p", why, kind="note")])
-    return element("section", element("h2", "Finding"), lead, _by_method(found), kind="finding")
+    words = (
+        "A site gains or loses where the 95 % interval of the difference excludes 0, and is no different where the"
+        f" 90 % interval lies within ±{margin:g}; there is no correction for the number of sites."
+    )
+    below = [element("p", words, kind="note")] * any(one.sites for one in found)
+    return element("section", element("h2", "Finding"), lead, _by_method(found), *below, kind="finding")
 
 
 def _by_method(found: list[Finding]) -> Markup:
@@ -101,7 +107,18 @@ def verdicts(found: Verdict | None, reason: str) -> Markup:
     if found is None:
         return element("section", title, element("p", f"There is no verdict: {reason}", kind="note"))
     lines = repr(found).split("\n")
-    return element("section", title, figure(lambda: plots.verdict(found)), items(lines))
+    return element("section", title, _measure(found), figure(lambda: plots.verdict(found)), items(lines))
+
+
+def _measure(found: Verdict) -> Markup:
+    """By which metric each site is judged, and in which direction a gain is better."""
+    named = {str(name): report_metrics.metric_label(str(name)) for name in found["metric"].unique()}
+    judged_by = [f"{label} at {plural(int((found['metric'] == name).sum()), 'site')}" for name, label in named.items()]
+    by = next(iter(named.values())) if len(named) == 1 else ", ".join(judged_by)
+    falls = any(report_metrics.higher_is_better(name) is False for name in named)
+    sign = "A gain above 0 is better, of the Brier score too, of which lower values are better. " if falls else ""
+    words = f"Sites are judged by {by}. {sign}Intervals hold for one site; Holm's correction is for all of them."
+    return element("p", words, kind="note")
 
 
 def calibration(federation: Federation, options: dict[str, Any]) -> Markup:
@@ -114,9 +131,12 @@ def calibration(federation: Federation, options: dict[str, Any]) -> Markup:
         for row, score in zip(rows, scores, strict=True):
             row.append(interval(score.value, score.limits.low, score.limits.high))
     head = ["method", *(report_metrics.metric_label(name) for name in CALIBRATION)]
+    tests = federation.runs[0].predictions
+    tests = tests[tests["split"] == "test"]
+    counted = f"{plural(tests['case'].nunique(), 'test case')} of {plural(tests['site'].nunique(), 'site')}"
     best = (
-        "On all test cases of all sites. A slope of 1 and an intercept of 0 are best; with a slope below 1"
-        " probabilities are too extreme."
+        f"On all {counted}. A slope of 1 and an intercept of 0 are best; with a slope below 1 probabilities are too"
+        " extreme."
     )
     return folded("Calibration", element("p", best), table(head, rows))
 

@@ -258,6 +258,9 @@ class Facts:
         split = self.part.table["split"].to_numpy()
         shared = sum(len(set(split[units == unit])) > 1 for unit in np.unique(units))
         found = f"{plural(shared, 'patient')} in several splits" if shared else "no patient is in two splits"
+        if "patient" not in self.part.cases.table:
+            found = "identical images are in one split; the dataset does not name patients"
+            return f"Image: {found}", "partition.parquet, dataset"
         return f"Patient: {found}", "partition.parquet, dataset"
 
     @property

@@ -37,16 +37,23 @@ class Finding:
         text = f"{self.method} reaches {label} {interval(*self.value)} {over}"
         if not self.sites:
             return f"{text}."
-        text += f", {self.versus} {interval(*self.reference)}; the difference is {interval(*self.difference, True)}."
-        counts = [
-            f"{len(self.sites[word])} {one_or_more[len(self.sites[word]) != 1]}"
-            for word, one_or_more in IN_WORDS.items()
-        ]
-        unknown = f"at {len(self.sites[UNKNOWN])} the test cases cannot tell"
-        of = f"Of {self.count} sites" if self.count != 1 else "Of one site"
-        left = self.count - sum(map(len, self.sites.values()))
-        too_few = f", and at {left} there are too few to test" if left else ""
-        return f"{text} {of} {', '.join(counts)}; {unknown}{too_few}."
+        difference = interval(*self.difference, True)
+        unsure = " (no interval: too few test cases)" if np.isnan(self.difference[1]) else ""
+        text += f", {self.versus} {interval(*self.reference)}; the difference is {difference}{unsure}."
+        return f"{text} {self._counts()}."
+
+    def _counts(self) -> str:
+        """At how many sites the method gains, loses, is no different, or nothing can be said."""
+        many = {word: len(sites) for word, sites in self.sites.items()}
+        said = ["none gains or loses"]
+        if many[GAINS] or many[LOSES]:
+            said = [f"{many[word] or 'none'} {IN_WORDS[word][many[word] > 1]}" for word in (GAINS, LOSES)]
+        said += [f"{many[SAME]} {IN_WORDS[SAME][many[SAME] > 1]}"] * (many[SAME] > 0)
+        left = self.count - sum(many.values())
+        open_ = [f"at {many[UNKNOWN]} the test cases cannot tell"] * (many[UNKNOWN] > 0)
+        open_ += [f"at {left} there are too few to test"] * (left > 0)
+        sites = f"{self.count} sites" if self.count != 1 else "one site"
+        return f"Of {sites} {', '.join(said)}{'; ' * bool(open_)}{' and '.join(open_)}"
 
 
 def findings(compared: pd.DataFrame) -> list[Finding]:
@@ -88,4 +95,7 @@ def interval(value: float, low: float, high: float, signed: bool = False) -> str
 
 def number(value: float, signed: bool = False) -> str:
     """A number of three decimals, perhaps with its sign; a dash for none."""
-    return "–" if np.isnan(value) else f"{value:{'+' * signed}.3f}".replace("-", "−")
+    if np.isnan(value):
+        return "–"
+    rounded = round(float(value), 3) + 0.0  # -0.0004 is 0.000, without a sign
+    return f"{rounded:{'+' * (signed and rounded != 0)}.3f}".replace("-", "−")

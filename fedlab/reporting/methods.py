@@ -10,9 +10,10 @@ from fedlab.evaluation import report_metrics
 from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.run_folder import Run
 from fedlab.reporting.gather import Federation, collect, federations
-from fedlab.reporting.setting import doses, versions
+from fedlab.reporting.setting import doses, unknown_patients, versions
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+PATIENTS = "The dataset does not name patients, so that each different image counts as one."
 SPLIT_HOW = {
     "official": "The splits are those of the dataset",
     "site": "Splits were made within each site, whole patients at a time",
@@ -57,7 +58,8 @@ def methods_paragraph(runs: Any) -> str:
 def paragraph(federation: Federation) -> str:
     """The sentences on one federation."""
     runs = federation.runs
-    return " ".join([*_data(runs[0]), *training(runs), *evaluation(runs)])
+    unnamed = [PATIENTS] if unknown_patients(federation) else []
+    return " ".join([*_data(runs[0]), *unnamed, *training(runs), *evaluation(runs)])
 
 
 def _data(run: Run) -> list[str]:

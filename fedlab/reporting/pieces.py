@@ -1,4 +1,4 @@
-"""Pieces of a report: figures with their titles as alternative texts, tables of frames, and lists of facts."""
+"""Pieces of a report: figures with alternative texts, tables of frames, and lists of facts."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,20 +16,14 @@ ROWS = 400  # of a table
 
 def figure(draw: Callable[[], Any]) -> Markup:
     """A figure that a plot draws; the reason where it cannot."""
-    from fedlab.plots.picture import png
+    from fedlab.plots.picture import described, png
 
     try:
         drawn = draw().figure
     except ValueError as error:
         return element("p", f"No figure: {error}", kind="note")
     data, size = png(drawn, DPI, effort=9)
-    return picture(data, title_of(drawn), min(WIDTH, size["width"]))
-
-
-def title_of(drawn: Any) -> str:
-    """The title of a figure in one line: its alternative text."""
-    titles = [ax.get_title(loc=place) for ax in drawn.axes for place in ("left", "center")]
-    return " ".join(next((title for title in titles if title.strip()), "figure").split())
+    return picture(data, described(drawn), min(WIDTH, size["width"]))
 
 
 def frame(data: pd.DataFrame, caption: str = "", **names: str) -> Markup:

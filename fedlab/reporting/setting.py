@@ -40,13 +40,15 @@ def compared(federation: Federation) -> Markup:
     known = {
         "Dataset": called(federation) + (f" ({one.dataset})" if one.dataset != called(federation) else ""),
         "Cases": _counts(federation),
+        "Patients": unknown_patients(federation),
+        "Caution": sentence(card.get("caution", "")),
         "Licence": card.get("licence", "" if card else f"not known: {federation.missing}"),
         "Source": card.get("source", ""),
         "Citation": card.get("citation", ""),
         "Task": f"{runs[0].task}: {names_of(runs[0].structures[1:] or runs[0].classes)}",
         "Sites": f"{len(trained)}: {names_of(trained)}",
         "Held-out sites": names_of(runs[0].unseen),
-        "Heterogeneity": doses(runs[0]) or "none was simulated",
+        "Heterogeneity": f"{doses(runs[0])} (0: none, 1: most)" if doses(runs[0]) else "none was simulated",
         "Splits": f"{runs[0].partition_spec.get('splits', one.splits)}, partition seed {one.partition_seed}",
         "Methods": names_of(dict.fromkeys(run.method for run in runs)),
         "Seeds": names_of(sorted({int(run.experiment.seed) for run in runs})),
@@ -70,7 +72,26 @@ def _counts(federation: Federation) -> str:
     if federation.partition is None:
         return assigned
     cases = federation.partition.cases
-    return f"{plural(len(cases), 'case')} of {plural(len(set(cases.units.tolist())), 'patient')}, {assigned}"
+    units = len(set(cases.units.tolist()))
+    counted = f" of {plural(units, 'patient')}" if "patient" in cases.table else ""
+    return f"{plural(len(cases), 'case')}{counted}, {assigned}"
+
+
+def unknown_patients(federation: Federation) -> str:
+    """What holds of a dataset that does not say which patient a case is of; empty if it does, or is not known."""
+    part = federation.partition
+    if part is None or "patient" in part.cases.table:
+        return ""
+    units = plural(len(set(part.cases.units.tolist())), "patient")
+    return (
+        f"not named by the dataset: each different image counts as a patient, {units} in all. If several images are of"
+        " one patient, intervals are too narrow, and splits may share patients."
+    )
+
+
+def sentence(text: object) -> str:
+    """A text with a capital letter."""
+    return f"{str(text)[:1].upper()}{str(text)[1:]}"
 
 
 def doses(run: Run) -> str:

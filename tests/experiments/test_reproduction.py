@@ -205,13 +205,22 @@ def test_a_colleague_repeats_own_method_model_and_data_from_an_archive(one, tmp_
         forget()
 
 
-def test_a_dataset_that_is_gone_is_named_with_its_place_and_found_at_its_new_one(one, tmp_path):
+def test_a_dataset_that_is_gone_is_named_with_its_place_and_found_at_its_new_one(one, tmp_path, monkeypatch):
     fedlab.load("phantoms(cases=60, size=16)").save(tmp_path / "mine")
     run = fedlab.run(one.with_(dataset=str(tmp_path / "mine"), rounds=1), folder=tmp_path / "runs")
     (tmp_path / "mine").rename(tmp_path / "moved")
     with pytest.raises(ValueError, match=r"is not found: it was the folder .*mine: give its place now"):
         fedlab.reproduce(run.folder)
+    with pytest.raises(ValueError, match=r"nowhere is no folder that can be read; it was .*mine: give its place now"):
+        fedlab.reproduce(run.folder, dataset=tmp_path / "nowhere")
     assert fedlab.reproduce(run.folder, dataset=tmp_path / "moved").agrees
+
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_dir", refuse)  # in a home folder of somebody else
+    with pytest.raises(ValueError, match=r"is not found: it was the folder .*mine: give its place now"):
+        fedlab.reproduce(run.folder)
 
 
 def test_sites_that_were_given_case_by_case_are_those_of_the_table(one, tmp_path):

@@ -130,6 +130,10 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
         "curves": lambda: plots.curves([any_run(sites[:3], method) for method in methods]),
         "local_vs_global": lambda: plots.local_vs_global(frame),
         "local_vs_global, one method": lambda: plots.local_vs_global(frame[frame["method"].isin(methods[:2])]),
+        "local_vs_global, column": lambda: plots.local_vs_global(frame, width=85),
+        "ranking, column": lambda: plots.ranking(headline, width=85),
+        "verdict, column": lambda: plots.verdict(judged, width=85),
+        "flow, column": lambda: plots.flow(part, width=85),
         "differences": lambda: plots.differences(frame),
         "transfer": lambda: plots.transfer(matrix(sites, methods=tuple(methods[1:]))),
         "ranking": lambda: plots.ranking(headline),
@@ -148,13 +152,15 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
     }
 
 
+COLUMN = ("local_vs_global, column", "ranking, column", "verdict, column", "flow, column")  # of a journal
 PLOTS = [
     *("partition", "samples", "samples, cases", "population", "sites", "shift", "curves", "local_vs_global"),
     *("local_vs_global, one method", "transfer", "ranking", "communication_cost", "forgetting", "participation"),
     "verdict", "conformal", "recalibration", "contributions", "flow", "differences", "roc", "reliability",
-    "net_benefit", "risk_coverage", "leakage",
+    "net_benefit", "risk_coverage", *COLUMN, "leakage",
 ]  # fmt: skip
 LIKE_OTHERS = {
+    *COLUMN,
     "flow",
     "recalibration",
     "contributions",

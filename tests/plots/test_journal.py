@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from test_partition_plots import FakePartition, check_texts, comparison
 
+from fedlab import plots
 from fedlab.plots import save_for_print
 from fedlab.plots.journal import smallest_text
+from fedlab.plots.paper import HIGHEST
 
 
 def figure(size: float = 9.0) -> Figure:
@@ -65,3 +68,25 @@ def test_a_figure_whose_texts_would_be_cut_at_its_edge_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
     one.set_layout_engine("constrained")
     save_for_print(one, tmp_path, "a", 150, dpi=50)
+
+
+@pytest.mark.parametrize(("width", "sites"), [(85, 40), (180, 2)])
+def test_figures_drawn_for_a_width_in_print_can_be_read_at_it_and_are_no_higher_than_a_page(width, sites, tmp_path):
+    drawn = plots.local_vs_global(comparison(sites, ("local", "fedavg")), width=width).figure
+    check_texts(drawn)
+    wide, high = drawn.get_size_inches()
+    assert high / wide * width <= HIGHEST + 0.1
+    save_for_print(drawn, tmp_path, "a", width, dpi=20)
+
+
+def test_counts_are_below_names_in_a_column_and_a_width_that_cannot_be_is_refused():
+    wide, narrow = (
+        plots.local_vs_global(comparison(1, ("local",)), width=width).figure.axes[0].get_yticklabels()[0].get_text()
+        for width in (None, 85)
+    )
+    assert wide.replace("  ", "\n") == narrow and "\nn=" in narrow
+    for wrong in (40, True, 250):
+        with pytest.raises(ValueError, match=r"80 to 200: 85 for a column"):
+            plots.flow(FakePartition(2), width=wrong)
+    with pytest.raises(ValueError, match="leave out one of the two"):
+        plots.flow(FakePartition(2), width=85, ax=figure().axes[0])

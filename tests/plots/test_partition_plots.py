@@ -518,6 +518,23 @@ def test_local_vs_global_titles_count_only_what_the_intervals_show(rows, title):
     assert titles.local_vs_global(gains(*rows), "auroc") == title
 
 
+def test_titles_count_the_sites_at_which_no_interval_is_known():
+    rows = gains((5, 0), (1, 0), (33, 0)).assign(gain_low=[-1.0, np.nan, np.nan])
+    found = "fedavg is not shown to differ from local at any of 3 sites (95 % CI includes 0; none at 2 sites)"
+    assert titles.local_vs_global(rows, "auroc") == found
+    pairs = pd.concat([rows, rows.assign(method="cyclic", clear=[1, 0, 0])])
+    assert titles.local_vs_global(pairs, "auroc").endswith(
+        "1 of 6 method-site pairs (95 % CI excludes 0; none at 2 sites)"
+    )
+
+
+def test_a_ranking_without_intervals_claims_no_test():
+    rows = pd.DataFrame({"method": ["local", "fedavg", "cyclic"], "value": 0.7, "versus": "local", "clear": 0})
+    rows["gain"], rows["gain_low"] = [0.0, 0.1, 0.2], np.nan
+    assert titles.ranking(rows, "auroc") == "The difference of 2 methods to local has no interval"
+    assert "(p ≥ 0.05, Holm)" in titles.ranking(rows.assign(gain_low=-0.1), "auroc")
+
+
 def test_titles_of_several_methods_count_pairs_and_select_none():
     rows = pd.concat([gains((5, 1), (6, 0)), gains((-5, -1), (6, 0), method="cyclic")])
     expected = "Methods are better than local at 1 of 4 method-site pairs, worse at 1 (95 % CI excludes 0)"

@@ -12,10 +12,12 @@ import pytest
 import fedlab
 from fedlab.analysis.alignment import MEAN
 from fedlab.data.cases import Cases
+from fedlab.reporting import setting
 from fedlab.reporting.evidence import pooled_scores
-from fedlab.reporting.findings import interval
-from fedlab.reporting.gather import collect
+from fedlab.reporting.findings import Finding, interval, number
+from fedlab.reporting.gather import Federation, collect
 from fedlab.reporting.markup import element
+from fedlab.reporting.methods import paragraph
 
 HOSTILE = ["<script>alert(1)</script>", "$x$ _&%#{}~^\\ 'y' \"z\"", "Universitätsklinikum Köln", "N" * 60]
 ODD_CLASSES = ["<b>normal</b>", "$tumour$ &amp;"]
@@ -65,6 +67,7 @@ def test_every_number_of_the_finding_is_the_comparisons(text, runs):
     (section,) = [one for one in root(text).iter("section") if one.get("class") == "finding"]
     table = fedlab.compare(runs)
     expected = ["95", "95"]  # of the heads
+    rule = ["95", "0", "90", "0.02"]  # of the note on when a site gains
     for method in ("fedavg", "local", "fedavg"):  # in the sentence, then row by row
         rows = table[(table["method"] == method)]
         mean, local = (table[(table["method"] == one) & (table["site"] == MEAN)].iloc[0] for one in (method, "local"))
@@ -75,9 +78,10 @@ def test_every_number_of_the_finding_is_the_comparisons(text, runs):
             parts += [interval(*mean[["difference", "difference_low", "difference_high"]], True)]
             counts = rows[rows["site"].isin(runs[0].partition_table["site"])]["finding"].value_counts()
             parts += ["4"] * (len(expected) == 2)
-            parts += [str(counts.get(word, 0)) for word in ("gains", "loses", "no different", "cannot tell")]
+            numbers = [str(counts.get(word, 0)) for word in ("gains", "loses", "no different", "cannot tell")]
+            parts += [number for number in numbers if len(expected) > 2 or number != "0"]  # none, in the sentence
         expected += re.findall(r"[+−]?\d+(?:\.\d+)?", " ".join(parts))
-    assert sorted(re.findall(r"[+−]?\d+(?:\.\d+)?", words(section))) == sorted(expected)
+    assert sorted(re.findall(r"[+−]?\d+(?:\.\d+)?", words(section))) == sorted([*expected, *rule])
 
 
 def test_every_row_of_the_table_is_a_row_of_the_comparison(text, runs):
@@ -147,8 +151,8 @@ def test_the_methods_paragraph_says_what_the_experiment_says(runs, part):
     table = part.table
     sizes = table[table["split"] == "train"]["site"].value_counts()
     span = f"{sizes.min()} to {sizes.max()}" if sizes.nunique() > 1 else str(sizes.max())
-    for number in (f"{len(sizes)} sites", span):
-        assert number in text
+    for count in (f"{len(sizes)} sites", span):
+        assert count in text
     for field in ("model", "lr", "momentum", "weight_decay", "optimizer", "schedule"):
         assert str(getattr(runs[0].experiment, field)) in text
     numbers = {float(one) for one in re.findall(r"\d+\.?\d*", text.split("Software")[0].replace(part.cases.name, ""))}
@@ -171,3 +175,36 @@ def test_an_element_escapes_whatever_is_no_markup():
     found = element("p", "<x>", element("b", "&"), title='"><script>')
     assert ElementTree.fromstring(found).get("title") == '"><script>'
     assert found == '<p title="&quot;&gt;&lt;script&gt;">&lt;x&gt;<b>&amp;</b></p>'
+
+
+def test_a_number_that_is_rounded_to_0_has_no_sign():
+    assert [number(value, signed=True) for value in (-0.0004, 0.0004, 0.0006)] == ["0.000", "0.000", "+0.001"]
+
+
+@pytest.mark.parametrize(
+    ("sites", "said"),
+    [
+        ({"gains": "", "loses": "", "no different": "A", "cannot tell": "BC"},
+         "Of 4 sites none gains or loses, 1 is no different; at 2 the test cases cannot tell and at 1 there are"
+         " too few to test"),
+        ({"gains": "AB", "loses": "", "no different": "", "cannot tell": "CD"},
+         "Of 4 sites 2 gain, none loses; at 2 the test cases cannot tell"),
+        ({"gains": "A", "loses": "BC", "no different": "D", "cannot tell": ""},
+         "Of 4 sites 1 gains, 2 lose, 1 is no different"),
+    ],
+)  # fmt: skip
+def test_the_counts_of_a_finding_name_what_was_found(sites, said):
+    unknown = (0.1, np.nan, np.nan)
+    found = Finding("fedavg", "auroc", "local", unknown, unknown, unknown, {k: list(v) for k, v in sites.items()}, 4)
+    assert found.sentences().endswith(f"{said}.") and "(no interval: too few test cases)" in found.sentences()
+
+
+def test_a_dataset_that_names_no_patients_is_said_to_name_none(runs, part):
+    cases = part.cases
+    bare = Cases(cases.images, cases.table.drop(columns="patient"), cases.card | {"caution": "twins may be split"})
+    known, unknown = (Federation(runs, partition=one) for one in (part, fedlab.Partition.from_sites(bare, part.table)))
+    assert "240 cases of 240 patients" in setting.compared(known) and setting.unknown_patients(known) == ""
+    page = setting.compared(unknown)
+    assert "240 cases, 240 cases at sites" in page and "each different image counts as a patient, 240 patients" in page
+    assert "Twins may be split" in page
+    assert "does not name patients" in paragraph(unknown) and "does not name patients" not in paragraph(known)
