@@ -4,6 +4,7 @@ import gc
 import itertools
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,19 @@ def kernel() -> Iterator[str]:
         yield name
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-method", action="store_true", help="run laws of all methods with each, not a third")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = in_turn(items)
+    if not config.getoption("--every-method"):
+        left_out |= a_third(items)
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def in_turn(items: list[pytest.Item]) -> set[pytest.Item]:
     """Tests that have other parameters besides their precision run with each of these in one precision, in turn."""
     seen: dict[str, dict[str, dict[str, pytest.Item]]] = {}  # test -> other parameters -> precision -> item
     for item in items:
@@ -43,14 +56,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if given and precision in ("float64", "float32"):
             others = seen.setdefault(item.nodeid.split("[")[0], {})
             others.setdefault(repr(given), {})[precision] = item
-    left_out = {
+    return {
         both[precision]
         for others in seen.values()
         for both, precision in zip(others.values(), itertools.cycle(["float32", "float64"]))
         if len(both) == 2
     }
-    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
-    items[:] = [item for item in items if item not in left_out]
+
+
+def a_third(items: list[pytest.Item]) -> set[pytest.Item]:
+    """What tests of all methods leave out: two of three methods, other ones in each test."""
+    by_test: dict[str, dict[str, list[pytest.Item]]] = {}  # test -> method -> items
+    for item in items:
+        if item.get_closest_marker("every_method"):
+            methods = by_test.setdefault(item.nodeid.split("[")[0], {})
+            methods.setdefault(item.callspec.params["method"], []).append(item)
+    return {
+        item
+        for test, methods in by_test.items()
+        for place, same_method in enumerate(methods.values(), start=zlib.crc32(test.encode()))
+        if place % 3
+        for item in same_method
+    }
 
 
 def pytest_collection_finish() -> None:

@@ -28,6 +28,7 @@ CARRIED = ("cyclic", "split")  # the model waits at its last site, which may be 
 ALONE = ("local", "centralized", "ensemble", "single_pass")  # where nobody can be absent
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", METHODS)
 def test_without_a_learning_rate_nothing_moves(method):  # O54
     fed = federation(lr=0.0)
@@ -35,6 +36,7 @@ def test_without_a_learning_rate_nothing_moves(method):  # O54
         assert torch.equal(found, fed.start.parameters.expand_as(found))
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_experiment_gives_the_same_bits(method):
     """And every model moves away from the initial one, to finite numbers."""
@@ -46,6 +48,7 @@ def test_the_same_experiment_gives_the_same_bits(method):
         assert not torch.equal(one, a.start.parameters.expand_as(one))
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("unit", ["steps", "epochs"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_keeps_the_budget(method, unit):
@@ -62,6 +65,7 @@ def test_every_method_keeps_the_budget(method, unit):
     assert {site: steps for site, steps in taken.items() if steps} == {site: times * budget[site] for site in where}
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize(
     ("method", "policy"),
     zip([name for name in METHODS if name not in ("centralized", "ensemble")], itertools.cycle(["silobn", "fedbn"])),
@@ -78,6 +82,7 @@ def test_private_normalisation_differs_between_sites_and_the_rest_is_shared(meth
         assert bool(fed.private.mask.any()) and not fed.private.mask.all()
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", METHODS)
 def test_frozen_normalisation_never_moves(method):
     fed = federation(rounds=1, batchnorm="frozen")
@@ -87,6 +92,7 @@ def test_frozen_normalisation_never_moves(method):
         assert torch.equal(vector[..., statistics], fed.start.vector[statistics].expand_as(vector[..., statistics]))
 
 
+@pytest.mark.every_method
 @pytest.mark.filterwarnings("ignore:fednova with")
 @pytest.mark.filterwarnings("ignore:scaffold with")
 @pytest.mark.parametrize("method", METHODS)
@@ -99,6 +105,7 @@ def test_every_method_trains_with_the_optimizer_of_the_settings(method):
             assert torch.isfinite(other).all() and not torch.equal(one, other)
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", METHODS)
 def test_a_round_in_which_nobody_answers_changes_nothing(method):
     """Nobody is ever there: the models are those of the start, and the rounds are counted all the same."""
@@ -113,6 +120,7 @@ def test_a_round_in_which_nobody_answers_changes_nothing(method):
     assert not fed.round_log.costs or method == "finetune"  # which a site can do by itself
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", METHODS)
 def test_only_available_sites_work_and_nothing_crosses_the_border_of_others(method):
     """Also with failures and stragglers; fine-tuning happens at a site alone, and models stay finite."""
@@ -130,6 +138,7 @@ def test_only_available_sites_work_and_nothing_crosses_the_border_of_others(meth
     assert "Site C" not in {name for row in fed.ledger.rows for name in (row[1], row[3])}
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", METHODS)
 def test_the_critical_path_is_no_longer_than_all_work(method):
     fed = federation(rounds=1)

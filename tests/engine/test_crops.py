@@ -31,6 +31,7 @@ def stored(fed, model):
     return fed.predict(model, fed.partition.index("Site A", "test"))
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize(
     "part, model, method",
     [(PART, UNET, method) for method in METHODS] + [(CLASSES, CNN, method) for method in ("moon", "split")],

@@ -91,6 +91,7 @@ def captures_on_a_cpu(monkeypatch):
 # -- cores and streams ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", sorted(fedlab.METHODS))
 def test_the_number_of_cores_changes_no_bit(method):
     fed = with_workers(federation(execution="sequential", **USUAL), 3)
@@ -215,6 +216,7 @@ def test_an_interrupt_stops_all_sites_at_their_next_step(monkeypatch):
 # -- modes ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize(("mode", "method"), [cell for cell in MODES if cell[1] not in WITHOUT[cell[0]]])
 def test_every_mode_equals_sequential_training(mode, method):
     fed = federation(execution=mode, **USUAL)

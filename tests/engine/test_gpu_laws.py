@@ -101,6 +101,7 @@ SEQUENTIAL = {"centralized", "cyclic", "single_pass", "split", "splitfed"}  # me
 CELLS = [(mode, method) for mode in ("sequential", "vmap") for method in sorted(fedlab.METHODS)]
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize(("mode", "method"), [cell for cell in CELLS if cell[0] != "vmap" or cell[1] not in SEQUENTIAL])
 def test_padding_stays_zero(method, mode):
     fed = federation(execution=mode, momentum=0.5, weight_decay=0.01, attack="gaussian", precision="float64")
@@ -163,6 +164,7 @@ def reads(method, sites, steps, **changes):
     return counted.found
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", sorted(fedlab.METHODS))
 def test_reads_of_a_round_grow_with_neither_sites_nor_steps(method):
     few = reads(method, 3, 2)

@@ -47,6 +47,7 @@ def test_one_full_batch_step_of_fedavg_is_gradient_descent():
     assert torch.allclose(w, stepped, rtol=0, atol=1e-12)
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_segments_structures_that_overlap(method):
     fed = world(rounds=1)

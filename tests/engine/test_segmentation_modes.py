@@ -55,6 +55,7 @@ def test_one_full_batch_step_of_fedavg_is_gradient_descent(loss):
     assert torch.allclose(w, stepped, rtol=0, atol=1e-12)
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_segments(method):
     """It trains, and what its models predict is finite."""

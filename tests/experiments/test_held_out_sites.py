@@ -67,6 +67,7 @@ def at_home(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["split"] != "unseen"].reset_index(drop=True)
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", METHODS)
 def test_an_unseen_site_changes_nothing_for_the_others(method, part, runs, tmp_path):
     alone = fedlab.run(experiment(method=method), without(part, "Site D"), folder=tmp_path)

@@ -56,6 +56,7 @@ def widths(monkeypatch):
     return found
 
 
+@pytest.mark.every_method
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("method", sorted(fedlab.METHODS))
 def test_in_lockstep_every_method_gives_the_same_result_as_alone(method, tmp_path):

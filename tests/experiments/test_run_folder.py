@@ -102,6 +102,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", METHODS)
 def test_runs_with_faults_resume_bit_for_bit(method, part, tmp_path, monkeypatch):  # O53
     """Every method, with absences, partial work and failures: also what sites keep while they are away."""

@@ -74,6 +74,7 @@ def crossed(fed, what="weights"):
     return set(table["bytes"] // table["messages"])
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", METHODS)
 def test_with_a_frozen_backbone_every_tensor_of_it_is_that_of_the_file(method, path, copies):
     """At every site, in every copy of the model; only the head moves, and only the head travels."""

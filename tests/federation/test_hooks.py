@@ -41,6 +41,7 @@ def crossing(method: str, **changes):
     return fed, seen
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize(
     ("method", "setting"),  # each method with faults and one of the others in turn
     [

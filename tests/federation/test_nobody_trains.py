@@ -34,6 +34,7 @@ def test_a_run_in_which_no_site_can_report_warns_when_it_begins(settings, tmp_pa
     assert f"{name}={value!r}" in found[0]
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", sorted(fedlab.METHODS))
 def test_a_method_ends_without_an_error_though_nobody_reports(method):
     fed = federation(world(), "logistic", rounds=2, local_steps=1, availability=0.0)
@@ -62,6 +63,7 @@ def test_a_run_that_trains_says_nothing(tmp_path):
     assert warnings_of(lambda: fedlab.run(experiment, world(), folder=tmp_path)) == []
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", sorted({*fedlab.METHODS} - {"swarm"}))
 @pytest.mark.parametrize("sizes", [(1, 1, 6), (5, 4, 3)])
 def test_sites_of_one_case_and_of_one_class_train(method, sizes):
