@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, root
 from fedlab.evaluation.report_metrics import ReportMetric
 from fedlab.learning import mask_metrics
 from fedlab.learning.metrics import present_classes
+from fedlab.learning.regression_metrics import REGRESSION_METRICS
 
 GROUPS = 200  # patients are left out one by one up to so many, else in so many groups
 FEW = 10  # patients below which a mean of scores has no interval
@@ -30,11 +32,20 @@ SCALES = {
     "hd95": "log",
     "volume_error": "log",
     "false_lesions": "log",
+    "mae": "log",
+    "rmse": "log",
+    "r2": "log of 1 - x",
     "kappa": "atanh",
 } | dict.fromkeys(
     ("auroc", "average_precision", "accuracy", "balanced_accuracy", "sensitivity", "specificity"), "logit"
 )
-RANGES = {"logit": (0.0, 1.0), "log": (0.0, np.inf), "atanh": (-1.0, 1.0), "identity": (-np.inf, np.inf)}
+RANGES = {
+    "logit": (0.0, 1.0),
+    "log": (0.0, np.inf),
+    "log of 1 - x": (-np.inf, 1.0),
+    "atanh": (-1.0, 1.0),
+    "identity": (-np.inf, np.inf),
+}
 OF_CLASSES = ("auroc", "average_precision", "balanced_accuracy")  # metrics whose support is the rarer class
 UNLIKELY = -9.0  # logarithm of the smallest p-value
 
@@ -87,12 +98,15 @@ class Estimate(ABC):
 
 @dataclass(frozen=True, eq=False)
 class TestSet:
-    """The cases of one place: labels (n,) or (n, labels), the patient of each, the metric, the number of classes."""
+    """The cases of one place: labels (n,) or (n, labels), the patient of each, the metric, the number of classes.
+
+    Of a regression y holds the targets (n,), and there are no classes.
+    """
 
     __test__ = False  # no class of tests
 
     metric: str
-    y: NDArray[np.int64]
+    y: NDArray[Any]
     patient: Ints
     classes: int
 
@@ -113,6 +127,11 @@ class TestSet:
     def scale(self) -> str:
         """The scale of the metric's intervals."""
         return SCALES.get(self.metric, "logit" if self.bounded else "identity")
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the metric compares numbers."""
+        return self.metric in REGRESSION_METRICS
 
     @property
     def segmented(self) -> bool:

@@ -54,6 +54,7 @@ SCALES: dict[str, Scale] = {
     "logit": Scale(special.logit, special.expit, lambda x: 1 / (x * (1 - x)), EDGE, 1 - EDGE),  # in 0..1
     "atanh": Scale(np.arctanh, np.tanh, lambda x: 1 / (1 - x * x), EDGE - 1, 1 - EDGE),  # in -1..1
     "log": Scale(np.log, np.exp, lambda x: 1 / x, EDGE, np.inf),  # 0 or more
+    "log of 1 - x": Scale(lambda x: -np.log(1 - x), lambda x: 1 - np.exp(-x), lambda x: 1 / (1 - x), -np.inf, 1 - EDGE),
 }
 
 
@@ -68,8 +69,8 @@ def jackknife(value: float, without: ArrayLike, scale: str, level: float = LEVEL
         The metric of all patients.
     without : array-like of float, shape (patients,)
         The metric without each patient; values that are undefined there are left out.
-    scale : {"identity", "logit", "atanh", "log"}
-        "logit" for a metric in 0..1, "atanh" for a kappa, "log" for a loss.
+    scale : {"identity", "logit", "atanh", "log", "log of 1 - x"}
+        "logit" for a metric in 0..1, "atanh" for a kappa, "log" for a loss, "log of 1 - x" for an R².
     level : float
         Of the interval.
     df : float, optional
