@@ -30,7 +30,8 @@ NAMED = 3  # absent classes that a note names, at most
 class Alignment:
     """What all runs have in common: the metric and the cases.
 
-    table: columns case, site, unit, label (the target of a regression); site after site. sites: natural order, also those without a case here.
+    table: columns case, site, unit, label (the target of a regression); site after site. sites: natural order, also
+    those without a case here.
     split: of the cases; stored: its name in predictions. classes: in segmentation the structures but the background;
     columns "has1", "has2", ... of the table then say which of them the mask of a case has. metric: as it was named;
     "dice[core]" is about the cases' one structure.

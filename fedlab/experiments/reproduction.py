@@ -193,7 +193,7 @@ def _load(original: Run, experiment: Experiment, dataset: str | Path | None) -> 
     if place is not None and not place.is_dir():
         raise ValueError(f"the dataset of {original.folder.name} is not found: it was the folder {place}: {how}")
     try:
-        return catalogue.load(wanted)
+        return catalogue.load(wanted, experiment.target)
     except (ValueError, OSError) as error:
         where = f", which was the folder {was}" if was else ""
         raise ValueError(

@@ -48,10 +48,9 @@ from fedlab.federation.rounds import Ensemble, RoundContext, Schedule
 from fedlab.federation.server import Server
 from fedlab.federation.settings import FederationSettings
 from fedlab.federation.sites import ALL, LocalParameters, OptimizerStates, Site
-from fedlab.learning import models, networks, pretrained, trainable
+from fedlab.learning import models, networks, pretrained, target_scale, trainable
 from fedlab.learning.metrics import HIGHER_IS_BETTER
 from fedlab.learning.patches import input_shape
-from fedlab.learning import target_scale
 from fedlab.learning.tasks import Task, task_of, with_balanced_loss, with_scale
 from fedlab.partitioning import validation
 from fedlab.partitioning.partitions import Partition
@@ -290,7 +289,7 @@ class Federation:
         return kind(flat, dataset, self.task, optimizer_of(settings, decays), settings, needs)
 
     def _exchange_statistics(self) -> None:
-        """Count what sites exchange before the first round: statistics of intensities and targets, counts of classes."""
+        """Count what sites exchange before the first round: statistics of intensities and targets, class counts."""
         sizes = []
         if self.settings.normalisation == "global":
             sizes.append(pixel_normalisation.statistics_bytes(self.partition.cases.shape[0]))

@@ -133,7 +133,7 @@ def present_classes(y: ArrayLike, classes: int) -> NDArray[np.int64]:
 
 
 def targets(labels: ArrayLike, task: str, classes: int) -> NDArray[Any]:
-    """Labels of a table as the y of metrics: (n,) class indices, or (n, L) 0/1 from bit masks; numbers of regression."""
+    """Labels of a table as the y of metrics: (n,) class indices, (n, L) 0/1 from bit masks, numbers of a regression."""
     if task == "regression":
         return np.asarray(labels, np.float64)
     indices = np.asarray(labels, np.int64)

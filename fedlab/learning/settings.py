@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from fedlab.core import arguments
 from fedlab.core.arguments import Bounds, Count, Fraction, NotNegative
 from fedlab.core.registry import LONGEST, Registry, nearest
-from fedlab.learning import augmentation, losses, patches, regression_losses, target_scale, trainable
+from fedlab.learning import augmentation, losses, patches, target_scale, trainable
+from fedlab.learning import regression_losses as _losses_of_numbers  # noqa: F401 (registers them)
 
 __all__ = ["SCHEDULES", "Training", "constant", "cosine", "step"]
 

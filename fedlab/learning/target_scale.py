@@ -17,7 +17,7 @@ SENT, RECEIVED = 24, 16  # bytes of a site: count, mean and sum of squares; mean
 class Moments(NamedTuple):
     """What a site says of its training targets: their number, mean, and sum of squared deviations from it."""
 
-    count: int
+    cases: int
     mean: float
     squares: float
 

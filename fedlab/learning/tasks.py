@@ -20,6 +20,7 @@ from fedlab.learning.metrics import TASK_METRICS, targets
 from fedlab.learning.target_scale import TargetScale
 
 SEGMENTATION = "segmentation"
+UNSCALED = TargetScale()
 Surfaces = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Floats]  # predicted and true masks (b, *space) -> (b, S, 5)
 
 
@@ -27,14 +28,14 @@ Surfaces = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Floats]  # predicted
 class Task:
     """One kind of prediction.
 
-    name: binary, multiclass, ordinal, multilabel, segmentation or regression. classes: kinds of case. outputs: numbers a model
-    returns for a case, or for each voxel of it (b, outputs, *space) in segmentation. loss(logits, targets) is the mean
-    over the cases of the batch; with reduction="none" the loss of each case (b,). probabilities(logits) has shape
-    (n, classes), for binary tasks two columns, for multi-label tasks one for each class; in segmentation
-    (n, structures, *space). columns: names of the numbers that are stored of a case. overlap: whether structures may
-    overlap: outputs are then all structures but the background, each with a probability of its own, and masks have one
-    bit for each. scale: by which the targets of a regression are standardised; its probabilities are predictions
-    (n, 1) in the unit of the target.
+    name: binary, multiclass, ordinal, multilabel, segmentation or regression. classes: kinds of case, none in
+    regression. outputs: numbers a model returns for a case, or for each voxel of it (b, outputs, *space) in
+    segmentation. loss(logits, targets) is the mean over the cases of the batch; with reduction="none" the loss of each
+    case (b,). probabilities(logits) has shape (n, classes), for binary tasks two columns, for multi-label tasks one for
+    each class; in segmentation (n, structures, *space); in regression they are predictions (n, 1) in the unit of the
+    target. columns: names of the numbers that are stored of a case. overlap: whether structures may overlap: outputs
+    are then all structures but the background, each with a probability of its own, and masks have one bit for each.
+    scale: by which the targets of a regression are standardised.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Task:
     probabilities: Callable[[Tensor], Tensor]
     columns: tuple[str, ...] = ()
     overlap: bool = False
-    scale: TargetScale = TargetScale()
+    scale: TargetScale = UNSCALED
 
     @property
     def numeric(self) -> bool:
@@ -120,7 +121,7 @@ class Task:
         return (self.loss(logits, targets, reduction="none") * weights).mean()
 
     def targets(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """The y of metrics: class indices (n,), for multi-label tasks 0/1 of shape (n, classes), numbers as they are."""
+        """The y of metrics: class indices (n,), 0/1 of shape (n, classes) of several labels, numbers as they are."""
         return targets(labels, self.name, len(self.classes))
 
 
@@ -186,7 +187,7 @@ def _task_with_usual_loss(cases: Cases) -> Task:
         probability, loss = torch.sigmoid if cases.overlap else _softmax, Loss("dice_ce", None, cases.overlap)
         return Task(SEGMENTATION, classes, outputs, loss, probability, columns, cases.overlap)
     if cases.task == REGRESSION:
-        return Task(REGRESSION, (), 1, Loss("mse"), TargetScale(), (regression_metrics.COLUMN,))
+        return Task(REGRESSION, (), 1, Loss("mse"), UNSCALED, (regression_metrics.COLUMN,))
     if cases.task == "binary":
         return Task("binary", classes, 1, _binary_loss, _both_classes, probabilities)
     if cases.task == "multilabel":
