@@ -23,7 +23,7 @@ from fedlab.analysis.alignment import (
     stored_predictions,
 )
 from fedlab.analysis.grouping import by_setting
-from fedlab.analysis.scores import SHARES, Estimate, Gain, MeanOfSites, Score, apart
+from fedlab.analysis.scores import SHARES, UNCERTAIN, Estimate, Gain, MeanOfSites, Score, apart
 from fedlab.analysis.thresholds import Disagreement, disagreement
 from fedlab.analysis.usage import NO_USE, resource_use, rounds_trained, unequal_budgets
 from fedlab.core.registry import choose, nearest
@@ -635,6 +635,8 @@ def _support_remark(score: Score, classes: list[str]) -> str:
             f"class {classes[SHARES[test.metric]]!r}" if test.reported and test.metric in SHARES else "the rarest class"
         )
         said.append(f"{word}: {test.support} {'patient' if test.support == 1 else 'patients'} of {of}")
+    elif test.metric in UNCERTAIN:
+        said.append("no interval: none held its level in simulations; that of mae did")
     elif test.metric == "ece" and len(test.y) < ENOUGH:
         said.append(f"no interval below {ENOUGH} cases")
     elif np.isnan(score.limits.low):

@@ -33,8 +33,6 @@ SCALES = {
     "volume_error": "log",
     "false_lesions": "log",
     "mae": "log",
-    "rmse": "log",
-    "r2": "log of 1 - x",
     "kappa": "atanh",
 } | dict.fromkeys(
     ("auroc", "average_precision", "accuracy", "balanced_accuracy", "sensitivity", "specificity"), "logit"
@@ -42,10 +40,10 @@ SCALES = {
 RANGES = {
     "logit": (0.0, 1.0),
     "log": (0.0, np.inf),
-    "log of 1 - x": (-np.inf, 1.0),
     "atanh": (-1.0, 1.0),
     "identity": (-np.inf, np.inf),
 }
+UNCERTAIN = ("rmse", "r2")  # metrics that no interval covered in simulations of few large errors
 OF_CLASSES = ("auroc", "average_precision", "balanced_accuracy")  # metrics whose support is the rarer class
 UNLIKELY = -9.0  # logarithm of the smallest p-value
 
@@ -354,7 +352,7 @@ class Score(Estimate):
             return NONE if parts is None else auroc.auroc_interval(parts, level)
         if test.counted is not None:
             return self._proportion(test.counted, level)
-        if test.support < (2 if test.of_classes else FEW) or test.few_for_ece:
+        if test.support < (2 if test.of_classes else FEW) or test.few_for_ece or test.metric in UNCERTAIN:
             return NONE
         if test.reported:
             return self._reported(level)
@@ -373,6 +371,9 @@ class Score(Estimate):
     @property
     def _df(self) -> float | None:
         """Degrees of freedom of the jackknife; None for those of all patients."""
+        if self.test.metric == "mae":
+            errors = [np.abs(p[:, 0] - self.test.y) for seed in self.seeds.values() for p in seed.models]
+            return means.effective_number(self.test.by_patient(np.mean(errors, axis=0))) - 1
         return self.test.support - 1 if self.test.metric in OF_CLASSES else None
 
     def _of_masks(self, level: float) -> Interval:
@@ -493,7 +494,7 @@ class Gain(Estimate):
             return proportions.tango(*counts, self.test.size, level)
         if self.test.support < (2 if self.test.metric in OF_CLASSES else FEW) or self.test.patients < FEW:
             return NONE
-        if self.test.reported and self.test.counted is None:
+        if (self.test.reported and self.test.counted is None) or self.test.metric == "rmse":
             return NONE
         shares = self.test.counted is not None
         pair = [score.right if shares else score.errors for score in (self.first, self.second)]

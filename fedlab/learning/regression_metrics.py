@@ -84,7 +84,7 @@ def _mean(values: Floats, weights: Floats) -> Floats:
     return np.asarray(weights @ values / weights.sum(1))
 
 
-@regression_metric("mean absolute error")
+@regression_metric("MAE")
 def mae(target: Floats, prediction: Floats, weights: Floats) -> Floats:
     """Mean absolute error, in the unit of the target.
 
@@ -107,7 +107,7 @@ def mae(target: Floats, prediction: Floats, weights: Floats) -> Floats:
     return _mean(np.abs(prediction - target), weights)
 
 
-@regression_metric("root mean squared error")
+@regression_metric("RMSE")
 def rmse(target: Floats, prediction: Floats, weights: Floats) -> Floats:
     """Square root of the mean squared error, in the unit of the target; large errors count more than in the MAE.
 

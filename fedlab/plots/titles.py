@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fedlab.learning.mask_metrics import of_structure
+from fedlab.learning.regression_metrics import REGRESSION_METRICS
 from fedlab.plots.names import listed
 from fedlab.plots.names import name as short
 from fedlab.plots.style import metric_label, rises
@@ -32,7 +33,7 @@ TIE = 1.01  # costs within this factor count as equal
 
 def in_natural_unit(metric: str) -> bool:
     """Return whether differences have the unit of the metric; those of others are given in points."""
-    return of_structure(metric)[0] in NATURAL_UNIT
+    return of_structure(metric)[0] in NATURAL_UNIT or metric in REGRESSION_METRICS
 
 
 def number(difference: float, metric: str) -> str:

@@ -43,7 +43,7 @@ def compared(federation: Federation) -> Markup:
         "Licence": card.get("licence", "" if card else f"not known: {federation.missing}"),
         "Source": card.get("source", ""),
         "Citation": card.get("citation", ""),
-        "Task": f"{runs[0].task}: {names_of(runs[0].structures[1:] or runs[0].classes)}",
+        "Task": f"{runs[0].task}: {runs[0].target or names_of(runs[0].structures[1:] or runs[0].classes)}",
         "Sites": f"{len(trained)}: {names_of(trained)}",
         "Held-out sites": names_of(runs[0].unseen),
         "Heterogeneity": doses(runs[0]) or "none was simulated",

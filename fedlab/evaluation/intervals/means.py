@@ -54,7 +54,6 @@ SCALES: dict[str, Scale] = {
     "logit": Scale(special.logit, special.expit, lambda x: 1 / (x * (1 - x)), EDGE, 1 - EDGE),  # in 0..1
     "atanh": Scale(np.arctanh, np.tanh, lambda x: 1 / (1 - x * x), EDGE - 1, 1 - EDGE),  # in -1..1
     "log": Scale(np.log, np.exp, lambda x: 1 / x, EDGE, np.inf),  # 0 or more
-    "log of 1 - x": Scale(lambda x: -np.log(1 - x), lambda x: 1 - np.exp(-x), lambda x: 1 / (1 - x), -np.inf, 1 - EDGE),
 }
 
 
@@ -69,8 +68,8 @@ def jackknife(value: float, without: ArrayLike, scale: str, level: float = LEVEL
         The metric of all patients.
     without : array-like of float, shape (patients,)
         The metric without each patient; values that are undefined there are left out.
-    scale : {"identity", "logit", "atanh", "log", "log of 1 - x"}
-        "logit" for a metric in 0..1, "atanh" for a kappa, "log" for a loss, "log of 1 - x" for an R².
+    scale : {"identity", "logit", "atanh", "log"}
+        "logit" for a metric in 0..1, "atanh" for a kappa, "log" for a loss.
     level : float
         Of the interval.
     df : float, optional
@@ -121,6 +120,22 @@ def around(value: float, half: float, scale: str) -> Interval:
     at = float(np.clip(value, by.low, by.high))
     half = half * by.slope(at)
     return Interval(float(by.inverse(by.forward(at) - half)), float(by.inverse(by.forward(at) + half)))
+
+
+def effective_number(values: ArrayLike) -> float:
+    """How many patients an average of errors rests on: (sum)² / sum of squares, their number if all errors are equal.
+
+    Few large errors make it small; it sets the degrees of freedom of an interval of their mean.
+
+    Examples
+    --------
+    >>> from fedlab.evaluation.intervals.means import effective_number
+    >>> effective_number([2, 2, 2, 2]), round(effective_number([1, 1, 1, 9]), 2)
+    (4.0, 1.71)
+    """
+    v = np.asarray(values, np.float64)
+    squares = float((v**2).sum())
+    return float(v.sum() ** 2 / squares) if squares > 0 else float(len(v))
 
 
 def jackknife_error(without: Floats, patients: int) -> float:
