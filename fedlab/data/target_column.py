@@ -33,7 +33,8 @@ def check_target(table: pd.DataFrame, card: dict[str, Any]) -> None:
     if column not in table:
         raise ValueError(f"target={column!r} is no column of the table: {nearest(column, known or table.columns)}")
     if column not in known:
-        first = table[column].dropna().head(1).tolist()
+        known_cells = table[column].dropna().astype(object)
+        first = known_cells[pd.to_numeric(known_cells, errors="coerce").isna()].head(1).tolist()
         raise ValueError(
             f"target={column!r} holds {kind_of(table[column])} values{f' such as {first[0]!r}' if first else ''}: a"
             f" regression predicts numbers; choose one of {', '.join(known) or 'none here'}, or convert the column"
