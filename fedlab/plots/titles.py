@@ -411,6 +411,16 @@ def volume_agreement(table: pd.DataFrame, structure: str, unit: str) -> str:
     return f"Predicted minus true volume of {short(structure)}, mean over test cases: {text}".replace("-", "−")
 
 
+def predicted_vs_true(table: pd.DataFrame, target: str) -> str:
+    """State the mean absolute error of up to three methods, or their range. table: columns method and mae."""
+    known = table.dropna(subset="mae")
+    if known.empty:
+        return f"No test case has a prediction of {target}"
+    each = [f"{mae:.3g} ({short(method)})" for method, mae in zip(known["method"], known["mae"], strict=True)]
+    text = listed(each, whole=True) if len(each) <= 3 else f"{known['mae'].min():.3g} to {known['mae'].max():.3g}"
+    return f"Mean absolute error of predicted {target}: {text}"
+
+
 def _span(values: pd.Series) -> str:
     """Return "0.71 to 0.83", or one number."""
     known = values.dropna()
