@@ -121,6 +121,13 @@ def test_a_saved_dataset_keeps_its_target_and_another_target_is_another_run(tmp_
         fedlab.run(BASE, fedlab.partition(cases, sites=2), folder=tmp_path)
 
 
+def test_doses_raise_all_axes_but_that_of_readers_and_a_scale_without_a_target_is_reported(tmp_path):
+    found = fedlab.dose_response(fedlab.load(BASE.dataset, target="age"), doses=[0.5], seeds=[0], brief=True)
+    assert set(fedlab.AXES) - set(found["axis"]) == {"annotation"}
+    with pytest.warns(UserWarning, match="target_scale"):
+        fedlab.run(BASE.with_(target=None, target_scale="none", rounds=1), folder=tmp_path)
+
+
 def test_what_sites_contribute_adds_up_from_the_error_of_the_mean_age(tmp_path):
     table = fedlab.contributions(BASE.with_(rounds=1), seed=[0], draws=10, folder=tmp_path)
     assert np.isclose(table["shapley"].sum(), (table["worth"] - table["nothing"])[0]) and (table["nothing"] < 0).all()

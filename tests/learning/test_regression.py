@@ -122,17 +122,17 @@ def test_losses_are_those_of_pytorch(text, expected):
 def test_a_loss_of_ones_own_gets_standardised_targets():
     seen = []
 
-    def pinball(outputs, targets, class_weights, quantile: float = 0.5):
+    def tilted(outputs, targets, class_weights, quantile: float = 0.5):
         """Quantile loss."""
         seen.append(targets)
         error = targets - outputs[:, 0]
         return torch.maximum(quantile * error, (quantile - 1) * error)
 
-    LOSSES.add(pinball)
+    LOSSES.add(tilted)
     try:
-        ends("fedavg", world(loss="pinball(quantile=0.9)"))
+        ends("fedavg", world(loss="tilted(quantile=0.9)"))
     finally:
-        LOSSES.remove("pinball")
+        LOSSES.remove("tilted")
     assert seen and max(float(each.abs().max()) for each in seen) < 6
 
 
