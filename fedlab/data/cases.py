@@ -248,7 +248,7 @@ class Cases:
         >>> import fedlab
         >>> cases = fedlab.load("phantoms(cases=20)").with_target("age")
         >>> cases.task, cases.targets[:3]
-        ('regression', array([65., 65., 65.]))
+        ('regression', array([53., 37., 71.]))
         """
         return (
             self
