@@ -182,8 +182,9 @@ def compare(
         What held-out sites use where models have local parameters: their mean over sites, or the shared model with
         batch norm adapted to the unlabelled images of the held-out site.
     margin : float, default 0.02
-        The largest difference that would not matter, set before the results are seen: a method is "no different" from
-        the reference where the 90 % interval of its difference lies within the margin.
+        The largest difference that would not matter, in the unit of the metric (of a regression in that of the target,
+        where the default is nearly 0 for ages in years), set before the results are seen: a method is "no different"
+        from the reference where the 90 % interval of its difference lies within the margin.
     draws : int, optional
         Without effect, and refused in a later version: nothing is resampled any more.
 

@@ -217,7 +217,8 @@ def _metrics(metric: str | Sequence[str] | None, run: Run) -> list[str]:
     for name in names:
         report_metrics.check(name, run.task)
         if report_metrics.higher_is_better(name) is None:
-            raise ValueError(f"metric={name!r} is best at some value between: judge by auroc, brier or accuracy")
+            usual = "mae" if run.task == "regression" else "auroc, brier or accuracy"
+            raise ValueError(f"metric={name!r} is best at some value between: judge by {usual}")
     return list(names)
 
 
