@@ -90,13 +90,18 @@ def answer(name: str, task: str) -> str:
 
 def test_names_of_metrics_in_other_libraries_lead_to_those_here():
     masks = set(report_metrics.MASK_METRICS)
+    numbers = set(report_metrics.REGRESSION_METRICS)
+
+    def task_of(names: set[str]) -> str:
+        return "segmentation" if names & masks else "regression" if names & numbers else "binary"
+
     for ours, others in NAMES.items():
         for name in others.split():
-            task = "segmentation" if ours in masks else "binary"
+            task = task_of({ours})
             assert answer(name, task) == f"unknown metric {name!r}: did you mean {ours!r}?"
             report_metrics.check(ours, task)
     for others, instead in INSTEAD.items():
-        task = "segmentation" if set(instead) & masks else "binary"
+        task = task_of(set(instead))
         for name in set(others.split()) - {
             other for each in NAMES.values() for other in each.split() if task != "binary"
         }:

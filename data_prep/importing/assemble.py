@@ -19,6 +19,7 @@ from data_prep.importing.plan import UNNAMED, Item, Plan, Problem
 from data_prep.importing.work import Result
 from fedlab.core.registry import nearest
 from fedlab.data.checks import TASKS
+from fedlab.data.target_column import REGRESSION, check_target
 
 HEADER = ("modality", "manufacturer", "model", "field_strength", "body_part")  # columns from headers
 BACKGROUND = "background"
@@ -55,6 +56,7 @@ class Draft:
     shape: tuple[int, ...]
     checksums: list[str]
     notes: Counter[str] = field(default_factory=Counter)
+    target: str | None = None  # the column of the table that a regression predicts
 
 
 def draft(
@@ -68,11 +70,12 @@ def draft(
     overlap: bool = False,
     pseudonyms: bool = False,
     numbered: bool = False,
+    target: str | None = None,
 ) -> Draft:
     """Everything that must be known before the first pixel is written.
 
     overlap: values of masks have one bit for each structure. pseudonyms: the names of patients are kept. numbered:
-    cases are not named after their files.
+    cases are not named after their files. target: column of numbers that is predicted.
     """
     entries, problems, checksums = _entries(plan, results)
     if not entries:
@@ -84,11 +87,24 @@ def draft(
     numbers, parts = _structures(plan, entries, structures, overlap)
     table = _table(plan, entries, keep, hide, pseudonyms, numbered).assign(label=labels)
     table = table[["case", "label", *(column for column in table if column not in ("case", "label"))]]
+    if task == REGRESSION:
+        _check_target(table, target)
     channels = max(entry.shape[0] for entry in entries)
     shape = (channels, *np.max([entry.shape[1:] for entry in entries], axis=0).tolist())
     notes = Counter(note for entry in entries for note in entry.record["notes"])
     return Draft(
-        entries, problems, table, _task(task, names, plan), names, parts, overlap, numbers, shape, checksums, notes
+        entries,
+        problems,
+        table,
+        _task(task, names, plan),
+        names,
+        parts,
+        overlap,
+        numbers,
+        shape,
+        checksums,
+        notes,
+        target,
     )
 
 
@@ -170,6 +186,19 @@ def _task(task: str | None, classes: Sequence[str], plan: Plan) -> str:
     if len(classes) < 2:
         raise ValueError(f"all cases have the label {classes[0]!r}: wanted at least two classes, or masks")
     return "binary" if len(classes) == 2 else "multiclass"
+
+
+def _check_target(table: pd.DataFrame, target: str | None) -> None:
+    """Raise ValueError unless every case has a number to predict."""
+    if target is None:
+        raise ValueError("task is 'regression': name the column of numbers that is predicted (--target COLUMN)")
+    missing = table[target].isna()
+    if missing.any():
+        raise ValueError(
+            f"{int(missing.sum()):,} of {len(table):,} cases have an empty cell in the target {target!r} (first: case"
+            f" {table['case'][missing].iloc[0]!r}): leave these rows out of the table, or fill them in"
+        )
+    check_target(table, {"target": target})
 
 
 def _structures(

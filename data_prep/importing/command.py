@@ -85,8 +85,10 @@ def _parser() -> Parser:
     parser.add_argument("--colour", choices=COLOURS, help="channels of the result; by default as the images are")
     parser.add_argument("--frames", choices=FRAMES, help="of a file that holds several pictures or volumes")
     parser.add_argument(
-        "--task", help="binary, multiclass, ordinal, multilabel or segmentation; by default what labels suggest"
+        "--task",
+        help="binary, multiclass, ordinal, multilabel, segmentation or regression; by default what labels suggest",
     )
+    parser.add_argument("--target", metavar="COLUMN", help="column of numbers that is predicted: task regression")
     parser.add_argument("--classes", type=_list, help="names of the classes in their order, with commas between")
     parser.add_argument("--structures", type=_list, help="names of the structures of masks, background first")
     parser.add_argument("--overlap", action="store_true", help="values of masks have one bit for each structure")

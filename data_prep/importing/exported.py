@@ -24,6 +24,7 @@ class Exported:
     modality: str | None
     orientation: str
     overlap: bool = False
+    target: str | None = None
 
 
 def exported(folder: str | Path) -> Exported | None:

@@ -63,6 +63,7 @@ def import_images(
     classes: Sequence[str] | None = None,
     structures: Sequence[str] | None = None,
     overlap: bool = False,
+    target: str | None = None,
     licence: str = NOT_STATED,
     modality: str | None = None,
     to: str | Path | None = None,
@@ -113,7 +114,8 @@ def import_images(
     frames : {"refuse", "first", "middle", "each"}
         What to do with a file that holds several pictures or volumes.
     task : str, optional
-        binary, multiclass, ordinal, multilabel or segmentation. By default what classes and masks suggest.
+        binary, multiclass, ordinal, multilabel, segmentation or regression. By default what classes, masks and target
+        suggest.
     classes : sequence of str, optional
         Names of the classes in their order. By default sorted.
     structures : sequence of str, optional
@@ -121,6 +123,8 @@ def import_images(
     overlap : bool
         Values of the masks have one bit for each structure, so that structures may overlap: 1 is the first, 2 the
         second, 3 both. Several columns of masks imply it.
+    target : str, optional
+        Column of numbers that is predicted, such as the age: the task is regression, and needs neither label nor mask.
     licence : str
         Licence of the images, for the card.
     modality : str, optional
@@ -175,10 +179,13 @@ def import_images(
         table, columns, keep, pseudonyms = stored.table, {**columns, **stored.columns}, keep or stored.keep, True
         size, window = size if size or spacing else stored.size, window or stored.window
         task, classes, structures = task or stored.task, classes or stored.classes, structures or stored.structures
-        orientation, overlap = stored.orientation, overlap or stored.overlap
+        orientation, overlap, target = stored.orientation, overlap or stored.overlap, target or stored.target
         licence, modality = licence if licence != NOT_STATED else stored.licence, modality or stored.modality
+    if target is not None:
+        columns, keep = {**columns, "target": target}, [*keep, *[target] * (target not in keep)]
+        task = _regression(task, target)
     chosen = settings(size, spacing, fit, window, colour, frames, str(modality).casefold() == "ct")
-    target = place(name, to)
+    written = place(name, to)
     found = plan(folder, table, columns, keep, task == "multilabel", classes or ())
     for note in found.notes:
         say(f"{name}: {note}")
@@ -186,28 +193,35 @@ def import_images(
     if strict and failed:
         raise ValueError(f"{failed[0].file or failed[0].row}: {failed[0].reason} (and {len(failed) - 1:,} more)")
     naming: dict[str, Any] = {"pseudonyms": pseudonyms, "numbered": numbered, "overlap": overlap}
-    make: Any = partial(draft, keep=keep, task=task, classes=classes, structures=structures, **naming)
+    make: Any = partial(draft, keep=keep, task=task, target=target, classes=classes, structures=structures, **naming)
     shown = {**{role: column for role, column in columns.items() if column}, "keep": keep, **naming}
     options = {**chosen.plain(), **{key: value for key, value in shown.items() if value}}
     options |= {
         key: value for key, value in {"task": task, "classes": classes, "structures": structures}.items() if value
     }
     if dry_run:
-        return _preview(found, chosen, target, make, strict)
+        return _preview(found, chosen, written, make, strict)
     command = _command(table, name, options, licence, modality)
     stated: dict[str, Any] = {"licence": licence, "modality": modality, "orientation": orientation}
     card: Any = partial(_card, name, options, command=command, plan=found, **stated)
-    if (held := _held(target, card, found)) is not None:
+    if (held := _held(written, card, found)) is not None:
         return held
-    with work.workplace(target) as space:
+    with work.workplace(written) as space:
         parts = work.run(found.items, found.folder, chosen, space, workers, strict, name)
         salt = read_text(space / work.SALT)
         made = make(found, work.results(parts, pixels=False), hide=partial(work.hidden_name, salt=salt))
-        _write(target, made, parts, card(made))
-        _list(target, made, found)
+        _write(written, made, parts, card(made))
+        _list(written, made, found)
     shutil.rmtree(space, ignore_errors=True)
-    _report(name, made, target, found)
-    return read(target)
+    _report(name, made, written, found)
+    return read(written)
+
+
+def _regression(task: str | None, target: str) -> str:
+    """The task of an import with a target."""
+    if task not in (None, "regression"):
+        raise ValueError(f"task is {task!r} and target is {target!r}, which a regression predicts: give one of the two")
+    return "regression"
 
 
 def place(name: str, to: str | Path | None = None) -> Path:
@@ -294,6 +308,7 @@ def _card(
     changed = {} if made is None else {str(old): new for old, new in made.numbers.items() if old != new}
     extra = {
         "command": command,
+        "target": None if made is None else made.target,
         "notes": notes,
         "mask_values": changed,
         "problems": 0 if made is None else _failed(made),
@@ -437,6 +452,7 @@ def _preview(found: Plan, chosen: Settings, target: Path, make: Any, strict: boo
     fill(made, results, images, masks)
     card = {"name": target.name, "task": made.task, "classes": made.classes}
     card |= {"structures": made.structures, "overlap": made.overlap} if made.structures else {}
+    card |= {"target": made.target} if made.target else {}
     cases = Cases(images, made.table, card, masks)
     picture, lines = (target.with_name(f"{target.name}-dry-run{end}") for end in (".png", ".csv"))
     look.draw(cases, picture)

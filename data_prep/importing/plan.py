@@ -165,7 +165,7 @@ def _columns(frame: pd.DataFrame, table: Path, columns: Columns, keep: Sequence[
         used |= {f"{STRUCTURE}{name}": str(name) for name in several}
     if "image" not in used:
         raise ValueError(f"image is missing: name the column of {table.name} that holds the files (--image COLUMN)")
-    if not columns.get("label") and not columns.get("mask"):
+    if not any(columns.get(role) for role in ("label", "mask", "target")):
         raise ValueError(f"label is missing: name the column of {table.name} that holds the classes (--label COLUMN)")
     names = list(map(str, frame.columns))
     for name in (*used.values(), *keep):

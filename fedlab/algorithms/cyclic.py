@@ -152,6 +152,10 @@ def mitigated(fed: Federation, k: int, chosen: Sequence[str]) -> dict[str, Any]:
     """
     if {"sampling", "loss"} & set(chosen) and fed.task.name == "multilabel":
         raise ValueError("mitigation by 'sampling' or 'loss' needs one class for each case: use 'iterations' or 'rate'")
+    if {"sampling", "loss"} & set(chosen) and fed.task.numeric:
+        raise ValueError(
+            "mitigation by 'sampling' or 'loss' weighs classes, and a regression has none: use 'iterations' or 'rate'"
+        )
     site, share = fed.sites[k], len(fed.sites) * float(fed.shares[k])
     steps = sum(each.steps(fed.settings) for each in fed.sites) / len(fed.sites)
     arguments: dict[str, Any] = {}

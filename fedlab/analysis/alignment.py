@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from fedlab.core.site_names import natural
 from fedlab.evaluation import report_metrics
 from fedlab.evaluation.evaluate import ADAPTED, UNSEEN
 from fedlab.experiments.run_folder import Run
-from fedlab.learning import mask_metrics
+from fedlab.learning import mask_metrics, regression_metrics
 from fedlab.learning.metrics import METRICS, present_classes, targets
 
 POOLED, MEAN, WORST = "pooled", "mean of sites", "worst site"
@@ -29,7 +30,8 @@ NAMED = 3  # absent classes that a note names, at most
 class Alignment:
     """What all runs have in common: the metric and the cases.
 
-    table: columns case, site, unit, label; site after site. sites: natural order, also those without a case here.
+    table: columns case, site, unit, label (the target of a regression); site after site. sites: natural order, also
+    those without a case here.
     split: of the cases; stored: its name in predictions. classes: in segmentation the structures but the background;
     columns "has1", "has2", ... of the table then say which of them the mask of a case has. metric: as it was named;
     "dice[core]" is about the cases' one structure.
@@ -45,8 +47,8 @@ class Alignment:
     metric: str
 
     @cached_property
-    def y(self) -> NDArray[np.int64]:
-        """The labels, (cases,), or (cases, classes) in a multi-label task."""
+    def y(self) -> NDArray[Any]:
+        """The labels, (cases,), or (cases, classes) in a multi-label task; the targets (cases,) of a regression."""
         return targets(self.table["label"], self.task, len(self.classes))
 
     @cached_property
@@ -60,6 +62,11 @@ class Alignment:
         """The cases of a site, or of all sites, with the patient of each."""
         rows = self.spans[site]
         return TestSet(self.base, self.y[rows], self.table["unit"].to_numpy()[rows], len(self.classes))
+
+    @property
+    def numeric(self) -> bool:
+        """Whether predictions are numbers."""
+        return self.task == "regression"
 
     @property
     def segmented(self) -> bool:
@@ -84,7 +91,7 @@ class Alignment:
             every, kinds = mask_metrics.columns(len(self.classes) + 1), len(mask_metrics.KINDS)
             first = self.classes.index(self.scored_classes[0]) * kinds
             return list(every[first : first + kinds * len(self.scored_classes)])
-        return [f"p{index}" for index in range(len(self.classes))]
+        return [regression_metrics.COLUMN] if self.numeric else [f"p{index}" for index in range(len(self.classes))]
 
     def _has(self, site: str) -> NDArray[np.bool_]:
         """Which structures that are scored some mask of a site has, (structures,)."""
@@ -101,7 +108,7 @@ class Alignment:
             return [site for site in self.sites if self._has(site).any()]
         if reported := report_metrics.find(self.metric):
             return [site for site in self.sites if reported.is_defined(self.y[self.spans[site]])]
-        guess = np.full((len(self.table), len(self.classes)), 1 / len(self.classes))
+        guess = np.full((len(self.table), len(self.columns)), 1 / len(self.columns))
         measure = METRICS.function(self.metric)
         return [site for site in self.sites if np.isfinite(measure(self.y[self.spans[site]], guess[self.spans[site]]))]
 
@@ -117,6 +124,8 @@ class Alignment:
         if self.segmented:
             return int(self._has(site).sum())
         y = self.y[self.spans[site]]
+        if self.numeric:
+            return 0
         return len(np.unique(y)) if y.ndim == 1 else len(present_classes(y, len(self.classes)))
 
     def remark(self, site: str) -> str:
@@ -124,6 +133,8 @@ class Alignment:
         y = self.y[self.spans[site]]
         if not len(y):
             return f"no {self.split} case"
+        if self.numeric:
+            return f"all {self.split} cases have one target" if len(np.unique(y)) == 1 else ""
         if self.segmented:
             missing = ~self._has(site)
             return f"no {self.split} case with {self._named(missing)}" if missing.any() else ""
@@ -151,7 +162,7 @@ def align(runs: Sequence[Run], metric: str | None, choice: str, split: str, labe
         raise ValueError("every comparison of test cases includes held-out sites: choose split='test'")
     run = runs[0]
     name = metric or run.headline
-    classes = run.structures[1:] if run.task == "segmentation" else list(run.classes)
+    classes = run.structures[1:] if run.task == "segmentation" else list(run.classes) * (run.task != "regression")
     report_metrics.check(name, run.task, classes)  # before any work
     check_stored(runs, name)
     column = _column(runs, labels)
@@ -275,6 +286,8 @@ def _column(runs: Sequence[Run], labels: str) -> str:
         raise ValueError(
             "predicted masks of test cases are compared with the true ones alone: compare with labels='true'"
         )
+    if labels == "true" and runs[0].task == "regression":
+        return "target"
     without = [run for run in runs if LABELS[labels] not in run.predictions]
     if without:
         raise ValueError(

@@ -23,7 +23,7 @@ from fedlab.analysis.alignment import (
     stored_predictions,
 )
 from fedlab.analysis.grouping import by_setting
-from fedlab.analysis.scores import SHARES, Estimate, Gain, MeanOfSites, Score, apart
+from fedlab.analysis.scores import SHARES, UNCERTAIN, Estimate, Gain, MeanOfSites, Score, apart
 from fedlab.analysis.thresholds import Disagreement, disagreement
 from fedlab.analysis.usage import NO_USE, resource_use, rounds_trained, unequal_budgets
 from fedlab.core.registry import choose, nearest
@@ -182,8 +182,9 @@ def compare(
         What held-out sites use where models have local parameters: their mean over sites, or the shared model with
         batch norm adapted to the unlabelled images of the held-out site.
     margin : float, default 0.02
-        The largest difference that would not matter, set before the results are seen: a method is "no different" from
-        the reference where the 90 % interval of its difference lies within the margin.
+        The largest difference that would not matter, in the unit of the metric (of a regression in that of the target,
+        where the default is nearly 0 for ages in years), set before the results are seen: a method is "no different"
+        from the reference where the 90 % interval of its difference lies within the margin.
     draws : int, optional
         Without effect, and refused in a later version: nothing is resampled any more.
 
@@ -635,6 +636,8 @@ def _support_remark(score: Score, classes: list[str]) -> str:
             f"class {classes[SHARES[test.metric]]!r}" if test.reported and test.metric in SHARES else "the rarest class"
         )
         said.append(f"{word}: {test.support} {'patient' if test.support == 1 else 'patients'} of {of}")
+    elif test.metric in UNCERTAIN:
+        said.append("no interval: none held its level in simulations; that of mae did")
     elif test.metric == "ece" and len(test.y) < ENOUGH:
         said.append(f"no interval below {ENOUGH} cases")
     elif np.isnan(score.limits.low):

@@ -73,6 +73,8 @@ def places(
     runs = list(runs)
     if runs and runs[0].task == "segmentation":
         raise ValueError("these runs predict masks: curves need class probabilities, compare dice with fedlab.compare")
+    if runs and runs[0].task == "regression":
+        raise ValueError("these runs predict numbers: curves need class probabilities, compare mae with fedlab.compare")
     both = align(runs, "accuracy", choice, "test", "true")
     column = None if any_class else _column(runs[0], positive)
     if column is None and runs[0].task == "multilabel":

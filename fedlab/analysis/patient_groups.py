@@ -172,7 +172,7 @@ def _dataset(run: Run) -> Cases:
     """The dataset of a run, if it can be loaded and is the one that was used."""
     name = run.experiment.dataset
     try:
-        found = catalogue.load(name)
+        found = catalogue.load(name, run.experiment.target)
     except (ValueError, OSError) as error:
         raise ValueError(f"the dataset {name} cannot be loaded ({error}): pass it as cases=") from error
     if found.fingerprint != run.fingerprints.get("dataset", found.fingerprint):

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from fedlab.evaluation.intervals.interval import LEVEL, NONE, Interval, root
 from fedlab.evaluation.report_metrics import ReportMetric
 from fedlab.learning import mask_metrics
 from fedlab.learning.metrics import present_classes
+from fedlab.learning.regression_metrics import REGRESSION_METRICS
 
 GROUPS = 200  # patients are left out one by one up to so many, else in so many groups
 FEW = 10  # patients below which a mean of scores has no interval
@@ -30,11 +32,18 @@ SCALES = {
     "hd95": "log",
     "volume_error": "log",
     "false_lesions": "log",
+    "mae": "log",
     "kappa": "atanh",
 } | dict.fromkeys(
     ("auroc", "average_precision", "accuracy", "balanced_accuracy", "sensitivity", "specificity"), "logit"
 )
-RANGES = {"logit": (0.0, 1.0), "log": (0.0, np.inf), "atanh": (-1.0, 1.0), "identity": (-np.inf, np.inf)}
+RANGES = {
+    "logit": (0.0, 1.0),
+    "log": (0.0, np.inf),
+    "atanh": (-1.0, 1.0),
+    "identity": (-np.inf, np.inf),
+}
+UNCERTAIN = ("rmse", "r2")  # metrics that no interval covered in simulations of few large errors
 OF_CLASSES = ("auroc", "average_precision", "balanced_accuracy")  # metrics whose support is the rarer class
 UNLIKELY = -9.0  # logarithm of the smallest p-value
 
@@ -87,12 +96,15 @@ class Estimate(ABC):
 
 @dataclass(frozen=True, eq=False)
 class TestSet:
-    """The cases of one place: labels (n,) or (n, labels), the patient of each, the metric, the number of classes."""
+    """The cases of one place: labels (n,) or (n, labels), the patient of each, the metric, the number of classes.
+
+    Of a regression y holds the targets (n,), and there are no classes.
+    """
 
     __test__ = False  # no class of tests
 
     metric: str
-    y: NDArray[np.int64]
+    y: NDArray[Any]
     patient: Ints
     classes: int
 
@@ -113,6 +125,11 @@ class TestSet:
     def scale(self) -> str:
         """The scale of the metric's intervals."""
         return SCALES.get(self.metric, "logit" if self.bounded else "identity")
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the metric compares numbers."""
+        return self.metric in REGRESSION_METRICS
 
     @property
     def segmented(self) -> bool:
@@ -335,7 +352,7 @@ class Score(Estimate):
             return NONE if parts is None else auroc.auroc_interval(parts, level)
         if test.counted is not None:
             return self._proportion(test.counted, level)
-        if test.support < (2 if test.of_classes else FEW) or test.few_for_ece:
+        if test.support < (2 if test.of_classes else FEW) or test.few_for_ece or test.metric in UNCERTAIN:
             return NONE
         if test.reported:
             return self._reported(level)
@@ -354,6 +371,9 @@ class Score(Estimate):
     @property
     def _df(self) -> float | None:
         """Degrees of freedom of the jackknife; None for those of all patients."""
+        if self.test.metric == "mae":
+            errors = [np.abs(p[:, 0] - self.test.y) for seed in self.seeds.values() for p in seed.models]
+            return means.effective_number(self.test.by_patient(np.mean(errors, axis=0))) - 1
         return self.test.support - 1 if self.test.metric in OF_CLASSES else None
 
     def _of_masks(self, level: float) -> Interval:
@@ -474,7 +494,7 @@ class Gain(Estimate):
             return proportions.tango(*counts, self.test.size, level)
         if self.test.support < (2 if self.test.metric in OF_CLASSES else FEW) or self.test.patients < FEW:
             return NONE
-        if self.test.reported and self.test.counted is None:
+        if (self.test.reported and self.test.counted is None) or self.test.metric == "rmse":
             return NONE
         shares = self.test.counted is not None
         pair = [score.right if shares else score.errors for score in (self.first, self.second)]

@@ -43,7 +43,7 @@ class Disagreement:
 def disagreement(score: Score) -> Disagreement | None:
     """What is wrong with the decisions of a method on one test set; None where nothing is, or nothing can be said."""
     test, models = score.test, {seed: found.models for seed, found in score.seeds.items()}
-    if test.segmented or test.y.ndim == 2 or len(np.unique(test.y)) < 2 or not models:
+    if test.segmented or test.numeric or test.y.ndim == 2 or len(np.unique(test.y)) < 2 or not models:
         return None
     if not all(len(each) and all(np.isfinite(p).all() for p in each) for each in models.values()):
         return None

@@ -29,12 +29,13 @@ from fedlab.core.files import (
     write_checksums,
     write_json,
 )
-from fedlab.core.typing import Bools
+from fedlab.core.typing import Bools, Floats
 from fedlab.data.checks import SPLITS, TASKS, check_card, check_images, check_table, each, numbers_of
 from fedlab.data.columns import canonical, kind_of, look_alike
 from fedlab.data.duplicates import Group, duplicates
 from fedlab.data.overview import summary
 from fedlab.data.per_case import chosen_rows
+from fedlab.data.target_column import REGRESSION, values_of
 
 __all__ = ["SPLITS", "TASKS", "Cases", "read"]
 
@@ -71,7 +72,8 @@ class Cases:
         `age`, `sex`, `scanner` and others.
     card : dict
         Description of the dataset. `name`, `task` and `classes` are required; `task` is binary, multiclass, ordinal,
-        multilabel or segmentation.
+        multilabel, segmentation or regression. `target` is the column of numbers that a regression predicts; classes
+        and labels are then kinds of case, and one class will do, with label 0 for all.
     masks : ndarray of uint8, shape (n, height, width[, depth]), optional
         Segmentation masks, required for task segmentation: indices into the card's `structures`, background first.
         Where the card has `overlap` true, structures may overlap, and a value has one bit for each: bit j for
@@ -118,7 +120,7 @@ class Cases:
 
     @property
     def task(self) -> str:
-        """binary, multiclass, ordinal, multilabel or segmentation."""
+        """binary, multiclass, ordinal, multilabel, segmentation or regression."""
         return str(self.card["task"])
 
     @property
@@ -130,6 +132,16 @@ class Cases:
     def structures(self) -> list[str]:
         """Names of the structures of masks, background first; the classes if the card has no `structures`."""
         return list(self.card.get("structures", self.card["classes"]))
+
+    @property
+    def target(self) -> str | None:
+        """The column that a regression predicts; None for other tasks."""
+        return str(self.card["target"]) if self.task == REGRESSION else None
+
+    @cached_property
+    def targets(self) -> Floats:
+        """What models predict of each case, (n,): the numbers of the target column, or the labels of other tasks."""
+        return self.labels.astype(np.float64) if self.target is None else values_of(self.table, self.target)
 
     @property
     def overlap(self) -> bool:
@@ -169,7 +181,7 @@ class Cases:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of task, classes, table, pixels and masks; it identifies the data in every run folder."""
-        facts = [self.task, self.classes, self.shape, *["overlap"] * self.overlap]
+        facts = [self.task, self.classes, self.shape, *["overlap"] * self.overlap, *filter(None, [self.target])]
         digest = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16)
         for column in sorted(self.table.columns):
             digest.update(column.encode() + "\x1f".join(canonical(self.table[column])).encode())
@@ -212,6 +224,37 @@ class Cases:
         rows = chosen_rows(index, self.table["case"])
         masks = None if self.masks is None else self.masks[rows]
         return Cases(self.images[rows], self.table.iloc[rows], self.card, masks)
+
+    def with_target(self, column: str) -> "Cases":
+        """The same cases for a regression that predicts a column of their table.
+
+        Parameters
+        ----------
+        column : str
+            A column of numbers without missing values, such as "age".
+
+        Returns
+        -------
+        Cases
+            With the task "regression". Labels stay in the table, as kinds of case.
+
+        Raises
+        ------
+        ValueError
+            If the column does not exist or holds anything but numbers, or a case has none.
+
+        Examples
+        --------
+        >>> import fedlab
+        >>> cases = fedlab.load("phantoms(cases=20)").with_target("age")
+        >>> cases.task, cases.targets[:3]
+        ('regression', array([53., 37., 71.]))
+        """
+        return (
+            self
+            if self.target == column
+            else Cases(self.images, self.table, {**self.card, "task": REGRESSION, "target": column}, self.masks)
+        )
 
     def members(self, name: str) -> Bools:
         """Which cases (n,) have a class; with overlapping labels, at least that one."""

@@ -48,7 +48,7 @@ SEARCHED = 1000  # files of a folder that are looked at
 _LOADED: WeakKeyDictionary[Cases, str] = WeakKeyDictionary()
 
 
-def load(dataset: str | Path) -> Cases:
+def load(dataset: str | Path, target: str | None = None) -> Cases:
     """Load a dataset by name or from a folder; a known dataset is prepared on first use.
 
     Parameters
@@ -56,6 +56,8 @@ def load(dataset: str | Path) -> Cases:
     dataset : str or Path
         A name of `fedlab.DATASETS`, with options if wanted, such as "phantoms" or
         "pneumoniamnist(size=64, limit=500)"; or the path of a folder.
+    target : str, optional
+        The column of the table that a regression predicts, see `Cases.with_target`; by default the task of the dataset.
 
     Returns
     -------
@@ -65,7 +67,7 @@ def load(dataset: str | Path) -> Cases:
     Raises
     ------
     ValueError
-        If the name or an option is unknown.
+        If the name or an option is unknown, or the target holds anything but a number for each case.
     FileNotFoundError
         If the folder lacks a file.
 
@@ -83,7 +85,7 @@ def load(dataset: str | Path) -> Cases:
     >>> cases.table["split"].value_counts().to_dict()
     {'train': 66, 'test': 21, 'val': 13}
     """
-    cases = _cases(dataset)
+    cases = _cases(dataset) if target is None else _cases(dataset).with_target(target)
     _LOADED[cases] = canonical(dataset)
     for kind, groups, found, meaning in cases.audit().itertuples(index=False):
         size = f"{_count(found, 'case')} in {_count(groups, 'group')}"

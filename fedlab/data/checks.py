@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 from fedlab.core.registry import nearest
 from fedlab.data.columns import check_columns, is_absent, kind_of
 from fedlab.data.structures import MOST, highest_value
+from fedlab.data.target_column import REGRESSION, check_target
 
-TASKS = ("binary", "multiclass", "ordinal", "multilabel", "segmentation")
+TASKS = ("binary", "multiclass", "ordinal", "multilabel", "segmentation", "regression")
 SPLITS = ("train", "val", "test")
 # Least and most classes; other tasks have at least two.
-LIMITS: dict[str, tuple[int, float]] = {"binary": (2, 2), "multilabel": (1, 62), "segmentation": (1, math.inf)}
+LIMITS: dict[str, tuple[int, float]] = {
+    "binary": (2, 2),
+    "multilabel": (1, 62),
+    "segmentation": (1, math.inf),
+    "regression": (1, math.inf),
+}
 BLOCK = 2**26  # bytes of images read at a time, so that a memory-mapped dataset never has to fit in memory
 MOST_CHANNELS = 16  # of a volume; a longer first axis holds slices
 
@@ -86,6 +92,8 @@ def check_table(table: pd.DataFrame, card: dict[str, Any]) -> None:
         raise ValueError(f"column 'split' holds {sorted(set(table['split'].astype(str)) - set(SPLITS))}: use {SPLITS}")
     if "patient" in table:
         _check_patients(table)
+    if card["task"] == REGRESSION:
+        check_target(table, card)
 
 
 def _check_labels(table: pd.DataFrame, card: dict[str, Any]) -> None:

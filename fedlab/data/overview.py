@@ -18,6 +18,12 @@ def summary(cases: Any, picture: bool = False) -> Summary:
     kind = "volumes" if len(cases.shape) == 4 else "images"
     title = f"Cases of {named(cases.name)!r}: {len(cases):,} {channels} {kind} of {size} ({cases.images.dtype})"
     facts = {cases.task: counted(class_counts(cases))}
+    if cases.target is not None:
+        low, mean, high = (f"{value:.4g}" for value in (cases.targets.min(), cases.targets.mean(), cases.targets.max()))
+        facts = {
+            cases.task: f"{named(cases.target)} {low} to {high}, mean {mean}",
+            "kinds": counted(class_counts(cases)),
+        }
     if cases.masks is not None:
         facts["masks"] = listed(cases.structures[1:])
     facts |= {

@@ -68,8 +68,8 @@ def import_images(
     workers : int, optional
         Number of processes. By default one for each core.
     **options
-        case, pseudonyms, numbered, fit, colour, frames, task, classes, structures, overlap, licence, modality: see
-        `data_prep.import_images`.
+        case, pseudonyms, numbered, fit, colour, frames, task, target, classes, structures, overlap, licence, modality:
+        see `data_prep.import_images`.
 
     Returns
     -------

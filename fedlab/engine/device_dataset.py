@@ -205,7 +205,9 @@ class DeviceDataset:
     image.
     """
 
-    def __init__(self, partition: Partition, targets: Ints | None, device: torch.device, settings: Training) -> None:
+    def __init__(
+        self, partition: Partition, targets: NDArray[Any] | None, device: torch.device, settings: Training
+    ) -> None:
         """targets: those of all cases of the dataset; None takes masks."""
         cases = partition.cases
         self.dtype = settings.dtype

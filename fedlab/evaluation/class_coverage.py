@@ -25,7 +25,7 @@ def warn_of_absent_classes(
 
     targets: of all cases of all sites, as metrics take them. evaluated: those of each site and split that is scored.
     """
-    if task.dense:  # metrics rest on masks
+    if task.dense or task.numeric:  # metrics rest on masks, or on numbers
         return
     lines = list(_absent(task, targets))
     headline = task.metrics[0]

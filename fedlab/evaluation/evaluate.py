@@ -1,6 +1,7 @@
 """One evaluation for every topology: scores and per-case predictions of each model on validation and test cases."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ class Evaluation:
         self._ids, self._limited = part.cases.table["case"].to_numpy(), False
         spaced = np.linspace(0, len(self.sites) - 1, min(len(self.sites), CROSS_SITES)).round().astype(int)
         self.travelling = [self.sites[k] for k in spaced]  # whose own models are tried at held-out sites
-        everything = fed.task.targets(part.cases.labels[part.rows])
+        everything = fed.task.targets((part.cases.targets if fed.task.numeric else part.cases.labels)[part.rows])
         warn_of_absent_classes(fed.task, everything, {place: self.targets[place] for place in self.index})
 
     def scores(self, models: Models) -> Iterator[tuple[str, str, str, str, float]]:
@@ -66,7 +67,10 @@ class Evaluation:
                     value = np.mean([measure(y, p) for p in predicted]) if len(y) else np.nan
                     yield name, site, split, metric, float(value)
 
-    def _labels(self, place: Place) -> NDArray[np.int64]:
+    def _labels(self, place: Place) -> NDArray[Any]:
+        """The labels, or the numbers of a regression, of the cases of a site and split."""
+        if self.fed.task.numeric:
+            return self.fed.partition.cases.targets[self.index[place]]
         labels = self.fed.labels if place[1] == "val" else self.fed.partition.cases.labels
         return labels[self.index[place]]
 
@@ -160,6 +164,7 @@ class Evaluation:
         owner, site, split = (np.repeat(np.array(name, object), sizes) for name in names)
         by_readers = self.fed.partition.annotators and not self.fed.task.dense
         annotated = {"annotated": self.fed.labels[index]} if by_readers else {}
+        annotated |= {"target": cases.targets[index]} if self.fed.task.numeric else {}
         return pd.DataFrame(
             {
                 "model": owner,

@@ -21,12 +21,17 @@ NAMES = {  # in fedlab -> in scikit-learn, torchmetrics, MONAI and papers, in lo
     "dice": "dicescore dicecoefficient dicecoef dicemetric generalizeddicescore dsc f1 f1score",
     "iou": "jaccard jaccardindex jaccardscore binaryjaccardindex meaniou miou meaniou iouscore",
     "hd95": "hausdorff hausdorffdistance hausdorffdistancemetric hd hausdorff95",
+    "mae": "l1 l1loss meanabsoluteerror absoluteerror maemetric",
+    "rmse": "rootmeansquarederror rmsemetric",
+    "r2": "r2score rsquared coefficientofdetermination",
+    "bias": "me meanerror",
     "nsd": "surfacedice normalizedsurfacedice normalisedsurfacedice surfacedistance",
 }
 INSTEAD = {  # what has no counterpart -> the nearest in meaning
     "f1 f1score binaryf1score multiclassf1score fscore fbeta fbetascore": ("sensitivity", "specificity"),
     "precision precisionscore ppv binaryprecision": ("average_precision", "specificity"),
     "mcc matthewscorrcoef matthewscorrelation": ("kappa", "balanced_accuracy"),
+    "mse l2 meansquarederror msemetric": ("rmse", "mae"),
     "assd asd averagesurfacedistance": ("hd95", "nsd"),
 }
 

@@ -18,6 +18,7 @@ from fedlab.evaluation.intervals.interval import Interval
 from fedlab.evaluation.metric_names import suggestion
 from fedlab.learning.mask_metrics import MASK_METRICS, of_structure
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS, TASK_METRICS
+from fedlab.learning.regression_metrics import REGRESSION_METRICS
 
 Labels = NDArray[np.int64]
 Limits = Callable[[Floats, Labels, float, NDArray[Any] | None], tuple[float, Interval]]
@@ -105,23 +106,33 @@ def check(name: str, task: str, structures: Sequence[str] = ()) -> None:
         if structure not in structures:
             raise ValueError(f"{name!r}: masks have no structure {structure!r}: {nearest(structure, structures)}")
         return
-    known = TASK_METRICS["segmentation"] if task == "segmentation" else [*METRICS, *REPORT_METRICS]
-    if (name in MASK_METRICS) != (task == "segmentation") and (name in METRICS or name in REPORT_METRICS):
-        what = "masks" if name in MASK_METRICS else "probabilities"
-        usual = TASK_METRICS.get(task, ["accuracy"])
-        raise ValueError(
-            f"{name} is a metric of {what}, and this task is {task}: compare {', '.join(usual[:-1])} or {usual[-1]}"
-        )
+    _check_kind(name, task)
+    known = TASK_METRICS[task] if task in KINDS else [*METRICS, *REPORT_METRICS]
     if name in METRICS:
         return
     if name not in REPORT_METRICS:
-        fitting = known if task == "segmentation" else [one for one in known if one not in MASK_METRICS]
+        others = {*MASK_METRICS, *REGRESSION_METRICS}
+        fitting = known if task in KINDS else [one for one in known if one not in others]
         raise ValueError(f"unknown metric {name!r}: {suggestion(base, fitting)}")
     if task != "binary":
         raise ValueError(
             f"{name} is a metric of binary tasks, and this task is {task}: compare accuracy, balanced_accuracy, auroc"
             " or ece"
         )
+
+
+KINDS = {"segmentation": (MASK_METRICS, "masks"), "regression": (REGRESSION_METRICS, "numbers")}
+
+
+def _check_kind(name: str, task: str) -> None:
+    """Raise ValueError for a metric of masks, numbers or probabilities in a task of another kind."""
+    kind = next((kind for kind, (metrics, _) in KINDS.items() if name in metrics), "")
+    if kind == (task if task in KINDS else "") or not (name in METRICS or name in REPORT_METRICS):
+        return
+    what, usual = KINDS[kind][1] if kind else "probabilities", TASK_METRICS.get(task, ["accuracy"])
+    raise ValueError(
+        f"{name} is a metric of {what}, and this task is {task}: compare {', '.join(usual[:-1])} or {usual[-1]}"
+    )
 
 
 def measure(name: str) -> Callable[..., Any]:

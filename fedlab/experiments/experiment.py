@@ -61,7 +61,12 @@ CODE: dict[str, Registry] = {  # field -> the functions that its text may name; 
     "geography": geography.SCHEMES,
 }
 SEGMENTING = "unet"  # the model by default for a dataset with masks
-DESCRIBED = ("dataset", *(name for name in ARGUMENTS if name != "seed"), "partition_seed")  # fields of a federation
+DESCRIBED = (
+    "dataset",
+    "target",
+    *(name for name in ARGUMENTS if name != "seed"),
+    "partition_seed",
+)  # fields of a federation
 
 
 class Experiment(FederationSettings):
@@ -73,6 +78,8 @@ class Experiment(FederationSettings):
     ----------
     dataset : str, default "phantoms"
         A name in `fedlab.DATASETS`, with arguments as in "phantoms(cases=3000)", or a folder.
+    target : str, optional
+        The column of the cases' table that is predicted (regression), such as "age"; by default the dataset's task.
     sites : int or str, default 4
         Number of simulated sites, 1 or more, or the column of the cases' table that names the real site of each case.
     quantity : float, str or list of float, default 0.0
@@ -123,8 +130,12 @@ class Experiment(FederationSettings):
     schedule : str, default "constant"
         Learning rate over rounds: "constant", "cosine(final=0.01)", "step(factor=0.1)".
     loss : str, default "auto"
-        "cross_entropy", "focal(gamma=2)", "ordinal" for grades, and with masks "dice_ce", "dice" or "tversky(alpha=0.3,
-        beta=0.7)"; "auto" is cross-entropy in classification and "dice_ce" in segmentation.
+        "cross_entropy", "focal(gamma=2)", "ordinal" for grades, with masks "dice_ce", "dice" or "tversky(alpha=0.3,
+        beta=0.7)", of numbers "mse", "mae" or "huber(delta=1)"; "auto" is cross-entropy in classification, "dice_ce" in
+        segmentation and "mse" in regression.
+    target_scale : "pooled", "none" or list of float, default "pooled"
+        How the target of a regression is standardised: by mean and standard deviation of all sites' training cases,
+        which these exchange, not at all, or by [mean, standard deviation] that are known beforehand.
     class_weights : "none", "balanced" or list of float, default "none"
         Weights of classes in the loss, of structures (background first) in segmentation. "balanced" weighs each
         inversely to its share of all sites' training cases, or voxels.
@@ -192,6 +203,7 @@ class Experiment(FederationSettings):
     """
 
     dataset: str = "phantoms"
+    target: str | None = None
     sites: int | str = 4
     quantity: float | str | list[float] = 0.0
     prevalence: float | str | list[float] | list[list[float]] = 0.0
@@ -215,7 +227,7 @@ class Experiment(FederationSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise ValueError("; ".join(_plain(detail) for detail in error.errors())) from None
-        if "model" not in values and catalogue.segments(self.dataset):
+        if "model" not in values and self.target is None and catalogue.segments(self.dataset):
             self.__dict__["model"] = SEGMENTING
 
     @classmethod
@@ -303,7 +315,7 @@ class Experiment(FederationSettings):
         ['Site A', 'Site B', 'Site C']
         """
         requested = {name: getattr(self, name) for name in ARGUMENTS if name != "seed"}
-        return partition(catalogue.load(self.dataset), **requested, seed=self.partition_seed)
+        return partition(catalogue.load(self.dataset, self.target), **requested, seed=self.partition_seed)
 
     def describing(self, part: Partition) -> "Experiment":
         """The experiment with the fields of a federation as they are in a partition that was handed in.
@@ -315,6 +327,12 @@ class Experiment(FederationSettings):
         if not isinstance(part, Partition):
             raise ValueError(f"partition is {shown(part)}: give what fedlab.partition or Partition.from_sites returns")
         found = self._of(part)
+        if self.target not in (None, found["target"]):
+            raise ValueError(
+                f"target={self.target!r}, and the partition is of a {part.cases.task} task"
+                f"{f' with target={part.cases.target!r}' if part.cases.target else ''}: make it of"
+                f" fedlab.load({self.dataset!r}, target={self.target!r})"
+            )
         for name in DESCRIBED[1:]:
             asked = getattr(self, name)
             if asked not in (type(self).model_fields[name].default, found[name]):
@@ -367,7 +385,8 @@ class Experiment(FederationSettings):
         if len(part.unseen) != fields["unseen"] and not set(named) & {*part.sites, *part.regions.values()}:
             fields["unseen"] = list(part.unseen) or 0
         seed = part.spec.get("seed", 0)
-        return fields | {"dataset": catalogue.described(part.cases), "partition_seed": seed if seed >= 0 else 0}
+        about = {"dataset": catalogue.described(part.cases), "target": part.cases.target}
+        return fields | about | {"partition_seed": seed if seed >= 0 else 0}
 
     def identity(self, part: Partition, version: int) -> str:
         """Hash of all that decides the result: fields, partition, own functions, format of the folder.
@@ -386,7 +405,15 @@ class Experiment(FederationSettings):
         self._weights_version = pretrained.version(self.weights)
         if self.weights is not None:
             fields["weights"] = self._weights_version
-        for name in ("loss", "class_weights", "weights", "trainable", "crop"):  # unknown to runs of earlier versions
+        for name in (
+            "target",
+            "target_scale",
+            "loss",
+            "class_weights",
+            "weights",
+            "trainable",
+            "crop",
+        ):  # unknown to runs of earlier versions
             if fields[name] == type(self).model_fields[name].default:
                 del fields[name]
         if fields["augment"] != "none" and part.cases.task == "segmentation":

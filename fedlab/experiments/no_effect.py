@@ -36,6 +36,7 @@ def unused_settings(fed: Federation) -> list[str]:
         "aggregate": settings.aggregate != "mean" and not server.merged,
         "secure_sum": settings.secure_sum and not server.merged,
         "attack": bool(server.attack.sites) and not server.attack.flips_labels and not server.received,
+        "target_scale": settings.target_scale != "pooled" and not fed.task.numeric,
         "local_optimizer": settings.local_optimizer != "reset" and not fed.optimizers.used,
         "watch_visits": settings.watch_visits and not fed.round_log.has_visits,
         "batchnorm": settings.batchnorm == "pooled" and not (server.merged or fed.channel.peers_exchanged),

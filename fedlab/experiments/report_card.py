@@ -42,7 +42,7 @@ def card(record: Recorder, experiment: Experiment) -> str:
     data = fed.partition.cases.card
     about = {name: as_written(data.get(name, "")) for name in ("source", "licence", "citation")}
     explicit = fed.partition.spec.get("sites") == "explicit"  # no argument describes which case is where
-    unknown = {*DESCRIBED[1:]} - {*fed.partition.spec, "sites", "partition_seed"} if explicit else set()
+    unknown = {*DESCRIBED[1:]} - {*fed.partition.spec, "sites", "target", "partition_seed"} if explicit else set()
     counts = fed.partition.counts()
     rounds = [f"* best round of {as_written(owner)}: {number}" for owner, number in chosen.round.items()]
     total = fed.ledger.total

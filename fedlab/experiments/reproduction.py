@@ -195,7 +195,7 @@ def _load(original: Run, experiment: Experiment, dataset: str | Path | None) -> 
         before = f"the folder {place}" if dataset is None else was or experiment.dataset
         raise ValueError(f"the dataset of {original.folder.name} is not found: {now}it was {before}: {how}")
     try:
-        return catalogue.load(wanted)
+        return catalogue.load(wanted, experiment.target)
     except (ValueError, OSError) as error:
         where = f", which was the folder {was}" if was else ""
         raise ValueError(

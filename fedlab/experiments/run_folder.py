@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -140,6 +140,17 @@ class Run:
         return list(self._about.get("structures", []))
 
     @property
+    def target(self) -> str | None:
+        """The column that a regression predicts; None for other tasks."""
+        return self._about.get("target")
+
+    @property
+    def target_scale(self) -> tuple[float, float]:
+        """Mean and standard deviation by which targets were standardised: what stored weights predict times the second,
+        plus the first, is in the unit of the target; (0, 1) for other tasks."""
+        return tuple(self._about.get("target_scale", (0.0, 1.0)))
+
+    @property
     def task(self) -> str:
         return str(self._about["task"])
 
@@ -206,7 +217,8 @@ class Run:
         Of a segmentation task, for each structure k but the background, voxels that are rightly (tp1) and wrongly (fp1)
         called the structure, voxels of it that are missed (fn1), the 95 % Hausdorff distance (hd1, in mm if the card
         states a spacing), the normalised surface dice (nsd1), the true lesions (lesions1), those of them that are found
-        (hits1) and predicted ones that are false (false1), see `fedlab.learning.mask_metrics`.
+        (hits1) and predicted ones that are false (false1), see `fedlab.learning.mask_metrics`. Of a regression the
+        target and the prediction, in the unit of the target.
 
         split: val, test, or unseen for held-out sites. label: the true one; `annotated`, where sites differ in
         annotation, is the one that the site's readers wrote.
@@ -645,6 +657,7 @@ def _about(record: Recorder, experiment: Experiment) -> dict[str, Any]:
         "task": cases.task,
         "classes": cases.classes,
         **({"structures": cases.structures} if cases.task == "segmentation" else {}),
+        **({"target": cases.target, "target_scale": list(astuple(record.fed.task.scale))} if cases.target else {}),
         "headline": record.fed.task.metrics[0],
         "partition": record.fed.partition.spec,
         "unseen": list(record.fed.partition.unseen),

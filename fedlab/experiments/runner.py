@@ -213,7 +213,18 @@ def _combinations(experiment: Experiment, partition: Partition | None, axes: dic
 
 def _check_federations(experiments: list[Experiment], partition: Partition | None) -> None:
     """Make each partition and each model of a grid once; ValueError where one of them is impossible."""
-    decisive = {*DESCRIBED, "model", "batchnorm", "loss", "class_weights", "weights", "trainable", "crop", "precision"}
+    decisive = {
+        *DESCRIBED,
+        "model",
+        "batchnorm",
+        "loss",
+        "target_scale",
+        "class_weights",
+        "weights",
+        "trainable",
+        "crop",
+        "precision",
+    }
     distinct = {json.dumps(one.model_dump(include=decisive)): one for one in experiments}
     for one in distinct.values():
         _check_model(one, (partition or _partition_of(one)).cases)

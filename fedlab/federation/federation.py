@@ -48,10 +48,10 @@ from fedlab.federation.rounds import Ensemble, RoundContext, Schedule
 from fedlab.federation.server import Server
 from fedlab.federation.settings import FederationSettings
 from fedlab.federation.sites import ALL, LocalParameters, OptimizerStates, Site
-from fedlab.learning import models, networks, pretrained, trainable
+from fedlab.learning import models, networks, pretrained, target_scale, trainable
 from fedlab.learning.metrics import HIGHER_IS_BETTER
 from fedlab.learning.patches import input_shape
-from fedlab.learning.tasks import Task, task_of, with_balanced_loss
+from fedlab.learning.tasks import Task, task_of, with_balanced_loss, with_scale
 from fedlab.partitioning import validation
 from fedlab.partitioning.partitions import Partition
 
@@ -123,8 +123,14 @@ class Federation:
                 f"attack={settings.attack!r} flips the labels of cases, and a segmentation task learns from masks:"
                 " choose an attack on the models, such as 'signflip'"
             )
+        if attack.flips_labels and self.task.numeric:
+            raise ValueError(
+                f"attack={settings.attack!r} flips the labels of cases, and a regression learns numbers: choose an"
+                " attack on the models, such as 'signflip'"
+            )
         targets = self._training_labels(attack)
         self.sites = [self._site(name, partition.index(name, "train"), targets) for name in self.names]
+        self._standardise_targets()
         everything = np.sort(np.concatenate([site.batches.index for site in self.sites]))
         self.union = self._site(ALL, everything, targets)
         counts = np.array([site.cases for site in self.sites], np.float64)
@@ -170,7 +176,7 @@ class Federation:
         self.predictor = Predictor(
             task=self.task,
             cases=[partition.index(name, "val") for name in self.names],
-            targets=self.task.targets(self.labels),
+            targets=self.task.targets(partition.cases.targets if self.task.numeric else self.labels),
             private=self.private,
             execution=self.execution,
             log=self.round_log,
@@ -191,6 +197,20 @@ class Federation:
             labels[index] = self.task.highest_label - labels[index]
         return labels
 
+    def _standardise_targets(self) -> None:
+        """Standardise the targets of a regression by what sites say of theirs, or as the settings say."""
+        if self.task.numeric:
+            cases, setting = self.partition.cases, self.settings.target_scale
+            moments = [target_scale.Moments.of(cases.targets[site.batches.index]) for site in self.sites]
+            self.task = with_scale(self.task, target_scale.scale_of(setting, moments, cases.target))
+
+    def _model_targets(self, labels: Ints) -> NDArray[Any] | None:
+        """What models learn of each case: classes, or standardised numbers; None for masks."""
+        if self.task.numeric:
+            found = self.task.scale.standardised(self.partition.cases.targets)
+            return found.astype(np.float64 if self.settings.precision == "float64" else np.float32)
+        return None if self.task.dense else self.task.targets(labels)
+
     def _site(self, name: str, index: Ints, labels: Ints) -> Site:
         """The site with these training cases."""
         batches = Batches(name, index, self.settings.batch_size, self.settings.seed)
@@ -202,8 +222,7 @@ class Federation:
         needs = self._needs(model)
         flat = self._flat_model(model, self.settings.seed, needs)
         if dataset is None:
-            targets = None if self.task.dense else self.task.targets(labels)
-            dataset = DeviceDataset(self.partition, targets, self.device, self.settings)
+            dataset = DeviceDataset(self.partition, self._model_targets(labels), self.device, self.settings)
         self._balance_classes(dataset)
         if seed_batch is not None:
             seed_batch.scheduler.dataset = dataset
@@ -270,12 +289,14 @@ class Federation:
         return kind(flat, dataset, self.task, optimizer_of(settings, decays), settings, needs)
 
     def _exchange_statistics(self) -> None:
-        """Count what sites exchange before the first round: statistics of intensities, and counts of classes."""
+        """Count what sites exchange before the first round: statistics of intensities and targets, class counts."""
         sizes = []
         if self.settings.normalisation == "global":
             sizes.append(pixel_normalisation.statistics_bytes(self.partition.cases.shape[0]))
         if self.settings.class_weights == "balanced":  # counts go up, weights down
             sizes.append((8 * self.task.weighted_classes, 8 * self.task.weighted_classes))
+        if self.task.numeric and self.settings.target_scale == target_scale.POOLED:
+            sizes.append((target_scale.SENT, target_scale.RECEIVED))
         for up, down in sizes:
             for name in self.names:
                 self.ledger.record(0, name, "up", "statistics", up)

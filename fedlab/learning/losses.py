@@ -94,6 +94,16 @@ class Loss:
         return bool(getattr(LOSSES.parse(self.text, given=3)[0], "voxels_only", False))
 
     @property
+    def classes_only(self) -> bool:
+        """Whether the loss is for classes, of cases or of voxels."""
+        return bool(getattr(LOSSES.parse(self.text, given=3)[0], "classes_only", False))
+
+    @property
+    def numbers_only(self) -> bool:
+        """Whether the loss is for regression only."""
+        return bool(getattr(LOSSES.parse(self.text, given=3)[0], "numbers_only", False))
+
+    @property
     def grades_only(self) -> bool:
         """Whether the loss is for ordered classes only."""
         return bool(getattr(LOSSES.parse(self.text, given=3)[0], "grades_only", False))
@@ -366,6 +376,7 @@ def ordinal(logits: Tensor, targets: Tensor, class_weights: ClassWeights = None)
 
 dice_ce.voxels_only = dice.voxels_only = tversky.voxels_only = True  # type: ignore[attr-defined]
 ordinal.grades_only = True  # type: ignore[attr-defined]
+cross_entropy.classes_only = focal.classes_only = True  # type: ignore[attr-defined]
 
 
 def _exclusive(logits: Tensor, targets: Tensor) -> bool:

@@ -25,7 +25,7 @@ from fedlab.core.typing import Floats
 Kernel = Callable[[NDArray[np.int64], Floats, Floats], Floats]  # (y, p, weights (B, n)) -> (B,)
 
 METRICS = Registry("metric")
-HIGHER_IS_BETTER: dict[str, bool] = {}
+HIGHER_IS_BETTER: dict[str, bool | None] = {}  # None where some value between is best
 METRIC_LABELS: dict[str, str] = {}  # name -> label of an axis
 
 _CLASSES = ["auroc", "average_precision", "accuracy", "balanced_accuracy", "brier", "ece"]
@@ -43,6 +43,7 @@ TASK_METRICS: dict[str, list[str]] = {  # the first one selects models and heads
         "lesion_sensitivity",
         "false_lesions",
     ],
+    "regression": ["mae", "rmse", "r2", "bias"],  # see `fedlab.learning.regression_metrics`
 }
 BINS = 15
 BLOCK = 2**18  # weights processed at a time, to stay in the CPU's cache
@@ -131,8 +132,10 @@ def present_classes(y: ArrayLike, classes: int) -> NDArray[np.int64]:
     return np.flatnonzero(member.any(0) & ~member.all(0))
 
 
-def targets(labels: ArrayLike, task: str, classes: int) -> NDArray[np.int64]:
-    """Labels of a table as the y of metrics: (n,) class indices, or (n, L) 0/1 from bit masks."""
+def targets(labels: ArrayLike, task: str, classes: int) -> NDArray[Any]:
+    """Labels of a table as the y of metrics: (n,) class indices, (n, L) 0/1 from bit masks, numbers of a regression."""
+    if task == "regression":
+        return np.asarray(labels, np.float64)
     indices = np.asarray(labels, np.int64)
     return (indices[:, None] >> np.arange(classes)) & 1 if task == "multilabel" else indices
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from fedlab.core import arguments
 from fedlab.core.arguments import Bounds, Count, Fraction, NotNegative
 from fedlab.core.registry import LONGEST, Registry, nearest
-from fedlab.learning import augmentation, losses, patches, trainable
+from fedlab.learning import augmentation, losses, patches, target_scale, trainable
+from fedlab.learning import regression_losses as _losses_of_numbers  # noqa: F401 (registers them)
 
 __all__ = ["SCHEDULES", "Training", "constant", "cosine", "step"]
 
@@ -70,8 +71,12 @@ class Training(BaseModel):
     schedule : str, default "constant"
         Learning rate over rounds: "constant", "cosine(final=0.01)", "step(factor=0.1)".
     loss : str, default "auto"
-        "cross_entropy", "focal(gamma=2)", "ordinal" for grades, and with masks "dice_ce", "dice" or "tversky(alpha=0.3,
-        beta=0.7)"; "auto" is cross-entropy in classification and "dice_ce" in segmentation.
+        "cross_entropy", "focal(gamma=2)", "ordinal" for grades, with masks "dice_ce", "dice" or "tversky(alpha=0.3,
+        beta=0.7)", of numbers "mse", "mae" or "huber(delta=1)"; "auto" is cross-entropy in classification, "dice_ce" in
+        segmentation and "mse" in regression.
+    target_scale : "pooled", "none" or list of float, default "pooled"
+        How the target of a regression is standardised: by mean and standard deviation of all sites' training cases,
+        which these exchange, not at all, or by [mean, standard deviation] that are known beforehand.
     class_weights : "none", "balanced" or list of float, default "none"
         Weights of classes in the loss, of structures (background first) in segmentation. "balanced" weighs each
         inversely to its share of all sites' training cases, or voxels.
@@ -124,6 +129,7 @@ class Training(BaseModel):
     weight_decay: NotNegative = 0.0
     schedule: str = "constant"
     loss: str = "auto"
+    target_scale: str | list[float] = "pooled"
     class_weights: str | list[float] = "none"
     batchnorm: Literal["avg", "pooled", "silobn", "fedbn", "params_only", "frozen", "group"] = "avg"
     weights: str | None = None
@@ -180,6 +186,7 @@ class Training(BaseModel):
         augmentation.parse(self.augment)
         trainable.check(self.trainable)
         patches.check(self.crop)
+        target_scale.check(self.target_scale)
         weights = self.class_weights
         if isinstance(weights, str) and weights not in ("none", "balanced"):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,14 @@ from torch import Tensor
 from fedlab.core.typing import Floats
 from fedlab.data.cases import Cases
 from fedlab.data.structures import region
-from fedlab.learning import mask_metrics
+from fedlab.data.target_column import REGRESSION
+from fedlab.learning import mask_metrics, regression_metrics
 from fedlab.learning.losses import Loss, balanced
 from fedlab.learning.metrics import TASK_METRICS, targets
+from fedlab.learning.target_scale import TargetScale
 
 SEGMENTATION = "segmentation"
+UNSCALED = TargetScale()
 Surfaces = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Floats]  # predicted and true masks (b, *space) -> (b, S, 5)
 
 
@@ -24,13 +28,14 @@ Surfaces = Callable[[NDArray[np.uint8], NDArray[np.uint8]], Floats]  # predicted
 class Task:
     """One kind of prediction.
 
-    name: binary, multiclass, ordinal, multilabel or segmentation. classes: kinds of case. outputs: numbers a model
-    returns for a case, or for each voxel of it (b, outputs, *space) in segmentation. loss(logits, targets) is the mean
-    over the cases of the batch; with reduction="none" the loss of each case (b,). probabilities(logits) has shape
-    (n, classes), for binary tasks two columns, for multi-label tasks one for each class; in segmentation
-    (n, structures, *space). columns: names of the numbers that are stored of a case. overlap: whether structures may
-    overlap: outputs are then all structures but the background, each with a probability of its own, and masks have one
-    bit for each.
+    name: binary, multiclass, ordinal, multilabel, segmentation or regression. classes: kinds of case, none in
+    regression. outputs: numbers a model returns for a case, or for each voxel of it (b, outputs, *space) in
+    segmentation. loss(logits, targets) is the mean over the cases of the batch; with reduction="none" the loss of each
+    case (b,). probabilities(logits) has shape (n, classes), for binary tasks two columns, for multi-label tasks one for
+    each class; in segmentation (n, structures, *space); in regression they are predictions (n, 1) in the unit of the
+    target. columns: names of the numbers that are stored of a case. overlap: whether structures may overlap: outputs
+    are then all structures but the background, each with a probability of its own, and masks have one bit for each.
+    scale: by which the targets of a regression are standardised.
     """
 
     name: str
@@ -40,6 +45,12 @@ class Task:
     probabilities: Callable[[Tensor], Tensor]
     columns: tuple[str, ...] = ()
     overlap: bool = False
+    scale: TargetScale = UNSCALED
+
+    @property
+    def numeric(self) -> bool:
+        """Whether a model predicts a number for each case: targets are numbers (b,)."""
+        return self.name == REGRESSION
 
     @property
     def dense(self) -> bool:
@@ -109,8 +120,8 @@ class Task:
             return self.loss(logits, targets)
         return (self.loss(logits, targets, reduction="none") * weights).mean()
 
-    def targets(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The y of metrics: class indices (n,), or for multi-label tasks 0/1 of shape (n, classes)."""
+    def targets(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """The y of metrics: class indices (n,), 0/1 of shape (n, classes) of several labels, numbers as they are."""
         return targets(labels, self.name, len(self.classes))
 
 
@@ -129,7 +140,7 @@ def task_of(cases: Cases, loss: str = "auto", class_weights: str | Sequence[floa
     Raises
     ------
     ValueError
-        If the loss is one for segmentation, or for grades, and the dataset is not, or a weight is missing.
+        If the loss is one for segmentation, grades or numbers, and the dataset is not, or a weight is missing.
 
     Examples
     --------
@@ -144,6 +155,11 @@ def task_of(cases: Cases, loss: str = "auto", class_weights: str | Sequence[floa
     """
     weights = None if isinstance(class_weights, str) else tuple(float(weight) for weight in class_weights)
     found = _task_with_usual_loss(cases)
+    if found.numeric and class_weights != "none":
+        raise ValueError(
+            f"class_weights={class_weights!r} weighs classes, and a regression of {cases.target!r} has none: leave it"
+            " out, or write a loss of your own that weighs cases by their target"
+        )
     if weights is not None and len(weights) != (wanted := found.weighted_classes):
         raise ValueError(
             f"class_weights lists {len(weights)} numbers for {wanted} {'structures' if found.dense else 'classes'}:"
@@ -152,19 +168,26 @@ def task_of(cases: Cases, loss: str = "auto", class_weights: str | Sequence[floa
     return found if loss == "auto" and weights is None else _with_loss(found, loss, weights)
 
 
+def with_scale(task: Task, scale: TargetScale) -> Task:
+    """A regression whose targets are standardised in this way."""
+    return replace(task, scale=scale, probabilities=scale)
+
+
 def with_balanced_loss(task: Task, loss: str, counts: Sequence[float]) -> Task:
     """The task with class weights from the number of training cases, or voxels, of each class."""
     return _with_loss(task, loss, balanced(counts))
 
 
 def _task_with_usual_loss(cases: Cases) -> Task:
-    """The task with cross-entropy, or Dice and cross-entropy."""
+    """The task with cross-entropy, with Dice and cross-entropy, or with the squared error."""
     classes = tuple(cases.classes)
     probabilities = tuple(f"p{index}" for index in range(len(classes)))
     if cases.task == SEGMENTATION:
         columns, outputs = mask_metrics.columns(len(cases.structures)), len(cases.structures) - cases.overlap
         probability, loss = torch.sigmoid if cases.overlap else _softmax, Loss("dice_ce", None, cases.overlap)
         return Task(SEGMENTATION, classes, outputs, loss, probability, columns, cases.overlap)
+    if cases.task == REGRESSION:
+        return Task(REGRESSION, (), 1, Loss("mse"), UNSCALED, (regression_metrics.COLUMN,))
     if cases.task == "binary":
         return Task("binary", classes, 1, _binary_loss, _both_classes, probabilities)
     if cases.task == "multilabel":
@@ -173,9 +196,17 @@ def _task_with_usual_loss(cases: Cases) -> Task:
 
 
 def _with_loss(task: Task, loss: str, weights: tuple[float, ...] | None) -> Task:
-    """The task with another loss; ValueError if that is for segmentation, or for grades, and the task is not."""
+    """The task with another loss; ValueError if that is for another kind of task."""
     text = loss if loss != "auto" else "dice_ce" if task.dense else "cross_entropy"
     found = Loss(text, weights, task.overlap)
+    if task.numeric and (found.voxels_only or found.grades_only or found.classes_only):
+        raise ValueError(f"loss={text!r} compares classes, and this task is regression: use 'mse', 'mae' or 'huber'")
+    if found.numbers_only and not task.numeric:
+        usual = "'dice_ce' or 'dice'" if task.dense else "'cross_entropy' or 'focal'"
+        raise ValueError(
+            f"loss={text!r} compares numbers, and this task is {task.name}: use {usual}, or name the column that is"
+            " predicted, as in target='age'"
+        )
     if found.voxels_only and not task.dense:
         raise ValueError(
             f"loss={text!r} compares masks, and this task is {task.name}: use 'cross_entropy' or 'focal', or choose a"

@@ -16,6 +16,7 @@ import pandas as pd
 from fedlab.core.registry import nearest
 from fedlab.core.warnings import HeterogeneityWarning, LeakageWarning
 from fedlab.data.cases import Cases
+from fedlab.data.target_column import REGRESSION
 from fedlab.heterogeneity.annotation import Annotator
 from fedlab.heterogeneity.axes import AXES
 from fedlab.heterogeneity.geography import draw_site_effects, region_names
@@ -81,7 +82,8 @@ def dose_response(
     >>> sizes["value"].is_monotonic_increasing
     True
     """
-    chosen = list(AXES if axes is None else axes)
+    usual = [axis for axis in AXES if axis != "annotation" or cases.task != REGRESSION]  # readers write no numbers
+    chosen = list(usual if axes is None else axes)
     for axis in chosen:
         if axis not in AXES:
             raise ValueError(f"there is no axis {axis!r}: {nearest(axis, AXES)}")
@@ -155,7 +157,7 @@ def measurable(part: Partition) -> Partition:
     table, regions, readers = part.table, part.regions, part.annotators
     if part.cases.task == "segmentation":
         readers = readers or {site: Annotator(site, part.spec["seed"], "outline", 0.0) for site in part.sites}
-    elif "annotated" not in table:
+    elif "annotated" not in table and part.cases.task != REGRESSION:
         table = table.assign(annotated=part.cases.labels[part.rows])
     if not regions and len(part.sites) > 1:
         regions = region_names(draw_site_effects(1.0, len(part.sites), part.spec["seed"]), part.sites)

@@ -240,4 +240,5 @@ def _manifest(part: Partition, table: pd.DataFrame, chosen: str) -> dict[str, An
         "modality": cases.card.get("modality") or None,
         "orientation": str(cases.card.get("orientation") or ""),
         **({"overlap": True} if cases.overlap else {}),
+        **({"target": cases.target} if cases.target else {}),
     }

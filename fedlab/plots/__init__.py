@@ -20,7 +20,8 @@ and size of prediction sets), `recalibration` (gain in log loss),
 `contributions` (of each site).
 
 Of runs that segment: `contours` (true and predicted masks of the worst and the median case), `case_scores` (a metric
-of every case by site and method), `volume_agreement` (predicted against true volume).
+of every case by site and method), `volume_agreement` (predicted against true volume), and of regression
+`predicted_vs_true`.
 
 Of a study: `costs_of_heterogeneity` (performance against the dose of each axis), `distance` (what a method loses
 against the measured shift).
@@ -42,6 +43,7 @@ from fedlab.plots.journal import save_for_print
 from fedlab.plots.measured_shift import doses, shift
 from fedlab.plots.method_comparison import communication_cost, ranking
 from fedlab.plots.operating_curves import net_benefit, reliability, risk_coverage, roc
+from fedlab.plots.predicted_numbers import predicted_vs_true
 from fedlab.plots.rounds import curves, forgetting, participation
 from fedlab.plots.segmentation import case_scores, contours, volume_agreement
 from fedlab.plots.site_overview import sites
@@ -77,6 +79,7 @@ __all__ = [
     "participation",
     "partition",
     "population",
+    "predicted_vs_true",
     "presence",
     "price",
     "ranking",

@@ -10,6 +10,7 @@ import pandas as pd
 from fedlab.analysis.communication import costs
 from fedlab.analysis.comparison import compare
 from fedlab.evaluation.report_metrics import higher_is_better
+from fedlab.learning.regression_metrics import REGRESSION_METRICS
 from fedlab.plots import style, titles
 from fedlab.plots.inputs import SUMMARIES, headline_metric, listed
 from fedlab.plots.names import NAME, more, names
@@ -86,8 +87,9 @@ def ranking(
     found = listed(runs)
     name = headline_metric(found, metric)
     if higher_is_better(name) is None:
+        usual = "'mae' or 'rmse'" if name in REGRESSION_METRICS else "'brier' or 'auroc'"
         raise ValueError(
-            f"metric={name!r} is best at a value between, so that it ranks no methods: rank them by 'brier' or 'auroc',"
+            f"metric={name!r} is best at a value between, so that it ranks no methods: rank them by {usual},"
             f" and draw {name} with fedlab.plots.local_vs_global(runs, {name!r})"
         )
     table = ranking_table(found, name, reference, by)

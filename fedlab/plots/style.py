@@ -220,7 +220,7 @@ def rises(metric: str) -> bool:
     """Return whether a higher value of the metric is better."""
     if reported := report_metrics.find(metric):
         return reported.higher_is_better is not False
-    return bool(HIGHER_IS_BETTER.get(of_structure(metric)[0], metric != "loss"))
+    return HIGHER_IS_BETTER.get(of_structure(metric)[0], metric != "loss") is not False
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fedlab.learning.mask_metrics import of_structure
+from fedlab.learning.regression_metrics import REGRESSION_METRICS
 from fedlab.plots.names import listed
 from fedlab.plots.names import name as short
 from fedlab.plots.style import metric_label, rises
@@ -32,7 +33,7 @@ TIE = 1.01  # costs within this factor count as equal
 
 def in_natural_unit(metric: str) -> bool:
     """Return whether differences have the unit of the metric; those of others are given in points."""
-    return of_structure(metric)[0] in NATURAL_UNIT
+    return of_structure(metric)[0] in NATURAL_UNIT or metric in REGRESSION_METRICS
 
 
 def number(difference: float, metric: str) -> str:
@@ -421,6 +422,16 @@ def volume_agreement(table: pd.DataFrame, structure: str, unit: str) -> str:
     each = [f"{100 * share:+.0f} % ({short(method)})" for method, share in zip(known["method"], shares, strict=True)]
     text = listed(each, whole=True) if len(each) <= 3 else f"{100 * shares.min():+.0f} % to {100 * shares.max():+.0f} %"
     return f"Predicted minus true volume of {short(structure)}, mean over test cases: {text}".replace("-", "−")
+
+
+def predicted_vs_true(table: pd.DataFrame, target: str) -> str:
+    """State the mean absolute error of up to three methods, or their range. table: columns method and mae."""
+    known = table.dropna(subset="mae")
+    if known.empty:
+        return f"No test case has a prediction of {target}"
+    each = [f"{mae:.3g} ({short(method)})" for method, mae in zip(known["method"], known["mae"], strict=True)]
+    text = listed(each, whole=True) if len(each) <= 3 else f"{known['mae'].min():.3g} to {known['mae'].max():.3g}"
+    return f"Mean absolute error of predicted {target}: {text}"
 
 
 def _span(values: pd.Series) -> str:

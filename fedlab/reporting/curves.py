@@ -19,10 +19,13 @@ NOTE = "Largest sites first; methods: {}. Others with fedlab.plots.roc, reliabil
 
 
 def curves_of(federation: Federation, chosen: str, options: dict[str, Any]) -> Markup:
-    """ROC, reliability, decision and risk-coverage curves of the judged method and its references; empty for masks."""
+    """ROC, reliability, decision and risk-coverage curves of the judged method and its references.
+
+    Empty for masks and numbers.
+    """
     from fedlab import plots
 
-    if federation.runs[0].task == "segmentation":
+    if federation.runs[0].task in ("segmentation", "regression"):
         return Markup("")
     runs, shown = few(federation.runs, chosen), {"by": options.get("by"), "choice": options.get("choice", "best")}
     methods = names_of(dict.fromkeys(run.method for run in runs))

@@ -297,7 +297,8 @@ class Facts:
     @property
     def ensemble(self) -> Answer:
         found = [name for name in self.methods if name.split("(")[0] == "ensemble"]
-        return (f"{names_of(found)} averages probabilities" if found else "No method is an ensemble"), "experiment.json"
+        what = "predictions" if self.run.task == "regression" else "probabilities"
+        return (f"{names_of(found)} averages {what}" if found else "No method is an ensemble"), "experiment.json"
 
     # -- evaluation --
 
@@ -321,6 +322,8 @@ class Facts:
     def output(self) -> Answer:
         if self.run.task == "segmentation":
             return "A mask of each case", "predictions.parquet"
+        if self.run.task == "regression":
+            return f"A number of each case, in the unit of {self.run.target}", "predictions.parquet"
         if self.run.task == "multilabel":
             return "A probability of each finding; decisions at 0.5", "predictions.parquet"
         return "Probabilities of classes; decisions take the most probable class", "predictions.parquet"
@@ -330,7 +333,7 @@ class Facts:
         rows = pd.DataFrame(self.comparison).drop_duplicates("site")
         rows = rows[~rows["site"].isin(SUMMARIES) & rows["site"].isin(self.run.partition_table["site"])]
         each = [f"{row.site} {int(row.cases):,} ({int(row.support):,})" for row in rows.itertuples()]
-        what = "patients of the rarest class" if self.run.task != "segmentation" else "patients"
+        what = "patients" if self.run.task in ("segmentation", "regression") else "patients of the rarest class"
         return f"Test cases of each site ({what}): {names_of(each)}", "predictions.parquet"
 
     @property

@@ -98,7 +98,7 @@ def partition_of(run: Run, given: Partition | None = None) -> tuple[Partition | 
     if not _at_hand(dataset):
         return None, f"the dataset {dataset} is not on this machine"
     try:
-        cases = catalogue.load(dataset)
+        cases = catalogue.load(dataset, run.experiment.target)
     except (ValueError, OSError) as error:
         return None, f"the dataset {dataset} cannot be loaded ({error})"
     if cases.fingerprint != run.fingerprints.get("dataset"):

@@ -64,7 +64,7 @@ def paragraph(federation: Federation) -> str:
 
 def _data(run: Run) -> list[str]:
     """Sentences on cases, sites and splits."""
-    table, classes = run.partition_table, run.structures[1:] or run.classes
+    table, classes = run.partition_table, [f"of {run.target}"] if run.target else run.structures[1:] or run.classes
     sites = sorted(set(table["site"]) - set(run.unseen))
     counts = pd.crosstab(table["site"], table["split"]).reindex(columns=SPLITS, fill_value=0)
     sums = [f"{int(counts[split].sum()):,} {SPLIT_NAMES[split]}" for split in SPLITS]

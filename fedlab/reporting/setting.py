@@ -45,7 +45,7 @@ def compared(federation: Federation) -> Markup:
         "Licence": card.get("licence", "" if card else f"not known: {federation.missing}"),
         "Source": card.get("source", ""),
         "Citation": card.get("citation", ""),
-        "Task": f"{runs[0].task}: {names_of(runs[0].structures[1:] or runs[0].classes)}",
+        "Task": f"{runs[0].task}: {runs[0].target or names_of(runs[0].structures[1:] or runs[0].classes)}",
         "Sites": f"{len(trained)}: {names_of(trained)}",
         "Held-out sites": names_of(runs[0].unseen),
         "Heterogeneity": f"{doses(runs[0])} (0: none, 1: most)" if doses(runs[0]) else "none was simulated",

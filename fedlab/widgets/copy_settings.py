@@ -51,9 +51,9 @@ def as_yaml(values: dict[str, Any]) -> str:
 def _named(values: dict[str, Any]) -> dict[str, Any]:
     """All arguments of `fedlab.partition` by their names in notebooks; those that are not given at their default.
 
-    values: also `dataset` and `model`, which come first.
+    values: also `dataset`, `target` and `model`, which come first.
     """
-    first = {name: values[name] for name in ("dataset", "model") if name in values}
+    first = {name: values[name] for name in ("dataset", "target", "model") if name in values}
     return {NOTEBOOK.get(name, name): plain(value) for name, value in (first | signature() | values).items()}
 
 

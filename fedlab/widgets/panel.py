@@ -298,7 +298,8 @@ class Panel:
         """Write the setting that makes the partition again."""
         dataset = catalogue.loaded_from(self.cases)
         model = {"model": self.model.value} if self._copies_model else {}
-        named = ({} if dataset is None else {"dataset": dataset}) | model | self.values
+        target = {} if self.cases.target is None else {"target": self.cases.target}
+        named = ({} if dataset is None else {"dataset": dataset}) | target | model | self.values
         self.parameters.value, self.yaml.value = as_papermill(named), as_yaml(named)
 
     def _show(self) -> None:

@@ -113,7 +113,7 @@ def test_leakage_is_measured_on_the_partition_of_the_run(runs, home):
 
 OTHER_VALUES = {
     "model": "small_cnn", "rounds": 7, "patience": 3, "local_epochs": 4, "local_steps": 9, "batch_size": None,
-    "loss": "focal", "class_weights": "balanced", "optimizer": "adam", "lr": 0.01,
+    "loss": "focal", "target_scale": "none", "class_weights": "balanced", "optimizer": "adam", "lr": 0.01,
     "momentum": 0.5, "weight_decay": 0.1, "schedule": "cosine",
     "local_optimizer": "keep", "participation": "sample(0.5)", "availability": 0.5, "stragglers": 0.2,
     "failures": 0.1, "aggregate": "median", "attack": "signflip(1)", "secure_sum": True, "watch_visits": True,
@@ -125,7 +125,7 @@ OTHER_VALUES = {
 
 def test_runs_that_differ_in_any_field_are_never_averaged(runs):
     first, second = runs[3], runs[4]  # fedavg, seeds 0 and 1
-    described = {"dataset", "sites", "unseen", "splits", "leakage", "partition_seed", *fedlab.AXES}
+    described = {"dataset", "target", "sites", "unseen", "splits", "leakage", "partition_seed", *fedlab.AXES}
     assert set(OTHER_VALUES) | described | {"seed", "execution", "method"} == set(fedlab.Experiment.model_fields)
     for field, value in OTHER_VALUES.items():
         changed = like(second, **{field: value})

@@ -1003,3 +1003,23 @@ def test_mednist_class_folders(tmp_path: Path) -> None:
     for row in (0, len(cases) - 1):
         with Image.open(tmp_path / "MedNIST" / f"{cases.table['case'].iloc[row]}.jpeg") as image:
             assert np.array_equal(cases.images[row, 0], np.asarray(image))
+
+
+def test_a_column_of_numbers_becomes_the_target_of_a_regression(tmp_path: Path) -> None:
+    """It is imported without labels, exported to sites and imported again as it was; an empty cell is refused."""
+    rows = [{"file": png(tmp_path / "scans" / f"{n}.png").name, "volume": f"{n + 0.5}"} for n in range(6)]
+    path = table(tmp_path / "cases.csv", rows)
+    chosen: dict[str, Any] = {"image": "file", "target": "volume", "size": 12}
+    cases = data_prep.import_images(tmp_path / "scans", path, name="volumes", **chosen)
+    assert cases.task == "regression" and cases.classes == ["case"]
+    assert cases.targets.tolist() == [n + 0.5 for n in range(6)]
+    with pytest.raises(ValueError, match="task is 'binary' and target is 'volume'"):
+        data_prep.import_images(tmp_path / "scans", path, name="x", task="binary", **chosen)
+    empty = table(tmp_path / "empty.csv", [*rows[:-1], {**rows[-1], "volume": ""}])
+    with pytest.raises(ValueError, match="1 of 6 cases have an empty cell in the target 'volume'"):
+        data_prep.import_images(tmp_path / "scans", empty, name="x", **chosen)
+    sites = pd.DataFrame({"case": cases.table["case"], "site": "A", "split": ["train"] * 4 + ["val", "test"]})
+    part = fedlab.Partition.from_sites(cases, sites)
+    fedlab.export_sites(part, tmp_path / "sites")
+    again = data_prep.import_images(tmp_path / "sites", name="again")
+    assert again.target == "volume" and sorted(again.targets) == sorted(cases.targets[part.rows])

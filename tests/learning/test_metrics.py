@@ -11,13 +11,14 @@ from sklearn import metrics as sk
 from fedlab.core.rng import stream
 from fedlab.learning.mask_metrics import MASK_METRICS
 from fedlab.learning.metrics import HIGHER_IS_BETTER, METRIC_LABELS, METRICS, TASK_METRICS, metric, targets
+from fedlab.learning.regression_metrics import REGRESSION_METRICS
 
 SHAPES = ["binary", "multiclass", "multilabel"]
 seeds = st.integers(0, 10**6)
 quick = settings(max_examples=15, deadline=None)
 
 
-OF_PROBABILITIES = [name for name in METRICS if name not in MASK_METRICS]
+OF_PROBABILITIES = [name for name in METRICS if name not in {*MASK_METRICS, *REGRESSION_METRICS}]
 
 
 def measure(name, *args):
@@ -188,11 +189,11 @@ def test_what_is_undefined_is_nan_without_a_warning():
 
 
 def test_tasks_name_registered_metrics_headline_first():
-    usual = dict.fromkeys(TASK_METRICS, "auroc") | {"segmentation": "dice", "ordinal": "kappa"}
+    usual = dict.fromkeys(TASK_METRICS, "auroc") | {"segmentation": "dice", "ordinal": "kappa", "regression": "mae"}
     assert {task: names[0] for task, names in TASK_METRICS.items()} == usual
     assert {name for names in TASK_METRICS.values() for name in names} <= set(METRICS)
     assert set(HIGHER_IS_BETTER) == set(METRIC_LABELS) == set(METRICS)
-    lower = {"brier", "ece", "log_loss", "hd95", "volume_error", "false_lesions"}
+    lower = {"brier", "ece", "log_loss", "hd95", "volume_error", "false_lesions", "mae", "rmse", "bias"}
     assert {name for names in TASK_METRICS.values() for name in names if not HIGHER_IS_BETTER[name]} | lower == lower
     with pytest.raises(ValueError, match="auroc"):
         METRICS.function("auroq")

@@ -347,6 +347,7 @@ def test_every_public_plot_is_tried():
     tried |= {"costs_of_heterogeneity", "distance"}  # in test_study_figures.py
     tried |= {"cases", "duplicates", "intensity"}  # in test_case_plots.py
     tried |= {"case_scores", "contours", "volume_agreement"}  # in test_segmentation_figures.py
+    tried |= {"predicted_vs_true"}  # in test_predicted_numbers.py
     assert set(fedlab.plots.__all__) - tried <= {
         *("institutions", "presence", "price", "save", "save_for_print", "doses"),
         *("dark", "theme"),  # in test_themes.py

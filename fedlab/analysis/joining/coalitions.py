@@ -208,8 +208,10 @@ class _Judge:
         self.task, self.classes, self.choice = first.task, len(first.classes), choice
         self.metric = metric or first.headline
         report_metrics.check(self.metric, self.task)
-        if report_metrics.find(self.metric) or (self.task == "segmentation" and self.metric not in ("dice", "iou")):
-            raise ValueError(f"metric={self.metric!r} cannot judge coalitions: choose auroc, brier, accuracy or dice")
+        between = report_metrics.higher_is_better(self.metric) is None or bool(report_metrics.find(self.metric))
+        if between or (self.task == "segmentation" and self.metric not in ("dice", "iou")):
+            usual = "mae or rmse" if self.task == "regression" else "auroc, brier, accuracy or dice"
+            raise ValueError(f"metric={self.metric!r} cannot judge coalitions: choose {usual}")
         self.sign = 1.0 if report_metrics.higher_is_better(self.metric) else -1.0
         validation = part.table[(part.table["split"] == "val") & part.table["site"].isin(sites)]
         known = [set(self._shared(run)["case"]) for group in runs.values() for run in group]
@@ -220,10 +222,15 @@ class _Judge:
                 " splits='common', where held-out sites have test cases alone"
             )
         self.facts = self._of(first)
-        self.y = targets(self.facts["label"], self.task, self.classes)
+        numeric = self.task == "regression"
+        self.y = targets(self.facts["target" if numeric else "label"], self.task, self.classes)
         self.columns = [name for name in self.facts if name in self._columns(first)]
         self.training = targets(
-            part.cases.labels[part.rows[(part.table["split"] == "train").to_numpy()]], self.task, self.classes
+            (part.cases.targets if numeric else part.cases.labels)[
+                part.rows[(part.table["split"] == "train").to_numpy()]
+            ],
+            self.task,
+            self.classes,
         )
         unit = np.unique(self.facts["unit"].astype(str), return_inverse=True)[1]
         self.patients = len(set(unit))
@@ -250,7 +257,7 @@ class _Judge:
     def _columns(self, run: Run) -> Iterable[str]:
         if self.task == "segmentation":
             return mask_metrics.columns(len(run.structures))
-        return [f"p{index}" for index in range(self.classes)]
+        return ["prediction"] if self.task == "regression" else [f"p{index}" for index in range(self.classes)]
 
     def _defined(self, rows: np.ndarray) -> bool:
         guess = self.facts[self.columns].to_numpy(np.float64)[rows]
@@ -275,6 +282,8 @@ class _Judge:
                 empty[name] = empty[name] + empty["tp" + name[2:]]
             empty[[name for name in self.columns if not name.startswith("fn")]] = 0.0
             return self._value(empty[self.columns].to_numpy(np.float64))[None]
+        if self.task == "regression":
+            return self._value(np.full((len(self.cases), 1), self.training.mean()))[None]
         member = self.training if self.training.ndim == 2 else self.training[:, None] == np.arange(self.classes)
         return self._value(np.tile(member.mean(0), (len(self.cases), 1)))[None]
 

@@ -165,7 +165,7 @@ class Scored:
 
 def _scored(run: Run, split: str, choice: str, score: str) -> Scored:
     """The scores of a split; validation labels are those that a site has."""
-    if run.task in ("segmentation", "multilabel"):
+    if run.task in ("segmentation", "multilabel", "regression"):
         raise ValueError(
             f"{run.method!r} solves a {run.task} task: prediction sets need one class a case (binary, multiclass or"
             " ordinal)"

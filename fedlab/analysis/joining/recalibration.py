@@ -68,7 +68,7 @@ def recalibrate(run: Run, by: str = "temperature", *, choice: str = "best", marg
     (['Site A', 'Site B'], True)
     """
     choose("by", by, WAYS)
-    if run.task in ("segmentation", "multilabel") or (by == "intercept" and run.task != "binary"):
+    if run.task in ("segmentation", "multilabel", "regression") or (by == "intercept" and run.task != "binary"):
         wanted = "a binary task" if by == "intercept" else "one class a case (binary, multiclass or ordinal)"
         raise ValueError(f"{run.method!r} solves a {run.task} task: by={by!r} needs {wanted}")
     labels = "annotated" if "annotated" in run.predictions else "true"

@@ -61,8 +61,8 @@ def too_few(gain: Gain) -> bool:
         return min(gain.first.patients, gain.second.patients) < PATIENTS
     if test.of_classes:
         return test.support < RARER
-    if test.patients < PATIENTS:
-        return True
+    if test.patients < PATIENTS or test.numeric:
+        return test.patients < PATIENTS
     sizes = sorted(len(np.unique(test.patient[test.y == label])) for label in np.unique(test.y))
     return test.y.ndim == 1 and (len(sizes) < 2 or sizes[-2] < EACH)
 

@@ -37,7 +37,11 @@ from fedlab.evaluation.intervals.interval import t_quantile
 from fedlab.evaluation.intervals.repeats import SEEDS
 from fedlab.experiments.run_folder import Run
 
-USUAL = {"binary": ("auroc", "brier"), "segmentation": ("dice",)}  # metrics in the order in which they may decide
+USUAL = {
+    "binary": ("auroc", "brier"),
+    "segmentation": ("dice",),
+    "regression": ("mae",),
+}  # metrics in the order in which they may decide
 OTHERS = ("brier",)  # of other tasks: errors of differences of their AUROC were never measured
 ONE_SIDED = 0.025  # level of "some site gains", after Holm
 POWER = 3.3  # standard errors in a margin that show no difference with a power of 80 % (2.9, and room for Student's t)
@@ -96,11 +100,12 @@ def verdict(
         `fedlab.leave_one_out`, which show what a site gains without giving. Of several federated methods the one is
         judged that is best on validation cases (mean of sites).
     margin : float, default 0.02
-        The largest difference that would not matter, in units of the metric, fixed before the results are seen.
+        The largest difference that would not matter, in units of the metric (for regression those of the target, so
+        that the default is nearly 0 for ages in years), fixed before the results are seen.
     metric : str or sequence of str, optional
         A metric, or two: the second one decides where the first one cannot tell. By default AUROC, then the Brier
         score, which is more precise with few cases, for binary tasks; the Brier score for other classification; Dice
-        for segmentation.
+        for segmentation; the mean absolute error for regression.
     method : str, optional
         The federated method to judge, or its family.
     choice : {"best", "last"}, default "best"
@@ -113,7 +118,7 @@ def verdict(
 
         site, verdict; sentence: the evidence in words; metric: the one that decided, else the last that has an
         interval.
-        cases, patients: of the test set; rarer: patients of its rarest class (NaN in segmentation).
+        cases, patients: of the test set; rarer: patients of its rarest class (NaN in segmentation and regression).
         method, local, federated: the method judged and the values of both models.
         gain, low, high, finding: federated minus local, positive where it is better, with its 95 % interval.
         may_join: whether the lower limit lies above minus the margin (no worse by more than the margin).
@@ -212,7 +217,8 @@ def _metrics(metric: str | Sequence[str] | None, run: Run) -> list[str]:
     for name in names:
         report_metrics.check(name, run.task)
         if report_metrics.higher_is_better(name) is None:
-            raise ValueError(f"metric={name!r} is best at some value between: judge by auroc, brier or accuracy")
+            usual = "mae" if run.task == "regression" else "auroc, brier or accuracy"
+            raise ValueError(f"metric={name!r} is best at some value between: judge by {usual}")
     return list(names)
 
 
@@ -401,8 +407,10 @@ def _scored_outside(group: list[Run], alignment: Alignment, site: str) -> Score:
 
 
 def _rarer(test: TestSet, alignment: Alignment) -> float:
-    """Patients of the rarest class that the task has and the test set may lack; NaN for masks and several labels."""
-    if alignment.segmented or test.y.ndim == 2:
+    """Patients of the rarest class that the task has and the test set may lack; NaN without classes that exclude one
+    another.
+    """
+    if alignment.segmented or alignment.numeric or test.y.ndim == 2:
         return float("nan")
     return float(min(len(np.unique(test.patient[test.y == label])) for label in range(test.classes)))
 

@@ -122,6 +122,22 @@ def around(value: float, half: float, scale: str) -> Interval:
     return Interval(float(by.inverse(by.forward(at) - half)), float(by.inverse(by.forward(at) + half)))
 
 
+def effective_number(values: ArrayLike) -> float:
+    """How many patients an average of errors rests on: (sum)² / sum of squares, their number if all errors are equal.
+
+    Few large errors make it small; it sets the degrees of freedom of an interval of their mean.
+
+    Examples
+    --------
+    >>> from fedlab.evaluation.intervals.means import effective_number
+    >>> effective_number([2, 2, 2, 2]), round(effective_number([1, 1, 1, 9]), 2)
+    (4.0, 1.71)
+    """
+    v = np.asarray(values, np.float64)
+    squares = float((v**2).sum())
+    return float(v.sum() ** 2 / squares) if squares > 0 else float(len(v))
+
+
 def jackknife_error(without: Floats, patients: int) -> float:
     """The standard error of a metric from its values without each patient."""
     return float(np.sqrt((patients - 1) / patients * np.sum((without - without.mean()) ** 2)))
