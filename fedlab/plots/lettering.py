@@ -75,7 +75,7 @@ class Lettering(RendererAgg):
         paper = RendererAgg(math.ceil(width) + 2 * margin, 3 * margin, self.dpi)
         ink = paper.new_gc()
         ink.set_foreground(gc.get_rgb(), isRGBA=True)
-        ink.set_antialiased(gc.get_antialiased())
+        ink.set_antialiased(bool(gc.get_antialiased()))
         paper.draw_text(ink, margin + x, 2 * margin + y, s, prop, 0)
         pixels = np.asarray(paper.buffer_rgba())
         rows, columns = (np.flatnonzero(pixels[..., 3].any(axis=axis)) for axis in (1, 0))
