@@ -25,6 +25,7 @@ from fedlab.plots import sites as draw
 from fedlab.plots.names import names
 from fedlab.widgets.controls import CopyText, Notice, Settings, button, choice, guarded, narrow
 from fedlab.widgets.copy_settings import as_papermill, as_yaml, axes, plain, signature
+from fedlab.widgets.redraw_time import RedrawTime
 from fedlab.widgets.short_training import Content, ShortTraining
 from fedlab.widgets.side_by_side import PANEL, STYLE
 
@@ -96,7 +97,7 @@ class Panel:
     """
 
     def __init__(self, cases: Cases, start: dict[str, Any], model: str | None) -> None:
-        self.cases, self.screen, self.notice = cases, Screen(), Notice()
+        self.cases, self.screen, self.notice, self.time = cases, Screen(), Notice(), RedrawTime()
         self._copies_model, self._quiet, self._shown_training = model is not None, False, False
         self.settings = Settings(_complete(start), self._moved, _site_columns(cases))
         named = catalogue.described(cases)
@@ -123,7 +124,7 @@ class Panel:
         self._offer_classes()
         self.start, self._history = self.state, list[State]()
         self._last = self.start
-        self._adopt(partition(cases, **self.values))
+        self._partition(print)
         self._connect()
         self.controls = self._layout()
 
@@ -245,7 +246,7 @@ class Panel:
                 warnings.simplefilter("always")
                 cases = catalogue.load(dataset)
                 self._adopt_cases(cases, _default_model(cases) if cases.task != before.cases.task else before.model)
-                self._adopt(partition(cases, **self.values))
+                self._partition(self.notice.say)
             self._say(caught)
         except Exception:
             self._adopt_cases(before.cases, before.model)
@@ -297,10 +298,25 @@ class Panel:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                self._adopt(partition(self.cases, **self.values))
+                self._partition(self.notice.say)
             self._say(caught)
         except Exception as error:  # the traceback of a callback is not shown in the notebook
             self.notice.fail(error, SETTING)
+
+    def _partition(self, announce: Callable[[str], None]) -> None:
+        """Partition the cases as the controls say and show the sites; announce before it begins if it takes long."""
+        size = len(self.cases), self._site_count()
+        if text := self.time.announcement(*size):
+            announce(text)
+        with self.time.measured(*size):
+            self._adopt(partition(self.cases, **self.values))
+
+    def _site_count(self) -> int:
+        """Return how many sites the controls want; 1 where that cannot be known, which the partition refuses."""
+        sites = self.values["sites"]
+        if isinstance(sites, str):
+            return int(self.cases.table[sites].nunique()) if sites in self.cases.table else 1
+        return max(1, sites) if isinstance(sites, int) else 1
 
     def _say(self, caught: Iterable[warnings.WarningMessage]) -> None:
         """Show warnings, each once."""

@@ -192,6 +192,22 @@ def test_classes_are_chosen_at_least_two_and_taken_back(undrawn, monkeypatch):
     assert (shown.hash, shown.classes.value, shown.dataset.value) == before
 
 
+def test_a_long_redraw_is_announced_before_it_begins_at_the_pace_of_the_last_one(shown, undrawn, monkeypatch):
+    said, make = [], panel.partition
+    shown.notice.widget.observe(lambda change: said.append(change["new"]), "value")
+    monkeypatch.setattr(panel, "partition", lambda *given, **how: said.append("begun") or make(*given, **how))
+    move(shown, "quantity", 0.2)
+    assert "about" not in "".join(said)
+    shown.time.pace = 100.0
+    said.clear()
+    move(shown, "quantity", 0.3)
+    assert "partitioning 300 cases into 4 sites, about" in said[0] and said[1] == "begun" and "about" not in said[-1]
+    assert shown.time.pace == 100.0  # so small a redraw is not measured
+    with shown.time.measured(100_000, 500):
+        pass
+    assert 0 < shown.time.pace < 1
+
+
 def test_another_slice_of_volumes_is_another_picture_of_the_same_sites():
     shown = widgets.sites(fedlab.load("phantoms(cases=60, size=16, dimensions=3)"), sites=2)
     before, sites = shown.png, shown.hash
