@@ -49,6 +49,8 @@ def shoot(page: Panel, folder: Path, name: str, top: bool = False) -> None:
         else:
             page.show()
         time.sleep(1)  # until the page is laid out
+        if not top:
+            page.show()  # figures above it have another height now
         assert page.browser.save_screenshot(str(folder / f"{name}-{width}x{height}.png"))
         print(folder / f"{name}-{width}x{height}.png", page.boxes(), flush=True)
 

@@ -19,6 +19,7 @@ from fedlab.core.files import read_json, resolve
 from fedlab.core.registry import Registry, nearest, split_call
 from fedlab.core.warnings import LeakageWarning, warn
 from fedlab.data.cases import Cases, read
+from fedlab.data.class_choice import only_classes, split_choice
 from fedlab.data.home import home
 from fedlab.data.phantoms import phantoms
 
@@ -55,7 +56,8 @@ def load(dataset: str | Path, target: str | None = None) -> Cases:
     ----------
     dataset : str or Path
         A name of `fedlab.DATASETS`, with options if wanted, such as "phantoms" or
-        "pneumoniamnist(size=64, limit=500)"; or the path of a folder.
+        "pneumoniamnist(size=64, limit=500)"; or the path of a folder. Every name of several classes also takes some of
+        them, "bloodmnist(only_classes=['basophil', 'eosinophil'])".
     target : str, optional
         The column of the table that a regression predicts, see `Cases.with_target`; by default the task of the dataset.
 
@@ -143,7 +145,9 @@ def segments(dataset: str | Path) -> bool:
     if isinstance(dataset, str) and name in DATASETS:
         if name != phantoms.__name__:
             return "segmentation" in DATASETS[name]
-        bound = inspect.signature(phantoms).bind_partial(*(parsed := _registry().parse(dataset))[1], **parsed[2])
+        bound = inspect.signature(phantoms).bind_partial(
+            *(parsed := _registry().parse(split_choice(dataset)[0]))[1], **parsed[2]
+        )
         return bool(bound.arguments.get("task") == "segmentation")
     folder = folder_of(dataset)
     try:
@@ -163,8 +167,10 @@ def _cases(dataset: str | Path) -> Cases:
         raise ValueError(f"dataset is {dataset!r}: give a name such as 'phantoms', or the path of a folder")
     name = str(dataset).split("(")[0].strip()
     if isinstance(dataset, str) and name in DATASETS:  # its options may hold a path
-        function, values, named = _registry().parse(dataset)
-        return function(*values, **named)
+        whole, chosen = split_choice(dataset)
+        function, values, named = _registry().parse(whole)
+        cases: Cases = function(*values, **named)
+        return cases if chosen is None else only_classes(cases, chosen)
     folder = folder_of(dataset)
     if folder is None or not (folder / "cases.parquet").is_file():
         _explain_import(folder or Path(dataset))
@@ -233,7 +239,7 @@ def check(dataset: str) -> None:
     name = dataset.split("(")[0].strip()
     if "(" not in dataset or name not in DATASETS:
         return
-    function, _, named = _registry().parse(dataset)
+    function, _, named = _registry().parse(split_choice(dataset)[0])
     if isinstance(function, partial):
         source, *_ = function.args
         _check_options(source, name, named)

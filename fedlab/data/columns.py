@@ -1,6 +1,7 @@
 """Columns of a table of cases: what they may hold, their canonical text, placeholders, and names that look alike."""
 
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -143,11 +144,26 @@ def _numbers(values: pd.Series) -> pd.Series:
     return known if known.notna().all() else known[:0]
 
 
+_doubted: deque[tuple[str, pd.Series, list[str]]] = deque(maxlen=8)  # read last: a slider reads them every time
+
+
 def doubts(name: str, values: pd.Series) -> list[str]:
     """A line on each thing in a column that may not be what it seems: placeholders, and categories that look alike.
 
     "none" is a value here, since it may say that there is no finding; "None" is not.
     """
+    if values.dtype == object:  # equal values may be of different types
+        return _doubts(name, values)
+    for known, kept, lines in list(_doubted):
+        if known == name and kept.dtype == values.dtype and kept.equals(values):
+            return lines
+    lines = _doubts(name, values)
+    _doubted.append((name, values.copy(), lines))
+    return lines
+
+
+def _doubts(name: str, values: pd.Series) -> list[str]:
+    """The lines, read from every value."""
     lines = [
         f"{count} of {len(values)} cases hold {value} in {name!r}, which usually stands for a missing value: write None"
         " where it does"

@@ -1,6 +1,6 @@
 """Values and rows that a user gives case by case: matched by case id, or refused, never matched by accident."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,8 @@ def case_names(values: Iterable[Any], what: str) -> list[str]:
 
 def find_cases(values: Iterable[Any], ids: pd.Series, what: str) -> Ints:
     """Row positions (m,) of cases by id; ValueError that counts and shows those that are unknown."""
+    if isinstance(values, pd.Series) and values.dtype == ids.dtype and values.array.equals(ids.array):
+        return np.arange(len(ids))
     given = values.to_numpy(object) if isinstance(values, pd.Series) else None
     if given is not None and len(given) == len(ids) and bool((given == ids.to_numpy(object)).all()):
         return np.arange(len(ids))
@@ -119,3 +121,9 @@ def find_cases(values: Iterable[Any], ids: pd.Series, what: str) -> Ints:
             f" {ids.iloc[0]!r}; from a text file, read them as text, e.g. dtype={{'case': str}}"
         )
     return rows
+
+
+def numbered(values: pd.Series, names: Sequence[str]) -> Ints:
+    """Return the place of each value among the names, (n,); -1 where it is none of them."""
+    codes, found = pd.factorize(values)
+    return pd.Index(names, dtype=object).get_indexer(np.asarray(found, object)).astype(np.int64)[codes]

@@ -7,7 +7,7 @@ from fedlab.core.registry import nearest
 from fedlab.core.site_names import natural
 from fedlab.core.typing import Ints
 from fedlab.data.cases import SPLITS, Cases
-from fedlab.data.per_case import find_cases
+from fedlab.data.per_case import find_cases, numbered
 
 Groups = dict[tuple[str, str], Ints]  # (site, split) -> row positions in the cases, ascending
 
@@ -42,7 +42,7 @@ def class_counts(
     """
     use = np.arange(len(table)) if split is None else np.flatnonzero(table["split"] == check_split(split))
     labels, classes = cases.labels[(row_positions(cases, table) if rows is None else rows)[use]], len(cases.classes)
-    site = pd.Index(sites, dtype=object).get_indexer(table["site"].to_numpy(object)[use])
+    site = numbered(table["site"], sites)[use]
     counts = np.zeros((len(sites), classes), np.int64)
     for number in range(classes):
         has = (labels >> number) & 1 == 1 if cases.task == "multilabel" else labels == number

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fedlab.core.typing import Ints
 from fedlab.data.cases import SPLITS, Cases
+from fedlab.data.per_case import numbered
 from fedlab.heterogeneity import population, presentation
 from fedlab.heterogeneity.annotation import Annotator
 from fedlab.heterogeneity.axes import AXES
@@ -60,10 +61,10 @@ def observed(
     column = levels["population"].name if "population" in levels else ""  # a number is compared in its own unit, too
     names = sorted(set(regions.values()))
     return Observed(
-        site=pd.Index(sites).get_indexer(table["site"].to_numpy(object)).astype(np.int64),
+        site=numbered(table["site"], sites),
         labels=cases.labels[rows],
         units=cases.units[rows],
-        split=pd.Index(SPLITS).get_indexer(table["split"]).astype(np.int64),
+        split=numbered(table["split"], SPLITS),
         task=cases.task,
         classes=len(cases.classes),
         sites=len(sites),

@@ -28,6 +28,7 @@ from fedlab.partitioning.assignment import check_split
 from fedlab.partitioning.explicit import Explicit
 from fedlab.partitioning.holdout import Unseen
 from fedlab.partitioning.parts import explicit_parts
+from fedlab.partitioning.scanned_images import scanned_images
 from fedlab.partitioning.splits import clear
 
 
@@ -256,6 +257,13 @@ class Partition:
         ids = self.cases.table["case"].iloc[rows].to_numpy(object)
         return self.scanners[site].apply(images, ids, positivity(self.cases, rows))
 
+    def _scanned(self, index: Ints, site: str) -> NDArray[np.generic]:
+        """Images as `pixels` has them; those that were shown last are kept."""
+        scanner = self.scanners.get(site)
+        if scanner is None or scanner.neutral or (self.covariate is not None and self.covariate.visible):
+            return self.pixels(index, site)
+        return scanned_images(self.cases).show(index, scanner, lambda rows: self.pixels(rows, site))
+
     def training_labels(self, index: ArrayLike, site: str) -> Ints:
         """Labels that models at a site learn from: as its readers wrote them, but the true ones on test cases.
 
@@ -480,7 +488,7 @@ class Partition:
             annotated=self.annotated_labels(rows) if "annotated" in self.table else None,
         )
         changed = self.scanners or (self.covariate is not None and self.covariate.visible)
-        show = self.pixels if changed else None
+        show = self._scanned if changed else None
         features = observe.image_features(self.cases, rows, table["site"].to_numpy(object), show)
         drawn = observe.mask_pairs(self.cases, rows, table["site"].to_numpy(object), self.annotators)
         return realised(seen, features, brief=brief, masks=drawn)

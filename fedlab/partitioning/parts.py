@@ -6,11 +6,10 @@ from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from fedlab.core.registry import nearest
 from fedlab.core.site_names import natural, site_names
-from fedlab.core.typing import Names
+from fedlab.core.typing import Ints, Names
 from fedlab.core.warnings import HeterogeneityWarning, LeakageWarning, warn
 from fedlab.data.cases import SPLITS, Cases
 from fedlab.data.columns import doubts
@@ -20,7 +19,7 @@ from fedlab.heterogeneity.acquisition import scanner
 from fedlab.heterogeneity.covariates import lost_order
 from fedlab.heterogeneity.geography import draw_site_effects, region_names
 from fedlab.heterogeneity.site_effects import SiteEffects
-from fedlab.partitioning.assignment import class_counts, group_rows, row_positions, rows_of
+from fedlab.partitioning.assignment import class_counts, group_rows, rows_of
 from fedlab.partitioning.explicit import Explicit, read_sites
 from fedlab.partitioning.holdout import Unseen, held_out
 from fedlab.partitioning.simulate import AssignmentAxes, simulate
@@ -140,15 +139,16 @@ def _finish(
         notes = [*notes, f"{both.sum()} cases became test cases, since their patient is at a held-out site, too"]
     if not assigned.any():
         raise ValueError("no case belongs to a site: give at least one site some cases")
-    names = _names(site[assigned], effects)
+    rows = np.flatnonzero(assigned)
+    names = _names(site[rows], effects)
     effects = effects or SiteEffects(len(names), spec["seed"])
-    table = pd.DataFrame({"case": cases.table["case"][assigned], "site": site[assigned], "split": split[assigned]})
+    table = pd.DataFrame({"case": cases.table["case"].take(rows), "site": site[rows], "split": split[rows]})
     spec["notes"] = cleared.notes + notes
-    parts = _with_site_effects(cases, table.reset_index(drop=True), spec, names, out, effects, choice)
+    parts = _with_site_effects(cases, table.reset_index(drop=True), rows, spec, names, out, effects, choice)
     _check_training(parts, names)
     if cleared.notes:
         warn("; ".join(cleared.notes), LeakageWarning)
-    if shortfalls := notes + _missing(parts, names):
+    if shortfalls := notes + _missing(parts, rows, names):
         warn("; ".join(shortfalls), HeterogeneityWarning)
     return parts
 
@@ -156,21 +156,24 @@ def _finish(
 def _with_site_effects(
     cases: Cases,
     table: pd.DataFrame,
+    rows: Ints,
     spec: dict[str, Any],
     names: list[str],
     out: tuple[str, ...],
     effects: SiteEffects,
     choice: population.Preferences | None,
 ) -> Parts:
-    """Draw each site's scanner, readers and region, and write down the covariate and the annotated labels."""
+    """Draw each site's scanner, readers and region, and write down the covariate and the annotated labels.
+
+    rows: position in the cases of each row of the table.
+    """
     if choice is not None:
         spec["causes"] = choice.causes
     covariate = choice.covariate if choice is not None else None
     scanners = scanner.draw(names, spec["acquisition"], effects, cases)
     readers = annotation.draw(spec["annotation"], cases, names, effects)
     regions = region_names(effects, names)
-    rows = row_positions(cases, table)
-    annotated = _annotated(cases, table, names, readers) if readers and cases.task != "segmentation" else None
+    annotated = _annotated(cases, table, rows, names, readers) if readers and cases.task != "segmentation" else None
     if covariate is not None and choice is not None:
         table = table.assign(covariate=choice.levels.of[rows])
     if annotated is not None:
@@ -188,10 +191,10 @@ def _with_site_effects(
 
 
 def _annotated(
-    cases: Cases, table: pd.DataFrame, names: list[str], readers: dict[str, annotation.Annotator]
-) -> NDArray[np.int64]:
+    cases: Cases, table: pd.DataFrame, rows: Ints, names: list[str], readers: dict[str, annotation.Annotator]
+) -> Ints:
     """The label that the readers of each case's site wrote, one a row of the table."""
-    labels, rows = cases.labels.copy(), row_positions(cases, table)
+    labels = cases.labels.copy()
     groups = group_rows(table, rows)
     for site in names:
         for split in SPLITS:
@@ -228,11 +231,11 @@ def _check_training(parts: Parts, names: list[str]) -> None:
         )
 
 
-def _missing(parts: Parts, names: list[str]) -> list[str]:
-    """A line on the classes that sites lack in train or test, or none."""
+def _missing(parts: Parts, rows: Ints, names: list[str]) -> list[str]:
+    """A line on the classes that sites lack in train or test, or none; rows: positions of the table in the cases."""
     gaps = []
     present = set(parts["table"]["site"].unique())
-    sites, rows = [name for name in names if name in present], row_positions(parts["cases"], parts["table"])
+    sites = [name for name in names if name in present]
     for split in ("train", "test"):
         counts = class_counts(parts["cases"], parts["table"], sites, split, rows)
         for row, column in np.argwhere(counts.to_numpy() == 0) if counts.to_numpy().any() else ():

@@ -181,8 +181,13 @@ def _scale(ax: Axes, left: float, right: float, top: float, bottom: float) -> No
     """Draw the grid and the label of the scale."""
     places = _place(TICKS, left, right)
     ax.vlines(places, top, bottom, color="#eceef1", lw=0.8, zorder=0)
+    end = -math.inf
     for tick, place in zip(TICKS, places, strict=True):
-        write(ax, place, bottom + 0.1, f"{tick}×" if tick else "0", align="center", color="#555555", size=8)
+        text = f"{tick}×" if tick else "0"
+        half = extent(text, 8) / 2
+        if place - half > end + 0.06:  # in a narrow figure some have no room
+            write(ax, place, bottom + 0.1, text, align="center", color="#555555", size=8)
+            end = place + half
     words = "measured shift, in multiples of\nwhat chance can reach (1×, grey)"
     write(ax, (left + right) / 2, bottom + 0.34, words, align="center", color="#333333")
 

@@ -1,14 +1,17 @@
 """A figure that shows itself in a notebook, even where pyplot was never imported."""
 
+import zlib
 from io import BytesIO
+from struct import pack
 from threading import RLock
 from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+from fedlab.plots.lettering import Canvas
 
 DPI = 160  # of the notebook's picture: sharp on high-density screens, shown at the figure's size in inches
 WORDS = 600  # characters of a description
@@ -20,20 +23,36 @@ def png(figure: Figure, dpi: int = DPI, effort: int = 6) -> tuple[bytes, dict[st
 
     effort: of compression, 1 (fast) to 9 (small).
     """
-    before, owner, buffer = figure.dpi, figure.canvas, BytesIO()
+    before, owner = figure.dpi, figure.canvas
     with LOCK, rc_context({"text.hinting": "none"}):  # hinting would take a quarter of the time
         figure.set_dpi(dpi)
-        canvas = FigureCanvasAgg(figure)  # savefig would take half as long again
+        canvas = Canvas(figure)  # savefig would take half as long again
         canvas.draw()
         figure.set_dpi(before)
         figure.set_canvas(owner)
-    pixels = np.asarray(canvas.buffer_rgba())
-    opaque = pixels[..., 3].min(initial=255) == 255
-    Image.fromarray(np.ascontiguousarray(pixels[..., :3]) if opaque else pixels).save(
-        buffer, "png", compress_level=effort
-    )
+        pixels = np.asarray(canvas.buffer_rgba())
+        image = Image.fromarray(pixels).convert("RGB" if pixels[..., 3].min(initial=255) == 255 else "RGBA")
     width, height = figure.get_size_inches() * 96
-    return buffer.getvalue(), {"width": round(width), "height": round(height)}
+    return _fast(image) if effort == 1 else _small(image, effort), {"width": round(width), "height": round(height)}
+
+
+def _small(image: Image.Image, effort: int) -> bytes:
+    """Encode an image as PNG with the filter of each line that suits it best."""
+    buffer = BytesIO()
+    image.save(buffer, "png", compress_level=effort)
+    return buffer.getvalue()
+
+
+def _fast(image: Image.Image) -> bytes:
+    """Encode an image as PNG without filters, which takes half the time; figures are as small."""
+    pixels = np.asarray(image)
+    height, width, channels = pixels.shape
+    lines = np.zeros((height, 1 + width * channels), np.uint8)  # each begins with its filter, 0 for none
+    lines[:, 1:] = pixels.reshape(height, -1)
+    header = pack(">IIBBBBB", width, height, 8, {3: 2, 4: 6}[channels], 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 1)), (b"IEND", b"")]
+    chunks = [pack(">I", len(data)) + kind + data + pack(">I", zlib.crc32(kind + data)) for kind, data in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 class Picture(Figure):

@@ -19,6 +19,7 @@ from fedlab.plots.names import FONT, glyphs, lend_fonts, name, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.transforms import TransformedPath
 
 TEXT = 8.5  # points
 EM = 0.62  # mean width of a character as a fraction of the text's size
@@ -81,8 +82,22 @@ def wrapped(title: str, width: float) -> list[str]:
 
 def write(ax: Axes, x: float, y: float, text: str, *, align: str = "left", size: float = TEXT, **look: Any) -> None:
     """Write one text, vertically centred at y unless `look` says otherwise."""
+    from matplotlib.text import Text
+
     look = {"ha": align, "va": "center", "fontsize": size, "color": "#222222", **look}
-    ax.text(x, y, text, in_layout=False, parse_math=False, **look)
+    written = Text(x, y, text, transform=ax.transData, clip_on=False, parse_math=False, **look)
+    written.set_in_layout(False)
+    written.set_clip_path(_unclipped())  # `Axes.text` would make a path for each text, in most of its time
+    ax.add_artist(written)
+
+
+@cache
+def _unclipped() -> TransformedPath:
+    """Return a path for texts, which are never clipped."""
+    from matplotlib.path import Path
+    from matplotlib.transforms import IdentityTransform, TransformedPath
+
+    return TransformedPath(Path.unit_rectangle(), IdentityTransform())
 
 
 def length(text: str, size: float = TEXT) -> float:

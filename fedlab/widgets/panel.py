@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import ipywidgets
-from ipywidgets import HTML, HBox, IntSlider, Layout, ToggleButtons, VBox
+from ipywidgets import HTML, HBox, IntSlider, Layout, SelectMultiple, ToggleButtons, VBox
 
 from fedlab.core.registry import nearest
 from fedlab.data import catalogue
 from fedlab.data.cases import Cases
+from fedlab.data.class_choice import source_classes, with_choice
 from fedlab.data.thumbnails import check_slice
 from fedlab.experiments.scenarios import SCENARIOS
 from fedlab.learning.models import MODELS
@@ -21,13 +22,16 @@ from fedlab.notebook.output import show_controls
 from fedlab.partitioning.build import partition
 from fedlab.partitioning.partitions import Partition
 from fedlab.plots import sites as draw
+from fedlab.plots.names import names
 from fedlab.widgets.controls import CopyText, Notice, Settings, button, choice, guarded, narrow
 from fedlab.widgets.copy_settings import as_papermill, as_yaml, axes, plain, signature
+from fedlab.widgets.redraw_time import RedrawTime
 from fedlab.widgets.short_training import Content, ShortTraining
 from fedlab.widgets.side_by_side import PANEL, STYLE
 
 QUALITY = {"dpi": 120, "effort": 1}  # of the picture that follows the sliders: fast rather than small or sharp
 WIDTH = 6.6  # inches of the figure
+DATASET = "this dataset cannot be used (the figure shows the previous one)"
 SETTING = "this partition cannot be made (the figure shows the previous one)"
 SITES, TRAINING = "Sites", "Training"  # what the figure shows
 NONE = "choose …"
@@ -93,7 +97,7 @@ class Panel:
     """
 
     def __init__(self, cases: Cases, start: dict[str, Any], model: str | None) -> None:
-        self.cases, self.screen, self.notice = cases, Screen(), Notice()
+        self.cases, self.screen, self.notice, self.time = cases, Screen(), Notice(), RedrawTime()
         self._copies_model, self._quiet, self._shown_training = model is not None, False, False
         self.settings = Settings(_complete(start), self._moved, _site_columns(cases))
         named = catalogue.described(cases)
@@ -103,6 +107,9 @@ class Panel:
             "Dataset", list(dict.fromkeys([named, *catalogue.DATASETS])), named, "Loaded when it is chosen"
         )
         self.model = choice("Model", _models(cases, model), model, "Of the short training, and of what is copied")
+        self.classes = SelectMultiple(
+            description="Classes", rows=3, tooltip="At least two that take part, chosen with Ctrl or Shift", **narrow()
+        )
         self.slice = IntSlider(0, description="Slice of volumes", continuous_update=False, **narrow())
         self.view = ToggleButtons(
             options=[SITES, TRAINING], style={"button_width": "84px"}, layout=Layout(width="auto")
@@ -114,9 +121,10 @@ class Panel:
         self.reset_button = button("Reset", "Back to the values at the start", "fast-backward")
         self.undo_button.disabled = True
         self._offer_slices()
+        self._offer_classes()
         self.start, self._history = self.state, list[State]()
         self._last = self.start
-        self._adopt(partition(cases, **self.values))
+        self._partition(print)
         self._connect()
         self.controls = self._layout()
 
@@ -130,7 +138,8 @@ class Panel:
             control.on_click(guarded(self.notice, doing, call))
         for chosen, doing, react in (
             (self.scenario, "this scenario cannot be used", self._take_scenario),
-            (self.dataset, "this dataset cannot be used (the figure shows the previous one)", self._take_dataset),
+            (self.dataset, DATASET, lambda: self._load(self.dataset.value)),
+            (self.classes, DATASET, self._take_classes),
             (self.model, "model", self._take_model),
             (self.slice, "slice", self._redraw),
             (self.view, "view", self._show),
@@ -144,7 +153,7 @@ class Panel:
     def _layout(self) -> ipywidgets.Widget:
         """Put all controls in one column, with the style that places it next to the figure."""
         buttons = HBox([self.undo_button, self.reset_button, self.comparison.controls])
-        choices = [self.scenario, self.dataset, *self.settings.rows(), self.slice, self.model]
+        choices = [self.scenario, self.dataset, self.classes, *self.settings.rows(), self.slice, self.model]
         below = [self.parameters.row, self.yaml.row, buttons, self.view, self.comparison.notice.widget]
         column = VBox([HTML(STYLE, layout=Layout(height="0", margin="0")), *choices, *below, self.notice.widget])
         column.add_class(PANEL)
@@ -219,16 +228,25 @@ class Panel:
         self._remember()
         self._write()
 
-    def _take_dataset(self) -> None:
+    def _take_classes(self) -> None:
+        """Load the dataset with the chosen classes; none chosen means all."""
+        dataset, chosen = catalogue.loaded_from(self.cases), list(self.classes.value)
+        if len(chosen) == 1:
+            self._offer_classes()
+            raise ValueError(f"{chosen[0]!r} alone was chosen: hold Ctrl (on a Mac Cmd) and click on at least two")
+        if dataset is not None:
+            self._load(with_choice(dataset, None if len(chosen) in (0, len(self.classes.options)) else chosen))
+
+    def _load(self, dataset: str) -> None:
         """Load a dataset and partition it as the controls say; keep the previous one if that fails."""
         before = self.state
         try:
-            self.notice.say(f"loading {self.dataset.value} …")
+            self.notice.say(f"loading {dataset} …")
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                cases = catalogue.load(self.dataset.value)
+                cases = catalogue.load(dataset)
                 self._adopt_cases(cases, _default_model(cases) if cases.task != before.cases.task else before.model)
-                self._adopt(partition(cases, **self.values))
+                self._partition(self.notice.say)
             self._say(caught)
         except Exception:
             self._adopt_cases(before.cases, before.model)
@@ -249,6 +267,21 @@ class Panel:
             self.settings.set({"sites": 4})
         self.settings.offer(columns)
         self._offer_slices()
+        self._offer_classes()
+
+    def _offer_classes(self) -> None:
+        """Show the classes of a known dataset of several, those that take part chosen."""
+        offered = source_classes(self.cases) if self._takes_classes() else []
+        self._quiet = True
+        self.classes.options = [(text, each) for each, text in names(offered).items()]
+        self.classes.value = [each for each in offered if each in self.cases.classes]
+        self.classes.layout.display = None if len(offered) > 2 else "none"
+        self._quiet = False
+
+    def _takes_classes(self) -> bool:
+        """Return whether the dataset has a name, which can be written with a choice of classes."""
+        dataset = catalogue.loaded_from(self.cases)
+        return dataset is not None and dataset.split("(")[0].strip() in catalogue.DATASETS
 
     def _offer_slices(self) -> None:
         """Show the slider of slices for volumes, at their middle."""
@@ -265,10 +298,25 @@ class Panel:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                self._adopt(partition(self.cases, **self.values))
+                self._partition(self.notice.say)
             self._say(caught)
         except Exception as error:  # the traceback of a callback is not shown in the notebook
             self.notice.fail(error, SETTING)
+
+    def _partition(self, announce: Callable[[str], None]) -> None:
+        """Partition the cases as the controls say and show the sites; announce before it begins if it takes long."""
+        size = len(self.cases), self._site_count()
+        if text := self.time.announcement(*size):
+            announce(text)
+        with self.time.measured(*size):
+            self._adopt(partition(self.cases, **self.values))
+
+    def _site_count(self) -> int:
+        """Return how many sites the controls want; 1 where that cannot be known, which the partition refuses."""
+        sites = self.values["sites"]
+        if isinstance(sites, str):
+            return int(self.cases.table[sites].nunique()) if sites in self.cases.table else 1
+        return max(1, sites) if isinstance(sites, int) else 1
 
     def _say(self, caught: Iterable[warnings.WarningMessage]) -> None:
         """Show warnings, each once."""

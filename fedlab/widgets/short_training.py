@@ -118,7 +118,8 @@ class ShortTraining:
         drawn = local_vs_global([method.finish() for method in methods], ax=axes)
         self._present(below(curves, picture(drawn.figure, drawn.table.to_string(), dpi=120, effort=1)))
         self.earlier = [*self.earlier, _curves(methods)][-EARLIER:]
-        cases, took = int((part.table["split"] == "train").sum()), duration(time.perf_counter() - begun)
+        took = duration(time.perf_counter() - begun).replace(" ", "\N{NO-BREAK SPACE}")
+        cases = int((part.table["split"] == "train").sum())
         self.notice.say(f"{end} on {cases:,} training cases in {took}")
 
     def _advance(self) -> bool:

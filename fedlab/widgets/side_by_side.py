@@ -8,7 +8,7 @@ AREA = f".jp-OutputArea:has(> .jp-OutputArea-child .{PANEL})"
 STYLE = f"""<style>
 .{PANEL} {{ --jp-widgets-inline-height: 24px; --jp-widgets-margin: 1px; --jp-widgets-font-size: 12px; }}
 .{PANEL} .jupyter-button {{ padding: 0 7px; width: auto; }}
-.{PANEL} textarea {{ resize: vertical; white-space: pre; font-size: 11px; scrollbar-width: none; }}
+.{PANEL} textarea {{ resize: vertical; white-space: pre; font-size: 11px; line-height: 20px; scrollbar-width: none; }}
 @media (min-width: 1100px) {{
   {AREA} {{ display: grid; grid-template-columns: minmax(0, 860px) 336px; align-items: start; }}
   {AREA} > .jp-OutputArea-child {{ grid-column: 1; }}

@@ -21,7 +21,9 @@ from worlds import cases as made_up
 
 import fedlab
 from fedlab import widgets
+from fedlab.core.registry import Registry
 from fedlab.data import catalogue
+from fedlab.data.phantoms import phantoms
 from fedlab.widgets import panel
 from fedlab.widgets.copy_settings import as_papermill, as_yaml, signature
 
@@ -53,6 +55,22 @@ def fingerprint(parameters: dict, data) -> str:
     return fedlab.partition(data, seed=given["partition_seed"], **fields).fingerprint
 
 
+def grades(cases: int = 300, size: int = 16) -> fedlab.data.cases.Cases:
+    """Phantoms in four classes, whose names must be quoted everywhere."""
+    found = phantoms(cases, size)
+    card = {"name": "grades", "task": "multiclass", "classes": ["a: b", "O'Neill #1", '"c"', "d [e]"]}
+    return fedlab.data.cases.Cases(found.images, found.table.assign(label=np.arange(cases) % 4), card)
+
+
+@pytest.fixture
+def known(monkeypatch) -> None:
+    """Two known datasets, one of them of several classes."""
+    registry = Registry("dataset")
+    registry.add(phantoms)
+    registry.add(grades)
+    monkeypatch.setattr(catalogue, "_registry", lambda: registry)
+
+
 @pytest.fixture(scope="module")
 def data():
     table = fedlab.load("phantoms(cases=160, size=16)").table
@@ -75,17 +93,19 @@ def notebook_sites(parameters: dict, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_fifty_random_settings_are_the_same_federation_in_the_first_notebook(monkeypatch):
+def test_fifty_random_settings_are_the_same_federation_in_the_first_notebook(monkeypatch, known):
     rng, refused = np.random.default_rng(0), 0
     monkeypatch.setattr(catalogue, "load", cache(catalogue.load))
     monkeypatch.setattr(panel.Panel, "_draw", lambda self, part: setattr(self, "_shown", ({}, {})))
-    shown = widgets.sites(fedlab.load("phantoms(cases=160, size=16)"), sites=3, model="small_cnn", prevalence=0.2)
-    scenarios, found = [name for name in fedlab.SCENARIOS if "mri" not in name], set()
+    shown = widgets.sites(fedlab.load("grades"), sites=3, model="small_cnn", prevalence=0.2)
+    scenarios, found, classes = [name for name in fedlab.SCENARIOS if "mri" not in name], set(), set()
     for number in range(50):
         if number % 5 == 0:
             shown.scenario.value = scenarios[rng.integers(len(scenarios))]
         elif number % 5 == 1:
             shown.settings.source.index = int(number % 10 == 1)
+        elif number % 5 == 2:
+            shown.classes.value = rng.choice(shown.classes.options, rng.integers(2, 5), replace=False)[:, 1].tolist()
         picked = rng.choice([*AXES, "sites", "unseen", "seed"], 3, replace=False)
         free = [name for name in picked if not shown.settings.controls[name].disabled]
         counts = {"sites": int(rng.integers(2, 6)), "unseen": int(rng.integers(2)), "seed": int(rng.integers(100))}
@@ -96,7 +116,8 @@ def test_fifty_random_settings_are_the_same_federation_in_the_first_notebook(mon
         assert repr(line) == repr(text)  # values and types: both inject the same cell
         assert notebook_sites(line, monkeypatch) == shown.hash, (line, shown.values)
         found.add(shown.hash)
-    assert len(found) > 40 and refused < 10
+        classes.add(tuple(shown.cases.classes))
+    assert len(found) > 40 and refused < 10 and len(classes) > 4
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -16,6 +16,7 @@ from widget_state import errors, states
 
 import fedlab
 from fedlab import widgets
+from fedlab.core.registry import Registry
 from fedlab.data.cases import Cases
 from fedlab.engine.loop import SequentialEngine
 from fedlab.widgets import panel
@@ -171,6 +172,40 @@ def test_a_dataset_that_cannot_be_loaded_leaves_everything_as_it_was(shown, monk
     shown.dataset.value = "pneumoniamnist"
     assert failed(shown) and "no network" in shown.notice.widget.value
     assert (shown.hash, shown.values, shown.dataset.value, shown.parameters.value) == before
+
+
+def test_classes_are_chosen_at_least_two_and_taken_back(undrawn, monkeypatch):
+    registry, pictures = Registry("dataset"), fedlab.load("phantoms(cases=90, size=16)")
+    table, card = pictures.table.assign(label=np.arange(90) % 3), {**pictures.card, "classes": ["a", "b", "c"]}
+    registry.add(lambda: Cases(pictures.images, table, {**card, "task": "multiclass"}), name="three", meaning="three")
+    monkeypatch.setattr(panel.catalogue, "_registry", lambda: registry)
+    shown = widgets.sites(fedlab.load("three"), sites=2)
+    before = shown.hash, shown.classes.value, shown.dataset.value
+    assert before[1:] == (("a", "b", "c"), "three")
+    shown.classes.value = ("a",)
+    assert "hold Ctrl" in shown.notice.widget.value
+    assert (shown.hash, shown.classes.value, shown.dataset.value) == before
+    shown.classes.value = ("a", "c")
+    assert list(shown.partition.counts().columns) == ["a", "c"] and not failed(shown)
+    assert yaml.safe_load(shown.yaml.value)["dataset"] == "three(only_classes=['a', 'c'])"
+    shown.undo_button.click()
+    assert (shown.hash, shown.classes.value, shown.dataset.value) == before
+
+
+def test_a_long_redraw_is_announced_before_it_begins_at_the_pace_of_the_last_one(shown, undrawn, monkeypatch):
+    said, make = [], panel.partition
+    shown.notice.widget.observe(lambda change: said.append(change["new"]), "value")
+    monkeypatch.setattr(panel, "partition", lambda *given, **how: said.append("begun") or make(*given, **how))
+    move(shown, "quantity", 0.2)
+    assert "about" not in "".join(said)
+    shown.time.pace = 100.0
+    said.clear()
+    move(shown, "quantity", 0.3)
+    assert "partitioning 300 cases into 4 sites, about" in said[0] and said[1] == "begun" and "about" not in said[-1]
+    assert shown.time.pace == 100.0  # so small a redraw is not measured
+    with shown.time.measured(100_000, 500):
+        pass
+    assert 0 < shown.time.pace < 1
 
 
 def test_another_slice_of_volumes_is_another_picture_of_the_same_sites():
