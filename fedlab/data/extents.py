@@ -75,7 +75,8 @@ def within(call: Callable[[Array, Ints], Array], arrays: Array, extents: Ints | 
         return call(arrays, np.arange(len(arrays)))
     found = np.zeros(arrays.shape, arrays.dtype)
     for place, extent in groups(extents):
-        found[(place, ..., *map(slice, extent.tolist()))] = call(cut_out(arrays[place], extent), place)
+        index: Any = (place, ..., *map(slice, extent.tolist()))
+        found[index] = call(cut_out(arrays[place], extent), place)
     return found
 
 
