@@ -36,9 +36,8 @@ def world(data=DATA, **changes):
 @pytest.mark.parametrize(
     "stored, changes, axes",
     [
-        (False, {"normalisation": "image"}, {"acquisition": "generic(0.5)", "annotation": 0.5}),
-        (True, {"normalisation": "site", "class_weights": "balanced"}, {}),
-        (True, {"augment": "flip + rotate(10)", "method": "splitfed(cut=1)"}, {}),
+        (False, {"normalisation": "image", "method": "splitfed(cut=1)"}, {"acquisition": 0.5, "annotation": 0.5}),
+        (True, {"normalisation": "site", "class_weights": "balanced", "augment": "flip + rotate(10)"}, {}),
     ],
 )
 def test_padding_of_any_size_and_value_changes_no_bit(stored, changes, axes, tmp_path):
