@@ -395,6 +395,11 @@ def _report(name: str, made: Draft, target: Path, found: Plan) -> None:
         say(f"{name}: {line}")
     if made.problems:
         say(f"{name}: all reasons are in {target.with_name(f'{target.name}-problems.csv')}")
+    shapes = {entry.shape[1:] for entry in made.entries}
+    if len(shapes) > 1 and made.extents is None:
+        say(
+            f"{name}: images of {len(shapes):,} sizes are padded with black to the largest: --size keep keeps their own"
+        )
     _warn(name, made, found)
     where = target.with_name(f"{target.name}-sources.csv")
     if any(entry.record["tags"] for entry in made.entries):

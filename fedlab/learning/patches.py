@@ -29,6 +29,7 @@ RngKey = tuple[int, str, int]  # seed, site, step
 Box = tuple[Any, ...]  # index of a patch in an image: all channels, then a slice for each axis
 SIGMA = 0.125  # of the weights of a window, as a share of its edges
 LEAST = 1e-3  # of these weights
+USUAL = 128  # longest edge of a crop that is suggested
 MOST_VOXELS = 10_000  # of a structure in a case that crops may be centred on, as in nnU-Net
 
 
@@ -91,7 +92,7 @@ def _stated(text: str) -> Crop:
 def check_sizes(cases: Cases, text: str) -> None:
     """Refuse to train on whole images of unequal size; ValueError that names the sizes and the remedies."""
     if cases.extents is not None and text.strip() == "none":
-        edges = cases.extents.min(axis=0).tolist()
+        edges = [min(2 ** (edge.bit_length() - 1), USUAL) for edge in cases.extents.min(axis=0).tolist()]
         raise ValueError(
             f"the images of {cases.name} have unequal sizes, {size_of(cases)}, and crop='none' trains on whole images,"
             f" which must have one: train on crops, such as crop='random({tuple(edges)})', or import the images with a"

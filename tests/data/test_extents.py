@@ -52,6 +52,18 @@ def test_what_is_beyond_the_extent_is_never_read(reader):
         np.testing.assert_array_equal(tight, loose)
 
 
+def test_scanners_and_readers_see_the_case_alone():
+    part = partition(DATA)
+    for site in part.sites:
+        row = part.index(site, "train")[0]
+        at = tuple(map(slice, DATA.extents[row]))
+        shown = part.covariate.show(DATA.image(row)[None], part._of_case("covariate")[[row]])
+        shown = part.scanners[site].apply(shown, [DATA.table["case"][row]], np.zeros(1))
+        drawn = part.annotators[site].annotate_masks(DATA.mask(row)[None])
+        assert np.array_equal(part.pixels([row], site)[0, 0][at], shown[0, 0])
+        assert np.array_equal(part.training_masks([row], site)[0][at], drawn[0])
+
+
 def test_the_array_is_as_large_as_the_largest_edges_and_a_folder_keeps_it(tmp_path):
     assert LOOSE.shape == DATA.shape == (1, 14, 12)
     back = fedlab.load(LOOSE.save(tmp_path / "loose"))
@@ -69,9 +81,8 @@ def test_the_array_is_as_large_as_the_largest_edges_and_a_folder_keeps_it(tmp_pa
 
 def test_equal_images_are_duplicates_whatever_is_beyond_them_and_other_sizes_are_not():
     images, extents = LOOSE.images.copy(), DATA.extents.copy()
-    images[4] = 7
-    images[5, :, : extents[4, 0], : extents[4, 1]], extents[5] = 7, extents[4]
-    images[6], extents[6] = 7, (extents[4][0] - 1, extents[4][1])
+    for row, extent in {4: (8, 6), 5: (8, 6), 6: (6, 8)}.items():
+        images[row, 0, : extent[0], : extent[1]], extents[row] = 7, extent
     cases = Cases(images, DATA.table, DATA.card, np.zeros_like(LOOSE.masks), extents)
     assert [group.rows.tolist() for group in cases.duplicates()] == [[4, 5]]
 

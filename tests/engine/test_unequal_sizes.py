@@ -154,8 +154,9 @@ def test_metrics_are_those_of_the_extent():
     engine, index = fed.execution.engine, fed.partition.index("Site A", "test")
     for case in index:
         rows, extent = engine.dataset.rows(np.array([case])), DATA.extents[case]
-        images = engine.dataset.images(rows)
-        assert tuple(images.shape[2:]) == tuple(extent)
+        images, masks = engine.dataset.images(rows), engine.masks(np.array([case]))[0].numpy()
+        assert tuple(images.shape[2:]) == tuple(extent) and masks.shape == (14, 12)
+        assert not masks[extent[0] :].any() and not masks[:, extent[1] :].any()
         called = torch.zeros(1, 3, *extent)
         called[:, 1] = 1
         tp, fp, fn, hd, nsd, *_ = engine._stored(called, rows, surfaces_of(data))[0].tolist()
@@ -171,6 +172,6 @@ def test_whole_images_of_unequal_size_are_refused_before_training(tmp_path):
         lambda e: fedlab.run(e, sited(DATA), folder=tmp_path),
         lambda e: fedlab.grid(e, partition=sited(DATA), folder=tmp_path, lr=[0.1, 0.2]),
     ):
-        with pytest.raises(ValueError, match=rf"unequal sizes, {sizes}.*crop='random\(\(5, 5\)\)'.*--size"):
+        with pytest.raises(ValueError, match=rf"unequal sizes, {sizes}.*crop='random\(\(4, 4\)\)'.*--size"):
             call(EXPERIMENT.with_(crop="none"))
     assert not list(tmp_path.glob("[!.]*"))
