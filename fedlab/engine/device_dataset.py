@@ -142,6 +142,9 @@ def _gathered(images: Tensor, rows: Tensor, cut: Cut | None) -> Tensor:
     """Images (n, *space, ...) in these rows, or crops of them; only the voxels of crops are read."""
     if cut is None:
         return images.index_select(0, rows)
+    if len(rows) == 1 and rows.device.type == "cpu":  # one box, which is copied at once
+        box = tuple(slice(start, start + edge) for start, edge in zip(cut.starts[0].tolist(), cut.edges, strict=True))
+        return images[int(rows)][box].clone(memory_format=torch.contiguous_format)[None]
     index = [rows.view(-1, *[1] * len(cut.edges))]
     for axis, edge in enumerate(cut.edges):
         along = [edge if other == axis else 1 for other in range(len(cut.edges))]
