@@ -41,10 +41,15 @@ def world(data=DATA, **changes):
     ],
 )
 def test_padding_of_any_size_and_value_changes_no_bit(stored, changes, axes, tmp_path):
-    found = []
+    found, seen = [], []
     for name, data in {"tight": DATA, "padded": padded(DATA)}.items():
         data = fedlab.load(data.save(tmp_path / name)) if stored else data
-        found.append(fedlab.run(EXPERIMENT.with_(**changes), sited(data, **axes), folder=tmp_path / f"{name} run"))
+        part = sited(data, **axes)
+        found.append(fedlab.run(EXPERIMENT.with_(**changes), part, folder=tmp_path / f"{name} run"))
+        seen.append(fedlab.predicted_masks(found[-1:], partition=part))
+    np.testing.assert_array_equal(seen[0].truth, seen[1].truth)
+    np.testing.assert_array_equal(seen[0].images, seen[1].images)
+    np.testing.assert_array_equal(*(next(iter(each.predicted.values())) for each in seen))
     tight, loose = found
     pd.testing.assert_frame_equal(tight.predictions, loose.predictions, check_exact=True)
     untimed = tight.rounds.columns.drop("seconds", errors="ignore")
