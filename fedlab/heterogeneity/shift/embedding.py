@@ -58,11 +58,12 @@ class Embedding:
 class DatasetEmbedding:
     """The embedding of a dataset, fitted once on at most MAX_FITTED of its images, with a cache of its features."""
 
-    def __init__(self, cases: Cases) -> None:
-        some = np.sort(stream(0, "embedding").permutation(len(cases))[:MAX_FITTED])
-        self.images, self.extents = cases.images, cases.extents
+    def __init__(self, images: NDArray[np.generic], extents: Ints | None = None) -> None:
+        """extents: of images of unequal size, see `Cases`."""
+        some = np.sort(stream(0, "embedding").permutation(len(images))[:MAX_FITTED])
+        self.images, self.extents = images, extents
         self.embedding = Embedding.fit(self._read(some))
-        self._cache = np.full((len(cases), len(self.embedding.centre)), np.nan, np.float32)
+        self._cache = np.full((len(images), len(self.embedding.centre)), np.nan, np.float32)
 
     def of_rows(self, rows: Ints) -> Features:
         """Features (n, d) of these images of the dataset, without a scanner; each image is read once."""
@@ -87,7 +88,7 @@ _embeddings: WeakKeyDictionary[Cases, DatasetEmbedding] = WeakKeyDictionary()
 def dataset_embedding(cases: Cases) -> DatasetEmbedding:
     """Return the embedding of these cases, fitted on first use and kept as long as the cases."""
     if cases not in _embeddings:
-        _embeddings[cases] = DatasetEmbedding(cases)
+        _embeddings[cases] = DatasetEmbedding(cases.images, cases.extents)
     return _embeddings[cases]
 
 
