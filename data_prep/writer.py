@@ -16,10 +16,11 @@ from fedlab.core.files import CHECKSUMS, DamagedError, read_json, reserve, scrat
 from fedlab.core.rng import stream
 from fedlab.core.warnings import warn
 from fedlab.data.cases import Cases, read
+from fedlab.data.extents import size_of
 
 IDENTITY = ("name", "task", "classes", "checksums", "options")  # fields of the card that identify a dataset
 CARD = "card.json"
-FILES = {"cases.parquet", "images.npy", "masks.npy", CARD, CHECKSUMS}  # of a dataset folder
+FILES = {"cases.parquet", "images.npy", "masks.npy", "extents.npy", CARD, CHECKSUMS}  # of a dataset folder
 
 
 def card(
@@ -178,9 +179,13 @@ def write(
     table: pd.DataFrame,
     card: dict[str, Any],
     masks: NDArray[np.uint8] | None = None,
+    extents: NDArray[np.int64] | None = None,
 ) -> Path:
-    """Write pixels (n, channels, height, width[, depth]), table and card; the folder appears whole or not at all."""
-    cases = Cases(images, table, {**card, "cases": len(table), "shape": list(images.shape[1:])}, masks)
+    """Write pixels (n, channels, height, width[, depth]), table and card; the folder appears whole or not at all.
+
+    extents: of images of unequal size, see `fedlab.data.cases.Cases`.
+    """
+    cases = Cases(images, table, {**card, "cases": len(table), "shape": list(images.shape[1:])}, masks, extents)
     try:
         if not folder.exists():
             cases.save(folder)
@@ -190,6 +195,7 @@ def write(
         if not ready(folder, card):  # another process may have written the same dataset meanwhile
             raise
     shape = " x ".join(str(edge) for edge in images.shape[1:])
+    shape = shape if cases.extents is None else f"{cases.shape[0]} x {size_of(cases)}"
     say(f"{card['name']}: {len(table):,} cases of {shape} (licence: {card['licence']}), written to {folder}")
     return folder
 

@@ -1,10 +1,11 @@
 """From converted cases to the parts of a dataset: table, classes, structures, one shape, and names without persons."""
 
+import math
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data_prep import tables
-from data_prep.importing.grid import centred
+from data_prep.importing.grid import centred, cornered
 from data_prep.importing.labels import JOIN
 from data_prep.importing.matching import natural, stem
 from data_prep.importing.plan import UNNAMED, Item, Plan, Problem
 from data_prep.importing.work import Result
 from fedlab.core.registry import nearest
 from fedlab.data.checks import TASKS
+from fedlab.data.extents import sizes
 from fedlab.data.target_column import REGRESSION, check_target
 
 HEADER = ("modality", "manufacturer", "model", "field_strength", "body_part")  # columns from headers
 BACKGROUND = "background"
 NEGATIVE = r"(no|non|not|none|normal|healthy|negative|absent|benign|controls?|false)\b"  # how its name begins
 ONLY = "case"  # class of all cases of a dataset without labels
+MOST_BYTES = 100 * 10**9  # that images which keep their sizes may take on disk, with masks
+EQUAL = 1e-3  # relative difference of spacings that count as equal
 SHORT = 3  # characters of a patient's name at least, that is looked for in the names of files
 Hide = Callable[[str], str]
 
@@ -57,6 +61,8 @@ class Draft:
     checksums: list[str]
     notes: Counter[str] = field(default_factory=Counter)
     target: str | None = None  # the column of the table that a regression predicts
+    extents: NDArray[np.int64] | None = None  # of images that keep their sizes
+    spacing: tuple[float, ...] = ()  # of all voxels, in mm
 
 
 def draft(
@@ -71,11 +77,13 @@ def draft(
     pseudonyms: bool = False,
     numbered: bool = False,
     target: str | None = None,
+    own_size: bool = False,
 ) -> Draft:
     """Everything that must be known before the first pixel is written.
 
     overlap: values of masks have one bit for each structure. pseudonyms: the names of patients are kept. numbered:
-    cases are not named after their files. target: column of numbers that is predicted.
+    cases are not named after their files. target: column of numbers that is predicted. own_size: images keep their
+    sizes.
     """
     entries, problems, checksums = _entries(plan, results)
     if not entries:
@@ -92,25 +100,18 @@ def draft(
     channels = max(entry.shape[0] for entry in entries)
     shape = (channels, *np.max([entry.shape[1:] for entry in entries], axis=0).tolist())
     notes = Counter(note for entry in entries for note in entry.record["notes"])
-    return Draft(
-        entries,
-        problems,
-        table,
-        _task(task, names, plan),
-        names,
-        parts,
-        overlap,
-        numbers,
-        shape,
-        checksums,
-        notes,
-        target,
-    )
+    kind = _task(task, names, plan)
+    made = Draft(entries, problems, table, kind, names, parts, overlap, numbers, shape, checksums, notes, target)
+    if not own_size:
+        return made
+    extents = np.array([entry.shape[1:] for entry in entries], np.int64)
+    return replace(made, extents=extents, spacing=_spacing(entries, table["case"]))
 
 
 def fill(found: Draft, results: Iterable[Result], images: NDArray[np.uint8], masks: NDArray[np.uint8] | None) -> None:
-    """Write images and masks into their rows."""
+    """Write images and masks into their rows: in the middle, or, if they keep their sizes, from the first voxel on."""
     rows = {(entry.index, entry.frame): row for row, entry in enumerate(found.entries)}
+    placed = centred if found.extents is None else cornered
     lookup = np.zeros(256, np.uint8)
     for number, position in found.numbers.items():
         lookup[number] = position
@@ -120,9 +121,44 @@ def fill(found: Draft, results: Iterable[Result], images: NDArray[np.uint8], mas
             if row is None:
                 continue
             full = np.broadcast_to(image, (found.shape[0], *image.shape[1:])) if len(image) == 1 else image
-            images[row] = centred(np.ascontiguousarray(full), found.shape)
+            images[row] = placed(np.ascontiguousarray(full), found.shape)
             if masks is not None:
-                masks[row] = centred(lookup[result.masks[frame]], found.shape[1:])
+                masks[row] = placed(lookup[result.masks[frame]], found.shape[1:])
+
+
+def check_room(found: Draft) -> None:
+    """Refuse images of unequal size that would take too much space when all are as large as the largest."""
+    if found.extents is None:
+        return
+    arrays = found.shape[0] + bool(found.structures)
+    own = found.extents.prod(axis=1)
+    size = arrays * len(own) * math.prod(found.shape[1:])
+    if size > MOST_BYTES:
+        largest = found.table["case"].iloc[int(own.argmax())]
+        raise ValueError(
+            f"{len(own):,} images would take {size / 1e9:,.1f} GB on disk, each as large as the largest,"
+            f" {sizes(found.shape[1:])} (their own voxels: {arrays * int(own.sum()) / 1e9:,.1f} GB; the largest image:"
+            f" {largest!r}); at most {MOST_BYTES / 1e9:,.0f} GB are written: give a coarser --spacing, or a --size with"
+            " --spacing that crops them, or leave out the largest"
+        )
+
+
+def _spacing(entries: Sequence[Entry], names: pd.Series) -> tuple[float, ...]:
+    """The spacing in mm that all images have; empty if none states one. ValueError if they differ."""
+    each = [tuple(entry.record.get("spacing") or ()) for entry in entries]
+    for other, name in zip(each, names, strict=True):
+        if len(other) != len(each[0]) or not np.allclose(other, each[0], rtol=EQUAL, atol=0):
+            raise ValueError(
+                "images that keep their sizes have voxels of different sizes"
+                f" (case {names.iloc[0]!r}: {_millimetres(each[0])}, case {name!r}: {_millimetres(other)}): give a"
+                " --spacing in mm, to which all are resampled, or leave out images without one"
+            )
+    return each[0]
+
+
+def _millimetres(spacing: tuple[float, ...]) -> str:
+    """`1 x 1 x 2.5 mm`"""
+    return f"{' x '.join(f'{edge:.3g}' for edge in spacing)} mm" if spacing else "not stated"
 
 
 def _entries(plan: Plan, results: Iterable[Result]) -> tuple[list[Entry], list[Problem], list[str]]:

@@ -77,7 +77,10 @@ def _parser() -> Parser:
     parser.add_argument("--keep", metavar="COLUMN", action="append", help="further column to copy; may be repeated")
     parser.add_argument("--pseudonyms", action="store_true", help="keep the names of patients, which name nobody")
     parser.add_argument("--numbered", action="store_true", help="number cases, rather than name them after their files")
-    parser.add_argument("--size", help="pixels or voxels of the result: 64 or 64x48x32; by default 64")
+    parser.add_argument(
+        "--size",
+        help="pixels or voxels of the result: 64 or 64x48x32; keep: each image its own, for crops; by default 64",
+    )
     parser.add_argument("--spacing", help="mm of a pixel or voxel: 1.0 or 1x1x2; with --size, cropped or padded to it")
     parser.add_argument("--fit", choices=FITS, help="how another aspect ratio gets its size; by default pad")
     windows = ", ".join(WINDOWS)

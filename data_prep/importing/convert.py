@@ -26,7 +26,10 @@ LIKE_CT = "values look like Hounsfield units, shown between percentiles of each 
 
 @dataclass(frozen=True)
 class Converted:
-    """An image (channels, height, width[, depth]) with its mask, and what its header says."""
+    """An image (channels, height, width[, depth]) with its mask, and what its header says.
+
+    spacing: mm of its voxels.
+    """
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8] | None = None
@@ -34,6 +37,7 @@ class Converted:
     person: Person = field(default_factory=Person)
     notes: tuple[str, ...] = ()
     oriented: bool = True
+    spacing: tuple[float, ...] | None = None
 
 
 def convert(files: Sequence[Path], masks: Sequence[Path], chosen: Settings) -> list[Converted]:
@@ -71,7 +75,8 @@ def _converted(scan: Scan, masks: Sequence[Path], chosen: Settings, name: str) -
     if len(each) > 1:
         found = np.bitwise_or.reduce([(mask > 0).astype(np.uint8) << np.uint8(bit) for bit, mask in enumerate(each)])
     oriented = scan.dimensions == 2 or scan.affine is not None
-    return Converted(image, found, scan.facts, scan.person, (*scan.notes, *notes), oriented)
+    spacing = scan.spacing and tuple(each * axis.step for each, axis in zip(scan.spacing, axes, strict=True))
+    return Converted(image, found, scan.facts, scan.person, (*scan.notes, *notes), oriented, spacing)
 
 
 def pixels(scan: Scan, axes: list[grid.Axis], chosen: Settings, name: str) -> tuple[NDArray[np.uint8], tuple[str, ...]]:

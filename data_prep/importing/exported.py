@@ -15,7 +15,7 @@ class Exported:
     table: Path
     columns: dict[str, str]
     keep: list[str]
-    size: list[int]
+    size: list[int] | str
     window: str
     task: str
     classes: list[str]

@@ -34,6 +34,8 @@ def axes(shape: tuple[int, ...], spacing: tuple[float, ...] | None, chosen: Sett
         if spacing is None:
             raise ValueError(f"{name} states no spacing in mm: give a size in pixels instead of a spacing")
         steps = [want / have for want, have in zip(wanted, spacing, strict=True)]
+    elif chosen.own_size:
+        steps = [1.0] * len(shape)
     else:
         steps = _scaled(shape, spacing or (1.0,) * len(shape), size or shape, chosen.fit)
     counts = [max(1, round(edge / step)) for edge, step in zip(shape, steps, strict=True)]
@@ -70,6 +72,13 @@ def centred(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     framed = np.zeros(shape, values.dtype)
     starts = [(wide - edge) // 2 for wide, edge in zip(shape, values.shape, strict=True)]
     framed[tuple(slice(start, start + edge) for start, edge in zip(starts, values.shape, strict=True))] = values
+    return framed
+
+
+def cornered(values: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Values at the beginning of a larger array of zeros."""
+    framed = np.zeros(shape, values.dtype)
+    framed[tuple(map(slice, values.shape))] = values
     return framed
 
 

@@ -18,12 +18,12 @@ import numpy as np
 from data_prep import writer
 from data_prep.fetch import say
 from data_prep.importing import look, work
-from data_prep.importing.assemble import Draft, draft, fill, summary
+from data_prep.importing.assemble import Draft, check_room, draft, fill, summary
 from data_prep.importing.convert import digest
 from data_prep.importing.exported import exported
 from data_prep.importing.matching import stem
 from data_prep.importing.plan import UNNAMED, Plan, plan
-from data_prep.importing.settings import Settings, settings
+from data_prep.importing.settings import KEEP, Settings, settings
 from fedlab.core.files import read_text, resolve, write_text
 from fedlab.data.cases import Cases, read
 from fedlab.data.catalogue import DATASETS
@@ -100,7 +100,8 @@ def import_images(
     numbered : bool
         Number the cases rather than name them after their files. DICOM files that hold identifiers always are.
     size : int or str, optional
-        Pixels or voxels of the result: 64, or "64x48". By default 64, if no spacing is given.
+        Pixels or voxels of the result: 64, or "64x48", by default 64, if no spacing is given; or "keep", with which
+        each image keeps its own size after resampling to the spacing (for training on crops).
     spacing : float or str, optional
         Size of a pixel or voxel in mm: 1.0, or "1x1x2". With a size, the result is cropped or padded to it.
     fit : {"pad", "crop", "stretch"}
@@ -193,7 +194,8 @@ def import_images(
     if strict and failed:
         raise ValueError(f"{failed[0].file or failed[0].row}: {failed[0].reason} (and {len(failed) - 1:,} more)")
     naming: dict[str, Any] = {"pseudonyms": pseudonyms, "numbered": numbered, "overlap": overlap}
-    make: Any = partial(draft, keep=keep, task=task, target=target, classes=classes, structures=structures, **naming)
+    about: dict[str, Any] = {"classes": classes, "structures": structures, "own_size": chosen.own_size}
+    make: Any = partial(draft, keep=keep, task=task, target=target, **about, **naming)
     shown = {**{role: column for role, column in columns.items() if column}, "keep": keep, **naming}
     options = {**chosen.plain(), **{key: value for key, value in shown.items() if value}}
     options |= {
@@ -210,6 +212,7 @@ def import_images(
         parts = work.run(found.items, found.folder, chosen, space, workers, strict, name)
         salt = read_text(space / work.SALT)
         made = make(found, work.results(parts, pixels=False), hide=partial(work.hidden_name, salt=salt))
+        check_room(made)
         _write(written, made, parts, card(made))
         _list(written, made, found)
     shutil.rmtree(space, ignore_errors=True)
@@ -303,6 +306,7 @@ def _card(
         structures=[] if made is None else made.structures,
         overlap=made is not None and made.overlap,
         orientation=orientation if made is not None and _are_oriented(made) else "",
+        spacing=() if made is None else made.spacing,
     )
     notes = {} if made is None else {note: count for note, count in sorted(made.notes.items())}
     changed = {} if made is None else {str(old): new for old, new in made.numbers.items() if old != new}
@@ -343,6 +347,8 @@ def _command(table: str | Path | None, name: str, options: dict[str, Any], licen
         flag = f"--{key}"
         if key in ("size", "spacing"):
             words.append(f"{flag}={'x'.join(f'{each:g}' for each in value)}")
+        elif key == "own_size":
+            words.append(f"--size={KEEP}")
         elif key == "preset":
             words.append(f"--window={value}")
         elif key == "header":
@@ -368,11 +374,11 @@ def _write(target: Path, made: Draft, parts: Sequence[Path], card: dict[str, Any
     with writer.canvas(target, (count, *made.shape)) as images:
         if not made.structures:
             fill(made, work.results(parts), images, None)
-            writer.write(target, images, made.table, card)
+            writer.write(target, images, made.table, card, extents=made.extents)
             return
         with writer.canvas(target, (count, *made.shape[1:])) as masks:
             fill(made, work.results(parts), images, masks)
-            writer.write(target, images, made.table, card, masks)
+            writer.write(target, images, made.table, card, masks, made.extents)
 
 
 def _list(target: Path, made: Draft, found: Plan) -> None:
@@ -404,6 +410,11 @@ def _report(name: str, made: Draft, target: Path, found: Plan) -> None:
         say(f"{name}: {line}")
     if made.problems:
         say(f"{name}: all reasons are in {target.with_name(f'{target.name}-problems.csv')}")
+    shapes = {entry.shape[1:] for entry in made.entries}
+    if len(shapes) > 1 and made.extents is None:
+        say(
+            f"{name}: images of {len(shapes):,} sizes are padded with black to the largest: --size keep keeps their own"
+        )
     _warn(name, made, found)
     where = target.with_name(f"{target.name}-sources.csv")
     if any(entry.record["tags"] for entry in made.entries):
@@ -453,7 +464,7 @@ def _preview(found: Plan, chosen: Settings, target: Path, make: Any, strict: boo
     card = {"name": target.name, "task": made.task, "classes": made.classes}
     card |= {"structures": made.structures, "overlap": made.overlap} if made.structures else {}
     card |= {"target": made.target} if made.target else {}
-    cases = Cases(images, made.table, card, masks)
+    cases = Cases(images, made.table, card, masks, made.extents)
     picture, lines = (target.with_name(f"{target.name}-dry-run{end}") for end in (".png", ".csv"))
     look.draw(cases, picture)
     write_text(lines, made.table.head(LINES).to_csv(index=False))

@@ -23,10 +23,10 @@ def draw(cases: Cases, path: Path) -> None:
     for ax in axes:
         ax.set_axis_off()
     for number, ax in zip(range(len(cases)), axes, strict=False):
-        picture = _flat(np.asarray(cases.images[number]))
+        picture = _flat(cases.image(number))
         ax.imshow(np.moveaxis(picture, 0, -1) if len(picture) == 3 else picture[0], cmap="gray", vmin=0, vmax=255)
         if cases.masks is not None:
-            shown = _flat(np.asarray(cases.masks[number])[None])[0]
+            shown = _flat(cases.mask(number)[None])[0]
             for structure in range(1, len(cases.structures)):
                 own = region(shown, structure, cases.overlap)
                 if not own.any():

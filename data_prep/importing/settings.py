@@ -18,6 +18,7 @@ WINDOWS = {  # lowest and highest value in Hounsfield units: centre and width as
 }
 HEADER, PERCENTILES = "header", "percentiles"
 FITS = ("pad", "crop", "stretch")
+KEEP = "keep"  # size of images that keep their own
 COLOURS = ("keep", "grey", "rgb")
 EDGES = (4, 4096)  # least and most pixels or voxels of an edge
 DEFAULT = 64  # pixels or voxels, if neither size nor spacing is given
@@ -30,7 +31,8 @@ class Settings:
     size: of the result, one number for all edges or one for each; None if only the spacing is given. spacing: mm for
     each axis, or one number; None to scale to the size. window: low and high value, two percentiles, or None: of CT
     the wide window, else that of the header, else percentiles. fit: how an image of another aspect ratio gets its size.
-    ct: volumes whose file says nothing of it hold Hounsfield units.
+    ct: volumes whose file says nothing of it hold Hounsfield units. own_size: images keep their sizes, those after
+    resampling if there is a spacing.
     """
 
     size: tuple[int, ...] | None = None
@@ -43,6 +45,7 @@ class Settings:
     colour: str = "keep"
     frames: str = "refuse"
     ct: bool = False
+    own_size: bool = False
 
     def plain(self) -> dict[str, Any]:
         """The choices that are not the defaults, as values of JSON."""
@@ -63,13 +66,16 @@ def settings(
     choose("fit", fit, FITS)
     choose("colour", colour, COLOURS)
     choose("frames", frames, reader.FRAMES)
-    edges = _numbers("size", size, "64 or 64x64x32")
+    own_size = isinstance(size, str) and size.strip().lower() == KEEP
+    if own_size and fit != "pad":
+        raise ValueError(f"size is {KEEP!r} and fit is {fit!r}: images that keep their sizes are not fitted to one")
+    edges = _numbers("size", None if own_size else size, "64, 64x64x32 or keep")
     if edges is not None and not all(edge == int(edge) and EDGES[0] <= edge <= EDGES[1] for edge in edges):
         raise ValueError(f"size is {size!r}: give whole numbers of pixels or voxels from {EDGES[0]} to {EDGES[1]}")
     millimetres = _numbers("spacing", spacing, "1.0 or 1x1x2, in mm")
     if millimetres is not None and not all(0 < each < math.inf for each in millimetres):
         raise ValueError(f"spacing is {spacing!r}: give positive numbers of mm")
-    if edges is None and millimetres is None:
+    if edges is None and millimetres is None and not own_size:
         edges = (DEFAULT,)
     return Settings(
         size=None if edges is None else tuple(map(int, edges)),
@@ -78,6 +84,7 @@ def settings(
         colour=colour,
         frames=frames,
         ct=ct,
+        own_size=own_size,
         **_window(window),
     )
 

@@ -153,6 +153,7 @@ def _record(found: Converted, salt: str) -> dict[str, Any]:
         "burned": person.burned,
         "notes": list(found.notes),
         "oriented": found.oriented,
+        "spacing": None if found.spacing is None else list(found.spacing),
     }
 
 

@@ -14,6 +14,7 @@ from fedlab.analysis.grouping import check_one_federation
 from fedlab.analysis.split_leakage import _partition_of
 from fedlab.core.registry import nearest
 from fedlab.core.site_names import natural
+from fedlab.data.extents import within
 from fedlab.experiments.run_folder import Run
 from fedlab.federation import Federation
 from fedlab.learning.mask_metrics import case_scores, stored_numbers
@@ -35,7 +36,8 @@ class SegmentedCases:
     by : str
         The method whose Dice chose the cases.
     images : numpy.ndarray
-        As the site's scanner acquires them, in 0 to 1, shape (n, channels, height, width[, depth]).
+        As the site's scanner acquires them, in 0 to 1, shape (n, channels, height, width[, depth]). Images and masks of
+        unequal size are followed by 0.
     truth : numpy.ndarray
         True masks, shape (n, height, width[, depth]).
     predicted : dict
@@ -115,9 +117,9 @@ def predicted_masks(
     federations: dict[str, Federation] = {}
     predicted = {run.method: _masks(run, part, choice, table, rows, federations) for run in chosen}
     images = [_acquired(part, site, row) for site, row in zip(table["site"], rows, strict=True)]
-    return SegmentedCases(
-        table, by, np.stack(images), np.asarray(masks[rows]), predicted, chosen[0].structures, part.cases.overlap
-    )
+    extents = None if part.cases.extents is None else part.cases.extents[rows]
+    truth = within(lambda true, _: true, np.asarray(masks[rows]), extents)
+    return SegmentedCases(table, by, np.stack(images), truth, predicted, chosen[0].structures, part.cases.overlap)
 
 
 def _dice(run: Run, choice: str) -> pd.DataFrame:

@@ -2,13 +2,14 @@
 
 A folder holds `cases.parquet` (required columns `case`, `label`), `images.npy` (n, channels, height, width[, depth];
 uint8 or float16), `card.json`, for segmentation `masks.npy` (n, height, width[, depth]; uint8), and `checksums.json`,
-by which damage is found. Images are memory-mapped: they stay on disk until they are used.
+by which damage is found. Images are memory-mapped: they stay on disk until they are used. If images differ in size,
+`extents.npy` (n, 2 or 3; int64) says how much of the array each case fills; what is beyond is padding, see `extents`.
 """
 
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from fedlab.core.typing import Bools, Floats
 from fedlab.data.checks import SPLITS, TASKS, check_card, check_images, check_table, each, numbers_of
 from fedlab.data.columns import canonical, kind_of, look_alike
 from fedlab.data.duplicates import Group, duplicates
+from fedlab.data.extents import cut_out, framed, trimmed
 from fedlab.data.overview import summary
 from fedlab.data.per_case import chosen_rows
 from fedlab.data.target_column import REGRESSION, values_of
@@ -42,6 +44,7 @@ __all__ = ["SPLITS", "TASKS", "Cases", "read"]
 Content = TypeVar("Content")
 
 FILES = ("cases.parquet", "images.npy", "card.json")
+OPTIONAL = ("masks.npy", "extents.npy")
 PIXELS = "pixels"  # entry of checksums.json: digest of the images, which are hashed when they are audited
 LARGE = 2**26  # bytes above which an array is compared when it is hashed, and not already when it is opened
 REMEDY = (
@@ -78,6 +81,10 @@ class Cases:
         Segmentation masks, required for task segmentation: indices into the card's `structures`, background first.
         Where the card has `overlap` true, structures may overlap, and a value has one bit for each: bit j for
         structure j + 1. Classes and labels are then kinds of case; one class will do, with label 0 for all.
+    extents : ndarray of int, shape (n, 2 or 3), optional
+        Of images of unequal size, how many pixels or voxels of the array each case fills along each axis, from the
+        first on. The rest is padding, which nothing reads: predictions, metrics, statistics and hashes are those of the
+        case alone. Padding that all cases share is dropped, and so are extents that are all equal.
 
     Raises
     ------
@@ -100,6 +107,7 @@ class Cases:
     table: pd.DataFrame
     card: dict[str, Any] = field(repr=False)
     masks: NDArray[np.uint8] | None = field(default=None, repr=False)
+    extents: NDArray[np.int64] | None = field(default=None, repr=False)
 
     _unchecked: dict[str, tuple[Path, str]] = field(default_factory=dict, init=False, repr=False)
 
@@ -110,8 +118,12 @@ class Cases:
             )
         check_card(self.card)
         check_table(self.table, self.card)
-        check_images(self.images, self.table, self.card, self.masks)
+        check_images(self.images, self.table, self.card, self.masks, self.extents)
         object.__setattr__(self, "table", self.table.reset_index(drop=True))
+        if self.extents is not None:
+            kept = trimmed(self.images, self.masks, self.extents)
+            for name, array in zip(("images", "masks", "extents"), kept, strict=True):
+                object.__setattr__(self, name, array)
 
     @property
     def name(self) -> str:
@@ -150,8 +162,28 @@ class Cases:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(channels, height, width[, depth]) of one image."""
+        """(channels, height, width[, depth]) of one image; of unequal images the largest edges."""
         return tuple(self.images.shape[1:])
+
+    def extent(self, row: int) -> NDArray[np.int64] | None:
+        """How many voxels a case fills along each axis; None if all images have the same size."""
+        return None if self.extents is None else self.extents[row]
+
+    def image(self, row: int) -> NDArray[Any]:
+        """The image of a case, (channels, height, width[, depth]), without padding."""
+        return cut_out(self.images[row], self.extent(row))
+
+    def mask(self, row: int) -> NDArray[np.uint8]:
+        """The mask of a case, (height, width[, depth]), without padding; ValueError if there are none."""
+        if self.masks is None:
+            raise ValueError(f"{self.name} has no masks: choose a segmentation dataset")
+        return cut_out(self.masks[row], self.extent(row))
+
+    def framed(self, row: int, masks: bool = False) -> NDArray[Any]:
+        """An image, or a mask, in the middle of a frame of the largest size, for pictures that have one size."""
+        array = self.masks if masks and self.masks is not None else self.images
+        one = slice(row, row + 1)
+        return framed(array[one], None if self.extents is None else self.extents[one])[0]
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -161,7 +193,7 @@ class Cases:
     @cached_property
     def pixel_hashes(self) -> NDArray[np.object_]:
         """128-bit digest of each image's bytes, shape (n,): equal digests are exact duplicates."""
-        digests = [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in each(self.images)]
+        digests = [hashlib.blake2b(content, digest_size=16).digest() for content in self._contents(self.images)]
         if "images.npy" in self._unchecked:
             path, stored = self._unchecked["images.npy"]
             if _pixel_digest(self.images, digests) != stored:
@@ -189,9 +221,15 @@ class Cases:
             digest.update(pixel_hash)
         if "masks.npy" in self._unchecked:
             _verified(self._unchecked["masks.npy"][0])
-        for mask in () if self.masks is None else each(self.masks):
-            digest.update(mask.tobytes())
+        for mask in () if self.masks is None else self._contents(self.masks):
+            digest.update(mask)
         return digest.hexdigest()
+
+    def _contents(self, arrays: NDArray[Any]) -> Iterator[bytes]:
+        """The bytes of each image or mask; of unequal ones those within the extent, after the extent."""
+        for row, array in enumerate(each(arrays)):
+            extent = self.extent(row)
+            yield array.tobytes() if extent is None else extent.tobytes() + cut_out(array, extent).tobytes()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -223,7 +261,8 @@ class Cases:
         """
         rows = chosen_rows(index, self.table["case"])
         masks = None if self.masks is None else self.masks[rows]
-        return Cases(self.images[rows], self.table.iloc[rows], self.card, masks)
+        extents = None if self.extents is None else self.extents[rows]
+        return Cases(self.images[rows], self.table.iloc[rows], self.card, masks, extents)
 
     def with_target(self, column: str) -> "Cases":
         """The same cases for a regression that predicts a column of their table.
@@ -318,7 +357,7 @@ class Cases:
 
     def duplicates(self) -> list[Group]:
         """Groups of cases with one image, and in what they differ (label, mask, split, patient, site); worst first."""
-        return duplicates(self.pixel_hashes, self.table, self.masks)
+        return duplicates(self.pixel_hashes, self.table, None if self.masks is None else self.mask)
 
     def __repr__(self) -> str:
         return summary(self).text()
@@ -413,6 +452,8 @@ class Cases:
             np.save(half / "images.npy", self.images)
             if self.masks is not None:
                 np.save(half / "masks.npy", self.masks)
+            if self.extents is not None:
+                np.save(half / "extents.npy", self.extents)
             (half / "cases.parquet").write_bytes(self.table.to_parquet(index=False))  # pyarrow refuses some paths
             write_json(half / "card.json", self.card)
             write_checksums(half)
@@ -430,7 +471,8 @@ def read(folder: str | Path) -> Cases:
     Parameters
     ----------
     folder : str or Path
-        A folder with `cases.parquet`, `images.npy`, `card.json` and, for segmentation, `masks.npy`.
+        A folder with `cases.parquet`, `images.npy`, `card.json` and, for segmentation, `masks.npy`; of images of
+        unequal size also `extents.npy`.
 
     Returns
     -------
@@ -459,8 +501,9 @@ def read(folder: str | Path) -> Cases:
     table = _opened(root / "cases.parquet", lambda path: pd.read_parquet(io.BytesIO(path.read_bytes())))
     card = _opened(root / "card.json", lambda path: read_json(path, object))
     masks = _opened(root / "masks.npy", array) if (root / "masks.npy").is_file() else None
+    extents = _opened(root / "extents.npy", array) if (root / "extents.npy").is_file() else None
     try:
-        cases = Cases(images, table, card, masks)
+        cases = Cases(images, table, card, masks, None if extents is None else np.array(extents))
     except ValueError as error:
         raise ValueError(f"{root}: {error}") from None
     cases._unchecked.update(unchecked)
@@ -492,7 +535,7 @@ def _compare_checksums(root: Path) -> dict[str, tuple[Path, str]]:
     if not (root / CHECKSUMS).is_file():
         return {}
     stored = _opened(root / CHECKSUMS, read_json)
-    held = [name for name in (*FILES, "masks.npy") if (root / name).is_file()]
+    held = [name for name in (*FILES, *OPTIONAL) if (root / name).is_file()]
     if unlisted := [name for name in (*held, PIXELS) if name not in stored]:
         raise DamagedError(f"{root / CHECKSUMS} is damaged: it does not list {', '.join(unlisted)}; {REMEDY}")
     large = [name for name in held if name.endswith(".npy") and (root / name).stat().st_size > LARGE]

@@ -10,7 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedlab.core.registry import nearest
+from fedlab.core.typing import Ints
 from fedlab.data.columns import check_columns, is_absent, kind_of
+from fedlab.data.extents import check_extents, cut
 from fedlab.data.structures import MOST, highest_value
 from fedlab.data.target_column import REGRESSION, check_target
 
@@ -131,8 +133,8 @@ def _check_patients(table: pd.DataFrame) -> None:
         )
 
 
-def check_images(images: Any, table: pd.DataFrame, card: dict[str, Any], masks: Any) -> None:
-    """Check shapes, data types and values of images and masks."""
+def check_images(images: Any, table: pd.DataFrame, card: dict[str, Any], masks: Any, extents: Any = None) -> None:
+    """Check shapes, data types and values of images and masks; of unequal images within their extents."""
     for name, array in {"images": images, "masks": masks}.items():
         if array is not None and (not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray)):
             raise ValueError(f"{name} are a {type(array).__name__}: give an array of numpy, e.g. np.asarray({name})")
@@ -161,10 +163,12 @@ def check_images(images: Any, table: pd.DataFrame, card: dict[str, Any], masks: 
         raise ValueError(f"masks have shape {masks.shape}: wanted {wanted}, one mask for each image")
     if masks is not None and masks.dtype != np.uint8:
         raise ValueError(f"masks are {masks.dtype}: store the numbers of the structures as uint8")
+    if extents is not None:
+        check_extents(extents, images, table)
     if card["task"] == "segmentation":
-        _check_masks(masks, table, card)
+        _check_masks(masks, table, card, extents)
     if images.dtype == np.float16:
-        _check_finite(images, table)
+        _check_finite(images, table, extents)
 
 
 def _channels_last(shape: tuple[int, ...]) -> bool:
@@ -173,7 +177,9 @@ def _channels_last(shape: tuple[int, ...]) -> bool:
     return shape[-1] in (1, 3, 4) and min(others) > (MOST_CHANNELS if len(shape) == 5 else 4)
 
 
-def _check_masks(masks: NDArray[np.uint8] | None, table: pd.DataFrame, card: dict[str, Any]) -> None:
+def _check_masks(
+    masks: NDArray[np.uint8] | None, table: pd.DataFrame, card: dict[str, Any], extents: Ints | None
+) -> None:
     """Check structures and mask values."""
     names = card.get("structures", card["classes"])
     if not _are_names(names) or len(names) < 2:
@@ -189,7 +195,7 @@ def _check_masks(masks: NDArray[np.uint8] | None, table: pd.DataFrame, card: dic
     if masks is None:
         raise ValueError("a segmentation dataset has no masks: add masks.npy, or give the card another task")
     most = highest_value(len(names), overlap)
-    for number, mask in enumerate(each(masks)):
+    for number, mask in enumerate(_inside(masks, extents)):
         if (top := int(mask.max(initial=0))) > most:
             remedy = f"give each but the background one bit, 0..{most} in all" if overlap else f"number them 0..{most}"
             raise ValueError(
@@ -198,15 +204,22 @@ def _check_masks(masks: NDArray[np.uint8] | None, table: pd.DataFrame, card: dic
             )
 
 
-def _check_finite(images: NDArray[np.float16], table: pd.DataFrame) -> None:
+def _check_finite(images: NDArray[np.float16], table: pd.DataFrame, extents: Ints | None) -> None:
     """Check that float images are finite and in [0, 1]."""
-    for number, image in enumerate(each(images)):
+    for number, image in enumerate(_inside(images, extents)):
         low, high = image.min(), image.max()
         if not (low >= 0 and high <= 1):  # also false for NaN
             raise ValueError(
                 f"case {table['case'].iloc[number]!r} has pixels that are NaN, infinite or outside [0, 1]:"
                 " scale images to [0, 1] and fill holes before saving"
             )
+
+
+def _inside(arrays: NDArray[Any], extents: Ints | None) -> Iterator[NDArray[Any]]:
+    """Iterate over images or masks, within their extents if they have some."""
+    if extents is None:
+        return each(arrays)
+    return (cut(array, extent) for array, extent in zip(each(arrays), extents, strict=True))
 
 
 def each(images: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -1,5 +1,6 @@
 """Cases whose images are identical, byte for byte, and in what these cases differ."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +19,18 @@ class Group(NamedTuple):
     differ: tuple[str, ...]
 
 
-def duplicates(hashes: NDArray[np.object_], table: pd.DataFrame, masks: NDArray[np.uint8] | None = None) -> list[Group]:
+def duplicates(
+    hashes: NDArray[np.object_], table: pd.DataFrame, mask: Callable[[int], NDArray[np.uint8]] | None = None
+) -> list[Group]:
     """Groups of two or more identical images: those with different labels first, then different masks, and so on.
 
-    hashes: of each image, (n,); table and masks: of the cases, in the same order.
+    hashes: of each image, (n,); table: of the cases, in the same order. mask: that of the case in a row.
     """
     groups = pd.Series(pd.factorize(hashes)[0])
     repeated = groups[groups.duplicated(keep=False)]
     compared = table.iloc[repeated.index].drop(columns="mask", errors="ignore")
-    if masks is not None:
-        compared = compared.assign(mask=[hash(np.asarray(masks[row]).tobytes()) for row in repeated.index])
+    if mask is not None:
+        compared = compared.assign(mask=[hash(mask(row).tobytes()) for row in repeated.index])
     columns = [name for name in COMPARED if name in compared]
     kinds = {name: compared[name].groupby(repeated.to_numpy()).nunique() > 1 for name in columns}
     found = [

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from fedlab.core.summary import Summary, counted, listed, named, plural
+from fedlab.data.extents import size_of
 from fedlab.data.thumbnails import RAS, check_channel, examples, middle, strip, thumbnail
 
 SHOWN, PIXELS = 8, 52  # thumbnails, and pixels of each
@@ -13,7 +14,7 @@ FACTS = ("site", "split")  # columns that are counted
 
 def summary(cases: Any, picture: bool = False) -> Summary:
     """Count the cases by class, site and split; with a picture of some cases."""
-    size = " x ".join(map(str, cases.shape[1:]))
+    size = size_of(cases)
     channels = {1: "grey", 3: "colour"}.get(cases.shape[0], plural(cases.shape[0], "channel"))
     kind = "volumes" if len(cases.shape) == 4 else "images"
     title = f"Cases of {named(cases.name)!r}: {len(cases):,} {channels} {kind} of {size} ({cases.images.dtype})"
@@ -49,4 +50,4 @@ def thumbnails(cases: Any, rows: list[int]) -> bytes:
     """PNG of some cases side by side, of volumes the middle slice."""
     slice, channel = middle(cases.shape), check_channel(None, cases.shape[0])
     upright = cases.card.get("orientation") == RAS
-    return strip([thumbnail(cases.images[row], slice, channel, PIXELS, upright) for row in rows], PIXELS)
+    return strip([thumbnail(cases.framed(row), slice, channel, PIXELS, upright) for row in rows], PIXELS)

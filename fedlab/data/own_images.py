@@ -53,7 +53,8 @@ def import_images(
     keep : sequence of str
         Further columns of the table to copy, such as "age".
     size : int, str or sequence of int, optional
-        Pixels or voxels of the result, such as 64 or "64x48". By default 64, if no spacing is given.
+        Pixels or voxels of the result, such as 64 or "64x48", by default 64, if no spacing is given; or "keep", with
+        which each image keeps its own size after resampling to the spacing, to train on crops.
     spacing : float, str or sequence of float, optional
         Size of a pixel or voxel in mm.
     window : str or (float, float), optional

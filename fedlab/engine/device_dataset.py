@@ -142,6 +142,9 @@ def _gathered(images: Tensor, rows: Tensor, cut: Cut | None) -> Tensor:
     """Images (n, *space, ...) in these rows, or crops of them; only the voxels of crops are read."""
     if cut is None:
         return images.index_select(0, rows)
+    if len(rows) == 1 and rows.device.type == "cpu":  # one box, which is copied at once
+        box = tuple(slice(start, start + edge) for start, edge in zip(cut.starts[0].tolist(), cut.edges, strict=True))
+        return images[int(rows)][box].clone(memory_format=torch.contiguous_format)[None]
     index = [rows.view(-1, *[1] * len(cut.edges))]
     for axis, edge in enumerate(cut.edges):
         along = [edge if other == axis else 1 for other in range(len(cut.edges))]
@@ -183,6 +186,11 @@ class MaskRows:
     def __len__(self) -> int:
         return len(self.masks.all)
 
+    @property
+    def ndim(self) -> int:
+        """How many axes the masks of all rows have together."""
+        return len(self.masks.all.shape)
+
     def __getitem__(self, rows: Tensor) -> Tensor:
         return self.gather(rows)
 
@@ -202,7 +210,8 @@ class DeviceDataset:
     Of a held-out site there are test cases alone, and with normalisation="site" the training images too.
 
     crop: the crops that models train on; None for whole images. window: edges of what a model gets, of a crop or of the
-    image.
+    image. extents: of images of unequal size, how much of its row each fills (n, d), see `Cases`; None if all have one
+    size. Crops are drawn within the extent; a case that is shorter than a crop is followed by 0.
     """
 
     def __init__(
@@ -219,9 +228,12 @@ class DeviceDataset:
         channels, *space = cases.shape
         stored = torch.uint8 if cases.images.dtype == np.uint8 else torch.float16
         self.space = tuple(space)
-        self.crop = patches.crop_of(settings.crop, space)
+        self.extents = None if cases.extents is None else cases.extents[kept]
+        self.crop = patches.crop_of(settings.crop, space, self.extents is not None)
         self.window = self.space if self.crop is None else self.crop.edges
         self.device = device
+        short = self.extents is not None and bool((self.extents < np.array(self.window)).any())
+        self._ends = torch.from_numpy(self.extents).to(device) if short and self.extents is not None else None
         unchanged = not partition.scanners and (partition.covariate is None or not partition.covariate.visible)
         self.pixels = self._memory(cases.images, kept, (len(kept), *space, channels), stored, unchanged)
         masks = None
@@ -283,7 +295,7 @@ class DeviceDataset:
             own = train[train >= 0]
             own = rows if site in partition.unseen and not len(own) else own  # all of its cases are test cases
             sites.append(SiteRows(rows, own, site not in partition.unseen))
-        return affine(policy, self.pixels.all, sites, self.full, self.dtype)
+        return affine(policy, self.pixels.all, sites, self.full, self.dtype, self.extents)
 
     def rows(self, index: Ints) -> Tensor:
         """Rows of this dataset, on the device, of positions in the dataset's table; -1 for cases that it lacks."""
@@ -301,31 +313,66 @@ class DeviceDataset:
         """Where the crops of these training cases begin (b, d), drawn by (seed, site, step) and case."""
         assert self.crop is not None
         voxels = [self._voxels.get(int(case), []) for case in index]
-        return patches.starts_of(voxels, self.space, self.window, key, index, self.crop.foreground)
+        space: Any = self.space if self.extents is None else self.extents[self._row[index]]
+        return patches.starts_of(voxels, space, self.window, key, index, self.crop.foreground)
 
     def _structure_voxels(self, partition: Partition) -> dict[int, list[Ints]]:
         """Voxels of the structures that each training case has in the mask of its site's readers."""
         found = {}
         for site in partition.sites:
             for case in partition.index(site, "train") if site not in partition.unseen else ():
-                mask = self.targets[self.rows(np.array([case]))][0].cpu().numpy()
+                mask = self.whole_targets(self.rows(np.array([case])))[0].cpu().numpy()
                 found[int(case)] = patches.structure_voxels(mask, int(case))
         return found
 
     def masks(self, rows: Tensor, starts: Tensor) -> Tensor:
         """Crops of the masks in these rows, (b, *window)."""
         cut = Cut(starts, self.window)
-        if isinstance(self.targets, MaskRows):
-            return self.targets.gather(rows, cut)
-        return _gathered(self.targets, rows, cut)
+        found = self._masks(rows, cut)
+        return found if self._ends is None else found.masked_fill(self._beyond(rows, cut), 0)
+
+    def whole_targets(self, rows: Tensor) -> Tensor:
+        """Labels or whole masks in these rows; of images of unequal size the mask of one row, on its extent."""
+        cut = self._extent_of(rows)
+        return self.targets[rows] if cut is None or self.targets.ndim == 1 else self._masks(rows, cut)
 
     def images(self, rows: Tensor, starts: Tensor | None = None) -> Tensor:
-        """A batch (b, channels, height, width[, depth]) of floats, channels-last in memory; of crops if they start."""
-        cut = None if starts is None else Cut(starts, self.window)
+        """A batch (b, channels, height, width[, depth]) of floats, channels-last in memory; of crops if they start.
+
+        Whole images of unequal size are read one at a time, on their extent. Crops are 0 beyond it.
+        """
+        cut = self._extent_of(rows) if starts is None else Cut(starts, self.window)
         batch = self.pixels.gather(rows, cut).movedim(-1, 1).to(self.dtype)
         if self.affine is not None:
-            return self.affine.apply(batch, rows)
-        return batch.div_(self.full) if self.full != 1 else batch
+            batch = self.affine.apply(batch, rows)
+        elif self.full != 1:
+            batch = batch.div_(self.full)
+        if starts is None or cut is None or self._ends is None:
+            return batch
+        return batch.masked_fill_(self._beyond(rows, cut).unsqueeze(1), 0)
+
+    def _masks(self, rows: Tensor, cut: "Cut") -> Tensor:
+        return (
+            self.targets.gather(rows, cut) if isinstance(self.targets, MaskRows) else _gathered(self.targets, rows, cut)
+        )
+
+    def _extent_of(self, rows: Tensor) -> "Cut | None":
+        """The extent of the image in this row, as a crop; None if all images have one size."""
+        if self.extents is None:
+            return None
+        (extent,) = self.extents[rows.cpu().numpy()]  # one image, since images of several sizes are no batch
+        return Cut(torch.zeros(1, len(extent), dtype=torch.int64, device=rows.device), tuple(extent.tolist()))
+
+    def _beyond(self, rows: Tensor, cut: "Cut") -> Tensor:
+        """Which voxels of crops are beyond the extents of their images, (b, *window)."""
+        assert self._ends is not None
+        room = self._ends[rows] - cut.starts
+        found = torch.zeros((len(rows), *cut.edges), dtype=torch.bool, device=rows.device)
+        for axis, edge in enumerate(cut.edges):
+            along = [edge if other == axis else 1 for other in range(len(cut.edges))]
+            place = torch.arange(edge, device=rows.device).view(1, *along)
+            found |= place >= room[:, axis].view(-1, *[1] * len(along))
+        return found
 
 
 def _used_cases(partition: Partition, policy: str) -> list[SiteCases]:

@@ -144,7 +144,7 @@ class Execution:
     def predict_now(self, requests: Sequence[tuple[Weights, Ints]]) -> list[Floats]:
         """As `predict`, without waiting for other seeds; read from the device in one transfer."""
         split = [(w, part) for w, index in requests for part in self._parts(index)]
-        if len(requests) > 1 and self.vmap_possible:
+        if len(requests) > 1 and self.dataset.extents is None and self.vmap_possible:
             found = self.vmap_engine.predict(split)
         else:
             sizes = [len(part) for _, part in split]

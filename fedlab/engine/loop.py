@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fedlab.core.memory import DeviceTimer
@@ -78,7 +79,9 @@ class SequentialEngine:
 
     @property
     def evaluation_batch(self) -> int:
-        """Cases that are predicted at a time."""
+        """Cases that are predicted at a time; one if images have unequal sizes."""
+        if self.dataset.extents is not None:
+            return 1
         if not self.task.dense and not self.inputs.crops:
             return EVALUATION_BATCH
         return max(1, min(EVALUATION_BATCH, EVALUATION_VOXELS // math.prod(self.dataset.space)))
@@ -109,11 +112,19 @@ class SequentialEngine:
             return torch.cat(found)
 
     def masks(self, index: Ints) -> Tensor:
-        """The masks (n, *space) that the model in `flat` predicts for these cases, on the device."""
+        """The masks (n, *space) that the model in `flat` predicts for these cases, on the device.
+
+        Those of images of unequal size are followed by 0.
+        """
         self.flat.model.eval()
         with torch.no_grad(), self.autocast():
             parts = self.dataset.rows(index).split(self.evaluation_batch)
-            return torch.cat([self.task.masks(self._probabilities(part)) for part in parts])
+            return torch.cat([self._framed(self.task.masks(self._probabilities(part))) for part in parts])
+
+    def _framed(self, masks: Tensor) -> Tensor:
+        """Masks of the size of the device dataset; 0 beyond the extent of an image of unequal size."""
+        lacking = [whole - edge for whole, edge in zip(self.dataset.space, masks.shape[1:], strict=True)]
+        return F.pad(masks, [size for each in reversed(lacking) for size in (0, each)]) if any(lacking) else masks
 
     def _load_for_evaluation(self, weights: Weights) -> None:
         self.flat.load(weights)
@@ -123,7 +134,7 @@ class SequentialEngine:
         """What is stored of the cases in these rows, (b, columns)."""
         if not self.task.dense:
             return probabilities
-        return self.task.stored(probabilities, self.dataset.targets[rows], surfaces)
+        return self.task.stored(probabilities, self.dataset.whole_targets(rows), surfaces)
 
     def features(self, weights: Weights, index: Ints) -> Tensor:
         """Input of the model's last stage for these cases, (n, d), in evaluation mode, see `representation`."""

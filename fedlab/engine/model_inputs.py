@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fedlab.core.memory import to_device
@@ -91,8 +92,15 @@ class ModelInputs:
         if crop is None:
             return predict(images)
         batch = max(1, EVALUATION_VOXELS // math.prod(crop.edges))
-        combine = patches.sliding_window if dense else patches.window_mean
-        return combine(predict, images, crop.edges, crop.overlap, batch)
+        space = images.shape[2:]
+        lacking = [max(0, edge - whole) for edge, whole in zip(crop.edges, space, strict=True)]
+        if any(lacking):  # an image of unequal size that is smaller than a crop is followed by 0, as in training
+            images = F.pad(images, [size for each in reversed(lacking) for size in (0, each)])
+        if not dense:
+            return patches.window_mean(predict, images, crop.edges, crop.overlap, batch)
+        found = patches.sliding_window(predict, images, crop.edges, crop.overlap, batch)
+        inner: patches.Box = (..., *map(slice, space))
+        return found[inner] if any(lacking) else found
 
     def example(self, count: int, device: torch.device) -> Tensor:
         """Some images of the size that models get, to try a model on."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedlab.core.typing import Ints
+
 POLICIES = ("none", "image", "site", "global")
 CHUNK = 2**22  # pixels processed at a time
 CONSTANT = 1e-6  # of the full range: an image or site whose pixels spread less has its mean subtracted, no more
@@ -38,16 +40,24 @@ class Affine:
         return batch.sub_(self.centre[rows].view(shape)).mul_(self.scale[rows].view(shape))
 
 
-def affine(policy: str, pixels: Tensor, sites: Sequence[SiteRows], full: float, dtype: torch.dtype) -> Affine:
+def affine(
+    policy: str,
+    pixels: Tensor,
+    sites: Sequence[SiteRows],
+    full: float,
+    dtype: torch.dtype,
+    extents: Ints | None = None,
+) -> Affine:
     """Mean 0 and standard deviation 1 per channel, over the pixels that the policy names.
 
     "image": of each image alone. "site": of the site's training cases; of a held-out site its test cases, since this
     needs images but no labels. "global": of all training cases, the same as for the union of the sites. Cases of no
     site, and sites without a training case, take the global values.
 
-    pixels: (n, height, width[, depth], channels). full: the highest possible pixel value.
+    pixels: (n, height, width[, depth], channels). full: the highest possible pixel value. extents: of images of unequal
+    size, whose padding does not count.
     """
-    by_case = pixel_sums(pixels).to(sites[0].rows.device)
+    by_case = pixel_sums(pixels, extents).to(sites[0].rows.device)
     pooled = _total(by_case[torch.cat([site.train for site in sites if site.participates])])
     totals = by_case if policy == "image" else pooled.expand_as(by_case).clone()
     if policy == "site":
@@ -60,11 +70,13 @@ def affine(policy: str, pixels: Tensor, sites: Sequence[SiteRows], full: float, 
     return Affine(mean.to(dtype), (1 / spread).to(dtype))
 
 
-def pixel_sums(pixels: Tensor) -> Tensor:
+def pixel_sums(pixels: Tensor, extents: Ints | None = None) -> Tensor:
     """Count, sum and sum of squares of the pixels of each case and channel; float64 (n, 3, channels), exact for bytes.
 
-    pixels: (n, height, width[, depth], channels).
+    pixels: (n, height, width[, depth], channels). extents: of images of unequal size, (n, d).
     """
+    if extents is not None:
+        return torch.cat([pixel_sums(_cut(pixels, row, extent)) for row, extent in enumerate(extents)])
     n, *space, channels = pixels.shape
     count = math.prod(space)
     found = torch.full((n, 3, channels), float(count), dtype=torch.float64, device=pixels.device)
@@ -74,6 +86,11 @@ def pixel_sums(pixels: Tensor) -> Tensor:
         found[start : start + step, 1] = flat.sum(1)
         found[start : start + step, 2] = flat.square_().sum(1)
     return found
+
+
+def _cut(pixels: Tensor, row: int, extent: Ints) -> Tensor:
+    """One image (1, *extent, channels) without its padding."""
+    return pixels[row : row + 1][(slice(None), *map(slice, extent.tolist()))].contiguous()
 
 
 def statistics_bytes(channels: int) -> tuple[int, int]:

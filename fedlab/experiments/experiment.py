@@ -173,7 +173,7 @@ class Experiment(FederationSettings):
         "monai(RandGaussianNoise(prob=0.5))"; masks move with their images.
     crop : str, default "none"
         Crops that are trained on instead of whole images: "random(64)", "random((64, 64, 32), foreground=0.5)"; whole
-        images are then predicted by a sliding window.
+        images are then predicted by a sliding window. Images of unequal size need it.
     precision : {"float32", "float64", "bf16"}, default "float32"
         Number format; "bf16" keeps float32 weights and computes layers in bfloat16.
     device : str, default "auto"

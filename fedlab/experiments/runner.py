@@ -35,7 +35,7 @@ from fedlab.experiments.time_estimate import foresee
 from fedlab.federation import Federation
 from fedlab.learning import pretrained
 from fedlab.learning.networks import network
-from fedlab.learning.patches import input_shape
+from fedlab.learning.patches import check_sizes, input_shape
 from fedlab.learning.tasks import task_of
 from fedlab.partitioning.partitions import Partition
 
@@ -231,7 +231,8 @@ def _check_federations(experiments: list[Experiment], partition: Partition | Non
 
 
 def _check_model(experiment: Experiment, cases: Cases) -> None:
-    """Build the model once; ValueError where model, weights, loss or class weights do not fit the dataset."""
+    """Build the model once; ValueError where model, weights, loss, crops or class weights do not fit the dataset."""
+    check_sizes(cases, experiment.crop)
     task = task_of(cases, experiment.loss, experiment.class_weights)
     file = None if experiment.weights is None else pretrained.read(experiment.weights)
     about = experiment.model, experiment, input_shape(cases.shape, experiment.crop), task.outputs

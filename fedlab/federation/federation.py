@@ -50,7 +50,7 @@ from fedlab.federation.settings import FederationSettings
 from fedlab.federation.sites import ALL, LocalParameters, OptimizerStates, Site
 from fedlab.learning import models, networks, pretrained, target_scale, trainable
 from fedlab.learning.metrics import HIGHER_IS_BETTER
-from fedlab.learning.patches import input_shape
+from fedlab.learning.patches import check_sizes, input_shape
 from fedlab.learning.tasks import Task, task_of, with_balanced_loss, with_scale
 from fedlab.partitioning import validation
 from fedlab.partitioning.partitions import Partition
@@ -113,6 +113,7 @@ class Federation:
     ) -> None:
         self.partition, self.settings = partition, settings
         self.task: Task = task_of(partition.cases, settings.loss, settings.class_weights)
+        check_sizes(partition.cases, settings.crop)
         validation.check(partition)
         self.device = find_device(settings.device)
         self.labels = partition.annotated_labels(np.arange(len(partition.cases)))
@@ -234,7 +235,8 @@ class Federation:
             return
         rows, targets = dataset.rows(self.union.batches.index), dataset.targets
         if self.task.dense:
-            counts = sum(self.task.voxels(targets[part]) for part in rows.split(64))
+            parts = rows.split(64 if dataset.extents is None else 1)
+            counts = sum(self.task.voxels(dataset.whole_targets(part)) for part in parts)
         elif self.task.name == "multilabel":
             counts = targets[rows].sum(0)
         else:

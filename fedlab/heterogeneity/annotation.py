@@ -19,6 +19,7 @@ from fedlab.core.registry import Registry, split_call
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats, Ints
 from fedlab.data.cases import Cases
+from fedlab.data.extents import within
 from fedlab.heterogeneity import borders
 from fedlab.heterogeneity.borders import Masks
 from fedlab.heterogeneity.covariates import read_column
@@ -80,6 +81,11 @@ class Annotator:
         """Return the random numbers of one mask, which depend on its content only."""
         content = hashlib.blake2b(np.ascontiguousarray(mask).tobytes(), digest_size=16).hexdigest()
         return stream(self.seed, "annotation", "border", self.site, content)
+
+
+def drawn(masks: Masks, extents: Ints | None, annotator: Annotator, overlap: bool) -> Masks:
+    """The masks that readers draw; those of images of unequal size within their extents, see `Cases`."""
+    return within(lambda found, _: annotator.annotate_masks(found, overlap), masks, extents)
 
 
 def check(value: Annotation) -> None:

@@ -21,12 +21,15 @@ from fedlab.core.arguments import Fraction, Share, Whole
 from fedlab.core.registry import Registry
 from fedlab.core.rng import stream
 from fedlab.core.typing import Ints
+from fedlab.data.cases import Cases
+from fedlab.data.extents import size_of
 
 CROPS = Registry("crop")
 RngKey = tuple[int, str, int]  # seed, site, step
 Box = tuple[Any, ...]  # index of a patch in an image: all channels, then a slice for each axis
 SIGMA = 0.125  # of the weights of a window, as a share of its edges
 LEAST = 1e-3  # of these weights
+USUAL = 128  # longest edge of a crop that is suggested
 MOST_VOXELS = 10_000  # of a structure in a case that crops may be centred on, as in nnU-Net
 
 
@@ -86,17 +89,29 @@ def _stated(text: str) -> Crop:
     return found
 
 
-def crop_of(text: str, space: Sequence[int]) -> Crop | None:
+def check_sizes(cases: Cases, text: str) -> None:
+    """Refuse to train on whole images of unequal size; ValueError that names the sizes and the remedies."""
+    if cases.extents is not None and text.strip() == "none":
+        edges = [min(2 ** (edge.bit_length() - 1), USUAL) for edge in cases.extents.min(axis=0).tolist()]
+        raise ValueError(
+            f"the images of {cases.name} have unequal sizes, {size_of(cases)}, and crop='none' trains on whole images,"
+            f" which must have one: train on crops, such as crop='random({tuple(edges)})', or import the images with a"
+            " size in pixels or voxels (--size)"
+        )
+
+
+def crop_of(text: str, space: Sequence[int], unequal: bool = False) -> Crop | None:
     """The crop that a text states for images of this size; None for "none" and for crops of the whole image.
 
-    Raises ValueError if the crop does not fit into the images.
+    unequal: whether this is the largest size of several, so that a crop of it is not the whole of all images. Raises
+    ValueError if the crop does not fit into the images.
     """
     if text.strip() == "none":
         return None
     found = _stated(text)
     edges = found.edges * len(space) if len(found.edges) == 1 else found.edges
     _check_fit(edges, space)
-    return None if edges == tuple(space) else Crop(edges, found.foreground, found.overlap)
+    return None if edges == tuple(space) and not unequal else Crop(edges, found.foreground, found.overlap)
 
 
 def input_shape(shape: Sequence[int], text: str) -> tuple[int, ...]:
@@ -177,22 +192,28 @@ def crop_starts(
 
 def starts_of(
     voxels: Sequence[Sequence[Ints]],
-    space: Sequence[int],
+    space: Sequence[int] | Ints,
     window: Sequence[int],
     key: RngKey,
     cases: Sequence[int] | Ints,
     foreground: float,
 ) -> Ints:
-    """As `crop_starts`, from the voxels of each case's structures, see `structure_voxels`."""
-    _check_fit(window, space)
-    room, half = np.array(space) - np.array(window), np.array(window) // 2
-    found = np.empty((len(voxels), len(space)), np.int64)
-    for row, (structures, case) in enumerate(zip(voxels, cases, strict=True)):
+    """As `crop_starts`, from the voxels of each case's structures, see `structure_voxels`.
+
+    space: of all images, or (b, d), the extent of each. Where an axis is shorter than a crop, the crop begins at 0.
+    """
+    spaces = np.asarray(space)
+    if spaces.ndim == 1:
+        _check_fit(window, spaces.tolist())
+    spaces, half = np.broadcast_to(spaces, (len(voxels), len(window))), np.array(window) // 2
+    rooms = np.maximum(spaces - np.array(window), 0)
+    found = np.empty(spaces.shape, np.int64)
+    for row, (structures, case, extent, room) in enumerate(zip(voxels, cases, spaces, rooms, strict=True)):
         rng = stream(key[0], "crop", *key[1:], int(case))
         found[row] = rng.integers(0, room + 1)
         if rng.random() < foreground and structures:
             inside = structures[int(rng.integers(len(structures)))]
-            centre = np.array(np.unravel_index(inside[rng.integers(len(inside))], tuple(space)))
+            centre = np.array(np.unravel_index(inside[rng.integers(len(inside))], tuple(extent.tolist())))
             found[row] = np.clip(centre - half, 0, room)
     return found
 

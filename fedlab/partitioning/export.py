@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from fedlab.core.files import file_name, resolve, scratch_folder, write_json, write_text
 from fedlab.core.registry import choose
+from fedlab.data.cases import Cases
 from fedlab.data.columns import canonical, kind_of
+from fedlab.data.extents import cut_outs
 from fedlab.partitioning.partitions import Partition
 
 MANIFEST = "export.json"  # says how the folder is imported
@@ -24,6 +26,7 @@ BATCH = 64  # images in memory
 FULL = 255
 JOIN = "|"  # between the findings of a case
 NOTHING = "no finding"
+KEEP = "keep"  # size of images of unequal size: each its own
 MISSING = {"", "#N/A", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}  # cells without a value
 
 
@@ -70,7 +73,8 @@ def export_sites(part: Partition, folder: str | Path, format: str | None = None)
     ['Site_A', 'Site_B', 'cases.csv', 'export.json']
     """
     cases, target = part.cases, resolve(folder)
-    chosen = _format(cases.shape, format)
+    smallest = cases.shape if cases.extents is None else (cases.shape[0], *cases.extents.min(axis=0).tolist())
+    chosen, spacing = _format(smallest, format), _spacing(cases)
     table = _table(part, ENDS[chosen])
     if target.exists():
         raise FileExistsError(f"{target} exists already: choose another folder or remove it first")
@@ -81,9 +85,11 @@ def export_sites(part: Partition, folder: str | Path, format: str | None = None)
             rows = part.rows[(part.table["site"] == site).to_numpy()]
             for start in range(0, len(rows), BATCH):
                 some, lines = rows[start : start + BATCH], own.iloc[start : start + BATCH]
-                _write_all(half, lines["image"], part.pixels(some, site))
+                extents = None if cases.extents is None else cases.extents[some]
+                _write_all(half, lines["image"], cut_outs(part.pixels(some, site), extents), spacing)
                 if cases.masks is not None:
-                    _write_all(half, lines["mask"], part.training_masks(some, site)[:, None])
+                    masks = part.training_masks(some, site)[:, None]
+                    _write_all(half, lines["mask"], cut_outs(masks, extents), spacing)
             below = own["image"].iloc[0].split("/")[0]
             inside = {
                 column: own[column].str.removeprefix(f"{below}/") for column in own if column in ("image", "mask")
@@ -188,12 +194,23 @@ def _unused(name: str, used: set[str], folder: str = "") -> str:
     return free
 
 
-def _write_all(folder: Path, names: pd.Series, images: NDArray[Any]) -> None:
-    """Write images (n, channels, height, width[, depth])."""
+def _spacing(cases: Cases) -> Sequence[float]:
+    """Edges of a voxel in mm, which an import keeps of images of unequal size; else 1 mm, as all are resampled."""
+    stated = cases.card.get("spacing") if cases.extents is not None else None
+    return stated if stated is not None and len(stated) == 3 else (1.0, 1.0, 1.0)
+
+
+def _write_all(
+    folder: Path, names: pd.Series, images: NDArray[Any] | list[NDArray[Any]], spacing: Sequence[float]
+) -> None:
+    """Write images (n, channels, height, width[, depth]), or a list of images of unequal size."""
     for name, image in zip(names, images, strict=True):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        (_write_png if name.endswith(ENDS["png"]) else _write_nifti)(path, image)
+        if name.endswith(ENDS["png"]):
+            _write_png(path, image)
+        else:
+            _write_nifti(path, image, spacing)
 
 
 def _write_png(path: Path, image: NDArray[Any]) -> None:
@@ -204,13 +221,13 @@ def _write_png(path: Path, image: NDArray[Any]) -> None:
     Image.fromarray(values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)).save(path)
 
 
-def _write_nifti(path: Path, image: NDArray[Any]) -> None:
-    """Write (1, height, width[, depth]) with voxels of 1 mm; a picture as one slice, as radiologists see it."""
+def _write_nifti(path: Path, image: NDArray[Any], spacing: Sequence[float]) -> None:
+    """Write (1, height, width[, depth]) with these voxels; a picture as one slice, as radiologists see it."""
     import nibabel
 
     values = image[0] if image.dtype == np.uint8 else image[0].astype(np.float32)
     voxels = values if values.ndim == 3 else values[::-1, ::-1].T[..., None]
-    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), path)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([*spacing, 1.0])), path)
 
 
 def _csv(table: pd.DataFrame) -> str:
@@ -231,7 +248,7 @@ def _manifest(part: Partition, table: pd.DataFrame, chosen: str) -> dict[str, An
         "table": TABLE,
         "columns": {name: name for name in roles},
         "keep": [name for name in table if name not in roles],
-        "size": list(cases.shape[1:]),
+        "size": list(cases.shape[1:]) if cases.extents is None else KEEP,
         "window": "0:1" if exact else f"0:{FULL}",
         "task": cases.task,
         "classes": cases.classes,

@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from fedlab.core.typing import Ints
 from fedlab.data.cases import SPLITS, Cases
+from fedlab.data.extents import cut_outs
 from fedlab.data.per_case import numbered
 from fedlab.heterogeneity import population, presentation
-from fedlab.heterogeneity.annotation import Annotator
+from fedlab.heterogeneity.annotation import Annotator, drawn
 from fedlab.heterogeneity.axes import AXES
 from fedlab.heterogeneity.covariates import read_column
 from fedlab.heterogeneity.geography import draw_site_effects
 from fedlab.heterogeneity.log_odds import Levels, column_levels
 from fedlab.heterogeneity.population import Covariate
 from fedlab.heterogeneity.shift.embedding import Features, dataset_embedding
-from fedlab.heterogeneity.shift.mask_rows import LoadMasks
+from fedlab.heterogeneity.shift.mask_rows import LoadMasks, Masks
 from fedlab.heterogeneity.shift.measures import Observed
 
 
@@ -104,11 +105,11 @@ def image_features(
     def features(few: Ints) -> Features:
         if show is None:
             return described.of_rows(rows[few])
-        shown = np.empty((len(few), *cases.shape), cases.images.dtype)
+        shown = np.zeros((len(few), *cases.shape), cases.images.dtype)
         for name in np.unique(site[few]):
             here = site[few] == name
             shown[here] = show(rows[few][here], name)
-        return described.of_images(shown)
+        return described.of_images(cut_outs(shown, None if cases.extents is None else cases.extents[rows[few]]))
 
     return features
 
@@ -122,13 +123,14 @@ def mask_pairs(cases: Cases, rows: Ints, site: NDArray[Any], annotators: Mapping
     if masks is None or not annotators or cases.task != "segmentation":
         return None
 
-    def pairs(few: Ints) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        true = np.asarray(masks[rows[few]])
-        drawn = true.copy()
+    def pairs(few: Ints) -> tuple[Masks, Masks]:
+        true, extents = np.asarray(masks[rows[few]]), None if cases.extents is None else cases.extents[rows[few]]
+        found = true.copy()
         for name in np.unique(site[few]):
             here = site[few] == name
-            drawn[here] = annotators[name].annotate_masks(true[here], cases.overlap)
-        return true, drawn
+            own = None if extents is None else extents[here]
+            found[here] = drawn(true[here], own, annotators[name], cases.overlap)
+        return cut_outs(true, extents), cut_outs(found, extents)
 
     return LoadMasks(pairs, cases.overlap)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from fedlab.core.summary import Summary, counted, listed, named, plural
 from fedlab.data.cases import SPLITS
+from fedlab.data.extents import framed
 from fedlab.data.overview import PIXELS, SHOWN
 from fedlab.data.thumbnails import RAS, check_channel, middle, strip, thumbnail
 from fedlab.heterogeneity.axes import AXES
@@ -32,6 +33,8 @@ def _thumbnails(part: Any, sites: list[str]) -> bytes:
     upright = part.cases.card.get("orientation") == RAS
     pictures = []
     for site in sites:
-        (image,) = part.pixels(part.rows[sited == site][:1], site)
+        first = part.rows[sited == site][:1]
+        extents = None if part.cases.extents is None else part.cases.extents[first]
+        (image,) = framed(part.pixels(first, site), extents)
         pictures.append(thumbnail(image, middle(shape), check_channel(None, shape[0]), PIXELS, upright))
     return strip(pictures, PIXELS)

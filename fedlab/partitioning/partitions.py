@@ -17,9 +17,10 @@ from fedlab.core import files
 from fedlab.core.registry import nearest
 from fedlab.core.typing import Ints
 from fedlab.data.cases import Cases
+from fedlab.data.extents import within
 from fedlab.data.per_case import chosen_rows
 from fedlab.heterogeneity.acquisition.scanner import Scanner, positivity
-from fedlab.heterogeneity.annotation import Annotator
+from fedlab.heterogeneity.annotation import Annotator, drawn
 from fedlab.heterogeneity.log_odds import Levels
 from fedlab.heterogeneity.population import Covariate
 from fedlab.heterogeneity.shift.measures import shift as realised
@@ -246,10 +247,19 @@ class Partition:
         Returns
         -------
         numpy.ndarray
-            Shape (m, channels, height, width[, depth]), in the dtype of `cases.images`.
+            Shape (m, channels, height, width[, depth]), in the dtype of `cases.images`. Images of unequal size are
+            followed by 0 beyond their `cases.extents`, and scanners see them without it.
         """
         rows = chosen_rows(index, self.cases.table["case"])
-        images = np.asarray(self.cases.images[rows])
+        extents = None if self.cases.extents is None else self.cases.extents[rows]
+        return within(
+            lambda images, place: self._acquired(images, rows[place], site),
+            np.asarray(self.cases.images[rows]),
+            extents,
+        )
+
+    def _acquired(self, images: NDArray[np.generic], rows: Ints, site: str) -> NDArray[np.generic]:
+        """Images of one size as the scanner of a site shows them. rows: their positions in `cases`."""
         if self.covariate is not None and self.covariate.visible:
             images = self.covariate.show(images, self._of_case("covariate")[rows])
         if site not in self.scanners:
@@ -315,7 +325,7 @@ class Partition:
         Returns
         -------
         numpy.ndarray of uint8
-            Shape (m, height, width[, depth]).
+            Shape (m, height, width[, depth]); those of images of unequal size are followed by 0.
 
         Raises
         ------
@@ -325,10 +335,12 @@ class Partition:
         rows = chosen_rows(index, self.cases.table["case"])
         if self.cases.masks is None:
             raise ValueError(f"{self.cases.name} has no masks: choose a segmentation dataset")
-        masks = np.array(self.cases.masks[rows])
+        extents = None if self.cases.extents is None else self.cases.extents[rows]
+        masks = within(lambda found, _: np.array(found), np.asarray(self.cases.masks[rows]), extents)
         if site in self.annotators:
             noisy = ~np.isin(rows, self.index(site, "test"))
-            masks[noisy] = self.annotators[site].annotate_masks(masks[noisy], self.cases.overlap)
+            own = None if extents is None else extents[noisy]
+            masks[noisy] = drawn(masks[noisy], own, self.annotators[site], self.cases.overlap)
         return masks
 
     def _of_case(self, column: str, rest: Ints | None = None) -> Ints:

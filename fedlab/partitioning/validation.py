@@ -58,7 +58,10 @@ def _misfits(partition: Partition, site: str, index: np.ndarray) -> Iterator[str
 
 
 def _highest(partition: Partition, index: np.ndarray) -> float:
-    images = partition.cases.images
+    cases = partition.cases
+    if cases.extents is not None:  # what is beyond the extent of a case does not count
+        return max((float(np.max(cases.image(row))) for row in index), default=255.0)
+    images = cases.images
     return max((float(np.max(images[part])) for part in np.array_split(index, -(-len(index) // 4096))), default=255.0)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from fedlab.core.rng import stream
+from fedlab.data.extents import framed
 from fedlab.plots import style, titles
 from fedlab.plots.inputs import SPLITS, site_labels, site_order
 from fedlab.plots.names import more, names
@@ -146,8 +147,10 @@ def _picked(cases: Any, pool: NDArray[np.int64], row: str, name: str, n: int, se
 
 
 def _pixels(part: Any, row: str, index: NDArray[np.int64], by_site: bool) -> NDArray[np.float32]:
-    """Return (n, channels, height, width[, depth]) in [0, 1], as the row's scanner acquires them."""
+    """Return (n, channels, height, width[, depth]) in [0, 1], as the row's scanner acquires them, in one frame."""
+    cases = part.cases if by_site else part
     images = part.pixels(index, row) if by_site else part.images[index]
+    images = framed(images, None if cases.extents is None else cases.extents[index])
     return np.asarray(images, np.float32) / np.float32(255 if images.dtype == np.uint8 else 1)
 
 
@@ -170,7 +173,11 @@ def _brightness(part: Any, row: str, pool: NDArray[np.int64], seed: int, by_site
     if not len(pool):
         return np.nan
     some = np.sort(stream(seed, "brightness", row).permutation(pool)[:MEASURED])
-    return float(_pixels(part, row, some, by_site).mean())
+    cases, shown = part.cases if by_site else part, _pixels(part, row, some, by_site)
+    if cases.extents is None:
+        return float(shown.mean())
+    voxels = cases.extents[some].prod(axis=1) * shown.shape[1]  # frames are 0
+    return float(np.mean(shown.reshape(len(shown), -1).sum(axis=1, dtype=np.float64) / voxels))
 
 
 def _aspect(looks: dict[str, list[NDArray[np.float32] | None]]) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fedlab.core.rng import stream
 from fedlab.core.typing import Floats
+from fedlab.data.extents import cut
 from fedlab.data.filters import selected
 from fedlab.plots import style, titles
 from fedlab.plots.case_groups import (
@@ -136,12 +137,21 @@ def intensities(view: View, groups: Sequence[Group], seed: int) -> list[Intensit
     found = []
     for group in groups:
         some = np.sort(stream(seed, "intensity", group.name).permutation(group.rows)[:most])
-        counts = _counts(images, some)
+        counts = _counts(view.cases, some)
         found.append(Intensity(counts if view.channel is None else counts[view.channel : view.channel + 1], len(some)))
     return found
 
 
-def _counts(images: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
+def _counts(cases: Any, rows: NDArray[np.int64]) -> Floats:
+    """Count the values of cases by channel, (channels, 256); those of unequal size one by one."""
+    images = cases.images
+    if cases.extents is None:
+        return _of_one_size(images, rows)
+    each = (cut(images[row : row + 1], cases.extents[row]) for row in rows)
+    return np.sum([_of_one_size(image, np.zeros(1, np.int64)) for image in each], axis=0)
+
+
+def _of_one_size(images: NDArray[Any], rows: NDArray[np.int64]) -> Floats:
     """Count the values of images by channel, (channels, 256); of large images those of some pixels."""
     values, channels = int(np.prod(images.shape[1:])), images.shape[1]
     every = max(1, min(images.shape[2], values // (8 * EACH)))  # lines of pixels that are read: every how many

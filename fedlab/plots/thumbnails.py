@@ -31,7 +31,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """How images are shown: a slice of volumes, a channel (None: colours), with masks or without."""
+    """How images are shown: a slice of volumes, a channel (None: colours), with masks or without.
+
+    Those of unequal size are shown in the middle of a frame of the largest one.
+    """
 
     cases: Any
     slice: int | None
@@ -75,7 +78,7 @@ class View:
             return
         most = max(16, round(DENSITY * width * max(1.0, self.aspect)))
         looks = [
-            thumbnail(self.cases.images[place.row], self.slice, self.channel, most, self.upright) for place in places
+            thumbnail(self.cases.framed(place.row), self.slice, self.channel, most, self.upright) for place in places
         ]
         times = -(-COARSE // looks[0].shape[1])
         dense = times * looks[0].shape[1] / width  # pixels an inch
@@ -101,7 +104,7 @@ class View:
 
         lines, colors = [], []
         for place, corner in zip(places, corners, strict=True):
-            mask, overlap = self.cases.masks[place.row], self.cases.overlap
+            mask, overlap = self.cases.framed(place.row, masks=True), self.cases.overlap
             for structure, share in outlines(mask, self.slice, 2 * most, self.upright, overlap).items():
                 found = [line * (width / share.shape[1]) + corner for line in contours(share)]
                 lines += found

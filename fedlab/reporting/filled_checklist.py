@@ -15,6 +15,7 @@ from fedlab.core.registry import choose
 from fedlab.core.site_names import natural
 from fedlab.core.summary import plural, with_article
 from fedlab.data.cases import SPLITS
+from fedlab.data.extents import size_of
 from fedlab.evaluation import report_metrics
 from fedlab.experiments.run_folder import Run
 from fedlab.partitioning.partitions import Partition
@@ -190,7 +191,10 @@ class Facts:
         normal, augment = self._each(lambda e: e.normalisation), self._each(lambda e: e.augment)
         shape = ""
         if self.part is not None:
-            shape = f"images of {' x '.join(map(str, self.part.cases.images.shape[1:]))} (channels first); "
+            cases = self.part.cases
+            shape = f"images of {' x '.join(map(str, cases.shape))} (channels first); "
+            if cases.extents is not None:
+                shape = f"images of {size_of(cases)}, {cases.shape[0]} channels, each of its own size; "
         return f"{shape}normalisation {normal}; augmentation {augment}", "experiment.json, dataset"
 
     @property

@@ -287,7 +287,7 @@ def test_strict_stops_at_a_damaged_file_and_writes_nothing(tmp_path: Path, home:
         ({"image": None}, "image is missing"),
         ({"label": None}, "label is missing"),
         ({"keep": ["label"]}, "has no column 'label'"),
-        ({"size": "6x"}, "size is '6x': write 64 or 64x64x32"),
+        ({"size": "6x"}, "size is '6x': write 64, 64x64x32 or keep"),
         ({"size": 2}, "whole numbers of pixels or voxels from 4 to 4096"),
         ({"size": "8x8x8"}, "none of 2 cases could be imported: 2 x it is a picture with 2 axes: wanted a size of 2"),
         ({"spacing": 1.0}, "states no spacing in mm: give a size in pixels"),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedlab.core.rng import stream
 from fedlab.core.typing import Ints
 from fedlab.data.cases import Cases
+from fedlab.data.extents import cut_outs
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COMPONENTS = 16
@@ -17,7 +18,7 @@ CHUNK = 256  # images processed at a time
 MAX_FITTED = 1000  # images of a dataset on which its embedding is fitted
 
 Features = NDArray[np.float32]
-Images = NDArray[np.generic]
+Images = NDArray[np.generic] | list[NDArray[np.generic]]  # a list of images of unequal size, each (channels, *space)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Embedding:
         """Features (n, d) of images."""
         return _in_chunks(self._embed, images)
 
-    def _embed(self, images: Images) -> Features:
+    def _embed(self, images: NDArray[np.generic]) -> Features:
         """Return standardised features of one chunk."""
         raw = np.hstack([_intensity_features(images), (_small_copy(images) - self.mean) @ self.components])
         return ((raw - self.centre) / self.spread).astype(np.float32)
@@ -57,9 +58,11 @@ class Embedding:
 class DatasetEmbedding:
     """The embedding of a dataset, fitted once on at most MAX_FITTED of its images, with a cache of its features."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: NDArray[np.generic], extents: Ints | None = None) -> None:
+        """extents: of images of unequal size, see `Cases`."""
         some = np.sort(stream(0, "embedding").permutation(len(images))[:MAX_FITTED])
-        self.images, self.embedding = images, Embedding.fit(np.asarray(images[some]))
+        self.images, self.extents = images, extents
+        self.embedding = Embedding.fit(self._read(some))
         self._cache = np.full((len(images), len(self.embedding.centre)), np.nan, np.float32)
 
     def of_rows(self, rows: Ints) -> Features:
@@ -67,11 +70,15 @@ class DatasetEmbedding:
         new = np.unique(rows[np.isnan(self._cache[rows, 0])])
         for start in range(0, len(new), CHUNK):
             part = new[start : start + CHUNK]
-            self._cache[part] = self.embedding(np.asarray(self.images[part]))
+            self._cache[part] = self.embedding(self._read(part))
         return self._cache[rows]
 
+    def _read(self, rows: Ints) -> Images:
+        """These images, without the padding of those of unequal size."""
+        return cut_outs(np.asarray(self.images[rows]), None if self.extents is None else self.extents[rows])
+
     def of_images(self, images: Images) -> Features:
-        """Features (n, d) of any images of the same shape."""
+        """Features (n, d) of any images of the same shape, or of a list of images of unequal size."""
         return self.embedding(images)
 
 
@@ -81,21 +88,23 @@ _embeddings: WeakKeyDictionary[Cases, DatasetEmbedding] = WeakKeyDictionary()
 def dataset_embedding(cases: Cases) -> DatasetEmbedding:
     """Return the embedding of these cases, fitted on first use and kept as long as the cases."""
     if cases not in _embeddings:
-        _embeddings[cases] = DatasetEmbedding(cases.images)
+        _embeddings[cases] = DatasetEmbedding(cases.images, cases.extents)
     return _embeddings[cases]
 
 
-def _in_chunks(describe: Callable[[Images], Features], images: Images) -> Features:
-    """Describe images in chunks, so that floats of all of them need not fit in memory."""
+def _in_chunks(describe: Callable[[NDArray[np.generic]], Features], images: Images) -> Features:
+    """Describe images in chunks, so that floats of all of them need not fit in memory; of unequal size one by one."""
+    if isinstance(images, list):
+        return np.concatenate([describe(image[None]) for image in images])
     return np.concatenate([describe(images[i : i + CHUNK]) for i in range(0, max(1, len(images)), CHUNK)])
 
 
-def _unit_range(images: Images) -> Features:
+def _unit_range(images: NDArray[np.generic]) -> Features:
     """Convert images to float in [0, 1]."""
     return images.astype(np.float32) / np.float32(255 if images.dtype == np.uint8 else 1)
 
 
-def _intensity_features(images: Images) -> Features:
+def _intensity_features(images: NDArray[np.generic]) -> Features:
     """Return quantiles and root mean squared differences along each axis, (n, channels * (5 + dimensions)).
 
     An axis of length one has no differences: 0.
@@ -109,7 +118,7 @@ def _intensity_features(images: Images) -> Features:
     return np.hstack([_unit_range(flat[..., at]).reshape(len(x), -1), *steps])
 
 
-def _small_copy(images: Images) -> Features:
+def _small_copy(images: NDArray[np.generic]) -> Features:
     """Return averages over 14 x 14 or 7 x 7 x 7 parts, flattened, (n, channels * parts)."""
     import torch
     from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d

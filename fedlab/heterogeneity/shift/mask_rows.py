@@ -1,6 +1,6 @@
 """The annotation rows of segmentation masks: how the masks that readers draw differ from the true ones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +17,14 @@ from fedlab.heterogeneity.shift.observed import Observed, batch_sizes
 SHARE = 4  # a fourth as many masks as images are compared
 CHUNK = 64  # masks drawn at a time
 
+Masks = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]  # a list, if they have unequal sizes
+
 
 @dataclass(frozen=True)
 class LoadMasks:
     """pairs: maps positions of cases to their true and drawn masks; overlap: whether structures may overlap."""
 
-    pairs: Callable[[Ints], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+    pairs: Callable[[Ints], tuple[Masks, Masks]]
     overlap: bool = False
 
 
@@ -69,9 +71,9 @@ def _compare(sample: Ints, load: LoadMasks) -> tuple[Floats, Floats]:
     counted = []
     for start in range(0, len(sample), CHUNK):
         true, drawn = load.pairs(sample[start : start + CHUNK])
-        width = int(max(true.max(initial=0), drawn.max(initial=0))) + 1
-        pairs = (true.astype(np.int64) * width + drawn).reshape(len(true), -1)
-        counts = [np.bincount(pair, minlength=width * width).reshape(width, width) for pair in pairs]
+        width = int(max(mask.max(initial=0) for masks in (true, drawn) for mask in masks)) + 1
+        pairs = (one.astype(np.int64) * width + other for one, other in zip(true, drawn, strict=True))
+        counts = [np.bincount(pair.ravel(), minlength=width * width).reshape(width, width) for pair in pairs]
         counted += counts
     most = max(2, *(len(each) for each in counted)) if counted else 2
     pixels = np.zeros((len(sample), most, most))
