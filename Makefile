@@ -78,8 +78,8 @@ lab: env  ## JupyterLab on copies of the notebooks in out/lab, which keep your c
 	@$(BIN)/python fedlab/notebook/copies.py notebooks $(call quoted,$(OUT)/lab) $(if $(FRESH),--fresh)
 	$(BIN)/jupyter lab $(call quoted,$(OUT)/lab)
 
-test: env  ## all tests, notebooks included
-	$(call pytest,$(BIN))
+test: env  ## all tests, notebooks included; EVERY=1 runs laws of all methods with each, not a third of them
+	$(call pytest,$(BIN)) $(if $(EVERY),--every-method)
 
 .lowest/ready: pyproject.toml tests/lowest.py
 	$(PYTHON) -m venv --clear .lowest

@@ -67,6 +67,7 @@ ROOM, LOWEST = 12.0, 0.2  # inches: all rows of sites together, and the lowest r
 LINE = 0.16  # inches: a name at the end of a line
 TITLE = 500  # characters of a title
 SHOWN, UNFOLDED = 12, 60  # rows of the table below a figure: as text, and once it is opened in a notebook
+SAVED = 200  # dots an inch of a PNG file, and of images in an SVG file
 POINTS = 72.0  # typographic points in an inch
 BREAK = re.compile(r"(?<![<≥=])(?<!CI)\s+(?![%<≥=])")  # where a line may end
 SHEET = Path(__file__).with_name("fedlab.mplstyle")
@@ -480,13 +481,20 @@ def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     ...     [path.name for path in fedlab.plots.save(figure, folder, "sites")]
     ['sites.png', 'sites.svg']
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     from fedlab.plots.picture import described
 
     target = resolve(folder or ".")
     target.mkdir(parents=True, exist_ok=True)
     png, svg = target / f"{stem(name)}.png", target / f"{stem(name)}.svg"
     words = described(figure)
-    with drawing():
-        figure.savefig(png, dpi=200, metadata={"Description": words})
-        figure.savefig(svg, metadata={"Date": None, "Description": words})
+    before, owner = figure.dpi, figure.canvas
+    with drawing():  # canvases draw once, where `savefig` draws twice
+        figure.set_dpi(SAVED)
+        FigureCanvasAgg(figure).print_png(png, metadata={"Description": words})
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Description": words})
+        figure.set_dpi(before)
+        figure.set_canvas(owner)
     return png, svg

@@ -339,7 +339,7 @@ def test_what_cannot_be_held_out_is_refused(unseen, message):
 DOSES = st.sampled_from([0.0, 0.0, 0.3, 0.8, 1.0])
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     requested=st.fixed_dictionaries({axis: DOSES for axis in AXES}),
     sites=st.integers(1, 7),

@@ -76,9 +76,9 @@ def test_reordering_a_list_reorders_the_sizes():
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 5.0])
 def test_dirichlet_has_its_variance_and_an_infinite_beta_is_equal(beta):
-    drawn = np.stack([shares(f"dirichlet({beta})", SiteEffects(4, seed)) for seed in range(2500)])
+    drawn = np.stack([shares(f"dirichlet({beta})", SiteEffects(4, seed)) for seed in range(1000)])
     wanted = (1 / 4) * (1 - 1 / 4) / (4 * beta + 1)
-    assert ((drawn - 1 / 4) ** 2).mean() == pytest.approx(wanted, rel=0.06)
+    assert ((drawn - 1 / 4) ** 2).mean() == pytest.approx(wanted, rel=0.1)
     np.testing.assert_allclose(shares("dirichlet(1e12)", SiteEffects(4, 0)), 1 / 4, atol=1e-5)
     assert shares("dirichlet(1e-9)", SiteEffects(4, 0)).max() == pytest.approx(1)
 

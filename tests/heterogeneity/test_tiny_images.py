@@ -25,7 +25,7 @@ def without_foreign_warnings():
         yield
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 9, 1), (1, 9, 9, 1), (1, 1, 1, 1)])
 def test_images_of_any_shape_are_compared_and_clustered(shape):
     cases = world(48, shape=shape)
     found = fedlab.partition(cases, 2, acquisition=0.5).shift()

@@ -93,13 +93,13 @@ def notebook_sites(parameters: dict, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_fifty_random_settings_are_the_same_federation_in_the_first_notebook(monkeypatch, known):
+def test_random_settings_are_the_same_federation_in_the_first_notebook(monkeypatch, known):
     rng, refused = np.random.default_rng(0), 0
     monkeypatch.setattr(catalogue, "load", cache(catalogue.load))
     monkeypatch.setattr(panel.Panel, "_draw", lambda self, part: setattr(self, "_shown", ({}, {})))
     shown = widgets.sites(fedlab.load("grades"), sites=3, model="small_cnn", prevalence=0.2)
     scenarios, found, classes = [name for name in fedlab.SCENARIOS if "mri" not in name], set(), set()
-    for number in range(50):
+    for number in range(20):
         if number % 5 == 0:
             shown.scenario.value = scenarios[rng.integers(len(scenarios))]
         elif number % 5 == 1:
@@ -117,7 +117,7 @@ def test_fifty_random_settings_are_the_same_federation_in_the_first_notebook(mon
         assert notebook_sites(line, monkeypatch) == shown.hash, (line, shown.values)
         found.add(shown.hash)
         classes.add(tuple(shown.cases.classes))
-    assert len(found) > 40 and refused < 10 and len(classes) > 4
+    assert len(found) > 16 and refused < 4 and len(classes) > 2
 
 
 @pytest.mark.filterwarnings("ignore")
