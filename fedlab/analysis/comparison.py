@@ -580,7 +580,7 @@ def _notes(places: dict[str, Estimate], inside: Alignment, outside: Alignment) -
     without = [site for site in inside.scored if np.isnan(places[site].limits.low)]
     if without and np.isfinite(mean.value):
         for site in (MEAN, WORST):
-            notes[site].append(f"no interval, since {_some(without)} has none")
+            notes[site].append(f"no interval, since there is none at {_some(without)}")
     if isinstance(mean, MeanOfSites) and np.isfinite(mean.differ):
         word = "sites differ" if mean.differ < 0.05 else "no evidence that sites differ"
         notes[MEAN].append(f"{word} (p = {mean.differ:.2g})")

@@ -94,7 +94,7 @@ def predicted_vs_true(
         ax.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
         left = [more(len(cases) - DRAWN, "methods")] * (len(cases) > DRAWN)
         where = f" of the test cases of {short(site, 24)}" if site else " of each test case"
-        ax.set_xlabel("; ".join([f"true {target}{where}; line: equal", *left]))
+        ax.set_xlabel("; ".join([f"true {target}{where}; line: equal; in brackets: 95 % limits of agreement", *left]))
         ax.set_ylabel(f"predicted {target}")
         style.headline(ax, titles.predicted_vs_true(shown, target), pad=42)
     return style.Drawing(style.root(ax), table)
@@ -135,7 +135,7 @@ def _panel(
     places = start + (cases["target"].to_numpy() - low) / (high - low)
     ax.plot(places, cases["prediction"].to_numpy(), color=role.color, **look)
     ax.annotate(
-        f"{short(row.method, 24)}\nMAE {row.mae:.3g}\nbias {_signed(row.bias)} ({_signed(row.low)} to"
+        f"{short(row.method, 24)}\nMAE {titles.digits(row.mae)}\nbias {_signed(row.bias)} ({_signed(row.low)} to"
         f" {_signed(row.high)})",
         (start, 1.0),
         xycoords=ax.get_xaxis_transform(),
@@ -154,4 +154,4 @@ def _signed(value: float) -> str:
     """Write a difference with three digits."""
     if not np.isfinite(value):
         return "–"
-    return f"{'−' if value < 0 else '+'}{abs(value):.3g}"
+    return f"{'−' if value < 0 else '+'}{titles.digits(abs(value))}"

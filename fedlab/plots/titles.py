@@ -4,6 +4,7 @@ A title calls a method better or worse only where a 95 % confidence interval of 
 Everything else is descriptive: ranges and means without a ranking.
 """
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -220,6 +221,9 @@ def local_vs_global(gains: pd.DataFrame, metric: str) -> str:
     better, worse = int((known["clear"] > 0).sum()), int((known["clear"] < 0).sum())
     subject = short(methods[0]) if len(methods) == 1 else "Methods"
     bare = _without_interval(known)
+    if bare == sites:
+        of = f"{subject} and {versus}" if len(methods) == 1 else f"{len(methods)} methods and {versus}"
+        return f"{metric_label(metric)} of {of}: no interval holds its level, so no difference is shown"
     if sites == 1 and len(methods) == 1:
         site = short(known["site"].iloc[0])
         return f"{subject} is {_verdict(better, worse)} {versus} at {site} {_interval(better or worse)}"
@@ -429,9 +433,24 @@ def predicted_vs_true(table: pd.DataFrame, target: str) -> str:
     known = table.dropna(subset="mae")
     if known.empty:
         return f"No test case has a prediction of {target}"
-    each = [f"{mae:.3g} ({short(method)})" for method, mae in zip(known["method"], known["mae"], strict=True)]
-    text = listed(each, whole=True) if len(each) <= 3 else f"{known['mae'].min():.3g} to {known['mae'].max():.3g}"
+    each = [f"{digits(mae)} ({short(method)})" for method, mae in zip(known["method"], known["mae"], strict=True)]
+    text = (
+        listed(each, whole=True) if len(each) <= 3 else f"{digits(known['mae'].min())} to {digits(known['mae'].max())}"
+    )
     return f"Mean absolute error of predicted {target}: {text}"
+
+
+def digits(value: float, count: int = 3) -> str:
+    """A number with so many significant digits: 12.0, 0.120, 1234.
+
+    Examples
+    --------
+    >>> from fedlab.plots.titles import digits
+    >>> digits(12.04), digits(0.1204), digits(1234.4), digits(0.0)
+    ('12.0', '0.120', '1234', '0.00')
+    """
+    places = count - 1 - (math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0)
+    return f"{value:.{max(0, places)}f}"
 
 
 def _span(values: pd.Series) -> str:

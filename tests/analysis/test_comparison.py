@@ -243,7 +243,7 @@ def test_support_decides_what_is_shown():
     assert shown[5]["note"] == "low support: 5 patients of the rarest class" and shown[10]["note"] == ""
     assert shown[2]["finding"] == "cannot tell" and shown[1]["finding"] == ""
     mean = row(frame, "fedavg", "mean of sites")
-    assert np.isnan(mean["low"]) and "no interval, since Site 1 has none" in mean["note"]
+    assert np.isnan(mean["low"]) and "no interval, since there is none at Site 1" in mean["note"]
 
 
 def test_a_difference_is_decided_against_a_margin_set_beforehand():

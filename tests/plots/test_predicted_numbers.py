@@ -49,7 +49,7 @@ def test_points_are_at_their_numbers_and_the_table_has_errors_and_limits_of_agre
         spread = 1.96 * error.std()
         assert np.allclose([row.mae, row.bias], [error.abs().mean(), error.mean()])
         assert np.allclose([row.low, row.high], [error.mean() - spread, error.mean() + spread])
-    assert f"{table[table['site'] == (site or 'all sites')]['mae'].iloc[0]:.3g} (local)" in figure.axes[0].get_title(
+    assert f"{table[table['site'] == (site or 'all sites')]['mae'].iloc[0]:#.3g} (local)" in figure.axes[0].get_title(
         "left"
     )
 
