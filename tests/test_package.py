@@ -23,12 +23,15 @@ frame = pd.DataFrame({"trained_at": ["A", "B"], "tested_on": "A", "value": [0.5,
 figure, _ = fedlab.plots.transfer(frame)
 assert figure._repr_png_()[0].startswith(b"\\x89PNG")
 assert "matplotlib.pyplot" not in sys.modules, "drawing loads pyplot"
+experiment = fedlab.Experiment(dataset="phantoms(cases=60, size=16)", sites=2, model="logistic", rounds=1)
+fedlab.run(experiment, folder=sys.argv[1], live=True)
+assert "torch._dynamo" not in sys.modules, "training loads the compilers of PyTorch"
 """
 
 
-def test_importing_fedlab_and_listing_datasets_stay_light_and_drawing_needs_no_pyplot():
+def test_importing_fedlab_and_listing_datasets_stay_light_and_drawing_needs_no_pyplot(tmp_path):
     """Drawing, widgets, MONAI, scikit-learn and downloads are loaded when first needed."""
-    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", LIGHT, str(tmp_path)], capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST = 2000  # texts that are kept, a few kilobytes each
 STEPS = 64  # a pixel, in which letters are placed
-FONTS = r"^(font|text)\."  # settings that choose and place letters
+FONTS = ("font.", "text.")  # beginnings of the settings that choose and place letters
 
 
 class Stamp(NamedTuple):
@@ -93,7 +93,8 @@ class Canvas(FigureCanvasAgg):
         """Return the renderer of the last figure, or a new one for another size or other fonts."""
         global _last
         size = (*self.get_width_height(physical=True), self.figure.dpi)
-        wanted = (size, dict(rcParams.find_all(FONTS)), len(fontManager.ttflist))
+        fonts = {name: rcParams[name] for name in rcParams if name.startswith(FONTS)}  # not all: one imports pyplot
+        wanted = (size, fonts, len(fontManager.ttflist))
         if _last is None or _last[0] != wanted:
             _last = (wanted, Lettering(*size))
         self.renderer = _last[1]
