@@ -80,7 +80,7 @@ def check_table(table: pd.DataFrame, card: dict[str, Any]) -> None:
             )
     if not len(table):
         raise ValueError("the table has no rows: a dataset has at least one case")
-    unnamed = ~table["case"].map(lambda name: isinstance(name, str) and bool(name)).astype(bool)
+    unnamed = np.array([not isinstance(name, str) or not name for name in table["case"].tolist()])
     if unnamed.any():
         raise ValueError(
             f"column 'case' holds {table['case'][unnamed].iloc[0]!r}: name every case by text, e.g."

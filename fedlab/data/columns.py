@@ -65,8 +65,9 @@ def _check_column(values: pd.Series, name: str) -> None:
             f"column {name!r} holds {kind} values such as {found}, which a dataset cannot store: wanted text, numbers,"
             f" booleans or dates, all of one kind, e.g. {remedy}"
         )
-    if kind == "string" and (wrong := [value for value in values.dropna() if not _is_unicode(value)]):
-        raise ValueError(f"column {name!r} holds {wrong[0]!r}, which is no Unicode text: replace it")
+    if kind == "string" and not _is_unicode("".join(known := values.dropna().tolist())):
+        wrong = next(value for value in known if not _is_unicode(value))
+        raise ValueError(f"column {name!r} holds {wrong!r}, which is no Unicode text: replace it")
     if kind == "integer" and values.dtype == object and any(abs(value) > EXACT for value in values.dropna()):
         raise ValueError(f"column {name!r} holds very large numbers as objects: give table[{name!r}].astype('Int64')")
     if kind == "floating" and np.isinf(values.to_numpy(np.float64, na_value=np.nan)).any():
@@ -86,7 +87,7 @@ def canonical(values: pd.Series) -> list[str]:
     """
     kind, missing = kind_of(values), values.isna().to_numpy(bool)
     write = _writer(kind, bool(missing.any()))
-    return ["nan" if gone else write(value) for value, gone in zip(values, missing, strict=True)]
+    return ["nan" if gone else write(value) for value, gone in zip(values.tolist(), missing.tolist(), strict=True)]
 
 
 def _writer(kind: str, gaps: bool) -> Callable[[Any], str]:
