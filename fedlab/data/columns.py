@@ -116,7 +116,7 @@ def _seen(name: str) -> str:
 def is_absent(values: pd.Series) -> Bools:
     """Which values are text that stands for a missing value, such as "", "n/a", "unknown" or "-1"; (n,)."""
     words = ABSENT | {str(number) for number in SENTINELS if number < 0}
-    return np.array([isinstance(value, str) and value.strip().lower() in words for value in values], bool)
+    return np.array([isinstance(value, str) and value.strip().lower() in words for value in values.tolist()], bool)
 
 
 ALIKE = "they differ by blanks or case alone and are kept apart, so rename those that are one"
