@@ -134,7 +134,7 @@ def rmse(target: Floats, prediction: Floats, weights: Floats) -> Floats:
 def r2(target: Floats, prediction: Floats, weights: Floats) -> Floats:
     """Coefficient of determination: 1 less the squared error as a share of that of the mean of these cases' targets.
 
-    It depends on how much the targets of a site vary: the same errors give a lower R² where patients are alike.
+    It depends on how much the targets of a site vary: the same errors give a lower R² where patients differ little.
 
     Parameters
     ----------

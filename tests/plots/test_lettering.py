@@ -1,4 +1,4 @@
-"""A canvas that keeps letters draws what matplotlib's own canvas draws, whatever was drawn before."""
+"""A canvas that keeps letters draws what matplotlib's own canvas draws, in any order of figures."""
 
 from io import BytesIO
 
