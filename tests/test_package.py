@@ -31,7 +31,8 @@ assert "torch._dynamo" not in sys.modules, "training loads the compilers of PyTo
 
 def test_importing_fedlab_and_listing_datasets_stay_light_and_drawing_needs_no_pyplot(tmp_path):
     """Drawing, widgets, MONAI, scikit-learn and downloads are loaded when first needed."""
-    done = subprocess.run([sys.executable, "-c", LIGHT, str(tmp_path)], capture_output=True, text=True, encoding="utf-8")
+    command = [sys.executable, "-c", LIGHT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
 
 
