@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -289,11 +289,8 @@ class Cases:
         >>> cases.task, cases.targets[:3]
         ('regression', array([53., 37., 71.]))
         """
-        return (
-            self
-            if self.target == column
-            else Cases(self.images, self.table, {**self.card, "task": REGRESSION, "target": column}, self.masks)
-        )
+        card = {**self.card, "task": REGRESSION, "target": column}
+        return self if self.target == column else replace(self, card=card)
 
     def members(self, name: str) -> Bools:
         """Which cases (n,) have a class; with overlapping labels, at least that one."""

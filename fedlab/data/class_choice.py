@@ -1,6 +1,7 @@
 """Some classes of a dataset: the option `only_classes`, which every known dataset takes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,9 @@ def only_classes(cases: Cases, chosen: Sequence[str]) -> Cases:
         raise ValueError(f"{OPTION} is {list(chosen)!r}: name at least two different classes of {cases.classes}")
     place = np.full(len(cases.classes), -1)
     place[[cases.classes.index(name) for name in kept]] = np.arange(len(kept))
-    rows = np.flatnonzero(place[cases.labels] >= 0)
-    table = cases.table.iloc[rows].assign(label=place[cases.labels[rows]])
-    card = {**cases.card, "classes": kept, SOURCE: cases.classes}
-    masks = None if cases.masks is None else cases.masks[rows]
-    return Cases(cases.images[rows], table, card | ({"task": "binary"} if len(kept) == 2 else {}), masks)
+    some = cases.take(place[cases.labels] >= 0)
+    card = {**cases.card, "classes": kept, SOURCE: cases.classes, **({"task": "binary"} if len(kept) == 2 else {})}
+    return replace(some, table=some.table.assign(label=place[some.labels]), card=card)
 
 
 def source_classes(cases: Cases) -> list[str]:

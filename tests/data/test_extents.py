@@ -11,6 +11,7 @@ from worlds import masked_cases
 
 import fedlab
 from fedlab.data.cases import Cases
+from fedlab.data.class_choice import only_classes
 from fedlab.data.thumbnails import middle
 from fedlab.partitioning import validation
 
@@ -77,6 +78,16 @@ def test_the_array_is_as_large_as_the_largest_edges_and_a_folder_keeps_it(tmp_pa
         file.write(b"\x02")
     with pytest.raises(ValueError, match=r"extents\.npy"):
         fedlab.load(tmp_path / "loose")
+
+
+def test_a_target_and_a_choice_of_classes_keep_the_extents():
+    table, card = DATA.table.assign(size=np.arange(24.0), label=np.arange(24) % 3), {**DATA.card, "task": "multiclass"}
+    data = Cases(DATA.images, table, {**card, "classes": ["a", "b", "c"]}, extents=DATA.extents)
+    assert np.array_equal(data.with_target("size").extents, DATA.extents)
+    some = only_classes(data, ["a", "c"])
+    rows = np.flatnonzero(data.labels != 1)
+    assert np.array_equal(some.extents, DATA.extents[rows]) and some.labels.tolist() == [0, 1] * 8
+    assert all(np.array_equal(some.image(place), DATA.image(row)) for place, row in enumerate(rows))
 
 
 def test_equal_images_are_duplicates_whatever_is_beyond_them_and_other_sizes_are_not():
