@@ -137,13 +137,10 @@ def _tiff(figure: Figure, path: Path, scale: float, dpi: int) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    before, owner = figure.dpi, figure.canvas
-    try:
-        figure.set_dpi(dpi * scale)
+    from fedlab.plots.picture import resolution
+
+    with resolution(figure, dpi * scale):
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-    finally:
-        figure.set_dpi(before)
-        figure.set_canvas(owner)
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     Image.fromarray(pixels).save(path, compression="tiff_lzw", dpi=(dpi, dpi))

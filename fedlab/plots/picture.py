@@ -1,6 +1,8 @@
 """A figure that shows itself in a notebook, even where pyplot was never imported."""
 
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from struct import pack
 from threading import RLock
@@ -23,17 +25,26 @@ def png(figure: Figure, dpi: int = DPI, effort: int = 6) -> tuple[bytes, dict[st
 
     effort: of compression, 1 (fast) to 9 (small).
     """
-    before, owner = figure.dpi, figure.canvas
     with LOCK, rc_context({"text.hinting": "none"}):  # hinting would take a quarter of the time
-        figure.set_dpi(dpi)
-        canvas = Canvas(figure)  # savefig would take half as long again
-        canvas.draw()
-        figure.set_dpi(before)
-        figure.set_canvas(owner)
+        with resolution(figure, dpi):
+            canvas = Canvas(figure)  # savefig would take half as long again
+            canvas.draw()
         pixels = np.asarray(canvas.buffer_rgba())
         image = Image.fromarray(pixels).convert("RGB" if pixels[..., 3].min(initial=255) == 255 else "RGBA")
     width, height = figure.get_size_inches() * 96
     return _fast(image) if effort == 1 else _small(image, effort), {"width": round(width), "height": round(height)}
+
+
+@contextmanager
+def resolution(figure: Figure, dpi: float) -> Iterator[None]:
+    """Give a figure another resolution, for other canvases; it gets back its own, also after an error."""
+    before, owner = figure.dpi, figure.canvas
+    try:
+        figure.set_dpi(dpi)
+        yield
+    finally:
+        figure.set_dpi(before)
+        figure.set_canvas(owner)
 
 
 def _small(image: Image.Image, effort: int) -> bytes:

@@ -134,9 +134,9 @@ def _panel(
     look: dict[str, Any] = {"marker": "o", "ls": "none", "markersize": 3.8, "mew": 0, "alpha": 0.55}
     places = start + (cases["target"].to_numpy() - low) / (high - low)
     ax.plot(places, cases["prediction"].to_numpy(), color=role.color, **look)
+    bias, low_end, high_end = map(titles.signed, (row.bias, row.low, row.high))
     ax.annotate(
-        f"{short(row.method, 24)}\nMAE {titles.digits(row.mae)}\nbias {_signed(row.bias)} ({_signed(row.low)} to"
-        f" {_signed(row.high)})",
+        f"{short(row.method, 24)}\nMAE {titles.digits(row.mae)}\nbias {bias} ({low_end} to {high_end})",
         (start, 1.0),
         xycoords=ax.get_xaxis_transform(),
         xytext=(0, 2),
@@ -148,10 +148,3 @@ def _panel(
     )
     values = [value for value in MaxNLocator(3).tick_values(low, high) if low <= value <= high]
     return [(start + (value - low) / (high - low), f"{value:g}") for value in values]
-
-
-def _signed(value: float) -> str:
-    """Write a difference with three digits."""
-    if not np.isfinite(value):
-        return "–"
-    return f"{'−' if value < 0 else '+'}{titles.digits(abs(value))}"

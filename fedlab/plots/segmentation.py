@@ -456,7 +456,7 @@ def _panel(
     look: dict[str, Any] = {"marker": "o", "ls": "none", "markersize": 3.8, "mew": 0, "alpha": 0.55}
     ax.plot(start + cases["mean"].to_numpy() / largest, cases["difference"].to_numpy(), color=role.color, **look)
     ax.annotate(
-        f"{short(method, 24)}\nbias {_signed(row.bias)} ({_signed(row.low)} to {_signed(row.high)})",
+        f"{short(method, 24)}\nbias {titles.signed(row.bias)} ({titles.signed(row.low)} to {titles.signed(row.high)})",
         (start, 1.0),
         xycoords=ax.get_xaxis_transform(),
         xytext=(0, 2),
@@ -468,10 +468,3 @@ def _panel(
     )
     values = [value for value in MaxNLocator(3).tick_values(0, largest) if 0 <= value <= largest]
     return [(start + value / largest, f"{value:g}") for value in values]
-
-
-def _signed(value: float) -> str:
-    """Write a difference of volumes with three digits."""
-    if not np.isfinite(value):
-        return "–"
-    return f"{'−' if value < 0 else '+'}{abs(value):.3g}"

@@ -484,17 +484,13 @@ def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    from fedlab.plots.picture import described
+    from fedlab.plots.picture import described, resolution
 
     target = resolve(folder or ".")
     target.mkdir(parents=True, exist_ok=True)
     png, svg = target / f"{stem(name)}.png", target / f"{stem(name)}.svg"
     words = described(figure)
-    before, owner = figure.dpi, figure.canvas
-    with drawing():  # canvases draw once, where `savefig` draws twice
-        figure.set_dpi(SAVED)
+    with drawing(), resolution(figure, SAVED):  # canvases draw once, where `savefig` draws twice
         FigureCanvasAgg(figure).print_png(png, metadata={"Description": words})
         FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Description": words})
-        figure.set_dpi(before)
-        figure.set_canvas(owner)
     return png, svg

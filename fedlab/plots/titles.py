@@ -453,6 +453,11 @@ def digits(value: float, count: int = 3) -> str:
     return f"{value:.{max(0, places)}f}"
 
 
+def signed(value: float) -> str:
+    """A difference with its sign and three significant digits."""
+    return f"{'−' if value < 0 else '+'}{digits(abs(value))}" if math.isfinite(value) else "–"
+
+
 def _span(values: pd.Series) -> str:
     """Return "0.71 to 0.83", or one number."""
     known = values.dropna()

@@ -589,6 +589,15 @@ def test_up_to_forty_sites_have_a_row_each_and_more_are_binned_on_one_screen(sit
         assert sum(int(label.split()[1]) for label in labels) == sites and all(" of " in label for label in labels)
 
 
+def test_a_figure_that_could_not_be_saved_is_as_before(tmp_path):
+    figure = plots.partition(FakePartition(2)).figure
+    before, owner = figure.dpi, figure.canvas
+    (tmp_path / "a.svg").mkdir()
+    with pytest.raises(OSError):
+        plots.save(figure, tmp_path, "a")
+    assert figure.dpi == before and figure.canvas is owner
+
+
 def test_saved_figures_keep_text_as_text_and_are_the_same_every_time(tmp_path):
     first = plots.save(plots.transfer(matrix(2)).figure, tmp_path / "one", "matrix")
     second = plots.save(plots.transfer(matrix(2)).figure, tmp_path / "two", "matrix")
