@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,13 @@ BACKGROUND = "background"
 NEGATIVE = r"(no|non|not|none|normal|healthy|negative|absent|benign|controls?|false)\b"  # how its name begins
 ONLY = "case"  # class of all cases of a dataset without labels
 MOST_BYTES = 100 * 10**9  # that images which keep their sizes may take on disk, with masks
+SILENT: dict[str, Any] = {
+    "facts": {},
+    "words": {},
+    "tags": (),
+    "patient": "",
+    "institution": "",
+}  # a header without any
 EQUAL = 1e-3  # relative difference of spacings that count as equal
 SHORT = 3  # characters of a patient's name at least, that is looked for in the names of files
 Hide = Callable[[str], str]
@@ -90,22 +98,53 @@ def draft(
         reasons = Counter(each.reason for each in problems).most_common(3)
         stated = "; ".join(f"{count} x {reason}" for reason, count in reasons)
         raise ValueError(f"none of {len(plan.items):,} cases could be imported: {stated}")
-    names, labels = _labels(plan, entries, classes)
+    naming: dict[str, Any] = {"pseudonyms": pseudonyms, "numbered": numbered}
+    names, table, kind = _described(plan, entries, keep, hide, task, classes, target, **naming)
     overlap = (overlap and plan.segmentation) or bool(plan.structures)
     numbers, parts = _structures(plan, entries, structures, overlap)
-    table = _table(plan, entries, keep, hide, pseudonyms, numbered).assign(label=labels)
-    table = table[["case", "label", *(column for column in table if column not in ("case", "label"))]]
-    if task == REGRESSION:
-        _check_target(table, target)
     channels = max(entry.shape[0] for entry in entries)
     shape = (channels, *np.max([entry.shape[1:] for entry in entries], axis=0).tolist())
     notes = Counter(note for entry in entries for note in entry.record["notes"])
-    kind = _task(task, names, plan)
     made = Draft(entries, problems, table, kind, names, parts, overlap, numbers, shape, checksums, notes, target)
     if not own_size:
         return made
     extents = np.array([entry.shape[1:] for entry in entries], np.int64)
     return replace(made, extents=extents, spacing=_spacing(entries, table["case"]))
+
+
+def check(
+    plan: Plan,
+    keep: Sequence[str],
+    task: str | None,
+    classes: Sequence[str] | None,
+    target: str | None,
+    pseudonyms: bool = False,
+    numbered: bool = False,
+) -> None:
+    """Raise ValueError, before any image is read, where the table alone shows that the choices are impossible."""
+    entries = [Entry(index, 0, 1, (), SILENT) for index in range(len(plan.items))]
+    with warnings.catch_warnings():  # of cells that are no age, say, it is warned when the table is made
+        warnings.simplefilter("ignore")
+        _described(plan, entries, keep, str, task, classes, target, pseudonyms=pseudonyms, numbered=numbered)
+
+
+def _described(
+    plan: Plan,
+    entries: Sequence[Entry],
+    keep: Sequence[str],
+    hide: Hide,
+    task: str | None,
+    classes: Sequence[str] | None,
+    target: str | None,
+    **naming: bool,
+) -> tuple[list[str], pd.DataFrame, str]:
+    """The classes, the table with one row for each entry, and the task."""
+    names, labels = _labels(plan, entries, classes)
+    table = _table(plan, entries, keep, hide, **naming).assign(label=labels)
+    table = table[["case", "label", *(column for column in table if column not in ("case", "label"))]]
+    if task == REGRESSION:
+        _check_target(table, target)
+    return names, table, _task(task, names, plan)
 
 
 def fill(found: Draft, results: Iterable[Result], images: NDArray[np.uint8], masks: NDArray[np.uint8] | None) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from data_prep import writer
 from data_prep.fetch import say
 from data_prep.importing import look, work
-from data_prep.importing.assemble import Draft, check_room, draft, fill, summary
+from data_prep.importing.assemble import Draft, check, check_room, draft, fill, summary
 from data_prep.importing.convert import digest
 from data_prep.importing.exported import exported
 from data_prep.importing.matching import stem
@@ -193,10 +193,11 @@ def import_images(
     failed = [each for each in found.problems if each.reason != UNNAMED]
     if strict and failed:
         raise ValueError(f"{failed[0].file or failed[0].row}: {failed[0].reason} (and {len(failed) - 1:,} more)")
-    naming: dict[str, Any] = {"pseudonyms": pseudonyms, "numbered": numbered, "overlap": overlap}
-    about: dict[str, Any] = {"classes": classes, "structures": structures, "own_size": chosen.own_size}
-    make: Any = partial(draft, keep=keep, task=task, target=target, **about, **naming)
-    shown = {**{role: column for role, column in columns.items() if column}, "keep": keep, **naming}
+    naming: dict[str, Any] = {"pseudonyms": pseudonyms, "numbered": numbered}
+    wished: dict[str, Any] = {"keep": keep, "task": task, "classes": classes, "target": target, **naming}
+    check(found, **wished)
+    make: Any = partial(draft, structures=structures, overlap=overlap, own_size=chosen.own_size, **wished)
+    shown = {**{role: column for role, column in columns.items() if column}, "keep": keep, **naming, "overlap": overlap}
     options = {**chosen.plain(), **{key: value for key, value in shown.items() if value}}
     options |= {
         key: value for key, value in {"task": task, "classes": classes, "structures": structures}.items() if value

@@ -311,6 +311,40 @@ def test_wrong_choices_are_refused(change: dict, message: str, tmp_path: Path) -
         data_prep.import_images(**chosen)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": ["a"]}, "the label 'b' is none of the classes"),
+        ({"label": "same"}, "all cases have the label 'x': wanted at least two classes"),
+        ({"case": "same"}, "1 names of cases are in several rows"),
+        ({"label": None, "target": "age"}, "1 of 2 cases have an empty cell in the target 'age'"),
+        ({"label": None, "target": "dose"}, "1 of 2 cases have an empty cell in the target 'dose'"),
+        ({"patient": "file", "keep": ["y", "file2"]}, "column 'file2' repeats the names of patients"),
+    ],
+)
+def test_what_the_table_alone_rules_out_is_refused_before_images_are_read(
+    change: dict, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "scans").mkdir()
+    rows = [{"file": f"{name}.png", "file2": f"{name}.png", "y": name, "same": "x"} for name in "ab"]
+    for row in rows:
+        (tmp_path / "scans" / row["file"]).write_text("no picture", encoding="utf-8")
+    found = table(tmp_path / "t.csv", [{**rows[0], "age": "old", "dose": "1"}, {**rows[1], "age": "5", "dose": ""}])
+    chosen = {"table": found, "name": "x", "image": "file", "label": "y", **change}
+    with pytest.raises(ValueError, match=message):
+        data_prep.import_images(tmp_path / "scans", **chosen)
+
+
+def test_cells_that_are_no_age_are_warned_of_once(tmp_path: Path) -> None:
+    for name in "ab":
+        png(tmp_path / "scans" / f"{name}.png")
+    found = table(tmp_path / "t.csv", [{"file": f"{name}.png", "y": name, "age": f"1{name}"} for name in "ab"])
+    chosen = {"image": "file", "label": "y", "keep": ["age"], "to": tmp_path / "x"}
+    with pytest.warns(UserWarning, match="2 of 2 cells are not an age in years") as caught:
+        data_prep.import_images(tmp_path / "scans", found, name="x", **chosen)
+    assert len(caught) == 1
+
+
 # --- pixels
 
 
