@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any, TypedDict
 
 import numpy as np
@@ -74,7 +75,7 @@ def simulated_parts(
     else:
         site, notes = simulate(cases, pools, effects, requested)
         cleared = replace(cleared, split=external(cleared.split, site, out))
-    notes += _doubts_about_columns(cases, requested)
+    notes += _one_class(cases, requested) + _doubts_about_columns(cases, requested)
     return _finish(cases, site, cleared, spec, notes, out, effects, requested.population)
 
 
@@ -201,6 +202,14 @@ def _annotated(
             members = rows_of(groups, site, split)
             labels[members] = readers[site].annotate(cases, members)
     return labels[rows]
+
+
+def _one_class(cases: Cases, requested: AssignmentAxes) -> list[str]:
+    """A line where all cases have the class whose prevalence is to differ."""
+    value = requested.prevalence
+    if len(cases.classes) > 1 or cases.task == "multilabel" or not isinstance(value, Real) or not value:
+        return []
+    return [f"all cases have the class {cases.classes[0]!r}, so that prevalence={value!r} changes nothing"]
 
 
 def _doubts_about_columns(cases: Cases, requested: AssignmentAxes) -> list[str]:

@@ -214,7 +214,9 @@ def _groups(ax: Axes, box: Box, pitch: float, names: list[str], classes: int) ->
     each = len(names) // len(starts)
     if max(length(name, 8) for name in names) > 1.5 * each * pitch:
         some = "each class" if len(starts) == classes else f"the first {len(starts)} of {classes} classes"
-        words = f"{each if each > 1 else 'one'} of {some}, in their order"
+        words = f"{each if each > 1 else 'one'} of {some}"
+        ordered = f"{words}, in their order"
+        words = ordered if length(ordered, 8) < box.width else short(words, box.width, 8)
         write(ax, box.left, box.bottom - 0.18, words, color="#555555", size=8)
         return
     for start in starts:

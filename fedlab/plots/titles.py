@@ -94,7 +94,7 @@ def label_skew(counts: pd.DataFrame) -> float:
 
 
 def partition(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> str:
-    """State the range of prevalence for two classes or for labels that may overlap, else the measured label skew.
+    """State the range of prevalence for two classes or labels that may overlap, of one class the sizes, else the skew.
 
     counts: sites x classes; cases: of each site; exclusive: whether a case has exactly one class. The skew expected
     under random assignment is (sites - 1) (classes - 1) / (2 n ln 2) bit.
@@ -104,6 +104,13 @@ def partition(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> str:
         expected = (sites - 1) * (classes - 1) / (2 * counts.to_numpy().sum() * np.log(2))
         skew = f"I(site; label) = {label_skew(counts):.2f} bit, {expected:.3f} expected by random assignment"
         return f"Label skew {over(sites)}: {skew}"
+    if exclusive and classes == 1:
+        least = f"{int(cases.min()):,}"
+        return (
+            f"{least} cases at one site"
+            if sites == 1
+            else f"{least} to {int(cases.max()):,} cases a site, {over(sites)}"
+        )
     if exclusive and classes > 2:
         return f"One site holds all {int(cases.sum()):,} cases of {classes} classes"
     name = spoken_of(counts, cases, exclusive)
@@ -115,11 +122,14 @@ def partition(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> str:
 
 
 def spoken_of(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> Any:
-    """Return the class whose prevalence the title of a partition states: the second of two, else the most varied."""
-    if exclusive and counts.shape[1] > 2:
+    """Return the class whose prevalence the title of a partition states: the second of two, else the most varied.
+
+    None where it states none: of one class, or of more than two of which a case has exactly one.
+    """
+    if exclusive and counts.shape[1] != 2:
         return None
     share = counts.div(cases.where(cases > 0), axis=0)
-    return counts.columns[1] if exclusive and counts.shape[1] == 2 else (share.max() - share.min()).idxmax()
+    return counts.columns[1] if exclusive else (share.max() - share.min()).idxmax()
 
 
 def samples(brightness: pd.Series, scanners: int | None) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worlds import masked_cases
 
 import fedlab
 from fedlab.core.site_names import natural, site_names
@@ -235,6 +236,15 @@ def test_a_class_that_nobody_holds_is_left_out_and_said_so():
 
 
 @quiet
+def test_a_dose_of_prevalence_without_a_second_class_is_said_to_change_nothing():
+    data = masked_cases(40)
+    with pytest.warns(
+        HeterogeneityWarning, match="all cases have the class 'case', so that prevalence=0.5 changes nothing"
+    ):
+        dosed = partition(data, sites=2, prevalence=0.5)
+    assert dosed.table.equals(partition(data, sites=2).table)
+
+
 def test_exact_prevalence_to_half_a_case():
     cases = make(2000)
     part = partition(cases, 4, prevalence=[0.5, 0.45, 0.55, 0.5], quantity=[1, 1, 1, 1])

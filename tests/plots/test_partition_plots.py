@@ -469,6 +469,9 @@ def test_partition_titles():
     assert "I(site; label) = 2.00 bit" in titles.partition(disjoint, disjoint.sum(axis=1), True)
     both = pd.DataFrame({"mass": [100, 100], "nodule": [0, 60]}, index=["A", "B"])
     assert titles.partition(both, cases, False) == "Prevalence of nodule ranges from 0 % to 60 % over 2 sites"
+    one = pd.DataFrame({"case": [7, 1200]}, index=["A", "B"])
+    assert titles.partition(one, one["case"], True) == "7 to 1,200 cases a site, over 2 sites"
+    assert titles.partition(one[:1], one["case"][:1], True) == "7 cases at one site"
 
 
 def ends(**values: float) -> pd.DataFrame:
