@@ -218,8 +218,9 @@ def compare(
     Warns
     -----
     ProtocolWarning
-        If methods were trained with unequal budgets, or lack seeds of the reference, or if a model ranks the cases of a
-        site well and yet decides badly, so that threshold or calibration is wrong.
+        If methods were trained with unequal budgets, or lack seeds of the reference, if a model ranks the cases of a
+        site well and yet decides badly, so that threshold or calibration is wrong, or if masks of a method hardly
+        overlap the true ones.
 
     References
     ----------
@@ -263,6 +264,8 @@ def compare(
         inside, outside = (replace(part, metric=name or part.metric) for part in (inside, outside))
         scores, rows = score_methods(methods, inside, outside, use, unseen), []
         wrong = wrong if blocks else _disagreements(scores)
+        if inside.metric == "dice":
+            _warn_of_empty_masks(scores)
         for method, site, row in _scored_rows(scores, versus, inside, outside, margin):
             said = [row["note"], str(wrong.get((method, site), "")), *remarks[method]]
             row |= {"seeds": len(methods[method]), "note": "; ".join(filter(None, said))}
@@ -294,6 +297,7 @@ def _scored_rows(
 NOT_SHARED = "own models, none is shared"
 NAMED = 4  # methods that a warning names, at most
 VERDICT = 5  # patients of the rarest class below which a difference has no verdict
+FOUND = 0.1  # mean Dice below which a method has hardly found anything
 NO_EVENTS = pd.DataFrame(columns=["event"])
 
 
@@ -491,6 +495,17 @@ def _disagreements(scores: dict[str, dict[str, Estimate]]) -> dict[tuple[str, st
             ProtocolWarning,
         )
     return found
+
+
+def _warn_of_empty_masks(scores: dict[str, dict[str, Estimate]]) -> None:
+    """Warn of methods that find next to nothing, as networks that segment do after little training without Adam."""
+    means = {method: places[MEAN].value for method, places in scores.items()}
+    if named := [f"{method!r} ({value:.3f})" for method, value in means.items() if value < FOUND]:
+        warn(
+            f"the mean Dice of {_some(named)} is below {FOUND}, which is hardly any overlap: more rounds, or"
+            " optimizer='adam' with lr=0.003, may be needed before methods can be compared",
+            ProtocolWarning,
+        )
 
 
 def _names(metric: str | Sequence[str] | None, runs: Sequence[Run]) -> list[str | None]:

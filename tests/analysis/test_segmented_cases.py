@@ -5,6 +5,8 @@ import pytest
 
 import fedlab
 from fedlab.analysis.alignment import of_used_models
+from fedlab.analysis.comparison import FOUND, MEAN
+from fedlab.core.warnings import ProtocolWarning
 from fedlab.learning.mask_metrics import case_scores
 
 DATA = "phantoms(cases=60, size=16, task='segmentation')"
@@ -53,6 +55,15 @@ def test_images_are_those_that_the_scanner_of_the_site_acquires(runs):
     expected = part.pixels(np.array([row]), found.table["site"][0])[0] / np.float32(255)
     assert np.array_equal(found.images[0], expected)
     assert not np.array_equal(found.images[0], part.cases.images[row] / np.float32(255))
+
+
+def test_methods_that_find_next_to_nothing_are_named(runs):
+    with pytest.warns(ProtocolWarning, match="hardly any overlap") as caught:
+        table = fedlab.compare(runs[:3])
+    means = table[table["site"] == MEAN].set_index("method")["value"]
+    (message,) = [str(each.message) for each in caught if "overlap" in str(each.message)]
+    assert [method for method in METHODS if repr(method) in message] == list(means.index[means < FOUND])
+    assert means.min() < FOUND
 
 
 def test_what_has_no_mask_is_refused(runs, tmp_path):
