@@ -189,6 +189,7 @@ SETTINGS = [  # with methods on which the setting acts differently
 ]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("changes", "method"), [(changes, method) for changes, methods in SETTINGS for method in methods], ids=repr
 )
