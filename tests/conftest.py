@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import warm_kernel
 
-torch.set_num_threads(1)
 # MONAI imports jsonschema, which builds 38 grammars of addresses by this package, if there is one: half of that import.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
@@ -33,6 +31,13 @@ def kernel() -> Iterator[str]:
     """The name of a kernel that starts at once; its tests are in the xdist group "notebooks", to share the process."""
     with tempfile.TemporaryDirectory() as folder, warm_kernel.kernels(Path(folder)) as name:
         yield name
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # the process that runs tests
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

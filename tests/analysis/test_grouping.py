@@ -20,7 +20,7 @@ from fedlab.federation import Round
 BASE = fedlab.Experiment(model="logistic", rounds=1, local_steps=1, batch_size=8, device="cpu")
 DATA = cases(80, (1, 4, 4))
 NUMBERS = ["value", "low", "high", "difference", "difference_low", "difference_high"]
-quick = settings(max_examples=12, deadline=None)
+quick = settings(max_examples=8, deadline=None)
 
 
 @pytest.fixture(scope="module")
