@@ -236,6 +236,7 @@ def dropping(shape, outputs):
     )
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("method", RECORDED)
 @pytest.mark.parametrize(("optimizer", "batchnorm"), [("sgd", "silobn"), ("adam", "avg"), ("adamw", "frozen")])
 @pytest.mark.filterwarnings("ignore:scaffold with")
