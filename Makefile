@@ -78,7 +78,7 @@ lab: env  ## JupyterLab on copies of the notebooks in out/lab, which keep your c
 	@$(BIN)/python fedlab/notebook/copies.py notebooks $(call quoted,$(OUT)/lab) $(if $(FRESH),--fresh)
 	$(BIN)/jupyter lab $(call quoted,$(OUT)/lab)
 
-test: env  ## all tests, notebooks included; EVERY=1 runs laws of all methods with each, not a third of them
+test: env  ## all tests, notebooks included; EVERY=1 runs laws of all methods and settings with each combination
 	$(call pytest,$(BIN)) $(if $(EVERY),--every-method)
 
 .lowest/ready: pyproject.toml tests/lowest.py

@@ -138,10 +138,16 @@ def run_all(browser: webdriver.Chrome, command: str = "runmenu:run-all", menu: s
 
 
 def up_to_panel(
-    source: Path, to: Path, changes: dict[str, str], more: tuple[str, ...] = (), figures: bool = False
+    source: Path,
+    to: Path,
+    changes: dict[str, str],
+    more: tuple[str, ...] = (),
+    figures: bool = False,
+    kernel: str = "python3",
 ) -> None:
     """Write the notebook up to its panel, without training and figures before it, with other parameters, more cells."""
     notebook = nbformat.read(source, 4)
+    notebook.metadata.kernelspec = {"name": kernel, "display_name": kernel, "language": "python"}
     (last,) = [number for number, cell in enumerate(notebook.cells) if "widgets." in cell.source]
     notebook.cells = notebook.cells[: last + 1]
     for cell in notebook.cells:

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import warm_kernel
 
-torch.set_num_threads(1)
 # MONAI imports jsonschema, which builds 38 grammars of addresses by this package, if there is one: half of that import.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
@@ -35,14 +33,22 @@ def kernel() -> Iterator[str]:
         yield name
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):  # the process that runs tests
+        import torch
+
+        torch.set_num_threads(1)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--every-method", action="store_true", help="run laws of all methods with each, not a third")
+    help = "run laws of all methods with each, not a third, and all combinations of parameters"
+    parser.addoption("--every-method", action="store_true", help=help)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     left_out = in_turn(items)
     if not config.getoption("--every-method"):
-        left_out |= a_third(items)
+        left_out |= a_third(items) | covered([item for item in items if item not in left_out])
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
 
@@ -78,6 +84,26 @@ def a_third(items: list[pytest.Item]) -> set[pytest.Item]:
         if place % 3
         for item in same_method
     }
+
+
+def covered(items: list[pytest.Item]) -> set[pytest.Item]:
+    """What tests of each value leave out: combinations of parameters whose values are all in others that run."""
+    by_test: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("each_value"):
+            by_test.setdefault(item.nodeid.split("[")[0], []).append(item)
+    return {item for combinations in by_test.values() for item in set(combinations) - covering(combinations)}
+
+
+def covering(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Few items with all values of all parameters: the one with most new values first."""
+    values = {item: {(name, repr(value)) for name, value in item.callspec.params.items()} for item in items}
+    missing, chosen = set().union(*values.values()), set()
+    while missing:
+        best = max(items, key=lambda item: len(values[item] & missing))
+        chosen.add(best)
+        missing -= values[best]
+    return chosen
 
 
 def pytest_collection_finish() -> None:

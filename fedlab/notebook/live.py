@@ -155,13 +155,17 @@ class Live:
         self.frame, self.round = rounds_frame, round
         if now >= self._next:
             self._show()
-            spent = time.perf_counter() - now
-            self._next = now + spent + max(PAUSE, spent / SHARE)
 
     def close(self) -> None:
-        """Show the last state, however the training ended; later calls do nothing."""
-        if not self._closed:
-            self._closed = True
+        """Show the last state, however the training ended; later calls do nothing.
+
+        In a notebook a finished run of a grid gives way to the next one, so that it is shown only if a redraw is due.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        gives_way = self._plan and self.round >= self.rounds and in_notebook()
+        if not gives_way or time.perf_counter() >= self._next:
             self._show()
 
     def plan(self, rounds: Sequence[int]) -> None:
@@ -178,7 +182,8 @@ class Live:
         self._number += bool(self._plan)
         self.rounds, self.title, self.device = rounds, title, device
         self.frame, self.round, self._closed = pd.DataFrame(), 0, False
-        self._finished, self._next = {0: time.perf_counter()}, 0.0
+        now = time.perf_counter()
+        self._finished, self._next = {0: now}, self._next or now + PAUSE
         self._begin()
 
     def _begin(self) -> None:
@@ -286,9 +291,10 @@ class Live:
         return (known[0], "val") if known and self.metric is None else ("loss", "train")
 
     def _show(self) -> None:
-        """Redraw the display, or rewrite the line of progress."""
+        """Redraw the display, or rewrite the line of progress, and set when the next redraw is due."""
         if self._broken:
             return
+        begun = time.perf_counter()
         try:
             if in_notebook():
                 self._display()
@@ -299,6 +305,8 @@ class Live:
         except Exception as error:  # an error in drawing must not end the training
             self._broken = True
             print(f"the live figure stopped ({error!r}); training continues", file=sys.stderr)
+        now = time.perf_counter()
+        self._next = now + max(PAUSE, (now - begun) / SHARE)
 
     def _display(self) -> None:
         """Redraw the display of this run; readers without pictures get the line of progress."""

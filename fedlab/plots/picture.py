@@ -17,6 +17,8 @@ from fedlab.plots.lettering import Canvas
 
 DPI = 160  # of the notebook's picture: sharp on high-density screens, shown at the figure's size in inches
 WORDS = 600  # characters of a description
+UNHINTED = {"text.hinting": "none"}  # hinting takes a quarter of the time, and widths of texts change with resolution
+EACH_IMAGE = {"image.composite_image": False}  # in an SVG; to join images takes longer than to write them
 LOCK = RLock()  # matplotlib's settings are global to the process: only one thread may draw at a time
 
 
@@ -25,7 +27,7 @@ def png(figure: Figure, dpi: int = DPI, effort: int = 6) -> tuple[bytes, dict[st
 
     effort: of compression, 1 (fast) to 9 (small).
     """
-    with LOCK, rc_context({"text.hinting": "none"}):  # hinting would take a quarter of the time
+    with LOCK, rc_context(UNHINTED):
         with resolution(figure, dpi):
             canvas = Canvas(figure)  # savefig would take half as long again
             canvas.draw()
@@ -45,6 +47,22 @@ def resolution(figure: Figure, dpi: float) -> Iterator[None]:
     finally:
         figure.set_dpi(before)
         figure.set_canvas(owner)
+
+
+@contextmanager
+def as_laid_out(figure: Figure, dpi: float) -> Iterator[None]:
+    """Lay a figure out at another resolution, once for all files that are written there."""
+    with LOCK, rc_context(UNHINTED | EACH_IMAGE), resolution(figure, dpi):
+        engine = figure.get_layout_engine()
+        if engine is None:
+            yield
+            return
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+        try:
+            yield
+        finally:
+            figure.set_layout_engine(engine)
 
 
 def _small(image: Image.Image, effort: int) -> bytes:

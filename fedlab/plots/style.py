@@ -484,13 +484,13 @@ def save(figure: Figure, folder: str | Path, name: str) -> tuple[Path, Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    from fedlab.plots.picture import described, resolution
+    from fedlab.plots.picture import as_laid_out, described
 
     target = resolve(folder or ".")
     target.mkdir(parents=True, exist_ok=True)
     png, svg = target / f"{stem(name)}.png", target / f"{stem(name)}.svg"
     words = described(figure)
-    with drawing(), resolution(figure, SAVED):  # canvases draw once, where `savefig` draws twice
+    with drawing(), as_laid_out(figure, SAVED):  # canvases draw once, where `savefig` draws twice
         FigureCanvasAgg(figure).print_png(png, metadata={"Description": words})
         FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None, "Description": words})
     return png, svg

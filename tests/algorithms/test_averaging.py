@@ -72,6 +72,7 @@ RELABELLED = [
 ]
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", RELABELLED)
 def test_relabelling_sites_changes_nothing_but_the_labels(method, precision):  # O6
     a, b = relabelled(batch_size=None, local_steps=2, precision=precision)
@@ -79,6 +80,7 @@ def test_relabelling_sites_changes_nothing_but_the_labels(method, precision):  #
     assert error(last(method, a), last(method, b)) < loose * {"float64": 1e-12, "float32": 2e-6}[precision]
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize(
     "method", ["fedavg", "fedprox(mu=0)", "fedavg(weighting='uniform')", "scaffold", "fednova", "swarm", "gossip",
                "swarm(merge='median')", "swarm(merge='geomedian')", "splitfed", "qfedavg(q=0)", "afl(release='last')"],

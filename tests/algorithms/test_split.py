@@ -29,13 +29,13 @@ def dimensions() -> list[tuple[str, int]]:
 
 
 def cuts(model: str, d: int, count: int) -> list[tuple[int, int]]:
-    """Cuts and tails: all of small models in 2D, the middle one in 3D; of large ones the first, last and a U shape."""
+    """Cuts and tails: all of small models in 2D, the middle one in 3D; of large ones the first and last in a U shape."""
     if d == 3:
         return [(max(1, count // 2), 0)]
     if model == "unet":  # every pair, so that skip connections start and end on all sides
         return [(cut, tail) for cut in range(1, count) for tail in range(count - cut)]
     if model in LARGE:
-        return [(1, 0), (count - 1, 0), (count - 2, 1)]
+        return [(1, 1)]
     return [*((cut, 0) for cut in range(1, count)), *((cut, 1) for cut in {1, count - 2} if 0 < cut < count - 1)]
 
 
@@ -341,8 +341,8 @@ def test_parts_put_together_are_the_whole(model):
     fed = federation(partition(data=cases(152, (1, 32, 32))), model)
     count = len(fed.execution.engine.flat.model)
     stacked = fed.start.expand(2)
-    for cut in range(1, count, max(1, count // 4)):
-        for tail in range(0, count - cut, 2):
+    for cut in sorted({1, count // 2, count - 1} - {0}):
+        for tail in sorted({0, (count - cut) // 2}):
             back = count - tail
             inner, outer = stage_layout(fed.layout, ((cut, back),)), stage_layout(fed.layout, ((0, cut), (back, count)))
             assert same(join([extract(fed.start, outer), extract(fed.start, inner)], fed.layout), fed.start)

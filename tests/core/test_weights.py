@@ -21,6 +21,7 @@ def random_stack(k: int = 4, dtype=torch.float32, pooled: bool = False) -> Weigh
     return Weights(layout, vector, torch.arange(k * len(layout.counters)).reshape(k, -1))
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("name", ["logistic", "small_cnn", "resnet18", "densenet121"])
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 32, 32, 32)])
 def test_flat_vector_holds_exactly_the_state_dict(name, shape):

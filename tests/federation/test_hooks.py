@@ -183,6 +183,7 @@ def test_methods_that_must_see_single_sites_refuse_a_secure_sum(method):
     fedlab.Experiment(method=method)
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", [m for m in METHODS if m not in {text.split("(")[0] for text in IN_CLEAR}])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_with_a_secure_sum_nothing_of_a_single_site_goes_up_in_the_clear(method):

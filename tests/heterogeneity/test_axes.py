@@ -52,6 +52,7 @@ def counts_of_levels(part: Partition, of: np.ndarray, split: str = "train") -> n
 # -- presentation ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("value", [0.3, 1.0, "subtype(0.7)", "age(1.0)", "clusters(0.8)", "dirichlet(0.1)"])
 @pytest.mark.parametrize("each", [1, 3])
 def test_presentation_leaves_the_classes_of_every_site_untouched(value, each):

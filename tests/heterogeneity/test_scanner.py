@@ -43,6 +43,7 @@ def channels(modality) -> int:
 # one scanner
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize("jitter", [0.0, 0.2])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16])
 @pytest.mark.parametrize("space", [(12, 13), (9, 8, 7)])

@@ -59,6 +59,7 @@ def _linear():
     MODELS.remove("linear")
 
 
+@pytest.mark.every_method
 @pytest.mark.parametrize("method", fedlab.METHODS)
 def test_every_method_learns_a_number(method):
     """Full-batch steps from the mean of all training targets lower the squared error of the cases that are trained on.

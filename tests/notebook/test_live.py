@@ -126,6 +126,52 @@ def test_fast_training_leaves_the_last_round_on_the_one_display(timer, notebook,
     assert "round 50 of 50" in notebook.updates[0]["text/plain"]
 
 
+def test_a_run_that_ends_at_once_is_drawn_once(timer, notebook, text_only):
+    screen = Live(1, "")
+    screen.restart(3, "fedavg")
+    for r in (1, 2, 3):
+        timer.now += 0.1
+        screen.update(rounds(r), r)
+    screen.close()
+    assert "starting" in notebook.displays[0]["text/plain"]
+    (last,) = notebook.updates
+    assert "round 3 of 3" in last["text/plain"]
+
+
+@pytest.mark.parametrize(("spent", "most"), [(0.0, 25), (0.4, 2)])  # two a second, or a twentieth of the time
+def test_a_grid_of_quick_runs_is_redrawn_no_more_often_than_one_run(timer, notebook, monkeypatch, spent, most):
+    shown = []
+
+    def picture(figure, text):
+        shown.append(timer.now)
+        timer.now += spent
+        return {"text/plain": text}, {}
+
+    monkeypatch.setattr(Live, "_figure", lambda self: None)
+    monkeypatch.setattr(live, "picture", picture)
+    screen = Live(1, "")
+    screen.plan([2] * 100)
+    for number in range(100):
+        screen.restart(2, f"method {number}")
+        for r in (1, 2):
+            timer.now += 0.0625
+            screen.update(rounds(1), r)
+        screen.close()
+    assert most - 1 <= len(shown) <= most  # 12.5 seconds of training
+    screen.conclude("100 runs")
+    assert notebook.updates[-1]["text/plain"] == "100 runs"
+
+
+def test_a_run_of_a_grid_that_stopped_early_is_shown_at_once(timer, notebook, text_only):
+    screen = Live(1, "")
+    screen.plan([20, 20])
+    screen.restart(20, "fedavg")
+    timer.now += 0.01
+    screen.update(rounds(7), 7)
+    screen.close()
+    assert "ended after round 7 of 20" in notebook.updates[-1]["text/plain"]
+
+
 def test_time_left_is_measured_without_what_came_before_the_first_round(timer):
     screen = Live(10, "fedavg")
     timer.now = 60  # loading

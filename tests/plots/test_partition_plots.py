@@ -594,11 +594,39 @@ def test_up_to_forty_sites_have_a_row_each_and_more_are_binned_on_one_screen(sit
 
 def test_a_figure_that_could_not_be_saved_is_as_before(tmp_path):
     figure = plots.partition(FakePartition(2)).figure
-    before, owner = figure.dpi, figure.canvas
+    before, owner, engine = figure.dpi, figure.canvas, figure.get_layout_engine()
     (tmp_path / "a.svg").mkdir()
     with pytest.raises(OSError):
         plots.save(figure, tmp_path, "a")
-    assert figure.dpi == before and figure.canvas is owner
+    assert figure.dpi == before and figure.canvas is owner and figure.get_layout_engine() is engine is not None
+
+
+@pytest.mark.parametrize("layout", ["constrained", None])
+def test_a_figure_is_laid_out_once_for_both_files_as_it_is_shown(layout, tmp_path, monkeypatch):
+    """Texts at the resolution of a file are as wide as those of the notebook, which are not hinted either."""
+    figure = plots.partition(FakePartition(3)).figure
+    figure.set_layout_engine(layout)
+    places, times = [], []
+    if layout:
+        execute = figure.get_layout_engine().execute
+        monkeypatch.setattr(figure.get_layout_engine(), "execute", lambda figure: times.append(execute(figure)))
+    figure._repr_png_()
+    places.append(figure.axes[0].get_position().bounds)
+    plots.save(figure, tmp_path, "a")
+    places.append(figure.axes[0].get_position().bounds)
+    assert places[0] == pytest.approx(places[1], abs=2e-3) and len(times) == (2 if layout else 0)
+    assert (layout is None) is (figure.get_layout_engine() is None)
+
+
+def test_each_image_of_a_figure_is_one_of_its_svg(tmp_path):
+    figure = Figure()
+    for place in (1, 2, 3):
+        ax = figure.add_subplot(1, 3, place)
+        ax.imshow(np.eye(4), extent=(0, 1, 0, 1))
+        ax.imshow(np.eye(4), extent=(1, 2, 0, 1))
+        ax.set_xlim(0, 2)
+    _, svg = plots.save(figure, tmp_path, "images")
+    assert svg.read_text(encoding="utf-8").count("<image ") == 6
 
 
 def test_saved_figures_keep_text_as_text_and_are_the_same_every_time(tmp_path):

@@ -31,7 +31,7 @@ CELLS = (  # behind the panel of the notebook
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.xdist_group("browser"),
+    pytest.mark.xdist_group("notebooks"),
     pytest.mark.skipif(
         not (browsing.CHROMIUM and browsing.DRIVER), reason="no Chromium with its chromedriver on this machine"
     ),
@@ -39,11 +39,11 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Iterator[Panel]:
+def page(tmp_path_factory, kernel) -> Iterator[Panel]:
     """The panel of the first notebook after Run All Cells; all tests use the one browser and the one panel."""
     home = tmp_path_factory.mktemp("lab")
     (home / "notebooks").mkdir()
-    browsing.up_to_panel(SOURCE, home / "notebooks" / SOURCE.name, FEW, CELLS)
+    browsing.up_to_panel(SOURCE, home / "notebooks" / SOURCE.name, FEW, CELLS, kernel=kernel)
     with browsing.laboratory(home) as address, browsing.chromium() as browser:
         browsing.open_notebook(browser, address, SOURCE.name)
         browsing.run_all(browser)
@@ -92,7 +92,7 @@ def test_a_slider_moved_with_the_keyboard_moves_figure_and_parameters(page):
     assert_no_error(page.browser)
 
 
-def test_a_scenario_is_chosen_copied_and_taken_back(page, tmp_path):
+def test_a_scenario_is_chosen_copied_and_taken_back(page, tmp_path, kernel):
     """What is copied, given to papermill, makes the sites of the page with any defaults of the notebook."""
     before = page.text(TEXT)
     page.select("Scenario", "rural_and_university")
@@ -110,18 +110,16 @@ def test_a_scenario_is_chosen_copied_and_taken_back(page, tmp_path):
     page.button("Undo").click()
     until(page.browser, lambda: page.text(TEXT) == before, 30, "the setting before")
     assert_no_error(page.browser)
-    _run_with(read(copied[0]), yaml.safe_load(copied[1]), tmp_path)
+    _run_with(read(copied[0]), yaml.safe_load(copied[1]), tmp_path, kernel)
 
 
-def _run_with(parameters: dict, setting: dict, folder) -> None:
+def _run_with(parameters: dict, setting: dict, folder, kernel: str) -> None:
     """Run the notebook with papermill; its panel then starts at this setting and at its partition."""
     browsing.up_to_panel(
         SOURCE, folder / "in.ipynb", {"sites: int = 4": "sites: int = 7"}, ("print(part.fingerprint)",)
     )
     given = {**parameters, "out": str(folder)}
-    papermill.execute_notebook(
-        folder / "in.ipynb", folder / "out.ipynb", given, progress_bar=False, kernel_name="python3"
-    )
+    papermill.execute_notebook(folder / "in.ipynb", folder / "out.ipynb", given, progress_bar=False, kernel_name=kernel)
     done = nbformat.read(folder / "out.ipynb", 4)
     (text,) = [state["value"] for _, state in states(done) if state.get("description") == TEXT]
     assert yaml.safe_load(text) == setting and errors(done) == []
