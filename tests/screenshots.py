@@ -58,6 +58,6 @@ def shoot(page: Panel, folder: Path, name: str, top: bool = False) -> None:
 if __name__ == "__main__":
     read = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     read.add_argument("folder", type=Path)
-    read.add_argument("number", nargs="*", choices=NOTEBOOKS)
+    read.add_argument("number", nargs="*", help=f"of {NOTEBOOKS}, all by default")
     given = read.parse_args()
     main(given.folder.resolve(), given.number or list(NOTEBOOKS))
