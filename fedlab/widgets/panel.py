@@ -11,6 +11,7 @@ import ipywidgets
 from ipywidgets import HTML, HBox, IntSlider, Layout, SelectMultiple, ToggleButtons, VBox
 
 from fedlab.core.registry import nearest
+from fedlab.core.warnings import warn
 from fedlab.data import catalogue
 from fedlab.data.cases import Cases
 from fedlab.data.class_choice import source_classes, with_choice
@@ -245,7 +246,7 @@ class Panel:
             self.notice.say(f"loading {dataset} …")
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                cases = catalogue.load(dataset)
+                cases = _with_target(dataset, before.cases.target)
                 self._adopt_cases(cases, _default_model(cases) if cases.task != before.cases.task else before.model)
                 self._partition(self.notice.say)
             self._say(caught)
@@ -387,6 +388,18 @@ class Panel:
 def _picture(figure: Any) -> Content:
     """Return a figure for the screen; readers without pictures get its title."""
     return picture(figure, figure.axes[0].get_title(loc="left"), **QUALITY)
+
+
+def _with_target(dataset: str, target: str | None) -> Cases:
+    """Load a dataset with the number that was predicted before; if it has no such number, say so."""
+    if target is not None:
+        try:
+            return catalogue.load(dataset, target)
+        except ValueError as error:
+            cases = catalogue.load(dataset)
+            warn(f"{cases.name} is shown with its own task, {cases.task}: {error}")
+            return cases
+    return catalogue.load(dataset)
 
 
 def _models(cases: Cases, chosen: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import html
 import shlex
 import threading
 from base64 import b64decode
@@ -194,6 +195,22 @@ def test_classes_are_chosen_at_least_two_and_taken_back(undrawn, monkeypatch):
     assert yaml.safe_load(shown.yaml.value)["dataset"] == "three(only_classes=['a', 'c'])"
     shown.undo_button.click()
     assert (shown.hash, shown.classes.value, shown.dataset.value) == before
+
+
+def test_another_dataset_keeps_the_number_that_is_predicted_or_says_that_it_has_none(undrawn, tmp_path):
+    cases = fedlab.load("phantoms(cases=60, size=16)")
+    without = dataclasses.replace(cases, table=cases.table.drop(columns="age"), card={**cases.card, "name": "plain"})
+    without.save(tmp_path / "plain")
+    shown = widgets.sites(fedlab.load("phantoms(cases=80, size=16)", target="age"), sites=2)
+    shown.dataset.options = [*shown.dataset.options, "phantoms(cases=60, size=16)", str(tmp_path / "plain")]
+    shown.dataset.value = "phantoms(cases=60, size=16)"
+    assert shown.cases.target == yaml.safe_load(shown.yaml.value)["target"] == "age" and not failed(shown)
+    shown.dataset.value = str(tmp_path / "plain")
+    assert shown.cases.task == "binary" and "target" not in yaml.safe_load(shown.yaml.value)
+    said = html.unescape(shown.notice.widget.value)
+    assert "plain is shown with its own task, binary: target='age' is no column" in said and not failed(shown)
+    shown.undo_button.click()
+    assert shown.cases.target == "age" and len(shown.cases) == 60
 
 
 def test_a_long_redraw_is_announced_before_it_begins_at_the_pace_of_the_last_one(shown, undrawn, monkeypatch):
