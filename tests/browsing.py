@@ -185,10 +185,21 @@ class Panel:
         for _ in range(times):
             self.browser.switch_to.active_element.send_keys(key)
 
+    def option(self, label: str, option: str):
+        """Return an option of a dropdown or a list."""
+        path = f".//label[normalize-space()='{label}']/following::select[1]/option[normalize-space()='{option}']"
+        return self.cell.find_element(By.XPATH, path)
+
     def select(self, label: str, option: str) -> None:
         """Choose an option of a dropdown."""
-        path = f".//label[normalize-space()='{label}']/following::select[1]/option[normalize-space()='{option}']"
-        self.cell.find_element(By.XPATH, path).click()
+        self.option(label, option).click()
+
+    def chosen(self, label: str) -> list[str]:
+        """Return the chosen options of a list."""
+        options = self.cell.find_elements(
+            By.XPATH, f".//label[normalize-space()='{label}']/following::select[1]/option"
+        )
+        return [option.text for option in options if option.is_selected()]
 
     def images(self) -> list[str]:
         """Return the bytes of the cell's pictures, as text."""

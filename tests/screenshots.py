@@ -4,7 +4,7 @@ Each notebook runs up to its panel on small phantoms, in a JupyterLab with its f
 three sizes of the screen: the top of the notebook, and the panel before, during and after a training.
 """
 
-import sys
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -56,4 +56,8 @@ def shoot(page: Panel, folder: Path, name: str, top: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), sys.argv[2:] or list(NOTEBOOKS))
+    read = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    read.add_argument("folder", type=Path)
+    read.add_argument("number", nargs="*", help=f"of {NOTEBOOKS}, all by default")
+    given = read.parse_args()
+    main(given.folder.resolve(), given.number or list(NOTEBOOKS))

@@ -11,6 +11,7 @@ from typing import Any
 from fedlab.core.registry import nearest
 from fedlab.data import catalogue
 from fedlab.data.home import OFFLINE
+from fedlab.engine.devices import find_device
 from fedlab.experiments.experiment import Experiment
 from fedlab.partitioning.build import ASSIGNING
 
@@ -65,7 +66,7 @@ def parameters(
     Raises
     ------
     ValueError
-        If a name is unknown. The message names the nearest known ones.
+        If a name is unknown (the message names the nearest known ones), or a device is not on this machine.
 
     Examples
     --------
@@ -101,6 +102,8 @@ def parameters(
         raise ValueError(f"unknown parameter {name!r}: {nearest(name, accepted | private)}")
     known = defaults | {name: namespace[name] for name in [*declared, *injected] if name in namespace}
     settings = {name: value for name, value in known.items() if name in accepted}
+    if "device" in settings:
+        find_device(settings["device"])  # refused before the figures that come before training
     if "dataset" not in injected:
         settings = _at_hand(settings, fallbacks or {})
     return _natural(settings, explicit=injected)

@@ -44,7 +44,7 @@ ROW, HEAD, FOOT = 0.25, 0.3, 0.6  # inches
 DOSE, WORDS = 0.62, 4.4  # inches of the columns left and right of the scale
 NAME = 20  # characters of a measure
 MEASURE, CHANCE = 3.52, 1.16  # inches from the right: where measures and null intervals begin
-NARROW, SYMBOL = 8.0, 2.0  # inches below which measures are written as symbols, and where these begin
+NARROW, SYMBOL = 8.0, 2.1  # inches below which measures are written as symbols, and where these begin
 COLUMNS = ["axis", "dose", "seed", "measured", "measure", "value", "null_low", "null", "null_high"]
 ACROSS = 4  # panels of `doses` in a row
 PANEL, LEFT, ABOVE, BELOW = 1.45, 0.78, 0.32, 0.5  # inches: height of such a panel, room around it
@@ -100,13 +100,13 @@ def shift(thing: Any, *, ax: Axes | None = None, every: bool = False) -> style.D
 def headlines(frame: pd.DataFrame) -> pd.DataFrame:
     """Keep one row an axis, in the order of `fedlab.AXES`: its headline measure, or its first if that is absent."""
     order = {axis: place for place, axis in enumerate(HEADLINES)}
-    wanted = frame["axis"].map(HEADLINES) == frame["measure"]
-    first = frame.assign(wanted=wanted).sort_values("wanted", ascending=False, kind="stable").drop_duplicates("axis")
-    return (
-        first.drop(columns="wanted")
-        .sort_values("axis", key=lambda axis: axis.map(order).fillna(len(order)), kind="stable")
-        .reset_index(drop=True)
-    )
+    axes = list(frame["axis"])
+    other = [HEADLINES.get(axis) != measure for axis, measure in zip(axes, frame["measure"], strict=True)]
+    first: dict[str, int] = {}
+    for row in sorted(range(len(frame)), key=other.__getitem__):
+        first.setdefault(axes[row], row)
+    chosen = sorted(first.values(), key=lambda row: (order.get(axes[row], len(order)), other[row]))
+    return frame.iloc[chosen].reset_index(drop=True)
 
 
 def judged(frame: pd.DataFrame) -> pd.DataFrame:

@@ -42,24 +42,28 @@ class Box(NamedTuple):
 
 
 @contextmanager
-def sheet(ax: Axes | None, width: float, height: float, title: str) -> Iterator[Axes]:
-    """Yield axes of (width, height) inches below a title; the sheet is scaled to fit axes that a caller gives."""
-    lines = wrapped(name(" ".join(map(name, plain(title).split())), style.TITLE), width)
+def sheet(ax: Axes | None, width: float, height: float, title: str, lines: int = 1) -> Iterator[Axes]:
+    """Yield axes of (width, height) inches below a title; the sheet is scaled to fit axes that a caller gives.
+
+    lines: of the title for which there is room at least.
+    """
+    words = wrapped(name(" ".join(map(name, plain(title).split())), style.TITLE), width)
     with style.drawing():
         if ax is None:
-            ax = _paper(width, height, len(lines))
+            ax = _paper(width, height, max(lines, len(words)))
         ax.set_xlim(0, width)
         ax.set_ylim(height, 0)
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_axis_off()
-        ax.set_title("\n".join(lines), loc="left", parse_math=False).set_visible(
+        ax.set_title("\n".join(words), loc="left", parse_math=False).set_visible(
             False
         )  # kept for readers of the figure; drawn as lines:
-        for k, line in enumerate(reversed(lines)):
+        for k, line in enumerate(reversed(words)):
             write(ax, 0, -0.13 - k * TITLE * 1.25 / style.POINTS, line, size=TITLE, fontweight="bold")
         yield ax
-        lend_fonts(ax)
+        for text in ax.texts:  # a search in the axes would make their ticks, which are not drawn
+            lend_fonts(text)
 
 
 def _paper(width: float, height: float, lines: int) -> Axes:
@@ -82,10 +86,15 @@ def wrapped(title: str, width: float) -> list[str]:
 
 def write(ax: Axes, x: float, y: float, text: str, *, align: str = "left", size: float = TEXT, **look: Any) -> None:
     """Write one text, vertically centred at y unless `look` says otherwise."""
+    from matplotlib.font_manager import FontProperties
     from matplotlib.text import Text
 
-    look = {"ha": align, "va": "center", "fontsize": size, "color": "#222222", **look}
-    written = Text(x, y, text, transform=ax.transData, clip_on=False, parse_math=False, **look)
+    font = FontProperties(size=size, weight=look.pop("fontweight", None))
+    place = {"horizontalalignment": align, "verticalalignment": look.pop("va", "center")}  # in full: faster
+    look = {"color": "#222222", **place, **look}
+    written = Text(x, y, text, fontproperties=font, parse_math=False, **look)
+    written.set_transform(ax.transData)
+    written.set_clip_on(False)
     written.set_in_layout(False)
     written.set_clip_path(_unclipped())  # `Axes.text` would make a path for each text, in most of its time
     ax.add_artist(written)

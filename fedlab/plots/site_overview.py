@@ -36,6 +36,7 @@ LOWEST, MOST = style.LOWEST, 60  # inches: a row of text; sites that are drawn
 COLUMN = 0.13  # inches: the narrowest column of a class
 NAME, REGION = 23, 1.2  # characters of a site's name, inches of a region's
 IMAGES = 56  # of all sites together at most, but at least one of each class
+UNMEASURED = "Measuring the shift of each axis …"  # a title
 TILE = 64  # pixels of the longer side of an image: more would not be visible
 
 
@@ -77,17 +78,34 @@ def sites(
     >>> bool(table.set_index("axis").loc["prevalence", "beyond"])
     True
     """
+    table = judged(headlines(part.shift(brief=True) if measured is None else measured))
+    return as_drawing(_drawn(part, table, titles.shift(table), ax, slice, width), table)
+
+
+def unmeasured(part: Any, like: style.Drawing, *, slice: int | None = None, width: float = WIDTH) -> style.Figure:
+    """Draw what `sites` draws while the shift is being measured: its rows have no values yet.
+
+    like: the drawing before, whose axes and room for the title are kept, so that the picture keeps its size.
+    """
+    table = like.table.assign(beyond=False, **{c: np.nan for c in like.table if c not in ("axis", "beyond")})
+    lines = like.figure.axes[0].get_title(loc="left").count("\n") + 1
+    return style.root(_drawn(part, table, UNMEASURED, None, slice, width, lines))
+
+
+def _drawn(
+    part: Any, table: pd.DataFrame, title: str, ax: Axes | None, slice: int | None, width: float, lines: int = 1
+) -> Axes:
+    """Draw all blocks; table: a judged row an axis."""
     every, cases = site_counts(part, None)
     counts, cases = every.iloc[:MOST], cases.iloc[:MOST]
     left = len(every) - len(counts)
-    table = judged(headlines(part.shift(brief=True) if measured is None else measured))
     shown = _every_axis(table, part.spec)
     row = max(LOWEST, min(ROWS[0], ROWS[1] / len(counts)))
     plan = _plan(part, counts, width)
     counts = counts[frequent(every, int((plan.totals - plan.grid) / COLUMN))]
     below = plan.head + row * len(counts) + plan.foot + 0.25 * (left > 0)
     height = below + HEAD + SHIFT_ROW * len(shown) + FOOT
-    with sheet(ax, width, height, titles.shift(table)) as ax:
+    with sheet(ax, width, height, title, lines) as ax:
         ys = np.asarray(plan.head + row * (np.arange(len(counts)) + 0.5), np.float64)
         _names(ax, part, counts.index, ys)
         words = [more(left, "sites")] * (left > 0)
@@ -104,7 +122,7 @@ def sites(
         middle = check_slice(slice, part.cases.shape)
         _strips(ax, Box(plan.images, 0, width, plan.head), part, list(counts.index), ys, row, middle)
         draw_shift(ax, Box(0, below, width, height), shown, part.spec)
-    return as_drawing(ax, table)
+    return ax
 
 
 def _every_axis(table: pd.DataFrame, requested: dict[str, Any]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import pandas as pd
 from fedlab.core.summary import plural, with_article
 from fedlab.data.cases import SPLITS
 from fedlab.evaluation import report_metrics
+from fedlab.evaluation.intervals.repeats import SEEDS
 from fedlab.experiments.experiment import Experiment
 from fedlab.experiments.run_folder import Run
 from fedlab.reporting.gather import Federation, collect, federations
@@ -112,10 +113,20 @@ def evaluation(runs: list[Run]) -> list[str]:
     label = report_metrics.metric_label(runs[0].headline)
     return [
         f"Of each run the model of the round with the best {label} on validation cases was evaluated on the test cases"
-        " of every site, with 95 % confidence intervals that take the patient as the unit; differences between methods"
-        " are paired, and p-values are adjusted by Holm's method.",
+        f" of every site{_uncertainty(runs)}.",
         f"Software: {versions(runs)}.",
     ]
+
+
+def _uncertainty(runs: list[Run]) -> str:
+    """How sure values are said to be: two seeds have no interval, and one method no differences."""
+    seeds = len({int(run.experiment.seed) for run in runs})
+    if 1 < seeds < SEEDS:
+        return f", without intervals, which {seeds} seeds do not give"
+    intervals = ", with 95 % confidence intervals that take the patient as the unit"
+    if len({run.method for run in runs}) == 1:
+        return intervals
+    return f"{intervals}; differences between methods are paired, and p-values are adjusted by Holm's method"
 
 
 def _budget(experiment: Experiment) -> str:

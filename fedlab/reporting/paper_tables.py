@@ -178,7 +178,8 @@ def _head(name: str, frame: pd.DataFrame, percent: bool) -> str:
         return "adjusted p" if name == "p_holm" else plain(name.replace("_", " "))
     metrics = list(dict.fromkeys(frame["metric"])) if "metric" in frame else []
     one = report_metrics.metric_label(str(metrics[0])) if len(metrics) == 1 else "value"
-    unit = ", %" if percent and metrics and all(map(_is_share, metrics)) else ""
+    unit = ", %" if name == "value" else ", percentage points"
+    unit = unit if percent and metrics and all(map(_is_share, metrics)) else ""
     versus = str(frame["versus"].iloc[0]) if "versus" in frame and name == "difference" else ""
     called = one if name == "value" else name + (f" to {versus}" if versus else "")
     return plain(f"{called}{unit} (95 % CI)")

@@ -11,6 +11,7 @@ import ipywidgets
 from ipywidgets import HTML, HBox, IntSlider, Layout, SelectMultiple, ToggleButtons, VBox
 
 from fedlab.core.registry import nearest
+from fedlab.core.warnings import warn
 from fedlab.data import catalogue
 from fedlab.data.cases import Cases
 from fedlab.data.class_choice import source_classes, with_choice
@@ -23,6 +24,7 @@ from fedlab.partitioning.build import partition
 from fedlab.partitioning.partitions import Partition
 from fedlab.plots import sites as draw
 from fedlab.plots.names import names
+from fedlab.plots.site_overview import unmeasured
 from fedlab.widgets.controls import CopyText, Notice, Settings, button, choice, guarded, narrow
 from fedlab.widgets.copy_settings import as_papermill, as_yaml, axes, plain, signature
 from fedlab.widgets.redraw_time import RedrawTime
@@ -244,7 +246,7 @@ class Panel:
             self.notice.say(f"loading {dataset} …")
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                cases = catalogue.load(dataset)
+                cases = _with_target(dataset, before.cases.target)
                 self._adopt_cases(cases, _default_model(cases) if cases.task != before.cases.task else before.model)
                 self._partition(self.notice.say)
             self._say(caught)
@@ -323,18 +325,27 @@ class Panel:
         self.notice.say("; ".join(dict.fromkeys(str(one.message) for one in caught)))
 
     def _adopt(self, part: Partition) -> None:
-        """Show a partition and the setting that makes it again."""
-        self._draw(part)
+        """Show a partition and the setting that makes it again; the sites first, since measuring them takes as long."""
+        if self.screen.shown and self.view.value == SITES:
+            self.screen.show(*_picture(unmeasured(part, self.drawing, slice=self._slice(part), width=WIDTH)))
+        try:
+            self._draw(part)
+        except Exception:
+            self._show()  # the last one
+            raise
         self.partition = part
         self._write()
         self._show()
 
     def _draw(self, part: Partition) -> None:
         """Draw a partition."""
-        chosen = self.slice.value if len(part.cases.shape) == 4 else None
-        drawn = draw(part, slice=chosen, width=WIDTH)
-        self._shown = picture(drawn.figure, drawn.figure.axes[0].get_title(loc="left"), **QUALITY)
+        drawn = draw(part, slice=self._slice(part), width=WIDTH)
+        self._shown = _picture(drawn.figure)
         self.drawing, self.png = drawn, b64decode(self._shown[0]["image/png"])
+
+    def _slice(self, part: Partition) -> int | None:
+        """Return the chosen slice of volumes."""
+        return self.slice.value if len(part.cases.shape) == 4 else None
 
     def _redraw(self) -> None:
         """Draw the same partition again, another slice of it."""
@@ -372,6 +383,23 @@ class Panel:
 
         self.screen.open(*self._shown)
         show_controls(self.controls)
+
+
+def _picture(figure: Any) -> Content:
+    """Return a figure for the screen; readers without pictures get its title."""
+    return picture(figure, figure.axes[0].get_title(loc="left"), **QUALITY)
+
+
+def _with_target(dataset: str, target: str | None) -> Cases:
+    """Load a dataset with the number that was predicted before; if it has no such number, say so."""
+    if target is not None:
+        try:
+            return catalogue.load(dataset, target)
+        except ValueError as error:
+            cases = catalogue.load(dataset)
+            warn(f"{cases.name} is shown with its own task, {cases.task}: {error}")
+            return cases
+    return catalogue.load(dataset)
 
 
 def _models(cases: Cases, chosen: str) -> list[str]:

@@ -7,6 +7,8 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import yaml
 from test_notebooks import ABOUT, NOTEBOOKS, SEGMENTS, STUDY, parameters_cell
 
 import fedlab
@@ -60,6 +62,21 @@ def test_a_dose_that_was_given_is_refused_and_without_a_column_all_stay(capsys, 
         cases = Cases(np.zeros((40, 1, 8, 8), "uint8"), table, card)
         with pytest.raises(ValueError, match="leave quantity at 0"):
             fedlab.partition(cases, **{name: settings[name] for name in ("sites", "quantity", "acquisition")})
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_gpu_that_is_not_here_is_refused_before_anything_is_drawn(monkeypatch, gpus):
+    """With the preset for a GPU; the sentence says what to write instead."""
+    preset = (NOTEBOOKS[0].parent / "presets" / "gpu.yaml").read_text("utf-8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    lines = [f"{name} = {value!r}" for name, value in yaml.safe_load(preset).items()]
+    names = from_papermill("rounds: int = 15", "\n".join(lines))
+    if gpus:
+        assert fedlab.parameters(names)["device"] == "cuda"
+    else:
+        with pytest.raises(ValueError, match="no CUDA here: use device='cpu' or 'auto'"):
+            fedlab.parameters(names)
 
 
 def test_the_doses_of_a_study_that_natural_sites_cannot_have_become_0_unless_they_were_given():

@@ -31,6 +31,9 @@ DRAWINGS = {
     **{f"sites, {k} sites": lambda k=k: plots.sites(FakePartition(k, age="age")) for k in (1, 4, 20)},
     "sites, sex": lambda: plots.sites(FakePartition(4, sex="sex")),
     "sites, regions": lambda: plots.sites(FakePartition(6, regions=2, unseen=1, age="age")),
+    "sites, as narrow as in the panel": lambda: plots.sites(
+        FakePartition(4, age="age"), measured=measured(geography=(0.511, 0.0, 0.4, 0.814)), width=6.6
+    ),
     "sites, many classes": lambda: plots.sites(FakePartition(6, CHEST, n=3000, age="age")),
     "sites, volumes": lambda: plots.sites(FakePartition(3, ("a", "b", "c"), (3, 8, 6, 4))),
     "sites, much": lambda: plots.sites(FakePartition(4, n=40_000, shape=(1, 2, 2), age="age")),

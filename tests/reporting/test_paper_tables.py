@@ -42,6 +42,7 @@ def test_numbers_are_those_of_the_frame_to_the_wanted_decimals(decimals, percent
         shown = [float(one.replace("−", "-")) for one in re.findall(r"−?\d+\.?\d*", row[2])]
         np.testing.assert_allclose(shown, values, atol=0.5 * 10**-places + 1e-12)
     assert ("%" in table.head[2].replace("95 %", "")) is percent
+    assert table.head[3].startswith(f"difference to local{', percentage points' * percent} (95 % CI)")
 
 
 def test_a_metric_that_is_no_share_stays_as_it_is_in_percent():

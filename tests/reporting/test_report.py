@@ -17,7 +17,7 @@ from fedlab.reporting.evidence import pooled_scores
 from fedlab.reporting.findings import Finding, interval, number
 from fedlab.reporting.gather import Federation, collect
 from fedlab.reporting.markup import element
-from fedlab.reporting.methods import paragraph
+from fedlab.reporting.methods import evaluation, paragraph
 
 HOSTILE = ["<script>alert(1)</script>", "$x$ _&%#{}~^\\ 'y' \"z\"", "Universitätsklinikum Köln", "N" * 60]
 ODD_CLASSES = ["<b>normal</b>", "$tumour$ &amp;"]
@@ -162,6 +162,16 @@ def test_the_methods_paragraph_says_what_the_experiment_says(runs, part):
     }
     names = {float(one) for name in ODD_CLASSES for one in re.findall(r"\d+", name)}
     assert numbers <= {float(one) for one in counts | fields | names | {runs[0].experiment.local_epochs, 1}}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_methods_paragraph_promises_the_intervals_that_the_table_has(runs, part):
+    """`compare` has none over two seeds, and differences between several methods only."""
+    more = fedlab.grid(runs[0].experiment, partition=part, folder=runs[0].folder.parents[1] / "seeds", seed=[1, 2])
+    for few in (runs[:1], [runs[0], more[0]], [runs[0], *more], runs):
+        table, text = fedlab.compare(few), " ".join(evaluation(few))
+        assert ("95 % confidence intervals" in text) == table["low"].notna().any()
+        assert ("differences between methods" in text) == (table["method"].nunique() > 1)
 
 
 def test_bad_input_is_refused(runs, tmp_path):

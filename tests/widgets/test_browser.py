@@ -12,6 +12,7 @@ from widget_state import errors, states
 pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install '.[dev]'")
 import browsing
 from browsing import Panel, keep, until
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from test_copied_settings import read
@@ -28,6 +29,15 @@ CELLS = (  # behind the panel of the notebook
     'with output:\n    screen.show({"text/plain": "seen at first"})\n'
     'threading.Timer(1, screen.show, [{"text/plain": "seen later"}]).start()',
 )
+THREE = """import fedlab, numpy as np
+from fedlab.data import catalogue
+from fedlab.data.cases import Cases
+made = fedlab.load("phantoms(cases=120, size=16)")
+card = {**made.card, "task": "multiclass", "classes": ["a", "b", "c"]}
+table = made.table.assign(label=np.arange(120) % 3)
+catalogue._registry().add(lambda: Cases(made.images, table, card), name="three", meaning="three classes")
+panel = fedlab.widgets.sites(fedlab.load("three"), sites=2)
+panel"""
 
 pytestmark = [
     pytest.mark.browser,
@@ -44,6 +54,9 @@ def page(tmp_path_factory, kernel) -> Iterator[Panel]:
     home = tmp_path_factory.mktemp("lab")
     (home / "notebooks").mkdir()
     browsing.up_to_panel(SOURCE, home / "notebooks" / SOURCE.name, FEW, CELLS, kernel=kernel)
+    known = {"kernelspec": {"name": kernel, "display_name": kernel, "language": "python"}}
+    classes = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(THREE)], metadata=known)
+    nbformat.write(classes, home / "notebooks" / "classes.ipynb")
     with browsing.laboratory(home) as address, browsing.chromium() as browser:
         browsing.open_notebook(browser, address, SOURCE.name)
         browsing.run_all(browser)
@@ -161,3 +174,26 @@ def test_after_a_restart_of_the_kernel_the_panel_starts_where_it_started(page):
     again.press("Disease prevalence", Keys.ARROW_RIGHT)
     until(page.browser, lambda: again.images() != before, 30, "another figure")
     assert_no_error(page.browser)
+
+
+def test_classes_are_chosen_with_clicks_and_all_of_them_take_part_after_a_restart(page):
+    """What the list shows is what is copied, also after a refused choice and after a restart of the kernel."""
+    browser = page.browser
+    browsing.open_notebook(browser, page.browser.current_url.split("/lab/")[0], "classes.ipynb")
+    browsing.run_all(browser)
+    classes = Panel(browser)
+    assert (classes.chosen("Classes"), yaml.safe_load(classes.text(TEXT))["dataset"]) == (["a", "b", "c"], "three")
+    ActionChains(browser).click(classes.option("Classes", "b")).perform()  # alone
+    until(browser, lambda: "hold Ctrl" in classes.cell.text, 30, "the reason")
+    until(browser, lambda: classes.chosen("Classes") == ["a", "b", "c"], 10, "all classes again")
+    before = classes.images()
+    ActionChains(browser).key_down(Keys.CONTROL).click(classes.option("Classes", "b")).key_up(Keys.CONTROL).perform()
+    until(browser, lambda: "only_classes" in classes.text(TEXT), 30, "two classes")
+    assert yaml.safe_load(classes.text(TEXT))["dataset"] == "three(only_classes=['a', 'c'])"
+    assert classes.chosen("Classes") == ["a", "c"]
+    until(browser, lambda: classes.images() != before, 30, "another figure")
+    keep(browser, "classes")
+    browsing.run_all(browser, "runmenu:restart-and-run-all")
+    again = Panel(browser)
+    until(browser, lambda: yaml.safe_load(again.text(TEXT))["dataset"] == "three", 60, "the start")
+    assert again.chosen("Classes") == ["a", "b", "c"]

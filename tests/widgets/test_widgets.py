@@ -1,10 +1,13 @@
 """Panels without a browser: effects of controls, texts to copy, errors, and what a headless execution keeps."""
 
 import ast
+import dataclasses
+import html
 import shlex
 import threading
 from base64 import b64decode
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -19,11 +22,13 @@ from fedlab import widgets
 from fedlab.core.registry import Registry
 from fedlab.data.cases import Cases
 from fedlab.engine.loop import SequentialEngine
+from fedlab.partitioning.partitions import Partition
 from fedlab.widgets import panel
 from fedlab.widgets.controls import ERROR
 from fedlab.widgets.subsample import subsample
 
 START = {"sites": 4, "prevalence": 0.3}
+SIZE = ("width", "height")
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +197,22 @@ def test_classes_are_chosen_at_least_two_and_taken_back(undrawn, monkeypatch):
     assert (shown.hash, shown.classes.value, shown.dataset.value) == before
 
 
+def test_another_dataset_keeps_the_number_that_is_predicted_or_says_that_it_has_none(undrawn, tmp_path):
+    cases = fedlab.load("phantoms(cases=60, size=16)")
+    without = dataclasses.replace(cases, table=cases.table.drop(columns="age"), card={**cases.card, "name": "plain"})
+    without.save(tmp_path / "plain")
+    shown = widgets.sites(fedlab.load("phantoms(cases=80, size=16)", target="age"), sites=2)
+    shown.dataset.options = [*shown.dataset.options, "phantoms(cases=60, size=16)", str(tmp_path / "plain")]
+    shown.dataset.value = "phantoms(cases=60, size=16)"
+    assert shown.cases.target == yaml.safe_load(shown.yaml.value)["target"] == "age" and not failed(shown)
+    shown.dataset.value = str(tmp_path / "plain")
+    assert shown.cases.task == "binary" and "target" not in yaml.safe_load(shown.yaml.value)
+    said = html.unescape(shown.notice.widget.value)
+    assert "plain is shown with its own task, binary: target='age' is no column" in said and not failed(shown)
+    shown.undo_button.click()
+    assert shown.cases.target == "age" and len(shown.cases) == 60
+
+
 def test_a_long_redraw_is_announced_before_it_begins_at_the_pace_of_the_last_one(shown, undrawn, monkeypatch):
     said, make = [], panel.partition
     shown.notice.widget.observe(lambda change: said.append(change["new"]), "value")
@@ -214,6 +235,29 @@ def test_another_slice_of_volumes_is_another_picture_of_the_same_sites():
     assert (shown.slice.value, shown.slice.max, shown.slice.layout.display) == (8, 15, None)
     shown.slice.value = 3
     assert shown.png != before and shown.hash == sites and not failed(shown)
+
+
+@pytest.mark.parametrize("start", [START, {"geography": 0.9, "quantity": 0.7}, {"sites": "hospital"}])
+def test_new_sites_are_seen_before_they_are_measured_in_a_picture_of_the_same_size(start, monkeypatch):
+    """A panel on a page shows two pictures of a change: the sites without their shift, then what `sites` draws."""
+    shown, seen = widgets.sites(_with_hospitals(), **start), []
+    monkeypatch.setattr(shown, "screen", SimpleNamespace(shown=True, show=lambda *content: seen.append(content)))
+    measure = Partition.shift
+    monkeypatch.setattr(Partition, "shift", lambda *a, **k: seen.append("measured") or measure(*a, **k))
+    move(shown, "acquisition", 0.35)
+    (first, early), measured, (last, late) = seen
+    assert measured == "measured" and "Measuring" in first["text/plain"] and last == shown._shown[0]
+    assert first["image/png"] != last["image/png"]
+    assert [early["image/png"][side] for side in SIZE] == [late["image/png"][side] for side in SIZE]
+    monkeypatch.setattr(Partition, "shift", lambda *a, **k: 1 / 0)
+    move(shown, "acquisition", 0.4)
+    assert failed(shown) and seen[-1] == shown._shown == (last, late)  # the message says: the previous one
+
+
+def _with_hospitals() -> Cases:
+    cases = fedlab.load("phantoms(cases=300, size=16)")
+    table = cases.table.assign(hospital=np.array(["north", "south", "west"])[np.arange(len(cases)) % 3])
+    return dataclasses.replace(cases, table=table)
 
 
 def test_one_site_trains_at_least(shown):
