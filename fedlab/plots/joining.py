@@ -85,7 +85,7 @@ def verdict(
         ax.axvspan(-edge, edge, color=style.PALE, alpha=0.5, lw=0, zorder=0)
         ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
         _marks(ax, shown)
-        ax.locator_params(axis="x", nbins=5)  # long names of sites leave little room for numbers
+        ax.locator_params(axis="x", nbins=3 if layout.narrow else 5)  # long names of sites leave little room for numbers
         for y, row in enumerate(shown.to_dict("records")):
             _word(ax, y, row, pitch, layout)
         measured = [style.metric_label(name) for name in dict.fromkeys(shown["metric"])]
@@ -181,7 +181,7 @@ PARTS = {  # limits, marker, colour, names in the legend and in the title
 }
 
 
-def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawing:
+def contributions(table: pd.DataFrame, *, ax: Axes | None = None, width: float | None = None) -> style.Drawing:
     """Draw what each site contributes: what is lost without it, and its Shapley value, with 95 % intervals.
 
     The sites with most training cases are on top; those that do not fit are counted.
@@ -192,6 +192,8 @@ def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawi
         The frame of `fedlab.contributions`.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
 
     Returns
     -------
@@ -207,14 +209,18 @@ def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawi
     >>> fedlab.plots.contributions(frame).table["site"].tolist()
     ['B', 'A']
     """
+    from matplotlib.lines import Line2D
+
     found = pd.DataFrame(table)
     found = found.set_index("site").loc[by_size(found.set_index("site")["cases"])].reset_index()
-    rows, pitch = style.fitting(len(found), ROW)
+    layout = paper(width, 8.5, ax)
+    rows, pitch = style.fitting(len(found), ROW, layout.room(style.ROOM, HEAD_AND_FOOT))
     shown, left = found.iloc[:rows], len(found) - rows
     parts = [part for part in PARTS if part in found and found[part].notna().any()]
-    with style.page(ax, 8.5, 1.7 + pitch * (rows + (left > 0))) as ax:
-        called = names(shown["site"])
-        labels = [f"{called[site]}  n={n:,}" for site, n in zip(shown["site"], shown["cases"], strict=True)]
+    high = pitch * (rows + (left > 0))
+    with style.page(ax, layout.width, 1.7 + high) as ax:
+        called, counts = names(shown["site"], layout.name(pitch, NAME)), zip(shown["site"], shown["cases"], strict=True)
+        labels = [layout.counted(called[site], f"n={n:,}", pitch) for site, n in counts]
         labels += [more(left, "sites")] * (left > 0)
         ax.set_yticks(range(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.4, -0.6)
@@ -222,15 +228,21 @@ def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawi
         ax.spines["left"].set_visible(False)
         ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
         for k, part in enumerate(parts):
-            low, high, marker, color, text, _ = PARTS[part]
+            low, top, marker, color, *_ = PARTS[part]
             y = np.arange(rows) + (k - (len(parts) - 1) / 2) * 0.3
-            ax.hlines(y, shown[low], shown[high], colors=color, lw=1.2)
-            ax.plot(shown[part], y, marker=marker, color=color, ls="none", ms=5.5, mew=0, label=text)
+            ax.hlines(y, shown[low], shown[top], colors=color, lw=1.2)
+            ax.plot(shown[part], y, marker=marker, color=color, ls="none", ms=5.5, mew=0)
         label = style.metric_label(str(found["metric"].iloc[0]))
-        counts = f"{found['patients'].iloc[0]:,} validation patients of all sites"
-        ax.set_xlabel(f"contribution to {label} (right of 0: better), 95 % interval;\n{counts}; n: training cases")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, borderpad=0.2, ncols=2)
-        style.headline(ax, contributions_title(found, parts), pad=HEADER)
+        support = f"{found['patients'].iloc[0]:,} validation patients of all sites"
+        cut = " " if layout.narrow else "\n"
+        scale = f"contribution to {label} (right of 0: better), 95 % interval;{cut}{support}; n: training cases"
+        label_below(ax, layout, scale)
+        marks = [
+            Line2D([], [], color=color, marker=marker, ls="none", ms=5.5, mew=0)
+            for _, _, marker, color, *_ in (PARTS[part] for part in parts)
+        ]
+        height = legend(ax, layout, marks, [PARTS[part][4] for part in parts])
+        headline(ax, layout, contributions_title(found, parts), height + 6, high)
     return style.Drawing(style.root(ax), found)
 
 

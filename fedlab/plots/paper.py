@@ -1,6 +1,6 @@
 """The width in print for which a figure is drawn, and the form of figures as narrow as one column of a journal.
 
-A figure is drawn 4/3 as wide as it is printed: texts of 8 points then have 6. In a narrow figure the counts of a row
+A figure is drawn 8/7 as wide as it is printed: texts of 8 points then have 7. In a narrow figure the counts of a row
 are below its name, and title, legend and the label of the horizontal axis have the width of the whole figure.
 """
 
@@ -16,22 +16,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INCH = 25.4  # mm
-ENLARGED = 4 / 3  # inches drawn for an inch in print
-NARROWEST, WIDEST, HIGHEST = 80.0, 200.0, 240.0  # mm in print
+ENLARGED = 8 / 7  # inches drawn for an inch in print
+NARROWEST, WIDEST, HIGHEST = 80.0, 200.0, 230.0  # mm in print
 NARROW = 6.5  # inches: a figure that is narrower has the form of a column
 TWO_LINES = 0.3  # inches: a row whose counts are below its name
 LABEL, SHORT = 20, 12  # characters: a name in a narrow figure, and one next to its counts
 SECOND = re.compile(r" (?=over (?:sites|\d)|\(held out\)$)")  # before the second line of a name without counts
 LEADING = 1.25  # height of a line in sizes of its text
+TITLE = 9.5  # points of a title in a narrow figure
 GAP = 6.0  # points between axes and texts
 
 
 class Paper(NamedTuple):
-    """How large a figure is drawn, in inches, and whether it has the form of a column."""
+    """How large a figure is drawn, in inches, whether it has the form of a column, and whether it is for print."""
 
     width: float
     height: float
     narrow: bool
+    printed: bool = False
 
     def room(self, usual: float, fixed: float) -> float:
         """Inches for all rows: as many as usual, or what a page has left for them."""
@@ -64,7 +66,7 @@ def paper(width: float | None, usual: float, ax: Axes | None) -> Paper:
             " journals, 180 for a page"
         )
     drawn = width / INCH * ENLARGED
-    return Paper(drawn, HIGHEST / INCH * ENLARGED, drawn < NARROW)
+    return Paper(drawn, HIGHEST / INCH * ENLARGED, drawn < NARROW, True)
 
 
 def left_edge(ax: Axes, layout: Paper) -> float:
@@ -130,11 +132,10 @@ def legend(
 
 
 def headline(ax: Axes, layout: Paper, text: str, pad: float, height: float) -> None:
-    """Write the title; a narrow figure becomes as high as axes of so many inches need, at most a page."""
-    if not layout.narrow:
-        style.headline(ax, text, pad)
+    """Write the title; a figure for print becomes as high as axes of so many inches need, at most a page."""
+    style.headline(ax, text, pad, left_edge(ax, layout), TITLE if layout.narrow else None)
+    if not layout.printed:
         return
-    style.headline(ax, text, pad, left_edge(ax, layout))
     figure = style.root(ax)
     fixed = float(figure.get_size_inches()[1]) - style.inches(ax)[1]
     figure.set_size_inches(layout.width, min(layout.height, fixed + height))
