@@ -103,7 +103,6 @@ def conformal(
                 style.right_of(ax, y, at, text, va="center", color=color)
         cut = " " if layout.narrow else "\n"
         label_below(ax, layout, f"share of test cases whose set contains the true class, 95 % interval;{cut}{NOTE}")
-        ax.locator_params(axis="x", nbins=4 if layout.narrow else 8)
         marks = {WAYS[way][3]: WAYS[way][:2] for way in ways}
         pad = max(HEADER, _legend(ax, marks, layout, "size,\nown")) + 6
         headline(ax, layout, title(whole, level), pad, pitch * (rows + 1))
@@ -224,7 +223,6 @@ def recalibration(
             _gains(ax, part, way, (k - (len(ways) - 1) / 2) * 0.3, 5 if layout.narrow else 12)
         label = "gain in log loss on test cases (right of 0: better), 95 % interval; n: test patients"
         label_below(ax, layout, label)
-        ax.locator_params(axis="x", nbins=3 if layout.narrow else 8)
         head = SLOPE * ("temperature" in ways and "slope_before" in table)
         pad = max(0.7 * HEADER, _legend(ax, {way: LOOK[way] for way in ways}, layout, head)) + 6
         headline(ax, layout, recalibration_title(table), pad, high)

@@ -13,7 +13,7 @@ from fedlab.plots import style
 from fedlab.plots.inputs import by_size
 from fedlab.plots.names import NAME, listed, more, names
 from fedlab.plots.names import name as short
-from fedlab.plots.paper import Paper, headline, label_below, legend, paper
+from fedlab.plots.paper import LABEL, Paper, headline, label_below, legend, paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,15 +85,17 @@ def verdict(
         ax.axvspan(-edge, edge, color=style.PALE, alpha=0.5, lw=0, zorder=0)
         ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
         _marks(ax, shown)
-        ax.locator_params(axis="x", nbins=3 if layout.narrow else 5)  # long names of sites leave little room for numbers
+        ax.locator_params(axis="x", nbins=5)  # long names of sites leave little room for numbers
         for y, row in enumerate(shown.to_dict("records")):
             _word(ax, y, row, pitch, layout)
+        unit = str(table.attrs.get("unit", "patient"))
+        rarer = bool(shown["rarer"].notna().any())
         measured = [style.metric_label(name) for name in dict.fromkeys(shown["metric"])]
         if not layout.narrow:
             style.right_of(ax, ax.get_ylim()[1], WORD, "verdict", va="bottom", color="#555555")
-            style.right_of(ax, ax.get_ylim()[1], COUNTS, "test patients\n(rarer class)", va="bottom", color="#555555")
+            style.right_of(ax, ax.get_ylim()[1], COUNTS, f"test {unit}s" + "\n(rarer class)" * rarer, va="bottom", color="#555555")
         label = f"gain over the local model, {' or '.join(measured)}, 95 % interval; grey: margin of ±{edge:g}"
-        counts = "; n: test patients (of the rarer class)" if shown["rarer"].notna().any() else "; n: test patients"
+        counts = f"; n: test {unit}s" + " (of the rarer class)" * rarer
         label_below(ax, layout, label + counts * layout.narrow)
         headline(ax, layout, title(table), max(HEADER * (not layout.narrow), _legend(ax, shown, layout)) + 6, high)
     table.attrs["shown"] = SHOWN
@@ -154,8 +156,9 @@ def _marks(ax: Axes, table: pd.DataFrame) -> None:
 def _word(ax: Axes, y: int, row: dict[str, Any], pitch: float, layout: Paper) -> None:
     """Write the verdict right of the axes, and the counts behind it if the figure is wide."""
     harmed = row["negative_transfer"] and row["verdict"] == STAY and pitch >= TWO_LINES
-    word = row["verdict"] + "\n(negative transfer)" * harmed
-    bold = "normal" if row["verdict"] == CANNOT else "bold"
+    word = row["verdict"].replace("without ", "without\n") if layout.stacked(pitch) else row["verdict"]
+    word += "\n(negative transfer)" * harmed
+    bold = "normal" if row["verdict"] == CANNOT or (harmed and layout.narrow) else "bold"
     at = WORD / 2 if layout.narrow else WORD
     style.right_of(ax, y, at, word, va="center", color=INK[row["verdict"]], weight=bold)
     if not layout.narrow:
@@ -166,7 +169,7 @@ def _legend(ax: Axes, table: pd.DataFrame, layout: Paper) -> float:
     """Name the marks above the axes; return the height of the legend in points."""
     from matplotlib.lines import Line2D
 
-    method = names(table["method"])[str(table["method"].iloc[0])]
+    method = names(table["method"], LABEL if layout.narrow else NAME)[str(table["method"].iloc[0])]
     texts = {"gain": method, "ensemble_gain": "ensemble of local models", "free_gain": f"{method} without the site"}
     drawn = [kind for kind in KINDS if table[kind[1] + "low"].notna().any() or kind[0] == "gain"]
     handles = [Line2D([], [], color=color, marker=marker, lw=1.1, ms=5.5, mew=0) for *_, marker, color in drawn]

@@ -179,7 +179,8 @@ def _columns(ax: Axes, table: pd.DataFrame, metric: str, roles: dict[str, style.
         look = {"va": "center", "color": roles[row["method"]].ink}
         gain = titles.number(row["gain"], metric)
         if np.isfinite(row["gain"]) and row["gain_high"] > row["gain_low"]:
-            gain += f" ({titles.number(row['gain_low'], metric)} to {titles.number(row['gain_high'], metric)})"
+            ends = f"({titles.number(row['gain_low'], metric)} to {titles.number(row['gain_high'], metric)})"
+            gain += ("\n" if layout.narrow else " ") + ends
         if row["method"] == row["versus"]:
             gain = "reference"
         style.right_of(ax, y, at["gain"], gain, weight="bold" if row["clear"] else "normal", **look)

@@ -6,6 +6,7 @@ are below its name, and title, legend and the label of the horizontal axis have 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,9 +22,11 @@ NARROWEST, WIDEST, HIGHEST = 80.0, 200.0, 230.0  # mm in print
 NARROW = 6.5  # inches: a figure that is narrower has the form of a column
 TWO_LINES = 0.3  # inches: a row whose counts are below its name
 LABEL, SHORT = 20, 12  # characters: a name in a narrow figure, and one next to its counts
+PANEL, LEFT_OF_PANELS = 1.35, 0.9  # inches: least width of a panel, and room for its labels
 SECOND = re.compile(r" (?=over (?:sites|\d)|\(held out\)$)")  # before the second line of a name without counts
 LEADING = 1.25  # height of a line in sizes of its text
 TITLE = 9.5  # points of a title in a narrow figure
+TICK = 0.5  # inches of an axis for each number below it, at least
 GAP = 6.0  # points between axes and texts
 
 
@@ -47,10 +50,31 @@ class Paper(NamedTuple):
         """Characters of a row's name."""
         return min(usual, LABEL if self.stacked(pitch) else SHORT) if self.narrow else usual
 
+    def check(self, inches: float, what: str) -> None:
+        """Refuse a width in which a figure has no room; inches: those that it needs."""
+        if self.printed and self.width < inches:
+            raise ValueError(
+                f"{what} cannot be drawn for {self.width * INCH / ENLARGED:.0f} mm: give a width of"
+                f" {math.ceil(inches * INCH / ENLARGED)} mm or more"
+            )
+
+    def panels(self, most: int) -> int:
+        """Panels in one row: at most so many, and as many as fit."""
+        return min(most, int((self.width - LEFT_OF_PANELS) / PANEL)) if self.printed else most
+
+    def panel_name(self, usual: int) -> int:
+        """Characters of a panel's name."""
+        return LABEL if self.printed else usual
+
+    @property
+    def cut(self) -> str:
+        """What is between a number and its interval above a panel: in print a line break."""
+        return "\n" if self.printed else " "
+
     def counted(self, name: str, counts: str, pitch: float) -> str:
         """The label of a row: its name with its counts; a name without counts may have two lines."""
         if self.narrow and not counts:
-            return SECOND.sub("\n", name)
+            return SECOND.sub("\n", name) if pitch >= TWO_LINES else name
         return f"{name}\n{counts}" if self.stacked(pitch) else f"{name}  {counts}".rstrip()
 
 
@@ -92,7 +116,9 @@ def room_right_of(ax: Axes, points: float) -> float:
 
 
 def label_below(ax: Axes, layout: Paper, text: str) -> None:
-    """Label the horizontal axis; in a narrow figure in lines that fit, from the figure's left edge on."""
+    """Label the horizontal axis; in a narrow figure in lines that fit, from the figure's left edge on, with few ticks."""
+    from matplotlib.ticker import MaxNLocator
+
     label = ax.set_xlabel(text)
     if not layout.narrow:
         return
@@ -104,6 +130,8 @@ def label_below(ax: Axes, layout: Paper, text: str) -> None:
         return float(label.get_window_extent().width)
 
     label.set_text("\n".join(style.filled(text, width, 0.95 * room_right_of(ax, left))))
+    if isinstance(ax.xaxis.get_major_locator(), MaxNLocator):
+        ax.locator_params(axis="x", nbins=max(1, int(style.inches(ax)[0] / TICK)))
 
 
 def legend(

@@ -63,6 +63,8 @@ def percent(share: float) -> str:
 
 def megabytes(amount: float) -> str:
     """Format megabytes with at most three digits: "0.02", "1.5", "120", "1.2 GB", "3.1 TB"; a dash for none."""
+    if 0 < amount < 0.005:
+        return "< 0.01"
     if amount >= 1e6:
         return f"{amount / 1e6:.4g} TB"
     if amount >= 1000:
@@ -106,6 +108,9 @@ def partition(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> str:
         return f"Label skew {over(sites)}: {skew}"
     if exclusive and classes > 2:
         return f"One site holds all {int(cases.sum()):,} cases of {classes} classes"
+    if exclusive and classes == 1:
+        low, high = f"{cases.min():,}", f"{cases.max():,}"
+        return f"{int(cases.sum()):,} cases {over(sites)}: {low if low == high else f'{low} to {high}'} at each"
     name = spoken_of(counts, cases, exclusive)
     share = counts.div(cases.where(cases > 0), axis=0)
     low, high = percent(share[name].min()), percent(share[name].max())
@@ -116,10 +121,10 @@ def partition(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> str:
 
 def spoken_of(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> Any:
     """Return the class whose prevalence the title of a partition states: the second of two, else the most varied."""
-    if exclusive and counts.shape[1] > 2:
+    if exclusive and counts.shape[1] != 2:
         return None
     share = counts.div(cases.where(cases > 0), axis=0)
-    return counts.columns[1] if exclusive and counts.shape[1] == 2 else (share.max() - share.min()).idxmax()
+    return counts.columns[1] if exclusive else (share.max() - share.min()).idxmax()
 
 
 def samples(brightness: pd.Series, scanners: int | None) -> str:

@@ -32,7 +32,7 @@ def chapter(
             element(
                 "section",
                 element("h2", "Local and federated models at each site"),
-                figure(lambda: plots.local_vs_global(compared)),
+                figure(lambda: plots.local_vs_global(compared, counts_of=runs)),
                 evidence.table_of(compared),
             ),
             element("section", element("h2", "Ranking"), figure(lambda: plots.ranking(runs, metric, by=by))),
