@@ -31,7 +31,7 @@ SHOWN = ["site", "verdict", "metric", "patients", "rarer", "gain", "low", "high"
 
 def verdict(
     runs: Any,
-    margin: float = 0.02,
+    margin: float | None = None,
     metric: str | list[str] | None = None,
     *,
     ax: Axes | None = None,
@@ -47,8 +47,8 @@ def verdict(
     ----------
     runs : list of Run, or pandas.DataFrame
         As for `fedlab.verdict`, or the frame that it made.
-    margin : float, default 0.02
-        The largest difference that would not matter; that of the frame if one is given.
+    margin : float, optional
+        As for `fedlab.verdict`; that of the frame if one is given.
     metric : str or list of str, optional
         As for `fedlab.verdict`.
     ax : matplotlib.axes.Axes, optional

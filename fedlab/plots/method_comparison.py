@@ -168,9 +168,9 @@ def _columns(ax: Axes, table: pd.DataFrame, metric: str, roles: dict[str, style.
 
     A narrow figure has the gain only.
     """
-    versus = (
-        f"gain over {short(table['versus'].iloc[0], VERSUS) or '–'},\n{titles.unit(metric)} (bold: p < 0.05,\nHolm)"
-    )
+    cut = "\n" if layout.narrow else " "
+    reference = short(table["versus"].iloc[0], VERSUS) or "–"
+    versus = f"gain over {reference},\n{titles.unit(metric)}{cut}(bold: p < 0.05,\nHolm)"
     heads = {"gain": versus, "megabytes": "MB", "sequential steps": "sequential\nsteps"}
     at = {"gain": COLUMNS["gain"] / 2} if layout.narrow else COLUMNS
     for name in at:
@@ -187,7 +187,7 @@ def _columns(ax: Axes, table: pd.DataFrame, metric: str, roles: dict[str, style.
         if not layout.narrow:
             style.right_of(ax, y, at["megabytes"], titles.megabytes(row["megabytes"]), **look)
             style.right_of(ax, y, at["sequential steps"], f"{row['sequential steps']:,.0f}", **look)
-    return 36.0
+    return 48.0 if layout.narrow else 36.0
 
 
 # -- communication cost ----------------------------------------------------------------------------------------------

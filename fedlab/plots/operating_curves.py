@@ -426,22 +426,22 @@ def _grid(panels: int, columns: int, layout: Paper) -> Grid:
     """Arrange panels in rows of at most so many, with few cells left blank, on a page or as wide as the paper."""
     panels = min(panels, MOST)
     if not layout.width:
-        across = _across(panels, columns)
+        across = _across(panels, columns)[0]
         return Grid(panels, across, math.ceil(panels / across), max(1.6, across) * PITCH / across, PANEL + ABOVE + BELOW)
     most = max(1, min(columns, int(layout.width / NARROW_PITCH)))
-    for drawn in range(panels, 0, -1):
-        across = _across(drawn, most)
-        wide = layout.width / across
-        high = min(wide - AROUND, HIGHEST_PANEL) + ABOVE + BELOW
-        rows = math.ceil(drawn / across)
-        if rows * high <= layout.height - HEAD_AND_FOOT:
-            break
-    return Grid(drawn, across, rows, wide, high)
+    tried = (_cells(drawn, across, layout.width) for drawn in range(panels, 0, -1) for across in _across(drawn, most))
+    return next(grid for grid in tried if grid.rows * grid.high <= layout.height - HEAD_AND_FOOT or grid.panels == 1)
 
 
-def _across(panels: int, most: int) -> int:
-    """Panels in a row: as many as fit, or one less, down to two, where that leaves fewer cells blank."""
-    return min(panels, min((most, max(most - 1, 2)), key=lambda across: -panels % across) if panels > most else most)
+def _cells(panels: int, across: int, width: float) -> Grid:
+    """So many panels in a row of so many inches."""
+    wide = width / across
+    return Grid(panels, across, math.ceil(panels / across), wide, min(wide - AROUND, HIGHEST_PANEL) + ABOVE + BELOW)
+
+
+def _across(panels: int, most: int) -> list[int]:
+    """Panels in a row: as many as fit, or one less, down to two; first what leaves fewer cells blank."""
+    return [panels] if panels <= most else sorted((most, max(min(most, 2), most - 1)), key=lambda k: -panels % k)
 
 
 def _frame(ax: Axes, head: tuple[str, str], labels: tuple[str, str]) -> None:

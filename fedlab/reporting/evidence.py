@@ -34,7 +34,7 @@ def collecting(messages: list[str]) -> Iterator[None]:
     messages += [text for text in dict.fromkeys(str(one.message) for one in caught) if text not in messages]
 
 
-def judged(federation: Federation, margin: float, metric: str | None) -> tuple[Verdict | None, str]:
+def judged(federation: Federation, margin: float | None, metric: str | None) -> tuple[Verdict | None, str]:
     """The verdict of each site, or None and the reason; images are not called patients where none is named."""
     try:
         found = verdict([*federation.runs, *federation.without], margin, metric)
