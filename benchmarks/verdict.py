@@ -231,8 +231,8 @@ A "join" is wrong where the true gain is 0 or below. Largest share of wrong join
 ## Is it right for segmentation and regression?
 
 Dice: mean {DICE}, standard deviation {SPREAD}, and {100 * FAILED:g} % failed masks (at most 0.2), margin {MARGIN}. MAE:
-{MAE} standard deviations of the target, errors of Student's t with {DEGREES} degrees of freedom; the margin is the usual
-one, a tenth of the standard deviation of the targets of the test cases, and gains are in standard deviations. Cases of
+{MAE} standard deviations of the target, errors of Student's t with {DEGREES} degrees of freedom; the margin is the
+usual one, a tenth of the standard deviation of the test cases' targets; gains are in standard deviations. Cases of
 the two models correlate by {AGREEMENT}. Largest share of wrong joins: {also}.
 
 {markdown(others)}

@@ -184,8 +184,8 @@ def compare(
         What held-out sites use where models have local parameters: their mean over sites, or the shared model with
         batch norm adapted to the unlabelled images of the held-out site.
     margin : float, optional
-        The largest difference that would not matter, in the unit of the metric, set before the results are seen: a method is
-        "no different" from the reference where the 90 % interval of its difference lies within the margin.
+        The largest difference that would not matter, in the unit of the metric, set before the results are seen: a
+        method is "no different" from the reference where the 90 % interval of its difference lies within the margin.
         By default 0.02, and a tenth of the standard deviation of the test cases' targets for an error of a regression.
     draws : int, optional
         Without effect, and refused in a later version: nothing is resampled any more.

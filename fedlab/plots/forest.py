@@ -89,8 +89,8 @@ def differences(compared: pd.DataFrame, *, ax: Axes | None = None, width: float 
         if MEAN in rows:
             ax.axhline(rows.index(MEAN) - 0.5, color=style.PALE, lw=0.8)
         tests = table.groupby("site")["cases"].max()
-        called = zip(rows, row_names(rows, layout.name(pitch, NAME)), strict=True)
-        labels = [layout.counted(text, f"n={tests[site]:,}" * (site != MEAN), pitch) for site, text in called]
+        named = zip(rows, row_names(rows, layout.name(pitch, NAME)), strict=True)
+        labels = [layout.counted(text, f"n={tests[site]:,}" * (site != MEAN), pitch) for site, text in named]
         ax.set_yticks(range(len(rows)), labels)
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
@@ -129,10 +129,8 @@ def _differences(frame: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
     return pd.DataFrame(kept), str(metrics[0]), str(versus)
 
 
-def _difference(
-    ax: Axes, row: Any, y: float, role: style.Role, metric: str, written: bool, narrow: bool
-) -> None:
-    """Draw one difference with its interval, and write it right of the axes, in a narrow figure without the interval."""
+def _difference(ax: Axes, row: Any, y: float, role: style.Role, metric: str, written: bool, narrow: bool) -> None:
+    """Draw one difference with its interval, and write it right of the axes; if narrow, without its limits."""
     if not np.isfinite(row["gain"]):
         return
     factor = 1 if titles.in_natural_unit(metric) else 100

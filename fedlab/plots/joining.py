@@ -74,6 +74,7 @@ def verdict(
     ['Site A', 'Site B']
     """
     table = pd.DataFrame(runs if isinstance(runs, pd.DataFrame) else verdicts.verdict(runs, margin, metric, **options))
+    unit = str(getattr(runs, "attrs", {}).get("unit", "patient"))  # or image, where a dataset names no patients
     table = table.set_index("site").loc[by_size(table.set_index("site")["patients"])].reset_index()
     layout = paper(width, 9.4, ax)
     rows, pitch = style.fitting(len(table), ROW, layout.room(style.ROOM, HEAD_AND_FOOT))
@@ -88,12 +89,13 @@ def verdict(
         ax.locator_params(axis="x", nbins=5)  # long names of sites leave little room for numbers
         for y, row in enumerate(shown.to_dict("records")):
             _word(ax, y, row, pitch, layout)
-        unit = str(table.attrs.get("unit", "patient"))
         rarer = bool(shown["rarer"].notna().any())
         measured = [style.metric_label(name) for name in dict.fromkeys(shown["metric"])]
         if not layout.narrow:
             style.right_of(ax, ax.get_ylim()[1], WORD, "verdict", va="bottom", color="#555555")
-            style.right_of(ax, ax.get_ylim()[1], COUNTS, f"test {unit}s" + "\n(rarer class)" * rarer, va="bottom", color="#555555")
+            style.right_of(
+                ax, ax.get_ylim()[1], COUNTS, f"test {unit}s" + "\n(rarer class)" * rarer, va="bottom", color="#555555"
+            )
         label = f"gain over the local model, {' or '.join(measured)}, 95 % interval; grey: margin of ±{edge:g}"
         counts = f"; n: test {unit}s" + " (of the rarer class)" * rarer
         label_below(ax, layout, label + counts * layout.narrow)
@@ -108,7 +110,7 @@ def title(table: pd.DataFrame) -> str:
     parts = [f"{word} at {counts[word]}" for word in VERDICTS if word in counts]
     sites = f"{len(table)} site{'s' * (len(table) != 1)}"
     if len(parts) == 1 and len(table) > 1:
-        parts = [parts[0].replace(f"at {len(table)}", "at all")]
+        parts = [parts[0].replace(f"at {len(table)}", f"at all {len(table)}")]
     text = f"Verdicts of {sites}: {listed(parts, whole=True)}"
     gaining = list(table.loc[table["p_holm"] < verdicts.ONE_SIDED, "site"])
     if len(table) < 2:

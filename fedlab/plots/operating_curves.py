@@ -427,7 +427,9 @@ def _grid(panels: int, columns: int, layout: Paper) -> Grid:
     panels = min(panels, MOST)
     if not layout.width:
         across = _across(panels, columns)[0]
-        return Grid(panels, across, math.ceil(panels / across), max(1.6, across) * PITCH / across, PANEL + ABOVE + BELOW)
+        return Grid(
+            panels, across, math.ceil(panels / across), max(1.6, across) * PITCH / across, PANEL + ABOVE + BELOW
+        )
     most = max(1, min(columns, int(layout.width / NARROW_PITCH)))
     tried = (_cells(drawn, across, layout.width) for drawn in range(panels, 0, -1) for across in _across(drawn, most))
     return next(grid for grid in tried if grid.rows * grid.high <= layout.height - HEAD_AND_FOOT or grid.panels == 1)
@@ -512,10 +514,8 @@ def _cross(ax: Axes, row: pd.Series, role: style.Role) -> None:
         ax.hlines(y, 1 - row["specificity_high"], 1 - row["specificity_low"], colors=role.color, lw=0.8, zorder=3)
 
 
-def _legend(
-    ax: Axes, roles: dict[str, style.Role], references: dict[str, tuple[str, Any]], grid: Grid
-) -> float:
-    """Name the methods above the panels in as few lines as fit, or in blank cells; return the height above in points."""
+def _legend(ax: Axes, roles: dict[str, style.Role], references: dict[str, tuple[str, Any]], grid: Grid) -> float:
+    """Name the methods above the panels in few lines, or in blank cells; return the height above in points."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -528,7 +528,7 @@ def _legend(
     height = legend(ax, Paper(0, 0, False), handles, labels, most=1 if aside else 99, **look)
     if not aside:
         return height
-    drawn = ax.get_legend()
+    drawn: Any = ax.get_legend()
     drawn.set_loc("upper left")
     corner = 1 - (grid.blank - LEFT / grid.wide) / grid.across, (1 - ABOVE / grid.high) / grid.rows
     drawn.set_bbox_to_anchor(corner, transform=ax.transAxes)

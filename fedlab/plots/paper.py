@@ -116,7 +116,7 @@ def room_right_of(ax: Axes, points: float) -> float:
 
 
 def label_below(ax: Axes, layout: Paper, text: str) -> None:
-    """Label the horizontal axis; in a narrow figure in lines that fit, from the figure's left edge on, with few ticks."""
+    """Label the horizontal axis; in a narrow figure with few ticks, in lines from the figure's left edge on."""
     from matplotlib.ticker import MaxNLocator
 
     label = ax.set_xlabel(text)

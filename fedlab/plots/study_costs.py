@@ -122,7 +122,11 @@ def costs_of_heterogeneity(
     across = math.ceil(len(axes) / rows)
     wide = layout.width or max(across * (WIDTHS[across] + GAP) + LEFT + right - GAP, LEAST)
     panels = _panels(shown, axes, (wide - 0.16 - LEFT - right + GAP) / across - GAP)
-    lines = style.filled(notes(table, len(axes), any(CHANCE in panel.measure for panel in panels)), lambda line: extent(line, SIZE), wide - 0.4)
+    lines = style.filled(
+        notes(table, len(axes), any(CHANCE in panel.measure for panel in panels)),
+        lambda line: extent(line, SIZE),
+        wide - 0.4,
+    )
     fixed = _fixed(panels, across, len(lines))
     with style.page(ax, wide, 0.5 + fixed + rows * PANEL) as ax:
         ax.set_xticks([])
@@ -252,9 +256,7 @@ def _legend(ax: Axes, methods: Sequence[str], layout: Paper) -> float:
     return legend(ax, layout, handles, list(looks))
 
 
-def _draw(
-    ax: Axes, table: pd.DataFrame, panels: Sequence[Panel], size: tuple[int, float, float], named: bool
-) -> None:
+def _draw(ax: Axes, table: pd.DataFrame, panels: Sequence[Panel], size: tuple[int, float, float], named: bool) -> None:
     """Draw rows of panels; size: panels in a row, width and height of a panel in inches; named: lines at their ends."""
     across, room, high = size
     width, height = style.inches(ax)

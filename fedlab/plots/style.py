@@ -300,7 +300,9 @@ def headline(ax: Axes, text: str, pad: float = 8, left: float = 0.0, size: float
     right = figure.bbox.x1 if own else ax.get_tightbbox().x1  # type: ignore[union-attr]
     reach = right - ax.bbox.x0 - left * figure.dpi / POINTS
     room = 0.95 * reach  # hinting makes the same text up to 4 % wider at another resolution
-    title = ax.set_title(text, loc="left", pad=pad, parse_math=False, **({"fontsize": size} if size else {}))
+    title = ax.set_title(text, loc="left", pad=pad, parse_math=False)
+    if size:
+        title.set_fontsize(size)
     if left:
         title.set_transform(title.get_transform() + ScaledTranslation(left / POINTS, 0, figure.dpi_scale_trans))
     lend_fonts(title)

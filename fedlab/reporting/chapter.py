@@ -17,7 +17,11 @@ STATES = {"item": "item", "topic": "about", "answer": "answer", "source": "sourc
 
 
 def chapter(
-    federation: Federation, metric: str | None, margin: float | None, options: dict[str, Any], groups: Sequence[str] = ()
+    federation: Federation,
+    metric: str | None,
+    margin: float | None,
+    options: dict[str, Any],
+    groups: Sequence[str] = (),
 ) -> Markup:
     """All sections on one federation."""
     from fedlab import plots

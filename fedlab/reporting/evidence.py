@@ -112,7 +112,8 @@ def verdicts(found: Verdict | None, reason: str) -> Markup:
     if found is None:
         return element("section", title, element("p", f"There is no verdict: {reason}", kind="note"))
     lines = repr(found).split("\n")
-    return element("section", title, _measure(found), figure(lambda: plots.verdict(found)), items(lines))
+    drawn = [figure(lambda: plots.verdict(found))] * bool(found["low"].notna().any())
+    return element("section", title, _measure(found), *drawn, items(lines))
 
 
 def _measure(found: Verdict) -> Markup:
@@ -121,7 +122,9 @@ def _measure(found: Verdict) -> Markup:
     judged_by = [f"{label} at {plural(int((found['metric'] == name).sum()), 'site')}" for name, label in named.items()]
     by = next(iter(named.values())) if len(named) == 1 else ", ".join(judged_by)
     falls = [label for name, label in named.items() if report_metrics.higher_is_better(name) is False]
-    sign = f"A gain above 0 is better, also of {' and '.join(falls)}, of which lower values are better. " if falls else ""
+    sign = (
+        f"A gain above 0 is better, also of {' and '.join(falls)}, of which lower values are better. " if falls else ""
+    )
     words = f"Sites are judged by {by}. {sign}Intervals hold for one site; Holm's correction is for all of them."
     return element("p", words, kind="note")
 

@@ -83,9 +83,13 @@ def test_figures_drawn_for_a_width_in_print_can_be_read_at_it_and_are_no_higher_
     save_for_print(drawn, tmp_path, "a", width, dpi=20)
 
 
-
 STUDY = ("prevalence", "acquisition", "presentation", "sites")
-LONG = ["Charité – Universitätsmedizin Berlin", "University Hospital Schleswig-Holstein", "Mayo Clinic", "St. Thomas"]
+LONG = [
+    "Charité – Universitätsmedizin Berlin",
+    "University Hospital Schleswig-Holstein",
+    "<script>$x$_&%\\",
+    "St. Thomas",
+]
 PRINTED = {
     "differences": lambda sites, methods, **look: plots.differences(comparison(sites, methods), **look),
     "curves": lambda sites, methods, **look: plots.curves([fake_run(one, sites=sites) for one in methods], **look),
@@ -146,7 +150,9 @@ def test_a_figure_higher_than_a_page_is_refused_with_a_width_at_which_it_fits(tm
     save_for_print(one, tmp_path, "a", 115, dpi=20)
 
 
-@pytest.mark.parametrize(("panels", "across", "blank"), [(3, 3, 0), (4, 4, 0), (5, 3, 1), (6, 3, 0), (9, 4, 3), (8, 4, 0)])
+@pytest.mark.parametrize(
+    ("panels", "across", "blank"), [(3, 3, 0), (4, 4, 0), (5, 3, 1), (6, 3, 0), (9, 4, 3), (8, 4, 0)]
+)
 def test_panels_leave_few_cells_of_a_row_blank_and_a_blank_cell_holds_the_legend(panels, across, blank, monkeypatch):
     grid = operating_curves._grid(panels, 4, paper(180, 0, None))
     assert (grid.panels, grid.across, grid.blank) == (panels, across, blank)
