@@ -17,19 +17,24 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 from scipy.special import expit, logit
 
 import fedlab
 from fedlab.analysis.joining.rule import CANNOT, JOIN, STAY, decide, statement
 from fedlab.analysis.scores import Gain, Score, TestSet
 from fedlab.core.rng import stream
+from fedlab.learning.mask_metrics import KINDS
 
 AUROC, PREVALENCE, AGREEMENT, MARGIN = 0.85, 0.25, 0.8, 0.02  # of the local model; of noise that models share
 EFFECTS = (-0.1, -0.05, 0.0, 0.05, 0.1)  # AUROC of the federated model minus that of the local one
 SIZES = (40, 100, 300)
 WAYS = {"AUROC": ("auroc",), "Brier score": ("brier",), "AUROC, then Brier": ("auroc", "brier")}
 LEVEL = 0.9
+DICE, SPREAD, FAILED = 0.8, 0.1, 0.03  # mean and standard deviation of the Dice of cases, and share of failed masks
+MAE, DEGREES = 0.5, 5  # of the local model in standard deviations of the target; of Student's t of the errors
+OF_TARGET = 15.0  # standard deviation of the target, such as years
+MASK_EFFECTS, NUMBER_EFFECTS = (-0.05, -0.02, 0.0, 0.02, 0.05), (-0.2, -0.1, 0.0, 0.1, 0.2)
 
 
 def drawn(n: int, effect: float, rng: np.random.Generator) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -55,6 +60,64 @@ def words(y: np.ndarray, models: list[np.ndarray]) -> dict[str, str]:
         local, federated = (Score(test, {0: test.score([p])}) for p in models)
         each[metric] = decide(statement(Gain(federated, local), MARGIN), margin=MARGIN)
     return {way: next((each[m] for m in metrics if each[m] != CANNOT), CANNOT) for way, metrics in WAYS.items()}
+
+
+def agreeing(n: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Standard normal numbers (n,) of two models, whose correlation is AGREEMENT."""
+    shared = rng.normal(size=n)
+    return [np.sqrt(AGREEMENT) * shared + np.sqrt(1 - AGREEMENT) * rng.normal(size=n) for _ in range(2)]
+
+
+def masks(n: int, effect: float, rng: np.random.Generator) -> str:
+    """The verdict by Dice: a Beta distribution with some failed masks, whose Dice is at most 0.2."""
+    models = []
+    for z, gain in zip(agreeing(n, rng), (0.0, effect), strict=True):
+        mean = DICE + gain / (1 - FAILED)
+        size = mean * (1 - mean) / SPREAD**2 - 1
+        u = stats.norm.cdf(z)
+        good = stats.beta.ppf(np.clip((u - FAILED) / (1 - FAILED), 0, 1), mean * size, (1 - mean) * size)
+        dice = np.where(u < FAILED, 0.2 * u / FAILED, good)
+        numbers = np.zeros((n, len(KINDS)))
+        for kind, value in (("tp", dice), ("fp", 1 - dice), ("fn", 1 - dice)):  # Dice is tp / (tp + fn) then
+            numbers[:, KINDS.index(kind)] = 1000 * value
+        models.append(numbers)
+    return said("dice", np.zeros(n, np.int64), models, MARGIN)
+
+
+def errors(n: int, effect: float, rng: np.random.Generator) -> str:
+    """The verdict by MAE, with heavy-tailed errors; effect: gain in standard deviations of the target."""
+    y = rng.normal(50, OF_TARGET, n)
+    unit = 2 * np.sqrt(DEGREES) * np.exp(
+        special.gammaln((DEGREES + 1) / 2) - special.gammaln(DEGREES / 2)
+    ) / (np.sqrt(np.pi) * (DEGREES - 1))  # mean absolute value of Student's t  # fmt: skip
+    models = []
+    for z, gain in zip(agreeing(n, rng), (0.0, effect), strict=True):
+        t = stats.t.ppf(stats.norm.cdf(z), DEGREES)
+        models.append((y + (MAE - gain) * OF_TARGET * t / unit)[:, None])
+    return said("mae", y, models, float(f"{0.1 * np.std(y):.2g}"))  # as fedlab.analysis.alignment.margin_of
+
+
+def said(metric: str, y: np.ndarray, models: list[np.ndarray], margin: float) -> str:
+    """The verdict of a site by one metric."""
+    test = TestSet(metric, y, np.arange(len(y)), 0)
+    local, federated = (Score(test, {0: test.score([p])}) for p in models)
+    return decide(statement(Gain(federated, local), margin), margin=margin)
+
+
+OTHERS = {"Dice": (masks, MASK_EFFECTS, ""), "MAE": (errors, NUMBER_EFFECTS, " SD")}
+
+
+def other_verdicts(repeats: int) -> pd.DataFrame:
+    """How often each word is said of segmentation and regression."""
+    rows = []
+    for name, (draw, effects, unit) in OTHERS.items():
+        for n in SIZES:
+            for effect in effects:
+                rng = stream(0, "verdict", name, n, str(effect))
+                share = pd.Series([draw(n, effect, rng) for _ in range(repeats)]).value_counts(normalize=True)
+                row = {"by": name, "test patients": n, "true gain": f"{effect:+.2f}{unit}"}
+                rows.append(row | {word: share.get(word, 0.0) for word in (JOIN, STAY, CANNOT)})
+    return pd.DataFrame(rows)
 
 
 def verdicts(repeats: int) -> pd.DataFrame:
@@ -140,6 +203,9 @@ def main() -> None:
     begun = time.perf_counter()
     said = verdicts(given.repeats)
     wrong = said[~said["true gain in AUROC"].isin(["+0.05", "+0.10"])].groupby("by", sort=False)[JOIN].max()
+    others = other_verdicts(given.repeats)
+    level = others[others["true gain"].str.match(r"[-+]0\.00|-")].groupby("by", sort=False)[JOIN].max()
+    also = ", ".join(f"{share:.3f} by {way}" for way, share in level.items())
     covered = coverages(given.splits)
     sites = covered[covered["site"] != "pooled"]
     inside = sites.groupby(["score", "calibration"], sort=False)["within 2 SE"]
@@ -161,6 +227,15 @@ A site with a local model of AUROC {AUROC}, prevalence {PREVALENCE}, calibrated 
 A "join" is wrong where the true gain is 0 or below. Largest share of wrong joins: {joins}.
 
 {markdown(said)}
+
+## Is it right for segmentation and regression?
+
+Dice: mean {DICE}, standard deviation {SPREAD}, and {100 * FAILED:g} % failed masks (at most 0.2), margin {MARGIN}. MAE:
+{MAE} standard deviations of the target, errors of Student's t with {DEGREES} degrees of freedom; the margin is the
+usual one, a tenth of the standard deviation of the test cases' targets; gains are in standard deviations. Cases of
+the two models correlate by {AGREEMENT}. Largest share of wrong joins: {also}.
+
+{markdown(others)}
 
 ## Do prediction sets cover at each site?
 

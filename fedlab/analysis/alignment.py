@@ -23,7 +23,28 @@ POOLED, MEAN, WORST = "pooled", "mean of sites", "worst site"
 HELD_OUT = f"{UNSEEN}: "  # prefix of the name of a held-out site
 LABELS = {"true": "label", "annotated": "annotated"}  # labels to compare with -> column of predictions
 FORMER_LABELS = {"marked": "annotated"}
+MARGIN, OF_TARGET = 0.02, 0.1  # usual margins: of a score, and of an error in standard deviations of the target
+IN_UNIT_OF_TARGET = ("mae", "rmse", "bias")
 NAMED = 3  # absent classes that a note names, at most
+
+
+def check_margin(margin: float | None) -> None:
+    """Raise ValueError unless a margin is above 0, or is left to the metric."""
+    if isinstance(margin, bool) or (margin is not None and not 0 < margin < float("inf")):
+        raise ValueError(f"margin={margin!r}: give the largest difference that would not matter, above 0")
+
+
+def margin_of(alignment: "Alignment", margin: float | None = None) -> float:
+    """The largest difference that would not matter: the one that is given, else the usual one of the metric.
+
+    That of an error in the unit of a target is a tenth of the standard deviation of the test cases' targets, which no
+    model can change, rounded to two digits.
+    """
+    check_margin(margin)
+    if margin is not None:
+        return float(margin)
+    spread = float(np.std(alignment.y)) if alignment.metric in IN_UNIT_OF_TARGET and len(alignment.y) else 0.0
+    return float(f"{OF_TARGET * spread:.2g}") if spread > 0 else MARGIN
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,9 @@ from fedlab.analysis.alignment import (
     WORST,
     Alignment,
     align,
+    check_margin,
     check_stored,
+    margin_of,
     probabilities,
     stored_predictions,
 )
@@ -145,7 +147,7 @@ def compare(
     by: str | None = None,
     use: str = "own",
     unseen: str = "average",
-    margin: float = 0.02,
+    margin: float | None = None,
     draws: int | None = None,
 ) -> Comparison:
     """Compare methods at every site, with intervals and paired differences.
@@ -181,10 +183,10 @@ def compare(
     unseen : {"average", "estimate"}, default "average"
         What held-out sites use where models have local parameters: their mean over sites, or the shared model with
         batch norm adapted to the unlabelled images of the held-out site.
-    margin : float, default 0.02
-        The largest difference that would not matter, in the unit of the metric (of a regression in that of the target,
-        where the default is nearly 0 for ages in years), set before the results are seen: a method is "no different"
-        from the reference where the 90 % interval of its difference lies within the margin.
+    margin : float, optional
+        The largest difference that would not matter, in the unit of the metric, set before the results are seen: a
+        method is "no different" from the reference where the 90 % interval of its difference lies within the margin.
+        By default 0.02, and a tenth of the standard deviation of the test cases' targets for an error of a regression.
     draws : int, optional
         Without effect, and refused in a later version: nothing is resampled any more.
 
@@ -242,8 +244,7 @@ def compare(
     """
     choose("use", use, ("own", "global"))
     choose("unseen", unseen, ("average", "estimate"))
-    if isinstance(margin, bool) or not 0 < margin < float("inf"):
-        raise ValueError(f"margin={margin!r}: give the largest difference that would not matter, above 0")
+    check_margin(margin)
     if draws is not None:
         warn("compare(draws=...) has no effect: intervals are no longer drawn by a bootstrap", DeprecationWarning)
     names = _names(metric, runs)
@@ -266,7 +267,7 @@ def compare(
         wrong = wrong if blocks else _disagreements(scores)
         if inside.metric == "dice":
             _warn_of_empty_masks(scores)
-        for method, site, row in _scored_rows(scores, versus, inside, outside, margin):
+        for method, site, row in _scored_rows(scores, versus, inside, outside, margin_of(inside, margin)):
             said = [row["note"], str(wrong.get((method, site), "")), *remarks[method]]
             row |= {"seeds": len(methods[method]), "note": "; ".join(filter(None, said))}
             row |= used[method].get(site, NO_USE if site in {*inside.sites, *outside.sites} else used[method][ALL])

@@ -16,6 +16,7 @@ from fedlab.data.cases import Cases
 from fedlab.data.columns import is_absent
 from fedlab.partitioning.assignment import check_split
 
+IMAGES = "different images"  # what is counted where a dataset names no patients
 EVERYWHERE, CLASS, OTHERS, COUNTED = "all sites", "class", "other", ("cases", "patients")
 COLUMNS = ["characteristic", "level", "site", "known", "missing", "value", "share", "low", "high", "smd"]
 FIRST = ("age", "sex", "scanner")  # covariates in their usual order
@@ -166,7 +167,8 @@ def describe(part: Any, split: str | None, columns: Sequence[str] | None) -> Sit
     each = _by_site(where, part.sites)
     lines = [_row("cases", "", site, len(at), 0, len(at)) for site, at in each.items()]
     counted = {site: len(np.unique(units[at])) for site, at in each.items()}
-    lines += [_row("patients", "", site, count, 0, count) for site, count in counted.items()]
+    who = COUNTED[1] if "patient" in cases.table else IMAGES
+    lines += [_row(who, "", site, count, 0, count) for site, count in counted.items()]
     lines += _classes(cases, index, each)
     known = cases.table.iloc[index].reset_index(drop=True)
     for name in _chosen(cases.table, columns, str(part.spec.get("sites"))):

@@ -12,7 +12,8 @@ from fedlab.analysis.joining import conformal_sets
 from fedlab.analysis.joining.recalibration import recalibrate
 from fedlab.plots import style
 from fedlab.plots.inputs import by_size
-from fedlab.plots.names import listed, more, names
+from fedlab.plots.names import NAME, listed, more, names
+from fedlab.plots.paper import Paper, headline, label_below, legend, paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,13 +24,21 @@ WAYS = {  # colour, marker, name of a column, name in the legend
     "shrunken": ("#0072B2", "D", "shrunken", "of both"),
     "site": ("#009E73", "s", "own", "of own cases"),
 }
-COLUMN, HEADER = 52.0, 34.0  # points: a column of set sizes, and its head
+COLUMN, COLUMN_OF_NARROW, HEADER = 52.0, 36.0, 34.0  # points: a column of set sizes, also in a narrow figure; its head
+HEAD_AND_FOOT = 2.6  # inches of a page above and below the rows
+SLOPE = "calibration slope,\nwith temperature"
 NOTE = "bands: expected of own cases; n: validation / test cases"
 SHOWN = ["site", "calibration", "own", "threshold", "tests", "coverage", "low", "high", "band_low", "band_high", "size"]
 
 
 def conformal(
-    run: Any, level: float = 0.9, score: str = "lac", *, ax: Axes | None = None, **options: Any
+    run: Any,
+    level: float = 0.9,
+    score: str = "lac",
+    *,
+    ax: Axes | None = None,
+    width: float | None = None,
+    **options: Any,
 ) -> style.Drawing:
     """Draw the coverage of prediction sets at each site for each way of calibration, and their mean size.
 
@@ -46,6 +55,8 @@ def conformal(
         As for `fedlab.conformal`.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     **options
         `shrinkage` and `choice` of `fedlab.conformal`.
 
@@ -74,22 +85,27 @@ def conformal(
         raise ValueError("the frame has thresholds for each class: draw one of fedlab.conformal(run, by_class=False)")
     sizes = whole[whole["site"] != POOLED].groupby("site")["tests"].max()
     order = [*by_size(sizes), POOLED]
-    rows, pitch = style.fitting(len(order) - 1, ROW)
+    layout = paper(width, 9.5, ax)
+    rows, pitch = style.fitting(len(order) - 1, ROW, layout.room(style.ROOM, HEAD_AND_FOOT))
     drawn = [*order[:rows], POOLED]
     ways = [way for way in WAYS if way in set(whole["calibration"])]
-    with style.page(ax, 9.5, 1.8 + pitch * (rows + 2)) as ax:
-        _rows(ax, drawn, len(order) - 1 - rows, whole)
+    with style.page(ax, layout.width, 1.8 + pitch * (rows + 2)) as ax:
+        _rows(ax, drawn, len(order) - 1 - rows, whole, pitch, layout)
+        left, column = (5, COLUMN_OF_NARROW) if layout.narrow else (12, COLUMN)
         ax.axvline(level, color=style.BLACK, lw=0.8, dashes=(4, 2), zorder=1)
         for k, way in enumerate(ways):
             part = whole[whole["calibration"] == way].set_index("site").loc[drawn]
             _marks(ax, part, way, (k - (len(ways) - 1) / 2) * 0.24)
-            head = f"size,\n{WAYS[way][2]}"
-            style.right_of(ax, ax.get_ylim()[1], 12 + COLUMN * k, head, va="bottom", color=style.ink(WAYS[way][0]))
+            at, color, head = left + column * k, style.ink(WAYS[way][0]), f"size,\n{WAYS[way][2]}"
+            style.right_of(ax, ax.get_ylim()[1], at, head, va="bottom", color=color)
             for y, size in enumerate(part["size"]):
                 text = f"{size:.2f}" if np.isfinite(size) else "–"
-                style.right_of(ax, y, 12 + COLUMN * k, text, va="center", color=style.ink(WAYS[way][0]))
-        ax.set_xlabel("share of test cases whose set contains the true class, 95 % interval;\n" + NOTE)
-        style.headline(ax, title(whole, level), pad=_legend(ax, ways) + 6)
+                style.right_of(ax, y, at, text, va="center", color=color)
+        cut = " " if layout.narrow else "\n"
+        label_below(ax, layout, f"share of test cases whose set contains the true class, 95 % interval;{cut}{NOTE}")
+        marks = {WAYS[way][3]: WAYS[way][:2] for way in ways}
+        pad = max(HEADER, _legend(ax, marks, layout, "size,\nown")) + 6
+        headline(ax, layout, title(whole, level), pad, pitch * (rows + 1))
     table.attrs["shown"] = SHOWN
     return style.Drawing(style.root(ax), table)
 
@@ -107,14 +123,15 @@ def title(table: pd.DataFrame, level: float) -> str:
     return f"Sites covered less than {100 * level:g} % (95 % CI): {listed(parts, whole=True)}"
 
 
-def _rows(ax: Axes, drawn: list[str], left: int, table: pd.DataFrame) -> None:
+def _rows(ax: Axes, drawn: list[str], left: int, table: pd.DataFrame, pitch: float, layout: Paper) -> None:
     """Label the rows with their validation and test cases, all sites together last."""
     counts = table.groupby("site")[["own", "tests"]].max()
-    called = names(drawn)
+    called = names(drawn, layout.name(pitch, NAME))
     labels = []
     for site in drawn:
         name = "all sites" if site == POOLED else called[site]
-        labels.append(f"{name}  n={counts.loc[site, 'own']:,.0f} / {counts.loc[site, 'tests']:,}")
+        n = f"n={counts.loc[site, 'own']:,.0f} / {counts.loc[site, 'tests']:,}"
+        labels.append(layout.counted(name, n, pitch))
     if left:
         labels[-1] += f"\n{more(left, 'sites')}"
     ax.set_yticks(range(len(labels)), labels)
@@ -134,14 +151,12 @@ def _marks(ax: Axes, part: pd.DataFrame, way: str, below: float) -> None:
     ax.plot(part["coverage"], y, marker=marker, color=color, ls="none", ms=5.5, mew=0, zorder=3)
 
 
-def _legend(ax: Axes, ways: list[str]) -> float:
-    """Name the ways of calibration above the axes; return the height of legend and heads in points."""
+def _legend(ax: Axes, marks: dict[str, tuple[str, str]], layout: Paper, head: str) -> float:
+    """Name what has a colour and a marker above the axes; return the height of legend and head in points."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=WAYS[way][0], marker=WAYS[way][1], lw=1.1, ms=5.5, mew=0) for way in ways]
-    look: dict[str, Any] = {"loc": "lower left", "borderaxespad": 0, "borderpad": 0.2, "ncols": len(ways)}
-    ax.legend(handles, [WAYS[way][3] for way in ways], bbox_to_anchor=(0, 1), **look)
-    return HEADER
+    handles = [Line2D([], [], color=color, marker=marker, lw=1.1, ms=5.5, mew=0) for color, marker in marks.values()]
+    return legend(ax, layout, handles, list(marks), head)
 
 
 # -- recalibration ---------------------------------------------------------------------------------------------------
@@ -149,7 +164,9 @@ def _legend(ax: Axes, ways: list[str]) -> float:
 LOOK = {"temperature": (style.BLUE, "D"), "intercept": ("#D55E00", "v")}
 
 
-def recalibration(run: Any, *, ax: Axes | None = None, choice: str = "best") -> style.Drawing:
+def recalibration(
+    run: Any, *, ax: Axes | None = None, choice: str = "best", width: float | None = None
+) -> style.Drawing:
     """Draw what recalibration on the validation cases of each site gains in log loss on its test cases.
 
     Lines are 95 % intervals. Right: the calibration slope before and after (1 is best), of binary tasks. The largest
@@ -161,6 +178,8 @@ def recalibration(run: Any, *, ax: Axes | None = None, choice: str = "best") -> 
         A run, or frames of `fedlab.analysis.joining.recalibration.recalibrate` put together.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     choice : {"best", "last"}, default "best"
         Model of the round that is best on validation cases, or of the last round.
 
@@ -186,11 +205,13 @@ def recalibration(run: Any, *, ax: Axes | None = None, choice: str = "best") -> 
         table = pd.concat([recalibrate(run, way, choice=choice) for way in ways], ignore_index=True)
     sizes = table.groupby("site")["tests"].max()
     order = by_size(sizes)
-    rows, pitch = style.fitting(len(order), ROW)
+    layout = paper(width, 9, ax)
+    rows, pitch = style.fitting(len(order), ROW, layout.room(style.ROOM, HEAD_AND_FOOT))
     drawn, ways = order[:rows], [way for way in LOOK if way in set(table["by"])]
-    with style.page(ax, 9, 1.7 + pitch * (rows + (len(order) > rows))) as ax:
-        called = names(drawn)
-        labels = [f"{called[site]}  n={sizes[site]:,}" for site in drawn]
+    high = pitch * (rows + (len(order) > rows))
+    with style.page(ax, layout.width, 1.7 + high) as ax:
+        called = names(drawn, layout.name(pitch, NAME))
+        labels = [layout.counted(called[site], f"n={sizes[site]:,}", pitch) for site in drawn]
         labels += [more(len(order) - rows, "sites")] * (len(order) > rows)
         ax.set_yticks(range(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.4, -0.6)
@@ -199,9 +220,12 @@ def recalibration(run: Any, *, ax: Axes | None = None, choice: str = "best") -> 
         ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
         for k, way in enumerate(ways):
             part = table[table["by"] == way].set_index("site").loc[drawn]
-            _gains(ax, part, way, (k - (len(ways) - 1) / 2) * 0.3)
-        ax.set_xlabel("gain in log loss on test cases (right of 0: better), 95 % interval; n: test patients")
-        style.headline(ax, recalibration_title(table), pad=_ways(ax, ways) + 6)
+            _gains(ax, part, way, (k - (len(ways) - 1) / 2) * 0.3, 5 if layout.narrow else 12)
+        label = "gain in log loss on test cases (right of 0: better), 95 % interval; n: test patients"
+        label_below(ax, layout, label)
+        head = SLOPE * ("temperature" in ways and "slope_before" in table)
+        pad = max(0.7 * HEADER, _legend(ax, {way: LOOK[way] for way in ways}, layout, head)) + 6
+        headline(ax, layout, recalibration_title(table), pad, high)
     table.attrs["shown"] = [name for name in REPAIRED if name in table]
     return style.Drawing(style.root(ax), table)
 
@@ -210,8 +234,8 @@ REPAIRED = ["site", "by", "cases", "parameter", "tests", "log_loss_before", "log
             "slope_before", "slope_after", "note"]  # fmt: skip
 
 
-def _gains(ax: Axes, part: pd.DataFrame, way: str, below: float) -> None:
-    """Draw the gains of one way with their intervals, and write the slopes right of the axes."""
+def _gains(ax: Axes, part: pd.DataFrame, way: str, below: float, at: float) -> None:
+    """Draw the gains of one way with their intervals, and write the slopes so many points right of the axes."""
     color, marker = LOOK[way]
     y = np.arange(len(part)) + below
     ax.hlines(y, part["log_loss_low"], part["log_loss_high"], colors=color, lw=1.2)
@@ -220,19 +244,8 @@ def _gains(ax: Axes, part: pd.DataFrame, way: str, below: float) -> None:
     if way == "temperature" and "slope_before" in part:  # a shift leaves the slope as it is
         for place, before, after in zip(y, part["slope_before"], part["slope_after"], strict=True):
             text = f"{before:.2f} → {after:.2f}" if np.isfinite(before) else "–"
-            style.right_of(ax, place, 12, text, va="center", color=style.ink(color))
-        head = "calibration slope,\nwith temperature"
-        style.right_of(ax, ax.get_ylim()[1], 12, head, va="bottom", color="#555555")
-
-
-def _ways(ax: Axes, ways: list[str]) -> float:
-    """Name the ways above the axes; return the height of the legend in points."""
-    from matplotlib.lines import Line2D
-
-    handles = [Line2D([], [], color=LOOK[way][0], marker=LOOK[way][1], lw=1.1, ms=5.5, mew=0) for way in ways]
-    look: dict[str, Any] = {"loc": "lower left", "borderaxespad": 0, "borderpad": 0.2, "ncols": len(ways)}
-    ax.legend(handles, ways, bbox_to_anchor=(0, 1), **look)
-    return HEADER * 0.7
+            style.right_of(ax, place, at, text, va="center", color=style.ink(color))
+        style.right_of(ax, ax.get_ylim()[1], at, SLOPE, va="bottom", color="#555555")
 
 
 def recalibration_title(table: pd.DataFrame) -> str:

@@ -14,6 +14,7 @@ from fedlab.plots import style, titles
 from fedlab.plots.inputs import SPLITS, region_spans, site_labels, site_order
 from fedlab.plots.names import listed, more, names
 from fedlab.plots.names import name as short_name
+from fedlab.plots.paper import LABEL, headline, paper
 from fedlab.plots.sheet import TEXT, Box, bars, length, segments, sheet, short, write
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PITCH, CLASS = 0.42, 0.17  # inches of `partition`: a site, and at least a class
 SINGLE, SCREEN = 40, 8.2  # rows of `partition`: sites that have one each; inches of all of them
 CLASSES = 60  # columns of `partition`: of more classes the most frequent are drawn
+LETTER = 0.07  # inches of a character of a site
 REGION = 24  # characters of a region's name
 KINDS = 6  # levels of a column that are shown; the rarest are pooled in the last one
 KIND = 20  # characters of a level
@@ -36,7 +38,9 @@ TINTS = ("#0072B2", "#8cc0e3", "#d5d9e0", "#a3a8b0", "#5f6670", "#e9ebee")
 # -- cases by site and class -----------------------------------------------------------------------------------------
 
 
-def partition(part: Any, *, ax: Axes | None = None, split: str | None = None) -> style.Drawing:
+def partition(
+    part: Any, *, ax: Axes | None = None, split: str | None = None, width: float | None = None
+) -> style.Drawing:
     """Draw the cases of every site and class as bubbles of that area, and the cases of each site as bars.
 
     Sites are sorted from the largest to the smallest; sites of one region stay together, held-out sites are marked. The
@@ -50,6 +54,8 @@ def partition(part: Any, *, ax: Axes | None = None, split: str | None = None) ->
         The partition, as `fedlab.partition` returns it.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     split : {"train", "val", "test"}, optional
         The cases to count; all by default.
 
@@ -73,19 +79,24 @@ def partition(part: Any, *, ax: Axes | None = None, split: str | None = None) ->
     spoken = titles.spoken_of(counts, cases, exclusive)
     drawn, sums = (each.loc[bins.index].groupby(bins, sort=False).sum() for each in (counts, cases))
     labels = site_labels(part, counts.index) if len(drawn) == len(counts) else list(drawn.index)
+    layout = paper(width, 0, ax)
     _, pitch = style.fitting(len(drawn), PITCH, SCREEN)
     some = drawn.loc[:, drawn.sum() > 0]
     shown = drawn[frequent(some if some.shape[1] else drawn, CLASSES)]
     wide = 3.5 + CLASS * (shown.shape[1] + _width_of_bars(shown.shape[1]))
+    if layout.narrow and len(drawn) == len(counts):
+        labels = site_labels(part, counts.index, LABEL)
     words = max(map(len, labels)) + max((min(REGION, len(region)) for region in part.regions.values()), default=0)
-    with style.page(ax, max(9, wide) + 0.08 * max(0, words - 40), 1.3 + pitch * len(labels)) as ax:
+    layout.check(LETTER * words + 0.9 + CLASS * (shown.shape[1] + _width_of_bars(shown.shape[1])), "So many classes")
+    usual = max(9, wide) + 0.08 * max(0, words - 40)
+    with style.page(ax, layout.width or usual, 1.3 + pitch * len(labels)) as ax:
         _frame(ax, shown, counts[shown.columns].sum(), labels)
         if left := _left_out(counts, shown):
             ax.set_xlabel(left, loc="left")
         if len(drawn) == len(counts):
             _regions(ax, region_spans(part, list(shown.index)))
         _prevalence(ax, drawn[spoken] / sums if spoken is not None else None, str(spoken))
-        style.headline(ax, titles.partition(counts, cases, exclusive), pad=18)
+        headline(ax, layout, titles.partition(counts, cases, exclusive), 18, pitch * len(labels))
         _bubbles(ax, shown, len(labels))
         _bars(ax, sums, shown.shape[1], "cases" if split is None else f"{SPLITS[split]} cases")
     return style.Drawing(style.root(ax), counts.assign(cases=cases))

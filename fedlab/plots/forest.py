@@ -9,9 +9,9 @@ import pandas as pd
 
 from fedlab.plots import style, titles
 from fedlab.plots.inputs import OUTSIDE, SUMMARIES, by_size, is_held_out, row_names
-from fedlab.plots.names import more, names
+from fedlab.plots.names import NAME, more, names
 from fedlab.plots.names import name as short
-from fedlab.plots.paper import Paper, legend
+from fedlab.plots.paper import Paper, headline, label_below, legend, paper
 from fedlab.plots.site_performance import gains
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 SHOWN = ["method", "site", "cases", "gain", "gain_low", "gain_high", "finding", "note"]
 METHODS, BAND, SPARE = 8, 0.19, 0.14  # methods; inches of a difference, and between sites
 NUMBERS = 0.15  # inches of a difference whose numbers are written
+HEAD_AND_FOOT = 2.0  # inches of a page above and below the rows
 VERSUS = 24  # characters of the reference
 
 
-def differences(compared: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawing:
+def differences(compared: pd.DataFrame, *, ax: Axes | None = None, width: float | None = None) -> style.Drawing:
     """Draw the paired difference of each method to the reference, at every site and in the mean, with 95 % intervals.
 
     Filled marks are findings: the interval excludes 0. Differences are positive where a method is better than the
@@ -36,6 +37,8 @@ def differences(compared: pd.DataFrame, *, ax: Axes | None = None) -> style.Draw
         What `fedlab.compare` returned, of one metric.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
 
     Returns
     -------
@@ -63,15 +66,17 @@ def differences(compared: pd.DataFrame, *, ax: Axes | None = None) -> style.Draw
     drawn = methods[:METHODS]
     wanted = SPARE + BAND * len(drawn)
     sites = list(dict.fromkeys(table["site"]))
-    fit, pitch = style.fitting(len(sites), wanted, least=0.06 + 0.07 * len(drawn))
+    layout = paper(width, 9, ax)
+    fit, pitch = style.fitting(len(sites), wanted, layout.room(style.ROOM, HEAD_AND_FOOT), 0.06 + 0.07 * len(drawn))
     rows = [
         *[site for site in sites if site not in SUMMARIES][: max(1, fit - 1)],
         *[s for s in sites if s in SUMMARIES],
     ]
     left = [more(len(sites) - len(rows), "sites")] * (len(sites) > len(rows))
     left += [more(len(methods) - len(drawn), "methods")] * (len(methods) > len(drawn))
-    with style.page(ax, 9, 1.5 + pitch * len(rows)) as ax:
-        roles = style.roles([*methods, versus])
+    high = pitch * len(rows)
+    with style.page(ax, layout.width, 1.5 + high) as ax:
+        roles, written = style.roles([*methods, versus]), pitch >= NUMBERS * len(drawn)
         ax.axvline(0, color=style.GREY, lw=0.9, zorder=0)
         for place, site in enumerate(rows):
             if table.loc[table["site"] == site, "gain"].isna().all():
@@ -80,24 +85,25 @@ def differences(compared: pd.DataFrame, *, ax: Axes | None = None) -> style.Draw
             at = table[(table["site"] == site) & table["method"].isin(drawn)].set_index("method")
             for k, method in enumerate(each for each in drawn if each in at.index):
                 y = place + (k - (len(drawn) - 1) / 2) * (pitch - SPARE * pitch / wanted) / pitch / len(drawn)
-                _difference(ax, at.loc[method], y, roles[method], metric, pitch >= NUMBERS * len(drawn))
+                _difference(ax, at.loc[method], y, roles[method], metric, written, layout.narrow)
         if MEAN in rows:
             ax.axhline(rows.index(MEAN) - 0.5, color=style.PALE, lw=0.8)
         tests = table.groupby("site")["cases"].max()
-        labels = zip(rows, row_names(rows), strict=True)
-        ax.set_yticks(
-            range(len(rows)), [f"{text}  n={tests[site]:,}" * (site != MEAN) or text for site, text in labels]
-        )
+        named = zip(rows, row_names(rows, layout.name(pitch, NAME)), strict=True)
+        labels = [layout.counted(text, f"n={tests[site]:,}" * (site != MEAN), pitch) for site, text in named]
+        ax.set_yticks(range(len(rows)), labels)
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         unit, called = titles.unit(metric), style.metric_label(metric)
         scale = f"difference of {called} to {short(versus, VERSUS)}"
         scale += "" if titles.in_natural_unit(metric) else f", {unit}"
-        ax.set_xlabel("; ".join([f"{scale} (right: better); 95 % interval; n: test cases", *left]))
-        style.right_of(ax, -0.5, 12, "bold: 95 % CI\nexcludes 0", va="bottom", color="#555555")
+        label_below(ax, layout, "; ".join([f"{scale} (right: better); 95 % interval; n: test cases", *left]))
+        head = "bold: 95 % CI\nexcludes 0"
+        style.right_of(ax, -0.5, 6 if layout.narrow else 12, head, va="bottom", color="#555555")
         inside = table[~table["site"].isin(SUMMARIES) & ~table["site"].map(is_held_out)]
-        style.headline(ax, titles.local_vs_global(inside, metric), pad=_legend(ax, drawn, roles) + 6)
+        pad = _legend(ax, drawn, roles, layout, head) + 6
+        headline(ax, layout, titles.local_vs_global(inside, metric), pad, high)
     table.attrs["shown"] = [column for column in SHOWN if column in table]
     return style.Drawing(style.root(ax), table)
 
@@ -123,8 +129,8 @@ def _differences(frame: pd.DataFrame) -> tuple[pd.DataFrame, str, str]:
     return pd.DataFrame(kept), str(metrics[0]), str(versus)
 
 
-def _difference(ax: Axes, row: Any, y: float, role: style.Role, metric: str, written: bool) -> None:
-    """Draw one difference with its interval, and write it right of the axes."""
+def _difference(ax: Axes, row: Any, y: float, role: style.Role, metric: str, written: bool, narrow: bool) -> None:
+    """Draw one difference with its interval, and write it right of the axes; if narrow, without its limits."""
     if not np.isfinite(row["gain"]):
         return
     factor = 1 if titles.in_natural_unit(metric) else 100
@@ -135,13 +141,13 @@ def _difference(ax: Axes, row: Any, y: float, role: style.Role, metric: str, wri
     ax.plot(value, y, marker=marker, ms=6, mew=1.2, mfc=face, mec=role.color, ls="none", zorder=2)
     if written:
         text = titles.number(row["gain"], metric)
-        if np.isfinite(low):
+        if np.isfinite(low) and not narrow:
             text += f" ({titles.number(row['gain_low'], metric)} to {titles.number(row['gain_high'], metric)})"
         weight = "bold" if row["clear"] else "normal"
-        style.right_of(ax, y, 12, text, va="center", color=role.ink, weight=weight)
+        style.right_of(ax, y, 6 if narrow else 12, text, va="center", color=role.ink, weight=weight)
 
 
-def _legend(ax: Axes, methods: list[str], roles: dict[str, style.Role]) -> float:
+def _legend(ax: Axes, methods: list[str], roles: dict[str, style.Role], layout: Paper, head: str) -> float:
     """Name the methods above the axes; return the height of the legend in points."""
     from matplotlib.lines import Line2D
 
@@ -149,4 +155,4 @@ def _legend(ax: Axes, methods: list[str], roles: dict[str, style.Role]) -> float
         Line2D([], [], color=roles[m].color, marker="D" if roles[m].marker == "|" else roles[m].marker, lw=1.2)
         for m in methods
     ]
-    return max(26.0, legend(ax, Paper(0, 0, False), marks, list(names(methods).values()), most=4))
+    return max(26.0, legend(ax, layout, marks, list(names(methods).values()), head, most=4))

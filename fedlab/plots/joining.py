@@ -13,7 +13,7 @@ from fedlab.plots import style
 from fedlab.plots.inputs import by_size
 from fedlab.plots.names import NAME, listed, more, names
 from fedlab.plots.names import name as short
-from fedlab.plots.paper import Paper, headline, label_below, legend, paper
+from fedlab.plots.paper import LABEL, Paper, headline, label_below, legend, paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ SHOWN = ["site", "verdict", "metric", "patients", "rarer", "gain", "low", "high"
 
 def verdict(
     runs: Any,
-    margin: float = 0.02,
+    margin: float | None = None,
     metric: str | list[str] | None = None,
     *,
     ax: Axes | None = None,
@@ -47,8 +47,8 @@ def verdict(
     ----------
     runs : list of Run, or pandas.DataFrame
         As for `fedlab.verdict`, or the frame that it made.
-    margin : float, default 0.02
-        The largest difference that would not matter; that of the frame if one is given.
+    margin : float, optional
+        As for `fedlab.verdict`; that of the frame if one is given.
     metric : str or list of str, optional
         As for `fedlab.verdict`.
     ax : matplotlib.axes.Axes, optional
@@ -74,6 +74,7 @@ def verdict(
     ['Site A', 'Site B']
     """
     table = pd.DataFrame(runs if isinstance(runs, pd.DataFrame) else verdicts.verdict(runs, margin, metric, **options))
+    unit = str(getattr(runs, "attrs", {}).get("unit", "patient"))  # or image, where a dataset names no patients
     table = table.set_index("site").loc[by_size(table.set_index("site")["patients"])].reset_index()
     layout = paper(width, 9.4, ax)
     rows, pitch = style.fitting(len(table), ROW, layout.room(style.ROOM, HEAD_AND_FOOT))
@@ -88,12 +89,15 @@ def verdict(
         ax.locator_params(axis="x", nbins=5)  # long names of sites leave little room for numbers
         for y, row in enumerate(shown.to_dict("records")):
             _word(ax, y, row, pitch, layout)
+        rarer = bool(shown["rarer"].notna().any())
         measured = [style.metric_label(name) for name in dict.fromkeys(shown["metric"])]
         if not layout.narrow:
             style.right_of(ax, ax.get_ylim()[1], WORD, "verdict", va="bottom", color="#555555")
-            style.right_of(ax, ax.get_ylim()[1], COUNTS, "test patients\n(rarer class)", va="bottom", color="#555555")
+            style.right_of(
+                ax, ax.get_ylim()[1], COUNTS, f"test {unit}s" + "\n(rarer class)" * rarer, va="bottom", color="#555555"
+            )
         label = f"gain over the local model, {' or '.join(measured)}, 95 % interval; grey: margin of ±{edge:g}"
-        counts = "; n: test patients (of the rarer class)" if shown["rarer"].notna().any() else "; n: test patients"
+        counts = f"; n: test {unit}s" + " (of the rarer class)" * rarer
         label_below(ax, layout, label + counts * layout.narrow)
         headline(ax, layout, title(table), max(HEADER * (not layout.narrow), _legend(ax, shown, layout)) + 6, high)
     table.attrs["shown"] = SHOWN
@@ -106,7 +110,7 @@ def title(table: pd.DataFrame) -> str:
     parts = [f"{word} at {counts[word]}" for word in VERDICTS if word in counts]
     sites = f"{len(table)} site{'s' * (len(table) != 1)}"
     if len(parts) == 1 and len(table) > 1:
-        parts = [parts[0].replace(f"at {len(table)}", "at all")]
+        parts = [parts[0].replace(f"at {len(table)}", f"at all {len(table)}")]
     text = f"Verdicts of {sites}: {listed(parts, whole=True)}"
     gaining = list(table.loc[table["p_holm"] < verdicts.ONE_SIDED, "site"])
     if len(table) < 2:
@@ -154,8 +158,9 @@ def _marks(ax: Axes, table: pd.DataFrame) -> None:
 def _word(ax: Axes, y: int, row: dict[str, Any], pitch: float, layout: Paper) -> None:
     """Write the verdict right of the axes, and the counts behind it if the figure is wide."""
     harmed = row["negative_transfer"] and row["verdict"] == STAY and pitch >= TWO_LINES
-    word = row["verdict"] + "\n(negative transfer)" * harmed
-    bold = "normal" if row["verdict"] == CANNOT else "bold"
+    word = row["verdict"].replace("without ", "without\n") if layout.stacked(pitch) else row["verdict"]
+    word += "\n(negative transfer)" * harmed
+    bold = "normal" if row["verdict"] == CANNOT or (harmed and layout.narrow) else "bold"
     at = WORD / 2 if layout.narrow else WORD
     style.right_of(ax, y, at, word, va="center", color=INK[row["verdict"]], weight=bold)
     if not layout.narrow:
@@ -166,7 +171,7 @@ def _legend(ax: Axes, table: pd.DataFrame, layout: Paper) -> float:
     """Name the marks above the axes; return the height of the legend in points."""
     from matplotlib.lines import Line2D
 
-    method = names(table["method"])[str(table["method"].iloc[0])]
+    method = names(table["method"], LABEL if layout.narrow else NAME)[str(table["method"].iloc[0])]
     texts = {"gain": method, "ensemble_gain": "ensemble of local models", "free_gain": f"{method} without the site"}
     drawn = [kind for kind in KINDS if table[kind[1] + "low"].notna().any() or kind[0] == "gain"]
     handles = [Line2D([], [], color=color, marker=marker, lw=1.1, ms=5.5, mew=0) for *_, marker, color in drawn]
@@ -181,7 +186,7 @@ PARTS = {  # limits, marker, colour, names in the legend and in the title
 }
 
 
-def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawing:
+def contributions(table: pd.DataFrame, *, ax: Axes | None = None, width: float | None = None) -> style.Drawing:
     """Draw what each site contributes: what is lost without it, and its Shapley value, with 95 % intervals.
 
     The sites with most training cases are on top; those that do not fit are counted.
@@ -192,6 +197,8 @@ def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawi
         The frame of `fedlab.contributions`.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
 
     Returns
     -------
@@ -207,14 +214,18 @@ def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawi
     >>> fedlab.plots.contributions(frame).table["site"].tolist()
     ['B', 'A']
     """
+    from matplotlib.lines import Line2D
+
     found = pd.DataFrame(table)
     found = found.set_index("site").loc[by_size(found.set_index("site")["cases"])].reset_index()
-    rows, pitch = style.fitting(len(found), ROW)
+    layout = paper(width, 8.5, ax)
+    rows, pitch = style.fitting(len(found), ROW, layout.room(style.ROOM, HEAD_AND_FOOT))
     shown, left = found.iloc[:rows], len(found) - rows
     parts = [part for part in PARTS if part in found and found[part].notna().any()]
-    with style.page(ax, 8.5, 1.7 + pitch * (rows + (left > 0))) as ax:
-        called = names(shown["site"])
-        labels = [f"{called[site]}  n={n:,}" for site, n in zip(shown["site"], shown["cases"], strict=True)]
+    high = pitch * (rows + (left > 0))
+    with style.page(ax, layout.width, 1.7 + high) as ax:
+        called, counts = names(shown["site"], layout.name(pitch, NAME)), zip(shown["site"], shown["cases"], strict=True)
+        labels = [layout.counted(called[site], f"n={n:,}", pitch) for site, n in counts]
         labels += [more(left, "sites")] * (left > 0)
         ax.set_yticks(range(len(labels)), labels)
         ax.set_ylim(len(labels) - 0.4, -0.6)
@@ -222,15 +233,21 @@ def contributions(table: pd.DataFrame, *, ax: Axes | None = None) -> style.Drawi
         ax.spines["left"].set_visible(False)
         ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
         for k, part in enumerate(parts):
-            low, high, marker, color, text, _ = PARTS[part]
+            low, top, marker, color, *_ = PARTS[part]
             y = np.arange(rows) + (k - (len(parts) - 1) / 2) * 0.3
-            ax.hlines(y, shown[low], shown[high], colors=color, lw=1.2)
-            ax.plot(shown[part], y, marker=marker, color=color, ls="none", ms=5.5, mew=0, label=text)
+            ax.hlines(y, shown[low], shown[top], colors=color, lw=1.2)
+            ax.plot(shown[part], y, marker=marker, color=color, ls="none", ms=5.5, mew=0)
         label = style.metric_label(str(found["metric"].iloc[0]))
-        counts = f"{found['patients'].iloc[0]:,} validation patients of all sites"
-        ax.set_xlabel(f"contribution to {label} (right of 0: better), 95 % interval;\n{counts}; n: training cases")
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, borderpad=0.2, ncols=2)
-        style.headline(ax, contributions_title(found, parts), pad=HEADER)
+        support = f"{found['patients'].iloc[0]:,} validation patients of all sites"
+        cut = " " if layout.narrow else "\n"
+        scale = f"contribution to {label} (right of 0: better), 95 % interval;{cut}{support}; n: training cases"
+        label_below(ax, layout, scale)
+        marks = [
+            Line2D([], [], color=color, marker=marker, ls="none", ms=5.5, mew=0)
+            for _, _, marker, color, *_ in (PARTS[part] for part in parts)
+        ]
+        height = legend(ax, layout, marks, [PARTS[part][4] for part in parts])
+        headline(ax, layout, contributions_title(found, parts), height + 6, high)
     return style.Drawing(style.root(ax), found)
 
 

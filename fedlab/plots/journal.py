@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlab.core.files import resolve
+from fedlab.plots.paper import HIGHEST
 from fedlab.plots.style import POINTS, drawing, stem
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def save_for_print(
     Raises
     ------
     ValueError
-        If the width is not between 40 and 300 mm, a text would be smaller than 6 points, or part of the figure is
-        beyond its edges.
+        If the width is not between 40 and 300 mm, a text would be smaller than 6 points, the figure would be higher
+        than a page (230 mm), or part of it is beyond its edges.
 
     Examples
     --------
@@ -68,7 +69,12 @@ def save_for_print(
         needed = width * SMALLEST / (smallest * scale)
         raise ValueError(
             f"at {width:g} mm the smallest text would have {smallest * scale:.1f} points, below {SMALLEST:g}: give a"
-            f" width of {needed:.0f} mm or more, or draw a narrower figure (columns=2 of roc and its like)"
+            f" width of {needed:.0f} mm or more, or draw the figure for this width, with `width={width:g}`"
+        )
+    if (high := float(figure.get_size_inches()[1]) * scale * INCH) > HIGHEST + 0.5:
+        raise ValueError(
+            f"at {width:g} mm the figure would be {high:.0f} mm high, more than a page ({HIGHEST:g} mm): draw it with"
+            f" `width={width:g}` or fewer sites, or give a width of {width * HIGHEST / high:.0f} mm or less"
         )
     if (beyond := _beyond(figure)) > BEYOND:
         raise ValueError(

@@ -168,9 +168,9 @@ def _columns(ax: Axes, table: pd.DataFrame, metric: str, roles: dict[str, style.
 
     A narrow figure has the gain only.
     """
-    versus = (
-        f"gain over {short(table['versus'].iloc[0], VERSUS) or '–'},\n{titles.unit(metric)} (bold: p < 0.05,\nHolm)"
-    )
+    cut = "\n" if layout.narrow else " "
+    reference = short(table["versus"].iloc[0], VERSUS) or "–"
+    versus = f"gain over {reference},\n{titles.unit(metric)}{cut}(bold: p < 0.05,\nHolm)"
     heads = {"gain": versus, "megabytes": "MB", "sequential steps": "sequential\nsteps"}
     at = {"gain": COLUMNS["gain"] / 2} if layout.narrow else COLUMNS
     for name in at:
@@ -179,14 +179,15 @@ def _columns(ax: Axes, table: pd.DataFrame, metric: str, roles: dict[str, style.
         look = {"va": "center", "color": roles[row["method"]].ink}
         gain = titles.number(row["gain"], metric)
         if np.isfinite(row["gain"]) and row["gain_high"] > row["gain_low"]:
-            gain += f" ({titles.number(row['gain_low'], metric)} to {titles.number(row['gain_high'], metric)})"
+            ends = f"({titles.number(row['gain_low'], metric)} to {titles.number(row['gain_high'], metric)})"
+            gain += ("\n" if layout.narrow else " ") + ends
         if row["method"] == row["versus"]:
             gain = "reference"
         style.right_of(ax, y, at["gain"], gain, weight="bold" if row["clear"] else "normal", **look)
         if not layout.narrow:
             style.right_of(ax, y, at["megabytes"], titles.megabytes(row["megabytes"]), **look)
             style.right_of(ax, y, at["sequential steps"], f"{row['sequential steps']:,.0f}", **look)
-    return 36.0
+    return 48.0 if layout.narrow else 36.0
 
 
 # -- communication cost ----------------------------------------------------------------------------------------------

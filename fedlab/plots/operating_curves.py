@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,16 @@ from fedlab.plots import style
 from fedlab.plots.inputs import listed, row_names
 from fedlab.plots.names import listed as in_words
 from fedlab.plots.names import more, names
+from fedlab.plots.paper import LABEL, Paper, headline, legend, paper
+from fedlab.plots.sheet import extent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PITCH, PANEL, ABOVE, BELOW, LEFT = 2.15, 1.55, 0.46, 0.44, 0.48  # inches: a panel with its labels, and parts of it
+AROUND = PITCH - PANEL  # inches left and right of a panel
+NARROW_PITCH, HIGHEST_PANEL, HEAD_AND_FOOT = 1.8, 2.6, 2.0  # inches, of a figure for a width in print
+ROOMY, LETTER = 1.6, 0.075  # inches: room for a name of NAME characters; a character
 ACROSS, MOST, METHODS = 4, 12, 6  # panels in a row, panels, and methods that are drawn
 WITH_BANDS, IN_PANEL = 3, 3  # methods up to which each has a band, and its numbers are written into panels
 TEXT, NAME = 8.0, 24  # points; characters of the name of a site
@@ -31,7 +36,13 @@ BAND = "95 % interval by patient"
 
 
 def roc(
-    runs: Any, positive: str | None = None, *, ax: Axes | None = None, site: str | None = None, **options: Any
+    runs: Any,
+    positive: str | None = None,
+    *,
+    ax: Axes | None = None,
+    site: str | None = None,
+    width: float | None = None,
+    **options: Any,
 ) -> style.Drawing:
     """Draw the ROC curve of each method on all test cases and at each site.
 
@@ -48,8 +59,10 @@ def roc(
         Where to draw; a new figure by default.
     site : str, optional
         Draw one panel: that of a site, or "pooled". By default the pool and the largest sites.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     **options
-        `by` and `choice` of `fedlab.compare`, and `columns`, the number of panels in a row (4; 2 for a narrow page).
+        `by` and `choice` of `fedlab.compare`, and `columns`, the largest number of panels in a row (4; 2 in a column).
 
     Returns
     -------
@@ -98,7 +111,7 @@ def roc(
     of = f" of {names([positive], NAME)[positive]}" if positive is not None else ""
     title = f"AUROC{of} {_where(found[0])}: {in_words(shown, whole=True)}" if shown else "No test set has both classes"
     labels = ("1 − specificity", "sensitivity")
-    drawing = _draw(ax, found, columns, panel, labels, title, "crosses: decisions at 0.5, 95 % intervals")
+    drawing = _draw(ax, found, columns, width, panel, labels, title, "crosses: decisions at 0.5, 95 % intervals")
     table.attrs["curves"] = points
     table.attrs["shown"] = ["method", "site", "positives", "negatives", "auroc", "auroc_low", "auroc_high"]
     return style.Drawing(drawing, table)
@@ -111,6 +124,7 @@ def reliability(
     ax: Axes | None = None,
     site: str | None = None,
     bins: int = numbers.BINS,
+    width: float | None = None,
     **options: Any,
 ) -> style.Drawing:
     """Draw how often cases with a predicted probability are of the class, on all test cases and at each site.
@@ -131,6 +145,8 @@ def reliability(
         Draw one panel: that of a site, or "pooled".
     bins : int, default 10
         At most so many.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     **options
         As for `roc`.
 
@@ -169,7 +185,7 @@ def reliability(
     named = positive is not None or found[0].test.classes == 2
     labels = ("predicted probability", "observed frequency" if named else "share that is right")
     title = _reliability_title(table, found[0])
-    drawing = _draw(ax, found, columns, panel, labels, title, f"lines: {BAND}; diagonal: calibrated")
+    drawing = _draw(ax, found, columns, width, panel, labels, title, f"lines: {BAND}; diagonal: calibrated")
     return style.Drawing(drawing, table)
 
 
@@ -180,6 +196,7 @@ def net_benefit(
     ax: Axes | None = None,
     site: str | None = None,
     thresholds: Any = None,
+    width: float | None = None,
     **options: Any,
 ) -> style.Drawing:
     """Draw decision curves: the net benefit of treating the cases whose probability reaches a threshold.
@@ -198,6 +215,8 @@ def net_benefit(
         Draw one panel: that of a site, or "pooled".
     thresholds : sequence of float, optional
         Between 0 and 1; those at which a reader would act. 0.01 to 0.99 by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     **options
         As for `roc`.
 
@@ -238,12 +257,18 @@ def net_benefit(
 
     title = _benefit_title(table, found[0])
     labels = ("threshold probability", "net benefit")
-    drawing = _draw(ax, found, columns, panel, labels, title, f"bands: {BAND}", REFERENCES)
+    drawing = _draw(ax, found, columns, width, panel, labels, title, f"bands: {BAND}", REFERENCES)
     return style.Drawing(drawing, table)
 
 
 def risk_coverage(
-    runs: Any, *, ax: Axes | None = None, site: str | None = None, coverages: Any = None, **options: Any
+    runs: Any,
+    *,
+    ax: Axes | None = None,
+    site: str | None = None,
+    coverages: Any = None,
+    width: float | None = None,
+    **options: Any,
 ) -> style.Drawing:
     """Draw the share of wrong decisions among the cases of which a model is most sure.
 
@@ -260,6 +285,8 @@ def risk_coverage(
         Draw one panel: that of a site, or "pooled".
     coverages : sequence of float, optional
         Shares above 0, at most 1; 0.05, 0.1, ... 1 by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     **options
         As for `roc`.
 
@@ -292,7 +319,7 @@ def risk_coverage(
         ax.set_xlim(0, 1.02)
 
     labels = ("share of cases decided", "share that is wrong")
-    drawing = _draw(ax, found, columns, panel, labels, _risk_title(table, found[0]), f"bands: {BAND}")
+    drawing = _draw(ax, found, columns, width, panel, labels, _risk_title(table, found[0]), f"bands: {BAND}")
     return style.Drawing(drawing, table)
 
 
@@ -340,63 +367,118 @@ def _draw(
     ax: Axes | None,
     found: Sequence[Place],
     columns: int,
+    width: float | None,
     panel: Callable[[Axes, Place, dict[str, style.Role]], None],
     labels: tuple[str, str],
     title: str,
     note: str,
     references: dict[str, tuple[str, Any]] | None = None,
 ) -> Any:
-    """Draw the panels with their names, and the methods above them; return the figure."""
-    shown, every = found[:MOST], list(found[0].models)
+    """Draw the panels with their names, and the methods above them or in cells without a panel; return the figure."""
+    every = list(found[0].models)
     drawn = every[:METHODS]
     roles = {method: style.roles(every)[method] for method in drawn}
-    across = min(columns, len(shown))
-    rows = math.ceil(len(shown) / across)
-    high = PANEL + ABOVE + BELOW
-    with style.page(ax, max(1.6, across) * PITCH, rows * high + (1.0 if across > 2 else 1.4)) as ax:
+    layout = paper(width, 0, ax)
+    grid = _grid(len(found), columns, layout)
+    shown = found[: grid.panels]
+    with style.page(ax, grid.across * grid.wide, grid.rows * grid.high + (1.0 if grid.across > 2 else 1.4)) as ax:
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_axis_off()
         called = dict(zip((place.site for place in shown), row_names(place.site for place in shown), strict=True))
         for k, place in enumerate(shown):
-            row, column = divmod(k, across)
-            box = (column + LEFT / PITCH) / across, 1 - (row + (PANEL + ABOVE) / high) / rows
-            inner = ax.inset_axes((*box, PANEL / PITCH / across, PANEL / high / rows))
-            _frame(inner, place, called[place.site], (labels[0], labels[1] if column == 0 else ""))
+            row, column = divmod(k, grid.across)
+            box = (column + LEFT / grid.wide) / grid.across, 1 - (row + 1 - BELOW / grid.high) / grid.rows
+            size = (1 - AROUND / grid.wide) / grid.across, (1 - (ABOVE + BELOW) / grid.high) / grid.rows
+            inner = ax.inset_axes((*box, *size))
+            head = _head(place, called[place.site], grid.wide - LEFT)
+            _frame(inner, head, (labels[0], labels[1] if column == 0 else ""))
             if "auroc" in str(place.test.metric) and min(place.classes) == 0:
                 _say(inner, "cases of one class only")
             panel(inner, place, roles)
         left = [more(len(found) - len(shown), "sites")] * (len(found) > len(shown))
         left += [more(len(every) - len(drawn), "methods")] * (len(every) > len(drawn))
         note += f" of {_banded(roles)[0]}" * ("bands" in note and len(roles) > WITH_BANDS and bool(_banded(roles)))
-        ax.annotate("; ".join([note, *left]), (0, 0), (0, -5), xycoords="axes fraction", textcoords="offset points",
+        lines = style.filled("; ".join([note, *left]), lambda line: extent(line, TEXT), grid.across * grid.wide - 0.3)
+        ax.annotate("\n".join(lines), (0, 0), (0, -5), xycoords="axes fraction", textcoords="offset points",
                     va="top", fontsize=TEXT, color="#555555")  # fmt: skip
-        height = _legend(ax, roles, references or {})
-        style.headline(ax, title, pad=height + 6)
+        height = _legend(ax, roles, references or {}, grid)
+        headline(ax, layout, title, height + 6, grid.rows * grid.high)
     return style.root(ax)
 
 
-def _frame(ax: Axes, place: Place, name: str, labels: tuple[str, str]) -> None:
+class Grid(NamedTuple):
+    """Panels in rows: how many are drawn and in a row, the rows, and a cell's width and height in inches."""
+
+    panels: int
+    across: int
+    rows: int
+    wide: float
+    high: float
+
+    @property
+    def blank(self) -> int:
+        """Cells of the last row without a panel."""
+        return self.across * self.rows - self.panels
+
+
+def _grid(panels: int, columns: int, layout: Paper) -> Grid:
+    """Arrange panels in rows of at most so many, with few cells left blank, on a page or as wide as the paper."""
+    panels = min(panels, MOST)
+    if not layout.width:
+        across = _across(panels, columns)[0]
+        return Grid(
+            panels, across, math.ceil(panels / across), max(1.6, across) * PITCH / across, PANEL + ABOVE + BELOW
+        )
+    most = max(1, min(columns, int(layout.width / NARROW_PITCH)))
+    tried = (_cells(drawn, across, layout.width) for drawn in range(panels, 0, -1) for across in _across(drawn, most))
+    return next(grid for grid in tried if grid.rows * grid.high <= layout.height - HEAD_AND_FOOT or grid.panels == 1)
+
+
+def _cells(panels: int, across: int, width: float) -> Grid:
+    """So many panels in a row of so many inches."""
+    wide = width / across
+    return Grid(panels, across, math.ceil(panels / across), wide, min(wide - AROUND, HIGHEST_PANEL) + ABOVE + BELOW)
+
+
+def _across(panels: int, most: int) -> list[int]:
+    """Panels in a row: as many as fit, or one less, down to two; first what leaves fewer cells blank."""
+    return [panels] if panels <= most else sorted((most, max(min(most, 2), most - 1)), key=lambda k: -panels % k)
+
+
+def _frame(ax: Axes, head: tuple[str, str], labels: tuple[str, str]) -> None:
     """Name a panel, with how many patients support it."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=TEXT, length=2.5, pad=2)
     ax.set_xlabel(labels[0], fontsize=TEXT, labelpad=1)
     ax.set_ylabel(labels[1], fontsize=TEXT, labelpad=2)
-    short = names([name], NAME)[name]
-    ax.set_title(short, fontsize=TEXT + 0.5, fontweight="bold", loc="left", pad=13)
-    ax.annotate(_counted(place), (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points",
+    ax.set_title(head[0], fontsize=TEXT + 0.5, fontweight="bold", loc="left", pad=13)
+    ax.annotate(head[1], (0, 1), (0, 3), xycoords="axes fraction", textcoords="offset points",
                 fontsize=TEXT, color="#555555", va="bottom")  # fmt: skip
     ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     ax.locator_params(axis="y", nbins=4)
 
 
-def _counted(place: Place) -> str:
-    """How many patients a panel rests on, and what that means."""
+def _head(place: Place, name: str, room: float) -> tuple[str, str]:
+    """The name of a panel, and how many patients it rests on, in a room of so many inches."""
+    most = NAME if room > ROOMY else LABEL
+    return names([name], most)[name], _fitting(_counted(place), room)
+
+
+def _fitting(texts: Sequence[str], room: float) -> str:
+    """The first text that is no wider than so many inches, or the last one."""
+    return next((text for text in texts if extent(text, TEXT) <= room), texts[-1])
+
+
+def _counted(place: Place) -> list[str]:
+    """How many patients a panel rests on, and what that means; the most words first."""
+    whole = f"n={place.test.patients:,}"
     if place.test.metric != "auroc":
-        return f"n={place.test.patients:,}"
+        return [whole]
     first, _ = place.classes
     mark = support(min(place.classes))
-    return f"n={place.test.patients:,}, {first:,} positive" + (f"; {mark}" if mark else "")
+    end = f"; {mark}" * bool(mark)
+    return [f"{whole}, {first:,} positive{end}", whole + end, whole]
 
 
 def _say(ax: Axes, text: str) -> None:
@@ -432,26 +514,25 @@ def _cross(ax: Axes, row: pd.Series, role: style.Role) -> None:
         ax.hlines(y, 1 - row["specificity_high"], 1 - row["specificity_low"], colors=role.color, lw=0.8, zorder=3)
 
 
-def _legend(ax: Axes, roles: dict[str, style.Role], references: dict[str, tuple[str, Any]]) -> float:
-    """Name the methods above the panels, in as few lines as fit; return the height in points."""
+def _legend(ax: Axes, roles: dict[str, style.Role], references: dict[str, tuple[str, Any]], grid: Grid) -> float:
+    """Name the methods above the panels in few lines, or in blank cells; return the height above in points."""
     from matplotlib.lines import Line2D
 
     handles = [
         Line2D([], [], color=r.color, ls=r.dash, marker=r.marker, lw=1.2, ms=3.5, mew=0.8) for r in roles.values()
     ]
     handles += [Line2D([], [], color=color, ls=dash, lw=0.9) for color, dash in references.values()]
-    labels = [*names(roles, 28).values(), *references]
-    look: dict[str, Any] = {"loc": "lower left", "borderaxespad": 0, "borderpad": 0.2, "fontsize": TEXT}
-    look |= {"handlelength": 2.2, "columnspacing": 1.2, "labelspacing": 0.25}
-    room = style.inches(ax)[0] * ax.figure.dpi
-    for columns in range(len(labels), 0, -1):
-        legend = ax.legend(handles, ["-"] * len(labels), bbox_to_anchor=(0, 1), ncols=columns, **look)
-        for text, label in zip(legend.get_texts(), labels, strict=True):
-            text.set_text(label)  # given to the legend, a label that begins with "_" would be left out
-        style.lend_fonts(legend)
-        if legend.get_window_extent().width <= room:
-            break
-    return float(legend.get_window_extent().height) / ax.figure.dpi * style.POINTS
+    aside = grid.blank * grid.wide  # inches right of the last panel
+    labels = [*names(roles, min(28, int((aside or 9) / LETTER) - 6)).values(), *references]
+    look: dict[str, Any] = {"fontsize": TEXT, "handlelength": 2.2, "columnspacing": 1.2, "labelspacing": 0.25}
+    height = legend(ax, Paper(0, 0, False), handles, labels, most=1 if aside else 99, **look)
+    if not aside:
+        return height
+    drawn: Any = ax.get_legend()
+    drawn.set_loc("upper left")
+    corner = 1 - (grid.blank - LEFT / grid.wide) / grid.across, (1 - ABOVE / grid.high) / grid.rows
+    drawn.set_bbox_to_anchor(corner, transform=ax.transAxes)
+    return 0.0
 
 
 # -- titles ----------------------------------------------------------------------------------------------------------

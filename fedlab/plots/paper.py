@@ -1,11 +1,12 @@
 """The width in print for which a figure is drawn, and the form of figures as narrow as one column of a journal.
 
-A figure is drawn 4/3 as wide as it is printed: texts of 8 points then have 6. In a narrow figure the counts of a row
+A figure is drawn 8/7 as wide as it is printed: texts of 8 points then have 7. In a narrow figure the counts of a row
 are below its name, and title, legend and the label of the horizontal axis have the width of the whole figure.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,22 +17,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INCH = 25.4  # mm
-ENLARGED = 4 / 3  # inches drawn for an inch in print
-NARROWEST, WIDEST, HIGHEST = 80.0, 200.0, 240.0  # mm in print
+ENLARGED = 8 / 7  # inches drawn for an inch in print
+NARROWEST, WIDEST, HIGHEST = 80.0, 200.0, 230.0  # mm in print
 NARROW = 6.5  # inches: a figure that is narrower has the form of a column
 TWO_LINES = 0.3  # inches: a row whose counts are below its name
 LABEL, SHORT = 20, 12  # characters: a name in a narrow figure, and one next to its counts
+PANEL, LEFT_OF_PANELS = 1.35, 0.9  # inches: least width of a panel, and room for its labels
 SECOND = re.compile(r" (?=over (?:sites|\d)|\(held out\)$)")  # before the second line of a name without counts
 LEADING = 1.25  # height of a line in sizes of its text
+TITLE = 9.5  # points of a title in a narrow figure
+TICK = 0.5  # inches of an axis for each number below it, at least
 GAP = 6.0  # points between axes and texts
 
 
 class Paper(NamedTuple):
-    """How large a figure is drawn, in inches, and whether it has the form of a column."""
+    """How large a figure is drawn, in inches, whether it has the form of a column, and whether it is for print."""
 
     width: float
     height: float
     narrow: bool
+    printed: bool = False
 
     def room(self, usual: float, fixed: float) -> float:
         """Inches for all rows: as many as usual, or what a page has left for them."""
@@ -45,10 +50,31 @@ class Paper(NamedTuple):
         """Characters of a row's name."""
         return min(usual, LABEL if self.stacked(pitch) else SHORT) if self.narrow else usual
 
+    def check(self, inches: float, what: str) -> None:
+        """Refuse a width in which a figure has no room; inches: those that it needs."""
+        if self.printed and self.width < inches:
+            raise ValueError(
+                f"{what} cannot be drawn for {self.width * INCH / ENLARGED:.0f} mm: give a width of"
+                f" {math.ceil(inches * INCH / ENLARGED)} mm or more"
+            )
+
+    def panels(self, most: int) -> int:
+        """Panels in one row: at most so many, and as many as fit."""
+        return min(most, int((self.width - LEFT_OF_PANELS) / PANEL)) if self.printed else most
+
+    def panel_name(self, usual: int) -> int:
+        """Characters of a panel's name."""
+        return LABEL if self.printed else usual
+
+    @property
+    def cut(self) -> str:
+        """What is between a number and its interval above a panel: in print a line break."""
+        return "\n" if self.printed else " "
+
     def counted(self, name: str, counts: str, pitch: float) -> str:
         """The label of a row: its name with its counts; a name without counts may have two lines."""
         if self.narrow and not counts:
-            return SECOND.sub("\n", name)
+            return SECOND.sub("\n", name) if pitch >= TWO_LINES else name
         return f"{name}\n{counts}" if self.stacked(pitch) else f"{name}  {counts}".rstrip()
 
 
@@ -64,7 +90,7 @@ def paper(width: float | None, usual: float, ax: Axes | None) -> Paper:
             " journals, 180 for a page"
         )
     drawn = width / INCH * ENLARGED
-    return Paper(drawn, HIGHEST / INCH * ENLARGED, drawn < NARROW)
+    return Paper(drawn, HIGHEST / INCH * ENLARGED, drawn < NARROW, True)
 
 
 def left_edge(ax: Axes, layout: Paper) -> float:
@@ -90,7 +116,9 @@ def room_right_of(ax: Axes, points: float) -> float:
 
 
 def label_below(ax: Axes, layout: Paper, text: str) -> None:
-    """Label the horizontal axis; in a narrow figure in lines that fit, from the figure's left edge on."""
+    """Label the horizontal axis; in a narrow figure with few ticks, in lines from the figure's left edge on."""
+    from matplotlib.ticker import MaxNLocator
+
     label = ax.set_xlabel(text)
     if not layout.narrow:
         return
@@ -102,6 +130,8 @@ def label_below(ax: Axes, layout: Paper, text: str) -> None:
         return float(label.get_window_extent().width)
 
     label.set_text("\n".join(style.filled(text, width, 0.95 * room_right_of(ax, left))))
+    if isinstance(ax.xaxis.get_major_locator(), MaxNLocator):
+        ax.locator_params(axis="x", nbins=max(1, int(style.inches(ax)[0] / TICK)))
 
 
 def legend(
@@ -130,11 +160,10 @@ def legend(
 
 
 def headline(ax: Axes, layout: Paper, text: str, pad: float, height: float) -> None:
-    """Write the title; a narrow figure becomes as high as axes of so many inches need, at most a page."""
-    if not layout.narrow:
-        style.headline(ax, text, pad)
+    """Write the title; a figure for print becomes as high as axes of so many inches need, at most a page."""
+    style.headline(ax, text, pad, left_edge(ax, layout), TITLE if layout.narrow else None)
+    if not layout.printed:
         return
-    style.headline(ax, text, pad, left_edge(ax, layout))
     figure = style.root(ax)
     fixed = float(figure.get_size_inches()[1]) - style.inches(ax)[1]
     figure.set_size_inches(layout.width, min(layout.height, fixed + height))

@@ -17,8 +17,12 @@ from fedlab.plots.lettering import Canvas
 
 DPI = 160  # of the notebook's picture: sharp on high-density screens, shown at the figure's size in inches
 WORDS = 600  # characters of a description
-UNHINTED = {"text.hinting": "none"}  # hinting takes a quarter of the time, and widths of texts change with resolution
-EACH_IMAGE = {"image.composite_image": False}  # in an SVG; to join images takes longer than to write them
+UNHINTED: dict[Any, Any] = {
+    "text.hinting": "none"
+}  # hinting takes a quarter of the time, and widths of texts change with resolution
+EACH_IMAGE: dict[Any, Any] = {
+    "image.composite_image": False
+}  # in an SVG; to join images takes longer than to write them
 LOCK = RLock()  # matplotlib's settings are global to the process: only one thread may draw at a time
 
 

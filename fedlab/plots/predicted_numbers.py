@@ -15,6 +15,7 @@ from fedlab.plots import style, titles
 from fedlab.plots.inputs import listed
 from fedlab.plots.names import more
 from fedlab.plots.names import name as short
+from fedlab.plots.paper import Paper, headline, label_below, paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,11 +24,17 @@ DRAWN = 6  # methods of a figure
 LIMITS = 1.96  # standard deviations: limits of agreement
 EVERYWHERE = "all sites"
 BETWEEN = 0.14  # between panels, in widths of a panel
+HIGHEST, PAD_OF_PRINT = 3.0, 54.0  # of a figure for print: inches of a panel, and points between it and the title
 MARGIN = 0.04  # around the points, in the range of the numbers
 
 
 def predicted_vs_true(
-    runs: Any, site: str | None = None, *, ax: Axes | None = None, choice: str = "best"
+    runs: Any,
+    site: str | None = None,
+    *,
+    ax: Axes | None = None,
+    choice: str = "best",
+    width: float | None = None,
 ) -> style.Drawing:
     """Draw the predicted against the true number of each test case, a panel a method, with the model that sites use.
 
@@ -43,6 +50,8 @@ def predicted_vs_true(
         The site whose test cases are drawn; those of all training sites by default.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     choice : {"best", "last"}, default "best"
         The models of the round that is best on validation cases, or of the last round.
 
@@ -82,21 +91,24 @@ def predicted_vs_true(
         raise ValueError(f"site={site!r} has no test cases here: {nearest(str(site), sites)}")
     drawn = {method: each if site is None else each[each["site"] == site] for method, each in cases.items()}
     shown = table[table["site"] == (site or EVERYWHERE)]
-    methods, target = list(drawn)[:DRAWN], short(str(found[0].target), 30)
-    with style.page(ax, min(style.WIDEST, 2.4 + 2.3 * len(methods)), 4.2) as ax:
+    layout = paper(width, 0, ax)
+    methods, target = list(drawn)[: layout.panels(DRAWN)], short(str(found[0].target), 30)
+    with style.page(ax, layout.width or min(style.WIDEST, 2.4 + 2.3 * len(methods)), 4.2) as ax:
         low, high = _range([drawn[method] for method in methods])
         ticks: list[tuple[float, str]] = []
         for k, method in enumerate(methods):
             (row,) = shown[shown["method"] == method].itertuples()
-            ticks += _panel(ax, k, drawn[method], row, style.roles(list(cases))[method], (low, high))
+            ticks += _panel(ax, k, drawn[method], row, style.roles(list(cases))[method], (low, high), layout)
         ax.set_xlim(-0.05, len(methods) * (1 + BETWEEN) - BETWEEN + 0.05)
         ax.set_ylim(low, high)
         ax.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
-        left = [more(len(cases) - DRAWN, "methods")] * (len(cases) > DRAWN)
+        left = [more(len(cases) - len(methods), "methods")] * (len(cases) > len(methods))
         where = f" of the test cases of {short(site, 24)}" if site else " of each test case"
-        ax.set_xlabel("; ".join([f"true {target}{where}; line: equal; in brackets: 95 % limits of agreement", *left]))
+        label = f"true {target}{where}; line: equal; in brackets: 95 % limits of agreement"
+        label_below(ax, layout, "; ".join([label, *left]))
         ax.set_ylabel(f"predicted {target}")
-        style.headline(ax, titles.predicted_vs_true(shown, target), pad=42)
+        high = min(HIGHEST, style.inches(ax)[0] / len(methods))
+        headline(ax, layout, titles.predicted_vs_true(shown, target), PAD_OF_PRINT if layout.printed else 42, high)
     return style.Drawing(style.root(ax), table)
 
 
@@ -124,7 +136,7 @@ def _range(cases: list[pd.DataFrame]) -> tuple[float, float]:
 
 
 def _panel(
-    ax: Axes, k: int, cases: pd.DataFrame, row: Any, role: style.Role, ends: tuple[float, float]
+    ax: Axes, k: int, cases: pd.DataFrame, row: Any, role: style.Role, ends: tuple[float, float], layout: Paper
 ) -> list[tuple[float, str]]:
     """Draw the panel of a method; return the places and texts of its ticks."""
     from matplotlib.ticker import MaxNLocator
@@ -136,7 +148,8 @@ def _panel(
     ax.plot(places, cases["prediction"].to_numpy(), color=role.color, **look)
     bias, low_end, high_end = map(titles.signed, (row.bias, row.low, row.high))
     ax.annotate(
-        f"{short(row.method, 24)}\nMAE {titles.digits(row.mae)}\nbias {bias} ({low_end} to {high_end})",
+        f"{short(row.method, layout.panel_name(24))}\nMAE {titles.digits(row.mae)}\n"
+        f"bias {bias}{layout.cut}({low_end} to {high_end})",
         (start, 1.0),
         xycoords=ax.get_xaxis_transform(),
         xytext=(0, 2),

@@ -12,10 +12,12 @@ from fedlab.analysis.grouping import check_only_seeds_differ
 from fedlab.plots import style, titles
 from fedlab.plots.inputs import OUTSIDE, SPLITS, by_size, headline_metric, listed, models_in_use, training_sizes
 from fedlab.plots.names import more, names
+from fedlab.plots.paper import LABEL, Paper, headline, label_below, legend, paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LINES = 2.4  # inches: height of the axes of learning curves in print
 FEW = 12  # evaluated rounds up to which each is marked
 MOST = 8  # panels of `forgetting`
 PANEL = 24  # characters of a name left of such a panel
@@ -36,7 +38,9 @@ EVENTS = {"leader": "led", "straggled": "straggled", "late": "late", "failed": "
 # -- learning curves -------------------------------------------------------------------------------------------------
 
 
-def curves(runs: Any, metric: str | None = None, *, ax: Axes | None = None, split: str = "val") -> style.Drawing:
+def curves(
+    runs: Any, metric: str | None = None, *, ax: Axes | None = None, split: str = "val", width: float | None = None
+) -> style.Drawing:
     """Draw the macro-average over sites of a metric in every evaluated round, a line a method.
 
     Bands span the seeds, from the worst to the best. The title states values of one round and claims no difference.
@@ -49,6 +53,8 @@ def curves(runs: Any, metric: str | None = None, *, ax: Axes | None = None, spli
         A metric of the runs; their headline metric by default, the loss for training cases.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     split : {"val", "train"}, default "val"
         The cases on which models are evaluated.
 
@@ -76,14 +82,17 @@ def curves(runs: Any, metric: str | None = None, *, ax: Axes | None = None, spli
     found = listed(runs)
     name = headline_metric(found, metric, split)
     table = curve_table(found, name, split)
-    with style.page(ax, 9, max(4, 1.4 + style.LINE * table["method"].nunique())) as ax:
+    layout = paper(width, 9, ax)
+    with style.page(ax, layout.width, max(4, 1.4 + style.LINE * table["method"].nunique())) as ax:
         draw(ax, table, style.roles(table["method"]))
-        ax.set_xlabel("communication round" + _band(table))
-        ax.set_ylabel(
-            f"{style.metric_label(name)} on {SPLITS[split]} cases,\nmacro-average over {_sites(table, found)}"
-        )
-        style.headline(ax, titles.curves(table, name, SPLITS[split]))
-        _name_lines(ax, table)
+        value = f"{style.metric_label(name)} on {SPLITS[split]} cases"
+        ax.set_ylabel(value if layout.narrow else f"{value},\nmacro-average over {_sites(table, found)}")
+        label = "communication round" + _band(table)
+        label_below(ax, layout, f"{label}; macro-average over {_sites(table, found)}" if layout.narrow else label)
+        pad = _legend(ax, table, layout) + 6 if layout.narrow else 8
+        headline(ax, layout, titles.curves(table, name, SPLITS[split]), pad, LINES)
+        if not layout.narrow:
+            _name_lines(ax, table)
     return style.Drawing(style.root(ax), table)
 
 
@@ -147,6 +156,16 @@ def draw(ax: Axes, table: pd.DataFrame, roles: dict[str, style.Role]) -> None:
     first, last = table["round"].min(), table["round"].max()
     ax.set_xlim((first, last) if last > first else (first - 0.5, last + 0.5))
     ax.locator_params(axis="x", integer=True)
+
+
+def _legend(ax: Axes, table: pd.DataFrame, layout: Paper) -> float:
+    """Name the methods above the axes; return the height of the legend in points."""
+    from matplotlib.lines import Line2D
+
+    roles = style.roles(table["method"])
+    looks = {name: roles[method] for method, name in names(roles, 2 * LABEL).items()}
+    handles = [Line2D([], [], color=r.color, ls=r.dash, marker=r.marker, lw=1.2, ms=4.5) for r in looks.values()]
+    return legend(ax, layout, handles, list(looks))
 
 
 def _name_lines(ax: Axes, table: pd.DataFrame) -> None:

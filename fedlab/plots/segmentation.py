@@ -19,8 +19,9 @@ from fedlab.learning import mask_metrics
 from fedlab.plots import style, titles
 from fedlab.plots.images import flat
 from fedlab.plots.inputs import listed
-from fedlab.plots.names import more, names
+from fedlab.plots.names import NAME, more, names
 from fedlab.plots.names import name as short
+from fedlab.plots.paper import LABEL, Paper, headline, label_below, legend, paper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,6 +36,8 @@ JITTER = (0.0, 0.5, -0.5, 0.25, -0.25)  # heights of neighbouring points, in hal
 LIMITS = 1.96  # standard deviations: limits of agreement
 EVERYWHERE = "all sites"
 BETWEEN = 0.14  # between panels, in widths of a panel
+HEAD_AND_FOOT = 2.0  # inches of a page above and below the rows
+HIGHEST, PAD_OF_PRINT = 3.0, 42.0  # of panels in print: their height in inches, and points between them and the title
 
 
 # -- contours --------------------------------------------------------------------------------------------------------
@@ -170,7 +173,9 @@ def _caption(found: Any, left: int, methods: int) -> str:
 # -- scores of cases -------------------------------------------------------------------------------------------------
 
 
-def case_scores(runs: Any, metric: str | None = None, *, ax: Axes | None = None, choice: str = "last") -> style.Drawing:
+def case_scores(
+    runs: Any, metric: str | None = None, *, ax: Axes | None = None, choice: str = "last", width: float | None = None
+) -> style.Drawing:
     """Draw a metric of every test case by site and method, with the median and the quartiles of each.
 
     Cases for which the metric is undefined are left out and counted. Of several seeds of a method, a point is the mean
@@ -185,6 +190,8 @@ def case_scores(runs: Any, metric: str | None = None, *, ax: Axes | None = None,
         by default.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     choice : {"last", "best"}, default "last"
         The models of the last round, or of the round that is best on validation cases.
 
@@ -222,9 +229,10 @@ def case_scores(runs: Any, metric: str | None = None, *, ax: Axes | None = None,
     table = _distributions(scores, name)
     methods, sites = list(dict.fromkeys(table["method"])), sorted(table["site"].unique(), key=natural)
     drawn = methods[:DRAWN]
-    fit, pitch = style.fitting(len(sites), 0.15 + BAND * len(drawn), least=0.1 + 0.6 * BAND * len(drawn))
-    rows = sites[:fit]
-    with style.page(ax, 9, 1.5 + pitch * len(rows)) as ax:
+    layout, band = paper(width, 9, ax), BAND * len(drawn)
+    fit, pitch = style.fitting(len(sites), 0.15 + band, layout.room(style.ROOM, HEAD_AND_FOOT), 0.1 + 0.6 * band)
+    rows, high = sites[:fit], pitch * min(fit, len(sites))
+    with style.page(ax, layout.width, 1.5 + high) as ax:
         roles = style.roles(methods)
         for place, site in enumerate(rows):
             for k, method in enumerate(drawn):
@@ -232,8 +240,9 @@ def case_scores(runs: Any, metric: str | None = None, *, ax: Axes | None = None,
                 rows_of = table[(table["site"] == site) & (table["method"] == method)]
                 values = scores.loc[(scores["site"] == site) & (scores["method"] == method), "value"].dropna()
                 _strip(ax, values.to_numpy(), y, 0.4 / len(drawn), roles[method])
-                _quartiles(ax, rows_of, y, 0.4 / len(drawn), roles[method], written=pitch >= 0.15 * len(drawn))
-        called = names(rows)
+                written = pitch >= 0.15 * len(drawn)
+                _quartiles(ax, rows_of, y, 0.4 / len(drawn), roles[method], written, layout.narrow)
+        called = names(rows, LABEL if layout.narrow else NAME)
         ax.set_yticks(range(len(rows)), [f"{called[site]}{_counted(table, site)}" for site in rows])
         ax.set_ylim(len(rows) - 0.5, -0.5)
         ax.tick_params(axis="y", length=0)
@@ -242,11 +251,12 @@ def case_scores(runs: Any, metric: str | None = None, *, ax: Axes | None = None,
             ax.set_xlim(-0.02, 1.02)
         left = [more(len(sites) - fit, "sites")] * (len(sites) > fit)
         left += [more(len(methods) - DRAWN, "methods")] * (len(methods) > DRAWN)
-        ax.set_xlabel("; ".join([f"{style.metric_label(name)} of each test case; line: median", *left]))
+        label_below(ax, layout, "; ".join([f"{style.metric_label(name)} of each test case; line: median", *left]))
         for line in range(1, len(rows)):
             ax.axhline(line - 0.5, color=style.PALE, lw=0.8)
-        style.right_of(ax, ax.get_ylim()[1], 12, "median (quartiles)", va="bottom", color="#555555")
-        style.headline(ax, titles.case_scores(table, name), pad=_legend(ax, drawn, roles) + 6)
+        at, head = (6, "median") if layout.narrow else (12, "median (quartiles)")
+        style.right_of(ax, ax.get_ylim()[1], at, head, va="bottom", color="#555555")
+        headline(ax, layout, titles.case_scores(table, name), _legend(ax, drawn, roles, layout, head) + 6, high)
     return style.Drawing(style.root(ax), table)
 
 
@@ -300,15 +310,17 @@ def _strip(ax: Axes, values: NDArray[np.float64], y: float, half: float, role: s
     ax.plot(ordered, heights, color=role.color, **look)
 
 
-def _quartiles(ax: Axes, rows: pd.DataFrame, y: float, half: float, role: style.Role, written: bool) -> None:
-    """Draw the median as a line, and write it with the quartiles right of the axes."""
+def _quartiles(
+    ax: Axes, rows: pd.DataFrame, y: float, half: float, role: style.Role, written: bool, narrow: bool
+) -> None:
+    """Draw the median as a line, and write it right of the axes, with the quartiles unless the figure is narrow."""
     for row in rows.itertuples():
         if not row.cases:
             continue
         ax.plot([row.median] * 2, [y - half, y + half], color=role.ink, lw=2.2, zorder=3)
         if written:
-            text = f"{row.median:.2f} ({row.lower:.2f} to {row.upper:.2f})"
-            style.right_of(ax, y, 12, text, va="center", color=role.ink)
+            text = f"{row.median:.2f}" + f" ({row.lower:.2f} to {row.upper:.2f})" * (not narrow)
+            style.right_of(ax, y, 6 if narrow else 12, text, va="center", color=role.ink)
 
 
 def _counted(table: pd.DataFrame, site: str) -> str:
@@ -319,17 +331,12 @@ def _counted(table: pd.DataFrame, site: str) -> str:
     return f"\nn={count}" + (f", {lacking:,} undefined" if lacking else "")
 
 
-def _legend(ax: Axes, methods: list[str], roles: dict[str, style.Role]) -> float:
+def _legend(ax: Axes, methods: list[str], roles: dict[str, style.Role], layout: Paper, head: str) -> float:
     """Name the methods above the axes; return the height of the legend in points."""
     from matplotlib.lines import Line2D
 
     marks = [Line2D([], [], color=roles[method].color, marker="o", ls="none", markersize=5) for method in methods]
-    look: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0, "borderpad": 0.2}
-    legend = ax.legend(marks, ["-"] * len(marks), ncols=3, columnspacing=1.4, **look)
-    for text, label in zip(legend.get_texts(), names(methods).values(), strict=True):
-        text.set_text(label)
-    style.lend_fonts(legend)
-    return float(legend.get_window_extent().height / style.root(ax).dpi * style.POINTS)
+    return legend(ax, layout, marks, list(names(methods).values()), head, most=3)
 
 
 # -- volumes ---------------------------------------------------------------------------------------------------------
@@ -342,6 +349,7 @@ def volume_agreement(
     ax: Axes | None = None,
     spacing: Sequence[float] | None = None,
     choice: str = "last",
+    width: float | None = None,
 ) -> style.Drawing:
     """Draw predicted minus true volume of each test case against their mean (Bland and Altman 1986), a panel a method.
 
@@ -356,6 +364,8 @@ def volume_agreement(
         The structure; by default the first one after the background.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
     spacing : sequence of float, optional
         Edges of a voxel in mm: volumes are then in ml, areas of 2D masks in mm². By default in voxels.
     choice : {"last", "best"}, default "last"
@@ -397,18 +407,21 @@ def volume_agreement(
     volumes = {run.method: _volumes(run, inside.index(wanted) + 1, factor, choice) for run in found}
     table = pd.DataFrame([row for method, cases in volumes.items() for row in _agreement(method, cases)])
     table["unit"] = unit
-    drawn = list(volumes)[:DRAWN]
-    with style.page(ax, min(style.WIDEST, 2.4 + 2.3 * len(drawn)), 4.2) as ax:
+    layout = paper(width, 0, ax)
+    drawn = list(volumes)[: layout.panels(DRAWN)]
+    with style.page(ax, layout.width or min(style.WIDEST, 2.4 + 2.3 * len(drawn)), 4.2) as ax:
         largest = max((float(cases["mean"].max()) for cases in volumes.values() if len(cases)), default=1.0) or 1.0
         ticks: list[tuple[float, str]] = []
         for k, method in enumerate(drawn):
-            ticks += _panel(ax, k, volumes[method], table, method, largest)
+            ticks += _panel(ax, k, volumes[method], table, method, largest, layout)
         ax.set_xlim(-0.05, len(drawn) * (1 + BETWEEN) - BETWEEN + 0.05)
         ax.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
-        left = [more(len(volumes) - DRAWN, "methods")] * (len(volumes) > DRAWN)
-        ax.set_xlabel("; ".join([f"mean of predicted and true volume of {short(wanted)}, {unit}", *left]))
+        left = [more(len(volumes) - len(drawn), "methods")] * (len(volumes) > len(drawn))
+        label_below(ax, layout, "; ".join([f"mean of predicted and true volume of {short(wanted)}, {unit}", *left]))
         ax.set_ylabel(f"predicted minus true, {unit}")
-        style.headline(ax, titles.volume_agreement(table[table["site"] == EVERYWHERE], wanted, unit), pad=30)
+        title = titles.volume_agreement(table[table["site"] == EVERYWHERE], wanted, unit)
+        high = min(HIGHEST, style.inches(ax)[0] / len(drawn))
+        headline(ax, layout, title, PAD_OF_PRINT if layout.printed else 30, high)
     return style.Drawing(style.root(ax), table)
 
 
@@ -442,7 +455,7 @@ def _agreement(method: str, cases: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _panel(
-    ax: Axes, k: int, cases: pd.DataFrame, table: pd.DataFrame, method: str, largest: float
+    ax: Axes, k: int, cases: pd.DataFrame, table: pd.DataFrame, method: str, largest: float, layout: Paper
 ) -> list[tuple[float, str]]:
     """Draw the panel of a method; return the places and texts of its ticks."""
     from matplotlib.ticker import MaxNLocator
@@ -456,7 +469,8 @@ def _panel(
     look: dict[str, Any] = {"marker": "o", "ls": "none", "markersize": 3.8, "mew": 0, "alpha": 0.55}
     ax.plot(start + cases["mean"].to_numpy() / largest, cases["difference"].to_numpy(), color=role.color, **look)
     ax.annotate(
-        f"{short(method, 24)}\nbias {titles.signed(row.bias)} ({titles.signed(row.low)} to {titles.signed(row.high)})",
+        f"{short(method, layout.panel_name(24))}\nbias {titles.signed(row.bias)}{layout.cut}"
+        f"({titles.signed(row.low)} to {titles.signed(row.high)})",
         (start, 1.0),
         xycoords=ax.get_xaxis_transform(),
         xytext=(0, 2),

@@ -58,6 +58,7 @@ def local_vs_global(
     method: str | None = None,
     by: str | None = None,
     width: float | None = None,
+    counts_of: Any = None,
 ) -> style.Drawing:
     """Draw what local, federated and centralized models reach at every site, with 95 % intervals and the paired gain.
 
@@ -79,6 +80,9 @@ def local_vs_global(
         A field of the experiment in which runs of one method differ.
     width : float, optional
         Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
+    counts_of : list of Run, optional
+        The runs of which a frame was made: their training cases, and test cases of the second class of two, are
+        written next to the sites.
 
     Returns
     -------
@@ -103,7 +107,7 @@ def local_vs_global(
     >>> sorted(set(table["method"]))
     ['fedavg', 'local']
     """
-    frame, sizes, counted = _compared(runs, metric, method, by)
+    frame, sizes, counted = _compared(runs, metric, method, by, counts_of)
     table = gains(frame, sizes)
     name, federated = str(table["metric"].iloc[0]), _federated(table)
     drawn = federated[:METHODS]
@@ -114,7 +118,7 @@ def local_vs_global(
     places = {row: i + (1.0 if is_held_out(row) else 0.5 if row in SUMMARIES else 0.0) for i, row in enumerate(rows)}
     high = pitch * (places[rows[-1]] + 1)
     with style.page(ax, layout.width, 1.5 + high + 0.2 * (left > 0)) as ax:
-        positives, positive = _positives(runs)
+        positives, positive = _positives(runs if counts_of is None else counts_of)
         labels = _row_names(table, rows, sizes, counted, positives, layout, pitch)
         _site_rows(ax, places, labels)
         counts = "training / test cases" if counted == "training cases" else counted
@@ -133,17 +137,19 @@ def local_vs_global(
     return style.Drawing(style.root(ax), table)
 
 
-def _compared(runs: Any, metric: str | None, method: str | None, by: str | None) -> tuple[pd.DataFrame, pd.Series, str]:
+def _compared(
+    runs: Any, metric: str | None, method: str | None, by: str | None, counts_of: Any
+) -> tuple[pd.DataFrame, pd.Series, str]:
     """Return (comparison, n of each site, what n counts)."""
     if isinstance(runs, pd.DataFrame):
         frame = runs if metric is None else runs[runs["metric"] == metric]
-        sizes = frame[~frame["site"].isin([*OUTSIDE, *_held_out(frame)])].groupby("site", sort=False)["cases"].max()
-        counted = "test cases"
     else:
-        found = listed(runs)
-        frame = comparison.compare(found, headline_metric(found, metric), by=by)
-        sites = frame.loc[~frame["site"].isin([*OUTSIDE, *_held_out(frame)]), "site"].unique()
-        sizes, counted = training_sizes(found).reindex(sites, fill_value=0), "training cases"
+        counts_of = listed(runs)
+        frame = comparison.compare(counts_of, headline_metric(counts_of, metric), by=by)
+    inside = frame[~frame["site"].isin([*OUTSIDE, *_held_out(frame)])]
+    sizes, counted = inside.groupby("site", sort=False)["cases"].max(), "test cases"
+    if counts_of is not None:
+        sizes, counted = training_sizes(listed(counts_of)).reindex(sizes.index, fill_value=0), "training cases"
     if method is not None:
         known = sorted(set(frame["method"]))
         if method not in known:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fedlab.plots import style, titles
 from fedlab.plots.names import more, names
 from fedlab.plots.names import name as short
+from fedlab.plots.paper import Paper, headline, legend, paper
 from fedlab.plots.sheet import extent
 from fedlab.plots.study_table import (
     UNCLEAR,
@@ -43,6 +44,8 @@ PANEL, GAP, LEFT = 1.9, 0.24, 0.72  # inches: height of a panel, and room betwee
 WIDTHS = {1: 3.8, 2: 3.0, 3: 2.5, 4: 2.2}  # inches of a panel, by panels in a row
 LEAST = 7.0  # inches: width of the figure
 ABOVE, LINE, TICK = 0.26, 0.16, 0.17  # inches: name of a panel, a line of text, a row of numbers on a scale
+RIGHT, LEAST_PANEL, ROWS_OF_PRINT = 0.1, 1.2, 3  # inches, in print: right of panels, a panel; rows of panels
+CHANCE = "chance: "
 METHOD, SIZE = 26, 8.0  # characters of a method; points of small text
 NUDGE = 0.065  # inches between the marks of two methods at one dose
 INK = "#555555"
@@ -61,7 +64,9 @@ class Panel(NamedTuple):
     measure: str
 
 
-def costs_of_heterogeneity(study: Any, metric: str | None = None, *, ax: Axes | None = None) -> style.Drawing:
+def costs_of_heterogeneity(
+    study: Any, metric: str | None = None, *, ax: Axes | None = None, width: float | None = None
+) -> style.Drawing:
     """Draw performance against dose, a panel for each axis of a study and a line for each method.
 
     Values are macro-averages over sites with their 95 % intervals; methods are a little apart, so that intervals do not
@@ -77,6 +82,8 @@ def costs_of_heterogeneity(study: Any, metric: str | None = None, *, ax: Axes | 
         A metric of the study; its headline metric, or the first one in the table, by default.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
 
     Returns
     -------
@@ -105,25 +112,33 @@ def costs_of_heterogeneity(study: Any, metric: str | None = None, *, ax: Axes | 
     table = mean_rows(study, metric)
     name = str(table["metric"].iloc[0])
     methods = list(dict.fromkeys(table["method"]))
-    axes = list(dict.fromkeys(table["axis"]))[:PANELS]
+    layout = paper(width, 0, ax)
+    called = names(methods[:METHODS], METHOD).values()
+    right = RIGHT if layout.narrow else max(extent(text, 8.5) for text in called) + 0.36
+    most = max(1, min(ACROSS, int((layout.width - LEFT - right) / LEAST_PANEL))) if layout.printed else ACROSS
+    axes = list(dict.fromkeys(table["axis"]))[: min(PANELS, most * ROWS_OF_PRINT) if layout.printed else PANELS]
     shown = table[table["method"].isin(methods[:METHODS]) & table["axis"].isin(axes)]
-    rows = math.ceil(len(axes) / ACROSS)
+    rows = math.ceil(len(axes) / most)
     across = math.ceil(len(axes) / rows)
-    right = max(extent(text, 8.5) for text in names(methods[:METHODS], METHOD).values()) + 0.36
-    wide = max(across * (WIDTHS[across] + GAP) + LEFT + right - GAP, LEAST)
+    wide = layout.width or max(across * (WIDTHS[across] + GAP) + LEFT + right - GAP, LEAST)
     panels = _panels(shown, axes, (wide - 0.16 - LEFT - right + GAP) / across - GAP)
-    lines = style.filled(notes(table), lambda line: extent(line, SIZE), wide - 0.4)
+    lines = style.filled(
+        notes(table, len(axes), any(CHANCE in panel.measure for panel in panels)),
+        lambda line: extent(line, SIZE),
+        wide - 0.4,
+    )
     fixed = _fixed(panels, across, len(lines))
     with style.page(ax, wide, 0.5 + fixed + rows * PANEL) as ax:
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_axis_off()
-        style.headline(ax, title(table, name), pad=6)
-        width, height = style.inches(ax)
+        pad = _legend(ax, methods[:METHODS], layout) if layout.narrow else 0
+        headline(ax, layout, title(table, name), pad + 6, fixed + rows * PANEL)
+        broad, height = style.inches(ax)
         high = max(0.3, (height - fixed) / rows)
-        room = max(0.3, (width - LEFT - right + GAP) / across - GAP)
+        room = max(0.3, (broad - LEFT - right + GAP) / across - GAP)
         panels = _panels(shown, axes, room)
-        _draw(ax, shown, panels, (across, room, high))
+        _draw(ax, shown, panels, (across, room, high), not layout.narrow)
         for k, line in enumerate(lines):
             y = (len(lines) - k - 0.5) * LINE / height
             ax.text(0, y, line, transform=ax.transAxes, fontsize=SIZE, color=INK, va="center", in_layout=False)
@@ -156,7 +171,7 @@ def _panel(axis: str, rows: pd.DataFrame, width: float) -> Panel:
     else:
         below = _thinned_rows(found.words, at)
         upright, depth = True, max(extent(word, SIZE) for word in below) + 0.08
-    return Panel(axis, found, below, upright, depth, above, _measure(rows, decimals) if above else "")
+    return Panel(axis, found, below, upright, depth, above, _measure(rows, decimals, width) if above else "")
 
 
 def _inches(places: NDArray[np.float64], width: float, methods: int) -> NDArray[np.float64]:
@@ -195,13 +210,14 @@ def _thinned_rows(words: Sequence[str], at: NDArray[np.float64]) -> list[str]:
     return [word if (len(words) - 1 - k) % every == 0 else "" for k, word in enumerate(words)]
 
 
-def _measure(rows: pd.DataFrame, decimals: int) -> str:
-    """Name the measure of an axis with its unit and its mean by chance."""
+def _measure(rows: pd.DataFrame, decimals: int, width: float) -> str:
+    """Name the measure of an axis with its unit, and its mean by chance if the panel has room for it."""
     known = rows["measure"].dropna()
     text = measure_name(known.iloc[0]) if len(known) else "shift"
     text += ", bit" if len(known) and unit(known.iloc[0]) else ""
     null = rows["shift_null"].mean()
-    return text + (f" (chance: {written(null, max(decimals, digits([null])))})" if np.isfinite(null) else "")
+    whole = text + (f" ({CHANCE}{written(null, max(decimals, digits([null])))})" if np.isfinite(null) else "")
+    return whole if extent(whole, SIZE) < width + GAP - 0.06 else text
 
 
 def _heads(panels: Sequence[Panel]) -> float:
@@ -226,8 +242,22 @@ def _fixed(panels: Sequence[Panel], across: int, notes: int) -> float:
 # -- marks -----------------------------------------------------------------------------------------------------------
 
 
-def _draw(ax: Axes, table: pd.DataFrame, panels: Sequence[Panel], size: tuple[int, float, float]) -> None:
-    """Draw rows of panels; size: panels in a row, width and height of a panel in inches."""
+def _legend(ax: Axes, methods: Sequence[str], layout: Paper) -> float:
+    """Name the methods above the panels; return the height of the legend in points."""
+    from matplotlib.lines import Line2D
+
+    roles = style.roles(methods)
+    looks = {text: roles[method] for method, text in names(methods, METHOD).items()}
+    marks = {text: "o" if role.marker == "|" else role.marker for text, role in looks.items()}
+    handles = [
+        Line2D([], [], color=role.color, ls=role.dash, marker=marks[text], lw=1.2, ms=4.5)
+        for text, role in looks.items()
+    ]
+    return legend(ax, layout, handles, list(looks))
+
+
+def _draw(ax: Axes, table: pd.DataFrame, panels: Sequence[Panel], size: tuple[int, float, float], named: bool) -> None:
+    """Draw rows of panels; size: panels in a row, width and height of a panel in inches; named: lines at their ends."""
     across, room, high = size
     width, height = style.inches(ax)
     metric, limits, top = str(table["metric"].iloc[0]), _limits(table), height
@@ -242,7 +272,8 @@ def _draw(ax: Axes, table: pd.DataFrame, panels: Sequence[Panel], size: tuple[in
             inner.set_ylim(*limits)
             ends = _marks(inner, rows, panel, room)
             _dress(inner, panel, metric if column == 0 else None, _heads(row))
-        style.end_labels(inner, ends, most=METHOD, height=high * style.POINTS)
+        if named:
+            style.end_labels(inner, ends, most=METHOD, height=high * style.POINTS)
         top -= high + _feet(row)
 
 
@@ -293,7 +324,7 @@ def _dress(panel: Axes, shown: Panel, metric: str | None, head: float) -> None:
     panel.locator_params(axis="y", nbins=6)
     panel.set_xlabel("sites" if shown.axis == "sites" else "dose", fontsize=8.5, labelpad=1.5)
     lift = 4.0 + (head - ABOVE) * style.POINTS
-    panel.set_title(axis_name(shown.axis), fontsize=9, fontweight="bold", loc="left", pad=lift)
+    panel.set_title(axis_name(shown.axis), fontsize=8.5, fontweight="bold", loc="left", pad=lift)
     if head > ABOVE:
         look: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
         text, lift = shown.measure or "shift not measured", 4.5 + TICK * style.POINTS
@@ -314,7 +345,7 @@ def _dress(panel: Axes, shown: Panel, metric: str | None, head: float) -> None:
 # -- words -----------------------------------------------------------------------------------------------------------
 
 
-def notes(table: pd.DataFrame) -> str:
+def notes(table: pd.DataFrame, panels: int = PANELS, by_chance: bool = True) -> str:
     """State the test cases, what varied, what filled marks mean, and what is not drawn."""
     parts = counted(table, table[~base(table)])
     if table[["low", "high"]].notna().all(axis=1).any():
@@ -322,9 +353,9 @@ def notes(table: pd.DataFrame) -> str:
     if table["cost"].notna().any() and not base(table).all():
         parts.append(f"{filled(table)} from the first dose of their axis")
     if table["shift"].notna().any():
-        chance = "; chance: its mean under random assignment" if table["shift_null"].notna().any() else ""
+        chance = "; chance: its mean under random assignment" if by_chance and table["shift_null"].notna().any() else ""
         parts.append(f"upper scales: realised shift{chance}")
-    for column, most, things in (("method", METHODS, "methods"), ("axis", PANELS, "panels")):
+    for column, most, things in (("method", METHODS, "methods"), ("axis", panels, "panels")):
         left = table[column].nunique() - most
         parts += [more(left, things)] * (left > 0)
     return sentence(parts)

@@ -11,6 +11,7 @@ from fedlab.evaluation.intervals.rank_correlation import RankCorrelation, spearm
 from fedlab.plots import style
 from fedlab.plots.names import listed, names
 from fedlab.plots.names import name as short
+from fedlab.plots.paper import paper
 from fedlab.plots.sheet import extent
 from fedlab.plots.study_table import (
     AXES,
@@ -31,7 +32,7 @@ from fedlab.plots.study_table import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH, HEIGHT, LINE = 10.0, 4.6, 0.16  # inches
+WIDTH, HEIGHT, LINE, LEAST = 10.0, 4.6, 0.16, 7.0  # inches; least width in print
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", ">", "<", "h", "p")
 MOST, AXIS, MEASURE = 20, 24, 8  # axes that are drawn; characters of an axis and of a measure
 WITHIN = 4  # doses from which on an axis has its own correlation
@@ -41,7 +42,12 @@ SHOWN = ["axis", "dose", "measure", "distance", "cost", "cost_low", "cost_high",
 
 
 def distance(
-    study: Any, metric: str | None = None, *, method: str | None = None, ax: Axes | None = None
+    study: Any,
+    metric: str | None = None,
+    *,
+    method: str | None = None,
+    ax: Axes | None = None,
+    width: float | None = None,
 ) -> style.Drawing:
     """Draw what one method loses against the measured shift between sites, a mark for each axis and dose of a study.
 
@@ -61,6 +67,8 @@ def distance(
         The method; by default the first one in the table that is neither local nor centralized.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    width : float, optional
+        Width in print in mm, such as 85 for a column of a journal, for `fedlab.plots.save_for_print`.
 
     Returns
     -------
@@ -98,12 +106,13 @@ def distance(
     table = correlated(own)
     axes = list(dict.fromkeys(table["axis"]))
     drawn = table[table["axis"].isin(axes[:MOST])]
-    own_page = ax is None
-    with style.page(ax, WIDTH, HEIGHT) as ax:
+    own_page, layout = ax is None, paper(width, WIDTH, ax)
+    layout.check(LEAST, "The shift and the correlation of each axis")
+    with style.page(ax, layout.width, HEIGHT) as ax:
         label = style.metric_label(name)
         ax.set_xlabel("measured shift beyond chance, relative to the largest of its axis")
         ax.set_ylabel(f"cost for {short(chosen)}:\n{'loss' if style.rises(name) else 'increase'} of {label}")
-        _note(ax, _notes(own, table, len(axes) - MOST), WIDTH - 0.5 if own_page else style.inches(ax)[0] + 0.6)
+        _note(ax, _notes(own, table, len(axes) - MOST), layout.width - 0.5 if own_page else style.inches(ax)[0] + 0.6)
         style.headline(ax, title(table, name, short(chosen)), pad=26 if len(axes) else 8)
         ends = _marks(ax, drawn, style.roles([chosen])[chosen])
         _columns(ax, drawn, style.end_labels(ax, ends, most=AXIS, things="axes"))

@@ -284,10 +284,11 @@ def lay_out(ax: Axes) -> Figure:
     return figure
 
 
-def headline(ax: Axes, text: str, pad: float = 8, left: float = 0.0) -> None:
+def headline(ax: Axes, text: str, pad: float = 8, left: float = 0.0, size: float | None = None) -> None:
     """Write a bold title at the axes' left edge, broken into lines that fit.
 
-    pad: points above the axes; left: where the title begins, in points right of the axes' left edge.
+    pad: points above the axes; left: where the title begins, in points right of the axes' left edge;
+    size: of its letters in points.
     """
     from matplotlib.transforms import ScaledTranslation
 
@@ -300,6 +301,8 @@ def headline(ax: Axes, text: str, pad: float = 8, left: float = 0.0) -> None:
     reach = right - ax.bbox.x0 - left * figure.dpi / POINTS
     room = 0.95 * reach  # hinting makes the same text up to 4 % wider at another resolution
     title = ax.set_title(text, loc="left", pad=pad, parse_math=False)
+    if size:
+        title.set_fontsize(size)
     if left:
         title.set_transform(title.get_transform() + ScaledTranslation(left / POINTS, 0, figure.dpi_scale_trans))
     lend_fonts(title)

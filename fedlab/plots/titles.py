@@ -63,6 +63,8 @@ def percent(share: float) -> str:
 
 def megabytes(amount: float) -> str:
     """Format megabytes with at most three digits: "0.02", "1.5", "120", "1.2 GB", "3.1 TB"; a dash for none."""
+    if 0 < amount < 0.005:
+        return "< 0.01"
     if amount >= 1e6:
         return f"{amount / 1e6:.4g} TB"
     if amount >= 1000:
@@ -105,12 +107,9 @@ def partition(counts: pd.DataFrame, cases: pd.Series, exclusive: bool) -> str:
         skew = f"I(site; label) = {label_skew(counts):.2f} bit, {expected:.3f} expected by random assignment"
         return f"Label skew {over(sites)}: {skew}"
     if exclusive and classes == 1:
-        least = f"{int(cases.min()):,}"
-        return (
-            f"{least} cases at one site"
-            if sites == 1
-            else f"{least} to {int(cases.max()):,} cases a site, {over(sites)}"
-        )
+        low, high = f"{int(cases.min()):,}", f"{int(cases.max()):,}"
+        each = f": {low if low == high else f'{low} to {high}'} at each" if sites > 1 else ""
+        return f"{int(cases.sum()):,} cases {over(sites)}{each}"
     if exclusive and classes > 2:
         return f"One site holds all {int(cases.sum()):,} cases of {classes} classes"
     name = spoken_of(counts, cases, exclusive)

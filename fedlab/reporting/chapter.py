@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fedlab.analysis.alignment import align, margin_of
 from fedlab.analysis.comparison import compare
 from fedlab.reporting import costs_and_events, curves, evidence, setting, site_tables
 from fedlab.reporting.checklist_items import EDITIONS, TITLES
@@ -16,7 +17,11 @@ STATES = {"item": "item", "topic": "about", "answer": "answer", "source": "sourc
 
 
 def chapter(
-    federation: Federation, metric: str | None, margin: float, options: dict[str, Any], groups: Sequence[str] = ()
+    federation: Federation,
+    metric: str | None,
+    margin: float | None,
+    options: dict[str, Any],
+    groups: Sequence[str] = (),
 ) -> Markup:
     """All sections on one federation."""
     from fedlab import plots
@@ -24,15 +29,16 @@ def chapter(
     messages: list[str] = []
     runs, by = federation.runs, options.get("by")
     with evidence.collecting(messages):
-        compared = compare(runs, metric, margin=margin, **options)
+        edge = margin_of(align(runs, metric, options.get("choice", "best"), "test", "true")[0], margin)
+        compared = compare(runs, metric, margin=edge, **options)
         found, reason = evidence.judged(federation, margin, metric)
         chosen = "" if found is None else str(found["method"].iloc[0])
         sections = [
-            evidence.headline(compared, chosen, margin),
+            evidence.headline(compared, chosen, edge),
             element(
                 "section",
                 element("h2", "Local and federated models at each site"),
-                figure(lambda: plots.local_vs_global(compared)),
+                figure(lambda: plots.local_vs_global(compared, counts_of=runs)),
                 evidence.table_of(compared),
             ),
             element("section", element("h2", "Ranking"), figure(lambda: plots.ranking(runs, metric, by=by))),

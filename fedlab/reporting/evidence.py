@@ -19,6 +19,7 @@ from fedlab.reporting.findings import WORDS, Finding, findings, interval, number
 from fedlab.reporting.gather import Federation, names_of
 from fedlab.reporting.markup import Markup, element, folded, joined, table
 from fedlab.reporting.pieces import figure, items
+from fedlab.reporting.setting import unknown_patients
 
 CALIBRATION = ("brier", "calibration_slope", "calibration_intercept")
 SMALL = 1e-3  # p-values below it are only bounded
@@ -33,12 +34,16 @@ def collecting(messages: list[str]) -> Iterator[None]:
     messages += [text for text in dict.fromkeys(str(one.message) for one in caught) if text not in messages]
 
 
-def judged(federation: Federation, margin: float, metric: str | None) -> tuple[Verdict | None, str]:
-    """The verdict of each site, or None and the reason."""
+def judged(federation: Federation, margin: float | None, metric: str | None) -> tuple[Verdict | None, str]:
+    """The verdict of each site, or None and the reason; images are not called patients where none is named."""
     try:
-        return verdict([*federation.runs, *federation.without], margin, metric), ""
+        found = verdict([*federation.runs, *federation.without], margin, metric)
     except ValueError as error:
         return None, str(error)
+    if unknown_patients(federation):
+        found["sentence"] = found["sentence"].str.replace(r"\btest patient(?=s?\b)", "test image", regex=True)
+        found.attrs["unit"] = "image"
+    return found, ""
 
 
 def headline(compared: Comparison, judged_method: str, margin: float) -> Markup:
@@ -107,7 +112,8 @@ def verdicts(found: Verdict | None, reason: str) -> Markup:
     if found is None:
         return element("section", title, element("p", f"There is no verdict: {reason}", kind="note"))
     lines = repr(found).split("\n")
-    return element("section", title, _measure(found), figure(lambda: plots.verdict(found)), items(lines))
+    drawn = [figure(lambda: plots.verdict(found))] * bool(found["low"].notna().any())
+    return element("section", title, _measure(found), *drawn, items(lines))
 
 
 def _measure(found: Verdict) -> Markup:
@@ -115,8 +121,10 @@ def _measure(found: Verdict) -> Markup:
     named = {str(name): report_metrics.metric_label(str(name)) for name in found["metric"].unique()}
     judged_by = [f"{label} at {plural(int((found['metric'] == name).sum()), 'site')}" for name, label in named.items()]
     by = next(iter(named.values())) if len(named) == 1 else ", ".join(judged_by)
-    falls = any(report_metrics.higher_is_better(name) is False for name in named)
-    sign = "A gain above 0 is better, of the Brier score too, of which lower values are better. " if falls else ""
+    falls = [label for name, label in named.items() if report_metrics.higher_is_better(name) is False]
+    sign = (
+        f"A gain above 0 is better, also of {' and '.join(falls)}, of which lower values are better. " if falls else ""
+    )
     words = f"Sites are judged by {by}. {sign}Intervals hold for one site; Holm's correction is for all of them."
     return element("p", words, kind="note")
 

@@ -23,7 +23,7 @@ from fedlab.reporting import methods
 from fedlab.reporting.checklist_items import CHECKLISTS, Item
 from fedlab.reporting.findings import SUMMARIES, interval
 from fedlab.reporting.gather import Federation, collect, federations, names_of
-from fedlab.reporting.setting import called, doses, versions
+from fedlab.reporting.setting import called, doses, unknown_patients, versions
 
 REPORTED, SIMULATED, AUTHORS = "reported", "not applicable", "for the authors"
 COLUMNS = ["item", "topic", "state", "answer", "source"]
@@ -128,6 +128,11 @@ class Facts:
         return self.federation.partition
 
     @property
+    def unit(self) -> str:
+        """What is counted: patients, or images where the dataset names no patients."""
+        return "different image" if unknown_patients(self.federation) else "patient"
+
+    @property
     def simulated(self) -> bool:
         """Whether sites were drawn, not those of a column or given by case."""
         return isinstance(self.run.partition_spec.get("sites"), int)
@@ -210,7 +215,7 @@ class Facts:
             return "", ""
         table = pd.DataFrame(self.part.describe()).query("site == 'all sites'")
         lost = table.groupby("characteristic", sort=False)["missing"].max()
-        found = [f"{name} of {plural(int(n), 'patient')}" for name, n in lost.items() if n]
+        found = [f"{name} of {plural(int(n), self.unit)}" for name, n in lost.items() if n]
         return (
             f"Not known: {names_of(found)}" if found else "No value of a covariate is missing",
             "Partition.describe()",
@@ -250,7 +255,7 @@ class Facts:
 
     @property
     def splits(self) -> Answer:
-        how = methods.SPLIT_HOW.get(str(self.run.partition_spec.get("splits")), "")
+        how = methods.split_how(self.run)
         counts = ", ".join(f"{n:,} {methods.SPLIT_NAMES[split]}" for split, n in self.counts.items())
         return f"{how + ': ' if how else ''}{counts} cases", "partition.parquet"
 
@@ -315,7 +320,7 @@ class Facts:
 
     @property
     def statistics(self) -> Answer:
-        return methods.evaluation(self.runs)[0], "fedlab.compare"
+        return methods.evaluation(self.federation)[0], "fedlab.compare"
 
     @property
     def robustness(self) -> Answer:
@@ -337,7 +342,7 @@ class Facts:
         rows = pd.DataFrame(self.comparison).drop_duplicates("site")
         rows = rows[~rows["site"].isin(SUMMARIES) & rows["site"].isin(self.run.partition_table["site"])]
         each = [f"{row.site} {int(row.cases):,} ({int(row.support):,})" for row in rows.itertuples()]
-        what = "patients" if self.run.task in ("segmentation", "regression") else "patients of the rarest class"
+        what = f"{self.unit}s" + " of the rarest class" * (self.run.task not in ("segmentation", "regression"))
         return f"Test cases of each site ({what}): {names_of(each)}", "predictions.parquet"
 
     @property

@@ -8,7 +8,9 @@ import pandas as pd
 from fedlab.analysis.alignment import HELD_OUT, MEAN, POOLED, WORST
 from fedlab.evaluation import report_metrics
 from fedlab.evaluation.intervals.decisions import GAINS, LOSES, SAME, UNKNOWN
+from fedlab.evaluation.intervals.repeats import SEEDS
 
+FEW = "too few test cases"
 WORDS = (GAINS, LOSES, SAME, UNKNOWN)
 SUMMARIES = (MEAN, POOLED, WORST)
 IN_WORDS = {GAINS: ("gains", "gain"), LOSES: ("loses", "lose"), SAME: ("is no different", "are no different")}
@@ -18,7 +20,8 @@ IN_WORDS = {GAINS: ("gains", "gain"), LOSES: ("loses", "lose"), SAME: ("is no di
 class Finding:
     """What a method reaches in the mean of sites, its difference to the reference, and what is found at the sites.
 
-    value, reference, difference: (number, low, high). sites: finding -> names of sites; empty for the reference itself.
+    value, reference, difference: (number, low, high). sites: finding -> names of sites; empty where nothing is found.
+    why: the reason why the difference has no interval.
     """
 
     method: str
@@ -29,18 +32,19 @@ class Finding:
     difference: tuple[float, float, float]
     sites: dict[str, list[str]]
     count: int
+    why: str = ""
 
     def sentences(self) -> str:
         """The finding in words."""
         label = report_metrics.metric_label(self.metric)
         over = f"in the mean of {self.count} sites" if self.count != 1 else "at the one site"
         text = f"{self.method} reaches {label} {interval(*self.value)} {over}"
-        if not self.sites:
+        if self.method == self.versus or np.isnan(self.difference[0]):
             return f"{text}."
         difference = interval(*self.difference, True)
-        unsure = " (no interval: too few test cases)" if np.isnan(self.difference[1]) else ""
+        unsure = f" (no interval: {self.why or FEW})" if np.isnan(self.difference[1]) else ""
         text += f", {self.versus} {interval(*self.reference)}; the difference is {difference}{unsure}."
-        return f"{text} {self._counts()}."
+        return f"{text} {self._counts()}." if self.sites else f"{text} At no site can a difference be shown."
 
     def _counts(self) -> str:
         """At how many sites the method gains, loses, is no different, or nothing can be said."""
@@ -75,9 +79,16 @@ def findings(compared: pd.DataFrame) -> list[Finding]:
                 _three(one, "difference", "difference_low", "difference_high"),
                 said if any(said.values()) else {},
                 len(inside),
+                _why(rows),
             )
         )
     return found
+
+
+def _why(rows: pd.DataFrame) -> str:
+    """The reason why a mean of sites has no interval, by the number of seeds; empty if it lies in the test cases."""
+    seeds = int(rows["seeds"].max())
+    return f"{seeds} seeds allow none, one or {SEEDS} and more do" if 1 < seeds < SEEDS else ""
 
 
 def _three(row: pd.Series, *columns: str) -> tuple[float, float, float]:

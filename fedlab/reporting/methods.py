@@ -1,5 +1,6 @@
 """`methods_paragraph`: what was done, in sentences made of the fields of the runs."""
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ from fedlab.reporting.gather import Federation, collect, federations
 from fedlab.reporting.setting import doses, unknown_patients, versions
 
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+MOVED = re.compile(r"^[\d,]+ \w+ cases? went to ")  # notes of a partition on cases that left their split
 PATIENTS = "The dataset does not name patients, so that each different image counts as one."
 SPLIT_HOW = {
     "official": "The splits are those of the dataset",
@@ -60,7 +62,7 @@ def paragraph(federation: Federation) -> str:
     """The sentences on one federation."""
     runs = federation.runs
     unnamed = [PATIENTS] if unknown_patients(federation) else []
-    return " ".join([*_data(runs[0]), *unnamed, *training(runs), *evaluation(runs)])
+    return " ".join([*_data(runs[0]), *unnamed, *training(runs), *evaluation(federation)])
 
 
 def _data(run: Run) -> list[str]:
@@ -83,8 +85,15 @@ def _data(run: Run) -> list[str]:
         lines.append(f"Heterogeneity of the sites was simulated (0 none, 1 most): {axes}.")
     if run.unseen:
         lines.append(f"{', '.join(run.unseen)} took no part in training and served for external validation.")
-    splits = SPLIT_HOW.get(str(run.partition_spec.get("splits")), "")
+    splits = split_how(run)
     return [*lines, f"{splits}."] if splits else lines
+
+
+def split_how(run: Run) -> str:
+    """How cases came to training, validation and test, and what was changed of the dataset's own splits."""
+    how = SPLIT_HOW.get(str(run.partition_spec.get("splits")), "")
+    changed = [str(note) for note in run.partition_spec.get("notes", []) if MOVED.search(str(note))]
+    return f"{how}, but {'; '.join(changed)}" if how and changed else how
 
 
 def training(runs: list[Run]) -> list[str]:
@@ -108,22 +117,23 @@ def training(runs: list[Run]) -> list[str]:
     return [*lines, f"Each method was run with {plural(seeds, 'seed')}."]
 
 
-def evaluation(runs: list[Run]) -> list[str]:
+def evaluation(federation: Federation) -> list[str]:
     """Sentences on the choice of the model, metrics, and software."""
+    runs, unit = federation.runs, "different image" if unknown_patients(federation) else "patient"
     label = report_metrics.metric_label(runs[0].headline)
     return [
         f"Of each run the model of the round with the best {label} on validation cases was evaluated on the test cases"
-        f" of every site{_uncertainty(runs)}.",
+        f" of every site{_uncertainty(runs, unit)}.",
         f"Software: {versions(runs)}.",
     ]
 
 
-def _uncertainty(runs: list[Run]) -> str:
+def _uncertainty(runs: list[Run], unit: str) -> str:
     """How sure values are said to be: two seeds have no interval, and one method no differences."""
     seeds = len({int(run.experiment.seed) for run in runs})
     if 1 < seeds < SEEDS:
         return f", without intervals, which {seeds} seeds do not give"
-    intervals = ", with 95 % confidence intervals that take the patient as the unit"
+    intervals = f", with 95 % confidence intervals that take the {unit} as the unit"
     if len({run.method for run in runs}) == 1:
         return intervals
     return f"{intervals}; differences between methods are paired, and p-values are adjusted by Holm's method"

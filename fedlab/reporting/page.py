@@ -57,7 +57,7 @@ def report(
     file: str | Path = "report.html",
     *,
     metric: str | None = None,
-    margin: float = 0.02,
+    margin: float | None = None,
     partition: Partition | None = None,
     groups: Sequence[str] = (),
     **options: Any,
@@ -76,7 +76,7 @@ def report(
         Where to write; folders are made where they are missing.
     metric : str, optional
         The metric of the comparison; the headline metric of the runs by default.
-    margin : float, default 0.02
+    margin : float, optional
         The largest difference that would not matter, see `fedlab.compare`.
     partition : Partition, optional
         The partition of the runs, if it was made by hand or its dataset cannot be loaded here. By default it is made of

@@ -4,6 +4,7 @@ import pandas as pd
 
 from fedlab.data.cases import SPLITS
 from fedlab.experiments.run_folder import Run
+from fedlab.partitioning.description import IMAGES
 from fedlab.partitioning.partitions import Partition
 from fedlab.reporting.gather import Federation
 from fedlab.reporting.markup import Markup, element, folded, table
@@ -31,12 +32,16 @@ def sites_of(federation: Federation) -> Markup:
     if part is None:
         remark = element("p", f"Classes and covariates are not shown: {federation.missing}.", kind="note")
         return element("section", element("h2", "Sites"), remark, splits)
-    left = frame(part.flow(), "Every case of the dataset is in one row.", **FLOW)
+    counted = "patients" if "patient" in part.cases.table else IMAGES
+    left = frame(part.flow(), "Every case of the dataset is in one row.", **FLOW | {"patients": counted})
+    target = federation.runs[0].target
+    numbers = [figure(lambda: plots.population(part, target, split=None))] * bool(target)
     return element(
         "section",
         element("h2", "Sites"),
+        *numbers,
         figure(lambda: plots.partition(part)),
-        folded("Table 1: cases and patients of each site", element("p", NOTE, kind="note"), described(part)),
+        folded(f"Table 1: cases and {counted} of each site", element("p", NOTE, kind="note"), described(part)),
         splits,
         folded("From the dataset to the test cases", figure(lambda: plots.flow(part)), left),
     )

@@ -1,11 +1,14 @@
 """Laws of the verdict of a site, on runs made up of arrays and on gains made up by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from test_comparison import SITES, changed, made_up, three_sites
 
 import fedlab
+from fedlab.analysis.alignment import margin_of
 from fedlab.analysis.joining.rule import CANNOT, ENSEMBLE, FREE, JOIN, STAY, VERDICTS, Statement, decide
 from fedlab.evaluation.intervals.decisions import finding
 from fedlab.evaluation.intervals.interval import Interval
@@ -183,3 +186,14 @@ def test_printed_it_is_a_sentence_for_each_site(runs):
     assert all(line.startswith(f"{site}: {word}. ") for line, site, word in
                zip(lines, table["site"], table["verdict"], strict=False))  # fmt: skip
     assert "<td>Site A</td>" in table._repr_html_()
+
+
+@pytest.mark.parametrize("metric, wanted", [("mae", 1.7), ("rmse", 1.7), ("r2", 0.02), ("auroc", 0.02), ("dice", 0.02)])
+def test_the_usual_margin_of_an_error_is_a_tenth_of_the_standard_deviation_of_the_target(metric, wanted):
+    y = 50 + 17.2 * np.array([-1.0, 1.0] * 20)
+    assert margin_of(SimpleNamespace(metric=metric, y=y), None) == wanted
+    assert margin_of(SimpleNamespace(metric=metric, y=y), 0.3) == 0.3
+    assert margin_of(SimpleNamespace(metric=metric, y=np.ones(3))) == 0.02
+    for wrong in (0, -1, True, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="above 0"):
+            margin_of(SimpleNamespace(metric=metric, y=y), wrong)

@@ -135,6 +135,15 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
         "ranking, column": lambda: plots.ranking(headline, width=85),
         "verdict, column": lambda: plots.verdict(judged, width=85),
         "flow, column": lambda: plots.flow(part, width=85),
+        "roc, column": lambda: plots.roc([], width=85),
+        "reliability, column": lambda: plots.reliability([], width=85),
+        "net_benefit, column": lambda: plots.net_benefit([], thresholds=[0.2, 0.5], width=85),
+        "risk_coverage, column": lambda: plots.risk_coverage([], coverages=[0.5, 1.0], width=85),
+        "differences, column": lambda: plots.differences(frame, width=85),
+        "curves, column": lambda: plots.curves([any_run(sites[:3], method) for method in methods], width=85),
+        "conformal, column": lambda: plots.conformal(prediction_sets(sites), width=85),
+        "recalibration, column": lambda: plots.recalibration(recalibrated(sites), width=85),
+        "contributions, column": lambda: plots.contributions(contributed(sites), width=85),
         "differences": lambda: plots.differences(frame),
         "transfer": lambda: plots.transfer(matrix(sites, methods=tuple(methods[1:]))),
         "ranking": lambda: plots.ranking(headline),
@@ -153,7 +162,13 @@ def drawn(monkeypatch, sites, classes, methods, column="age") -> dict:
     }
 
 
-COLUMN = ("local_vs_global, column", "ranking, column", "verdict, column", "flow, column")  # of a journal
+COLUMN = tuple(
+    f"{plot}, column"  # of a journal
+    for plot in (
+        *("local_vs_global", "ranking", "verdict", "flow", "roc", "reliability", "net_benefit", "risk_coverage"),
+        *("differences", "curves", "conformal", "recalibration", "contributions"),
+    )
+)
 PLOTS = [
     *("partition", "samples", "samples, cases", "population", "sites", "shift", "curves", "local_vs_global"),
     *("local_vs_global, one method", "transfer", "ranking", "communication_cost", "forgetting", "participation"),

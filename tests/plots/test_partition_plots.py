@@ -459,6 +459,17 @@ def test_label_skew_is_zero_for_equal_sites_and_log_sites_for_disjoint_ones():
     assert titles.label_skew(pd.DataFrame(np.eye(4) * 7)) == pytest.approx(2)
 
 
+def test_the_title_of_one_class_counts_cases_instead_of_a_prevalence_of_100_percent():
+    for cases, each in (([11, 11, 10], "10 to 11"), ([7, 7, 7], "7")):
+        counts = pd.DataFrame({"retina": cases}, index=list("ABC"))
+        assert titles.partition(counts, counts["retina"], True) == f"{sum(cases)} cases over 3 sites: {each} at each"
+        assert titles.spoken_of(counts, counts["retina"], True) is None  # so that no prevalence is written
+
+
+def test_a_little_that_is_sent_is_not_nothing():
+    assert [titles.megabytes(sent) for sent in (0.0, 0.0004, 0.02, 1500.0)] == ["–", "< 0.01", "0.02", "1.5 GB"]
+
+
 def test_partition_titles():
     counts = pd.DataFrame({"normal": [58, 9], "pneumonia": [42, 91]}, index=["A", "B"])
     cases = pd.Series([100, 100], index=["A", "B"])
@@ -470,7 +481,7 @@ def test_partition_titles():
     both = pd.DataFrame({"mass": [100, 100], "nodule": [0, 60]}, index=["A", "B"])
     assert titles.partition(both, cases, False) == "Prevalence of nodule ranges from 0 % to 60 % over 2 sites"
     one = pd.DataFrame({"case": [7, 1200]}, index=["A", "B"])
-    assert titles.partition(one, one["case"], True) == "7 to 1,200 cases a site, over 2 sites"
+    assert titles.partition(one, one["case"], True) == "1,207 cases over 2 sites: 7 to 1,200 at each"
     assert titles.partition(one[:1], one["case"][:1], True) == "7 cases at one site"
 
 

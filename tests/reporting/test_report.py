@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,12 +13,12 @@ import pytest
 import fedlab
 from fedlab.analysis.alignment import MEAN
 from fedlab.data.cases import Cases
-from fedlab.reporting import setting
+from fedlab.reporting import evidence, setting, site_tables
 from fedlab.reporting.evidence import pooled_scores
 from fedlab.reporting.findings import Finding, interval, number
 from fedlab.reporting.gather import Federation, collect
 from fedlab.reporting.markup import element
-from fedlab.reporting.methods import evaluation, paragraph
+from fedlab.reporting.methods import evaluation, paragraph, split_how
 
 HOSTILE = ["<script>alert(1)</script>", "$x$ _&%#{}~^\\ 'y' \"z\"", "Universitätsklinikum Köln", "N" * 60]
 ODD_CLASSES = ["<b>normal</b>", "$tumour$ &amp;"]
@@ -169,7 +170,7 @@ def test_the_methods_paragraph_promises_the_intervals_that_the_table_has(runs, p
     """`compare` has none over two seeds, and differences between several methods only."""
     more = fedlab.grid(runs[0].experiment, partition=part, folder=runs[0].folder.parents[1] / "seeds", seed=[1, 2])
     for few in (runs[:1], [runs[0], more[0]], [runs[0], *more], runs):
-        table, text = fedlab.compare(few), " ".join(evaluation(few))
+        table, text = fedlab.compare(few), " ".join(evaluation(Federation(few)))
         assert ("95 % confidence intervals" in text) == table["low"].notna().any()
         assert ("differences between methods" in text) == (table["method"].nunique() > 1)
 
@@ -218,3 +219,36 @@ def test_a_dataset_that_names_no_patients_is_said_to_name_none(runs, part):
     assert "240 cases, 240 cases at sites" in page and "each different image counts as a patient, 240 patients" in page
     assert "Twins may be split" in page
     assert "does not name patients" in paragraph(unknown) and "does not name patients" not in paragraph(known)
+    for federation, unit in ((known, "patient"), (unknown, "image")):
+        found = evidence.judged(federation, None, None)[0]
+        other = {"patient": "image", "image": "patient"}[unit]
+        assert found["sentence"].str.contains(f"test {unit}").any() and not found["sentence"].str.contains(other).any()
+        heads = [text.get_text() for text in fedlab.plots.verdict(found).figure.axes[0].texts]
+        assert f"test {unit}s\n(rarer class)" in heads
+        assert re.search(rf"take the (different )?{unit} as the unit", paragraph(federation))
+    pages = [site_tables.sites_of(one) for one in (known, unknown)]
+    assert ["different images" in page for page in pages] == [False, True]
+    assert ["patients" in page.replace(site_tables.NOTE, "") for page in pages] == [True, False]
+
+
+def test_a_mean_without_an_interval_says_what_both_reach_and_why_there_is_none():
+    means = ((9.1, np.nan, np.nan), (12.3, np.nan, np.nan), (-3.2, np.nan, np.nan))
+    found = Finding("fedavg", "mae", "local", *means, {}, 4, "2 seeds allow none, one or 3 and more do")
+    assert found.sentences() == (
+        "fedavg reaches MAE 9.100 in the mean of 4 sites, local 12.300; the difference is −3.200 (no interval: 2 seeds"
+        " allow none, one or 3 and more do). At no site can a difference be shown."
+    )
+    local = Finding("local", "mae", "local", means[1], means[1], (0.0, 0.0, 0.0), {}, 4)
+    assert local.sentences() == "local reaches MAE 12.300 in the mean of 4 sites."
+
+
+def test_the_figure_of_sites_counts_training_and_test_cases_and_those_of_the_second_class(text):
+    alternatives = [str(image.get("alt")) for image in root(text).iter("img")]
+    assert any(f"n: training / test cases (with {ODD_CLASSES[1]})" in words for words in alternatives)
+
+
+def test_cases_that_left_their_split_are_part_of_how_splits_were_made():
+    note = "8 val cases went to train, where images of the same patient, or copies of theirs, are"
+    for notes, said in (([], ""), ([note], f", but {note}"), (["quantity was lowered"], "")):
+        run = SimpleNamespace(partition_spec={"splits": "official", "notes": notes})
+        assert split_how(run) == f"The splits are those of the dataset{said}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fedlab.analysis.alignment import Alignment, align, probabilities, stored_predictions
+from fedlab.analysis.alignment import Alignment, align, check_margin, margin_of, probabilities, stored_predictions
 from fedlab.analysis.comparison import family, find_reference, score_methods
 from fedlab.analysis.grouping import by_setting, check_one_setting, differences
 from fedlab.analysis.joining.rule import (
@@ -73,7 +73,7 @@ SHOWN = ["site", "verdict", "patients", "rarer", "metric", "gain", "low", "high"
 
 def verdict(
     runs: Sequence[Run],
-    margin: float = 0.02,
+    margin: float | None = None,
     metric: str | Sequence[str] | None = None,
     *,
     method: str | None = None,
@@ -99,9 +99,9 @@ def verdict(
         Of one federation: `local`, one federated method or more, perhaps `ensemble`; perhaps also the runs of
         `fedlab.leave_one_out`, which show what a site gains without giving. Of several federated methods the one is
         judged that is best on validation cases (mean of sites).
-    margin : float, default 0.02
-        The largest difference that would not matter, in units of the metric (for regression those of the target, so
-        that the default is nearly 0 for ages in years), fixed before the results are seen.
+    margin : float, optional
+        The largest difference that would not matter, in the unit of the metric, set before the results are seen.
+        By default 0.02, and a tenth of the standard deviation of the test cases' targets for an error of a regression.
     metric : str or sequence of str, optional
         A metric, or two: the second one decides where the first one cannot tell. By default AUROC, then the Brier
         score, which is more precise with few cases, for binary tasks; the Brier score for other classification; Dice
@@ -159,8 +159,7 @@ def verdict(
     >>> table["site"].tolist(), set(table["verdict"]) <= {"join", "ensemble", "stay local", "cannot tell"}
     (['Site A', 'Site B'], True)
     """
-    if isinstance(margin, bool) or not 0 < margin < float("inf"):
-        raise ValueError(f"margin={margin!r}: give the largest difference that would not matter, above 0")
+    check_margin(margin)
     inside, without = _apart(list(runs))
     names = _metrics(metric, inside[0])
     candidates = _candidates(inside, method)
@@ -259,7 +258,7 @@ class _Judged:
     """Local, federated and ensemble models, and those trained without a site, judged by any metric."""
 
     def __init__(
-        self, candidates: _Candidates, without: list[Run], margin: float, choice: str, runs: list[Run]
+        self, candidates: _Candidates, without: list[Run], margin: float | None, choice: str, runs: list[Run]
     ) -> None:
         self.of, self.margin, self.choice, self.runs = candidates, margin, choice, runs
         self.local = candidates.methods[candidates.local]
@@ -324,14 +323,15 @@ class _Judged:
         """The columns of a site by one metric."""
         group = self.without.get(site, [])
         free = _scored_outside(group, alignment, site) if group else None
+        margin = margin_of(alignment, self.margin)
         said = {
-            "federated": self._say(federated, local),
-            "ensemble": self._say(ensemble, local),
-            "over_federated": self._say(ensemble, federated),
-            "free": self._say(free, local),
-            "giving": self._say(federated, free),
+            "federated": self._say(margin, federated, local),
+            "ensemble": self._say(margin, ensemble, local),
+            "over_federated": self._say(margin, ensemble, federated),
+            "free": self._say(margin, free, local),
+            "giving": self._say(margin, federated, free),
         }
-        word = decide(**said, margin=self.margin)
+        word = decide(**said, margin=margin)
         gain, test = said["federated"], federated.test
         row = {
             "site": site,
@@ -345,7 +345,7 @@ class _Judged:
             "local": local.value,
             "federated": federated.value,
             **_columns(gain, "gain", "low", "high", "finding"),
-            "may_join": bool(gain.at_95.low > -self.margin),
+            "may_join": bool(gain.at_95.low > -margin),
             "negative_transfer": gain.says == LOSES,
             "p_value": gain.p_value,
             "ensemble": self.ensemble,
@@ -355,15 +355,16 @@ class _Judged:
             else "",
             **_columns(said["free"], "free_gain", "free_low", "free_high", "free_finding"),
             **_columns(said["giving"], "giving", "giving_low", "giving_high", "giving_finding"),
-            "needed": _needed(gain, federated.patients, self.margin) if word == CANNOT else float("nan"),
-            "margin": self.margin,
+            "needed": _needed(gain, federated.patients, margin) if word == CANNOT else float("nan"),
+            "margin": margin,
             "seeds": len(Gain(federated, local).values),
             "note": "",
         }
         return row | {"sentence": _sentence(row)}
 
-    def _say(self, first: Score | None, second: Score | None) -> Statement:
-        return NOTHING if first is None or second is None else statement(Gain(first, second), self.margin)
+    @staticmethod
+    def _say(margin: float, first: Score | None, second: Score | None) -> Statement:
+        return NOTHING if first is None or second is None else statement(Gain(first, second), margin)
 
 
 def _sites(scores: Mapping[str, Estimate]) -> Scores:
