@@ -17,12 +17,6 @@ from fedlab.plots.lettering import Canvas
 
 DPI = 160  # of the notebook's picture: sharp on high-density screens, shown at the figure's size in inches
 WORDS = 600  # characters of a description
-UNHINTED: dict[Any, Any] = {
-    "text.hinting": "none"
-}  # hinting takes a quarter of the time, and widths of texts change with resolution
-EACH_IMAGE: dict[Any, Any] = {
-    "image.composite_image": False
-}  # in an SVG; to join images takes longer than to write them
 LOCK = RLock()  # matplotlib's settings are global to the process: only one thread may draw at a time
 
 
@@ -31,7 +25,7 @@ def png(figure: Figure, dpi: int = DPI, effort: int = 6) -> tuple[bytes, dict[st
 
     effort: of compression, 1 (fast) to 9 (small).
     """
-    with LOCK, rc_context(UNHINTED):
+    with LOCK, rc_context({"text.hinting": "none"}):  # hinting would take a quarter of the time
         with resolution(figure, dpi):
             canvas = Canvas(figure)  # savefig would take half as long again
             canvas.draw()
@@ -55,8 +49,13 @@ def resolution(figure: Figure, dpi: float) -> Iterator[None]:
 
 @contextmanager
 def as_laid_out(figure: Figure, dpi: float) -> Iterator[None]:
-    """Lay a figure out at another resolution, once for all files that are written there."""
-    with LOCK, rc_context(UNHINTED | EACH_IMAGE), resolution(figure, dpi):
+    """Lay a figure out at another resolution, once for all files that are written there.
+
+    Texts are not hinted, as in `png`, so that they have the same widths; an SVG keeps each image, since to join them
+    takes longer than to write them.
+    """
+    drawn_so = rc_context({"text.hinting": "none", "image.composite_image": False})
+    with LOCK, drawn_so, resolution(figure, dpi):
         engine = figure.get_layout_engine()
         if engine is None:
             yield

@@ -29,7 +29,7 @@ def dimensions() -> list[tuple[str, int]]:
 
 
 def cuts(model: str, d: int, count: int) -> list[tuple[int, int]]:
-    """Cuts and tails: all of small models in 2D, the middle one in 3D; of large ones first and last in a U shape."""
+    """Cuts and tails: all of small models in 2D, the middle one in 3D; of large ones the first in a U shape."""
     if d == 3:
         return [(max(1, count // 2), 0)]
     if model == "unet":  # every pair, so that skip connections start and end on all sides
