@@ -489,10 +489,12 @@ def _disagreements(scores: dict[str, dict[str, Estimate]]) -> dict[tuple[str, st
             f"{method!r} " + (f"at {_some(shown)}" if shown else f"over all cases ({found[method, POOLED].brief})")
         )
     if named:
+        each = (scores[method][site] for method, site in found)
+        two = all(score.test.classes == 2 for score in each if isinstance(score, Score))
+        binary = "; compare calibration_intercept and calibration_slope, or choose the threshold on validation cases"
         warn(
-            f"good ranking, bad decisions: {_some(named, '; ')}. Compare calibration_intercept and calibration_slope,"
-            " look at batch norm statistics and at the prevalence of the training cases, or choose the threshold on"
-            " validation cases; the notes say what it would gain",
+            f"good ranking, bad decisions: {_some(named, '; ')}. Look at batch norm statistics and at the prevalence of"
+            f" the training cases{binary * two}; the notes say what other decisions would gain",
             ProtocolWarning,
         )
     return found

@@ -8,9 +8,10 @@ import pytest
 from scipy.special import expit, logit
 from test_comparison import SITES, changed, made_up, row, three_sites
 
+from fedlab.analysis import comparison
 from fedlab.analysis.comparison import compare
 from fedlab.analysis.scores import Score, TestSet
-from fedlab.analysis.thresholds import disagreement
+from fedlab.analysis.thresholds import Disagreement, disagreement
 from fedlab.core.rng import stream
 from fedlab.core.warnings import ProtocolWarning
 from fedlab.evaluation.intervals import calibration, proportions
@@ -204,12 +205,24 @@ def test_good_ranking_with_bad_decisions_is_said(runs):
         quiet = compare(good)
     with pytest.warns(ProtocolWarning, match=r"good ranking, bad decisions: 'fedavg' at Site A \(AUROC \d\.\d\d, acc"):
         found = compare([good[0], moved(good[1], -6.0)], ["brier", "auroc"])
+    with pytest.warns(ProtocolWarning, match="calibration_slope"):
+        compare([good[0], moved(good[1], -6.0)])
     noted = found[found["note"].str.contains("named as often as it occurs")]
     assert set(noted["method"]) == {"fedavg"} and set(noted["metric"]) == {"brier", "auroc"}
     assert {"Site A", "Site B", "pooled"} <= set(noted["site"])
     pd.testing.assert_series_equal(  # the ranking is as good as it was
         found.query("metric == 'auroc'")["value"].reset_index(drop=True), quiet["value"]
     )
+
+
+@pytest.mark.parametrize("task, classes", [("binary", ("a", "b")), ("multiclass", ("a", "b", "c"))])
+def test_advice_on_bad_decisions_names_metrics_of_the_task_only(task, classes, monkeypatch):
+    labels = {site: np.arange(60) % len(classes) for site in SITES}
+    monkeypatch.setattr(comparison, "disagreement", lambda score: Disagreement(0.9, 0.4, 0.5, 0.8))
+    with pytest.warns(ProtocolWarning, match="good ranking") as warned:
+        compare([made_up(labels, method, task=task, classes=classes) for method in ("local", "fedavg")])
+    said = [str(one.message) for one in warned if "good ranking" in str(one.message)]
+    assert said and all(("calibration_slope" in text) is (task == "binary") for text in said)
 
 
 def ranked(auroc_distance, n, prevalence=0.5, classes=2, bias=0.0, seed=0):

@@ -17,7 +17,16 @@ from fedlab.reporting.checklist_items import CHECKLISTS
 from fedlab.reporting.filled_checklist import REPORTED
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-SETTING = {"sites": 4, "prevalence": 0.4, "unseen": 1, "rounds": 3, "local_steps": 7, "batch_size": 19, "lr": 0.03}
+SETTING = {
+    "sites": 4,
+    "quantity": 0.3,
+    "prevalence": 0.4,
+    "unseen": 1,
+    "rounds": 3,
+    "local_steps": 7,
+    "batch_size": 19,
+    "lr": 0.03,
+}
 SETTING |= {"momentum": 0.8, "weight_decay": 0.002, "partition_seed": 5, "model": "logistic", "splits": "site"}
 SEEDS = [11, 12, 13]
 
@@ -159,10 +168,11 @@ def test_the_numbers_of_the_methods_paragraph_are_in_their_order_those_of_the_fi
     sizes = inside[inside["split"] == "train"]["site"].value_counts()
     expected = [
         len(sizes),
-        *dict.fromkeys((sizes.min(), sizes.max())),
+        sizes.min(),
+        sizes.max(),
         *(int((cases["split"] == split).sum()) for split in SPLITS),
     ]
-    expected += [0, 1, SETTING["prevalence"], len({run.method for run in runs})]
+    expected += [0, 1, SETTING["quantity"], SETTING["prevalence"], len({run.method for run in runs})]
     expected += [SETTING[name] for name in ("rounds", "local_steps", "batch_size", "lr", "momentum", "weight_decay")]
     expected += [len(SEEDS), 95]
     assert numbers(text) == [float(one) for one in expected]
@@ -207,7 +217,7 @@ def expected_answers(runs, cases, held_out) -> dict[str, list[float]]:
         "flow": [len(cases), 420, *splits],
         "test_size": [splits[-1]],
         "initial": list(map(float, SEEDS)),
-        "robustness": [len(SEEDS), SETTING["prevalence"]],
+        "robustness": [len(SEEDS), SETTING["quantity"], SETTING["prevalence"]],
         "external": [len(cases) - len(inside)],
         "internal": [n for site in rarest for n in (len(tests.get_group(site)), rarest[site])],
         "model": [16 * 16 + 1],  # weights of the pixels, and the intercept
