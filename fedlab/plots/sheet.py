@@ -47,7 +47,7 @@ def sheet(ax: Axes | None, width: float, height: float, title: str, lines: int =
 
     lines: of the title for which there is room at least.
     """
-    words = wrapped(name(" ".join(map(name, plain(title).split())), style.TITLE), width)
+    words = in_lines(title, width)
     with style.drawing():
         if ax is None:
             ax = _paper(width, height, max(lines, len(words)))
@@ -56,14 +56,27 @@ def sheet(ax: Axes | None, width: float, height: float, title: str, lines: int =
         ax.set_xticks([])
         ax.set_yticks([])
         ax.set_axis_off()
-        ax.set_title("\n".join(words), loc="left", parse_math=False).set_visible(
-            False
-        )  # kept for readers of the figure; drawn as lines:
-        for k, line in enumerate(reversed(words)):
-            write(ax, 0, -0.13 - k * TITLE * 1.25 / style.POINTS, line, size=TITLE, fontweight="bold")
+        entitle(ax, words)
         yield ax
-        for text in ax.texts:  # a search in the axes would make their ticks, which are not drawn
-            lend_fonts(text)
+        lend_to_texts(ax)
+
+
+def in_lines(title: str, width: float) -> list[str]:
+    """Return the lines of a title over so many inches."""
+    return wrapped(name(" ".join(map(name, plain(title).split())), style.TITLE), width)
+
+
+def entitle(ax: Axes, lines: Sequence[str]) -> None:
+    """Write the lines of a title; the title of the axes is kept for readers of the figure, and not shown."""
+    ax.set_title("\n".join(lines), loc="left", parse_math=False).set_visible(False)
+    for k, line in enumerate(reversed(lines)):
+        write(ax, 0, -0.13 - k * TITLE * 1.25 / style.POINTS, line, size=TITLE, fontweight="bold")
+
+
+def lend_to_texts(ax: Axes) -> None:
+    """Lend fonts to characters that the texts' own font lacks."""
+    for text in ax.texts:  # a search in the axes would make their ticks, which are not drawn
+        lend_fonts(text)
 
 
 def _paper(width: float, height: float, lines: int) -> Axes:

@@ -25,9 +25,10 @@ from fedlab.plots.inputs import region_spans, site_labels
 from fedlab.plots.measured_shift import FOOT, HEAD, as_drawing, draw_shift, headlines, judged
 from fedlab.plots.measured_shift import ROW as SHIFT_ROW
 from fedlab.plots.names import more, names
-from fedlab.plots.sheet import Box, bars, length, sheet, short, write
+from fedlab.plots.sheet import Box, bars, entitle, in_lines, lend_to_texts, length, sheet, short, write
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 WIDTH, NARROW = 10.6, 8.0  # inches: by default; below NARROW patients get less room
@@ -79,22 +80,51 @@ def sites(
     True
     """
     table = judged(headlines(part.shift(brief=True) if measured is None else measured))
-    return as_drawing(_drawn(part, table, titles.shift(table), ax, slice, width), table)
+    return as_drawing(_drawn(part, table, titles.shift(table), ax, slice, width).axes, table)
 
 
-def unmeasured(part: Any, like: style.Drawing, *, slice: int | None = None, width: float = WIDTH) -> style.Figure:
-    """Draw what `sites` draws while the shift is being measured: its rows have no values yet.
+class Begun(NamedTuple):
+    """A figure of sites: its axes, the block of the shift with a row for each of some axes, and what may be replaced.
+
+    lines: of the title for which there is room; changing: the artists of the title and of the shift.
+    """
+
+    axes: Axes
+    block: Box
+    rows: list[str]
+    lines: int
+    changing: list[Artist]
+
+
+def begin(part: Any, like: style.Drawing, *, slice: int | None = None, width: float = WIDTH) -> Begun:
+    """Draw what `sites` draws before the shift is measured: its rows have no values yet.
 
     like: the drawing before, whose axes and room for the title are kept, so that the picture keeps its size.
     """
     table = like.table.assign(beyond=False, **{c: np.nan for c in like.table if c not in ("axis", "beyond")})
     lines = like.figure.axes[0].get_title(loc="left").count("\n") + 1
-    return style.root(_drawn(part, table, UNMEASURED, None, slice, width, lines))
+    return _drawn(part, table, UNMEASURED, None, slice, width, lines)
+
+
+def complete(begun: Begun, part: Any, *, slice: int | None = None) -> style.Drawing:
+    """Measure the shift and put it into a figure that was begun; draw another one if that has no room for it."""
+    measured, width = part.shift(brief=True), begun.block.right
+    table = judged(headlines(measured))
+    shown, words = _every_axis(table, part.spec), in_lines(titles.shift(table), width)
+    if list(shown["axis"]) != begun.rows or len(words) > begun.lines:
+        return sites(part, measured=measured, slice=slice, width=width)
+    for artist in begun.changing:
+        artist.remove()
+    with style.drawing():
+        entitle(begun.axes, words)
+        draw_shift(begun.axes, begun.block, shown, part.spec)
+        lend_to_texts(begun.axes)
+    return as_drawing(begun.axes, table)
 
 
 def _drawn(
     part: Any, table: pd.DataFrame, title: str, ax: Axes | None, slice: int | None, width: float, lines: int = 1
-) -> Axes:
+) -> Begun:
     """Draw all blocks; table: a judged row an axis."""
     every, cases = site_counts(part, None)
     counts, cases = every.iloc[:MOST], cases.iloc[:MOST]
@@ -105,7 +135,9 @@ def _drawn(
     counts = counts[frequent(every, int((plan.totals - plan.grid) / COLUMN))]
     below = plan.head + row * len(counts) + plan.foot + 0.25 * (left > 0)
     height = below + HEAD + SHIFT_ROW * len(shown) + FOOT
+    block = Box(0, below, width, height)
     with sheet(ax, width, height, title, lines) as ax:
+        heading = list(ax.texts)
         ys = np.asarray(plan.head + row * (np.arange(len(counts)) + 0.5), np.float64)
         _names(ax, part, counts.index, ys)
         words = [more(left, "sites")] * (left > 0)
@@ -121,8 +153,10 @@ def _drawn(
             )
         middle = check_slice(slice, part.cases.shape)
         _strips(ax, Box(plan.images, 0, width, plan.head), part, list(counts.index), ys, row, middle)
-        draw_shift(ax, Box(0, below, width, height), shown, part.spec)
-    return ax
+        before = set(ax.get_children())
+        draw_shift(ax, block, shown, part.spec)
+        changing = heading + [artist for artist in ax.get_children() if artist not in before]
+    return Begun(ax, block, list(shown["axis"]), max(lines, len(in_lines(title, width))), changing)
 
 
 def _every_axis(table: pd.DataFrame, requested: dict[str, Any]) -> pd.DataFrame:

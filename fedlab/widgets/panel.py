@@ -24,7 +24,7 @@ from fedlab.partitioning.build import partition
 from fedlab.partitioning.partitions import Partition
 from fedlab.plots import sites as draw
 from fedlab.plots.names import names
-from fedlab.plots.site_overview import unmeasured
+from fedlab.plots.site_overview import Begun, begin, complete
 from fedlab.widgets.controls import CopyText, Notice, Settings, button, choice, guarded, narrow
 from fedlab.widgets.copy_settings import as_papermill, as_yaml, axes, plain, signature
 from fedlab.widgets.redraw_time import RedrawTime
@@ -326,10 +326,12 @@ class Panel:
 
     def _adopt(self, part: Partition) -> None:
         """Show a partition and the setting that makes it again; the sites first, since measuring them takes as long."""
+        begun = None
         if self.screen.shown and self.view.value == SITES:
-            self.screen.show(*_picture(unmeasured(part, self.drawing, slice=self._slice(part), width=WIDTH)))
+            begun = begin(part, self.drawing, slice=self._slice(part), width=WIDTH)
+            self.screen.show(*_picture(begun.axes.figure))
         try:
-            self._draw(part)
+            self._draw(part, begun)
         except Exception:
             self._show()  # the last one
             raise
@@ -337,9 +339,10 @@ class Panel:
         self._write()
         self._show()
 
-    def _draw(self, part: Partition) -> None:
-        """Draw a partition."""
-        drawn = draw(part, slice=self._slice(part), width=WIDTH)
+    def _draw(self, part: Partition, begun: Begun | None = None) -> None:
+        """Draw a partition, or complete the figure that was begun."""
+        slice = self._slice(part)
+        drawn = draw(part, slice=slice, width=WIDTH) if begun is None else complete(begun, part, slice=slice)
         self._shown = _picture(drawn.figure)
         self.drawing, self.png = drawn, b64decode(self._shown[0]["image/png"])
 

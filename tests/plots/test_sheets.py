@@ -12,6 +12,8 @@ from fedlab import plots
 from fedlab.heterogeneity.shift.null_intervals import HEADLINES
 from fedlab.plots import titles
 from fedlab.plots.images import chosen_images
+from fedlab.plots.picture import png
+from fedlab.plots.site_overview import begin, complete
 
 
 def response(*axes: str, seeds: int = 3) -> pd.DataFrame:
@@ -146,3 +148,16 @@ def test_two_threads_may_draw_at_a_time():
     for thread in threads:
         thread.join()
     assert not failed and dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("before, kept", [({}, True), ({"population": (0.1, 0.0, 0.01, 0.02)}, False)])
+def test_a_figure_that_was_begun_before_the_shift_was_measured_ends_as_one_drawn_at_once(before, kept):
+    """Pixel for pixel; in another figure where the rows of the one before are not those that were measured."""
+    part = FakePartition(4, age="age")
+    like, once = plots.sites(part, measured=measured(**before), width=6.6), plots.sites(part, width=6.6)
+    begun = begin(part, like, width=6.6)
+    early = png(begun.axes.figure)[0]
+    done = complete(begun, part)
+    pd.testing.assert_frame_equal(done.table, once.table)
+    assert (done.figure is begun.axes.figure) == kept
+    assert png(done.figure)[0] == png(once.figure)[0] != early

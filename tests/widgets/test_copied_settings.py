@@ -96,7 +96,7 @@ def notebook_sites(parameters: dict, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_random_settings_are_the_same_federation_in_the_first_notebook(monkeypatch, known):
     rng, refused = np.random.default_rng(0), 0
     monkeypatch.setattr(catalogue, "load", cache(catalogue.load))
-    monkeypatch.setattr(panel.Panel, "_draw", lambda self, part: setattr(self, "_shown", ({}, {})))
+    monkeypatch.setattr(panel.Panel, "_draw", lambda self, part, *begun: setattr(self, "_shown", ({}, {})))
     shown = widgets.sites(fedlab.load("grades"), sites=3, model="small_cnn", prevalence=0.2)
     scenarios, found, classes = [name for name in fedlab.SCENARIOS if "mri" not in name], set(), set()
     for number in range(20):

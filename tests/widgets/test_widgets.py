@@ -44,7 +44,7 @@ def shown(cases) -> panel.Panel:
 @pytest.fixture
 def undrawn(monkeypatch) -> None:
     """Panels without figures, where only the sites matter."""
-    monkeypatch.setattr(panel.Panel, "_draw", lambda self, part: setattr(self, "_shown", ({}, {})))
+    monkeypatch.setattr(panel.Panel, "_draw", lambda self, part, *begun: setattr(self, "_shown", ({}, {})))
 
 
 def move(shown: panel.Panel, name: str, value: float) -> None:
