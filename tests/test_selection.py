@@ -4,7 +4,7 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
-from conftest import covering
+from selection import covering
 
 
 class Item:

@@ -96,6 +96,7 @@ def partition(
         if len(drawn) == len(counts):
             _regions(ax, region_spans(part, list(shown.index)))
         _prevalence(ax, drawn[spoken] / sums if spoken is not None else None, str(spoken))
+        style.fit_names(ax)  # in the room that the prevalence leaves
         headline(ax, layout, titles.partition(counts, cases, exclusive), 18, pitch * len(labels))
         _bubbles(ax, shown, len(labels))
         _bars(ax, sums, shown.shape[1], "cases" if split is None else f"{SPLITS[split]} cases")
@@ -167,7 +168,6 @@ def _frame(ax: Axes, counts: pd.DataFrame, totals: pd.Series, labels: list[str])
     ax.set_xticks(range(classes), [f"{called[str(name)]}\n{total:,}" for name, total in totals.items()])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    style.fit_names(ax)
 
 
 def _regions(ax: Axes, spans: list[tuple[str, int, int]]) -> None:

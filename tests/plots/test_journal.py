@@ -112,6 +112,7 @@ PRINTED = {
 }
 
 
+@pytest.mark.each_value
 @pytest.mark.parametrize(("width", "count"), [(85, 2), (85, 8), (180, 4)])
 @pytest.mark.parametrize("plot", PRINTED)
 def test_each_figure_for_a_width_has_texts_of_7_points_that_do_not_touch_on_one_page(
