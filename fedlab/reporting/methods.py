@@ -119,7 +119,7 @@ def training(runs: list[Run]) -> list[str]:
 
 def evaluation(federation: Federation) -> list[str]:
     """Sentences on the choice of the model, metrics, and software."""
-    runs, unit = federation.runs, "different image" if unknown_patients(federation) else "patient"
+    runs, unit = federation.runs, "image" if unknown_patients(federation) else "patient"
     label = report_metrics.metric_label(runs[0].headline)
     return [
         f"Of each run the model of the round with the best {label} on validation cases was evaluated on the test cases"
