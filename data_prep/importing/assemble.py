@@ -29,13 +29,8 @@ BACKGROUND = "background"
 NEGATIVE = r"(no|non|not|none|normal|healthy|negative|absent|benign|controls?|false)\b"  # how its name begins
 ONLY = "case"  # class of all cases of a dataset without labels
 MOST_BYTES = 100 * 10**9  # that images which keep their sizes may take on disk, with masks
-SILENT: dict[str, Any] = {
-    "facts": {},
-    "words": {},
-    "tags": (),
-    "patient": "",
-    "institution": "",
-}  # a header without any
+# The record of an image whose header says nothing
+SILENT: dict[str, Any] = {"facts": {}, "words": {}, "tags": (), "patient": "", "institution": ""}
 EQUAL = 1e-3  # relative difference of spacings that count as equal
 SHORT = 3  # characters of a patient's name at least, that is looked for in the names of files
 Hide = Callable[[str], str]
